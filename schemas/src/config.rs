@@ -1,0 +1,226 @@
+//! The operator's file, `segue.yaml`. Unknown keys are errors.
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Span;
+
+/// Everything an operator can set. Every value has a default: an empty file is a working configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Repositories by `owner/name`. Deliveries of others are stored and ignored.
+    pub repositories: IndexMap<String, RepositoryConfig>,
+    /// Environments by name. `staging` and `production` (which requires `staging`) exist without being named.
+    pub environments: IndexMap<String, EnvironmentConfig>,
+    /// Hosts by name. `local`, the host that `segue up` starts, exists without being named.
+    pub hosts: IndexMap<String, HostConfig>,
+    /// GitHub.
+    pub github: GitHubConfig,
+    /// The worker that `segue up` and `segue worker` start.
+    pub worker: WorkerConfig,
+    /// Who is told.
+    pub notifications: Vec<NotificationConfig>,
+    /// How long things are kept, and when the disk counts as full.
+    pub retention: RetentionConfig,
+    /// Time limits of the machinery itself.
+    pub timing: TimingConfig,
+    /// The key for secrets.
+    pub secrets: SecretsConfig,
+}
+
+/// One repository.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RepositoryConfig {
+    /// Where to fetch it from: a URL or a path. The webhook's `clone_url` where it is left out.
+    pub clone_url: Option<String>,
+    /// `vars` in expressions.
+    pub variables: IndexMap<String, String>,
+    /// Whether rollback points are pushed to it as tags.
+    pub rollback_tags: Option<bool>,
+}
+
+/// One environment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EnvironmentConfig {
+    /// The hosts that carry it.
+    pub hosts: Vec<String>,
+    /// Variables of its services, and `vars` of its jobs.
+    pub variables: IndexMap<String, String>,
+    /// Environments in which an artifact must have been rolled out with success before it may come here. `[]`: none.
+    /// Left out: `production` requires `staging`, others nothing.
+    pub requires: Option<Vec<String>>,
+    /// Approvals that a job for it needs before it starts.
+    pub required_approvals: u32,
+    /// Branches and tags that may deploy to it, as patterns (`main`, `release/*`). Empty: all.
+    pub branches: Vec<String>,
+}
+
+impl Default for EnvironmentConfig {
+    fn default() -> Self {
+        Self {
+            hosts: vec!["local".into()],
+            variables: IndexMap::new(),
+            requires: None,
+            required_approvals: 0,
+            branches: Vec::new(),
+        }
+    }
+}
+
+/// One host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HostConfig {
+    /// The unix socket of its `segue host`. Left out: `host/host.sock` in the data directory.
+    pub socket: Option<PathBuf>,
+    /// The addresses that its proxy listens on.
+    pub listen: Vec<String>,
+}
+
+/// GitHub.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct GitHubConfig {
+    /// A file that holds the webhook's secret. Left out: `webhook-secret` in the data directory, made at the first start.
+    pub webhook_secret_file: Option<PathBuf>,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct WorkerConfig {
+    /// Its name; the machine's where it is left out.
+    pub name: Option<String>,
+    /// What it offers to `runs-on`.
+    pub labels: Vec<String>,
+    /// Jobs at a time.
+    #[schemars(range(min = 1, max = 1024))]
+    pub capacity: u32,
+    /// The user that jobs run as. Left out: `segue-job` where that user exists, else `nobody`, if the runner is root.
+    pub job_user: Option<String>,
+    /// How long running steps may go on after SIGTERM.
+    pub shutdown_grace: Span,
+    /// Time between TERM and KILL when a step is cancelled.
+    pub kill_grace: Span,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            labels: vec!["linux".into(), "default".into()],
+            capacity: 2,
+            job_user: None,
+            shutdown_grace: Span::seconds(30),
+            kill_grace: Span::seconds(10),
+        }
+    }
+}
+
+/// Somebody to tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NotificationConfig {
+    /// The form of the message.
+    pub kind: NotificationKind,
+    /// A file that holds the address: it is a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    /// The address, where it is no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What is told; empty: everything.
+    #[serde(default)]
+    pub events: Vec<NotificationEvent>,
+}
+
+/// The form of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotificationKind {
+    /// `{"text": ...}`, as Slack's incoming webhooks take it.
+    Slack,
+    /// One JSON object with the facts.
+    Webhook,
+}
+
+/// What is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotificationEvent {
+    /// A run failed.
+    RunFailed,
+    /// A run succeeded after the one before on the same branch and pipeline had failed.
+    RunRecovered,
+    /// A rollout was rolled back.
+    RolledBack,
+    /// A rollout is held.
+    Held,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RetentionConfig {
+    /// Logs of ended runs.
+    pub logs: Span,
+    /// All logs together, in MiB; the oldest go first.
+    pub logs_max_mib: u64,
+    /// Artifacts that no kept release needs.
+    pub artifacts: Span,
+    /// All artifacts together, in MiB; the oldest that no kept release needs go first.
+    pub artifacts_max_mib: u64,
+    /// Releases kept per environment and service, as rollback points.
+    pub releases: u32,
+    /// Records of deliveries and runs.
+    pub runs: Span,
+    /// Below this much free disk, in MiB, deliveries are still taken but no job starts.
+    pub low_disk_mib: u64,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            logs: Span::seconds(90 * 86_400),
+            logs_max_mib: 10 * 1024,
+            artifacts: Span::seconds(30 * 86_400),
+            artifacts_max_mib: 20 * 1024,
+            releases: 10,
+            runs: Span::seconds(400 * 86_400),
+            low_disk_mib: 512,
+        }
+    }
+}
+
+/// Time limits of the machinery itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TimingConfig {
+    /// How long a lease lives without renewal.
+    pub lease: Span,
+    /// How often a lease is renewed.
+    pub renew: Span,
+    /// How long a canary's weights outlive whoever watches it.
+    pub dead_man: Span,
+}
+
+impl Default for TimingConfig {
+    fn default() -> Self {
+        Self { lease: Span::seconds(30), renew: Span::seconds(5), dead_man: Span::seconds(15) }
+    }
+}
+
+/// The key for secrets at rest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SecretsConfig {
+    /// The file that holds it, outside the data directory. Left out: `segue/secret.key` in the user's configuration directory,
+    /// made when the first secret is set.
+    pub key_file: Option<PathBuf>,
+}

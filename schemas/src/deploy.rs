@@ -1,0 +1,376 @@
+//! Services, releases, rollouts and what is observed of them.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    duration::Span,
+    id::{CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
+    status::RolloutStatus,
+    time::Timestamp,
+};
+
+/// `.segue/services/<name>.yml`: how a service is started, checked, warmed up and drained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServiceSpec {
+    /// The service's name; the file's stem where it is left out.
+    #[serde(default)]
+    pub name: String,
+    /// Program and arguments, started in the release's directory. `$PORT` in an argument, and the environment variable
+    /// `PORT`, hold the port that the instance must listen on, on 127.0.0.1.
+    pub command: Vec<String>,
+    /// Environment variables of the service. `PORT`, `SEGUE_SERVICE`, `SEGUE_RELEASE` and `SEGUE_ENVIRONMENT` are set as well.
+    #[serde(default)]
+    pub env: IndexMap<String, String>,
+    /// How readiness is checked.
+    #[serde(default)]
+    pub health: Health,
+    /// Requests that are sent, and must be answered below 500, before the instance gets traffic.
+    #[serde(default)]
+    pub warm_up: Vec<WarmUp>,
+    /// How long answers in flight may go on after the weight has become 0, before they are cut (and counted).
+    #[serde(default = "default_drain")]
+    pub drain: Span,
+    /// How long the release before stays started after a promotion, so that going back is a change of weights.
+    #[serde(default = "default_keep_warm")]
+    pub keep_warm: Span,
+    /// Instances of a release.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: u32,
+    /// Which requests go to this service. Without one: host `<service>.<environment>.localhost`.
+    #[serde(default)]
+    pub routes: Vec<RouteRule>,
+}
+
+fn default_drain() -> Span {
+    Span::seconds(30)
+}
+fn default_keep_warm() -> Span {
+    Span::seconds(600)
+}
+fn default_replicas() -> u32 {
+    1
+}
+
+/// A health check by HTTP GET; an answer from 200 to 399 is healthy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Health {
+    /// The path that is asked.
+    pub path: String,
+    /// Tries before the instance is given up.
+    pub tries: u32,
+    /// Time between tries.
+    pub interval: Span,
+    /// Time limit of one try.
+    pub timeout: Span,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { path: "/healthz".into(), tries: 30, interval: Span::seconds(1), timeout: Span::seconds(5) }
+    }
+}
+
+/// Requests that warm an instance up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WarmUp {
+    /// The path that is asked for, with GET.
+    pub path: String,
+    /// How often.
+    #[serde(default = "default_warm_up_count")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub count: u32,
+}
+
+fn default_warm_up_count() -> u32 {
+    1
+}
+
+/// Which requests a service gets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RouteRule {
+    /// Only in this environment; in all where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// The `Host` of the request without its port; any where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The beginning of the path, at a `/` boundary; the longest match wins.
+    #[serde(default = "root_path")]
+    pub path: String,
+}
+
+fn root_path() -> String {
+    "/".into()
+}
+
+/// How a release comes to its traffic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Strategy {
+    /// The new beside the old, ready, all traffic at once, drain, stop.
+    HotSwap,
+    /// By stages, each watched and compared with what ran before.
+    Canary(CanarySpec),
+}
+
+/// The stages of a canary and the rules of its judge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct CanarySpec {
+    /// Weights in percent, rising, the last one 100.
+    pub stages: Vec<u8>,
+    /// How long each stage is watched.
+    pub stage_duration: Span,
+    /// How long a stage may be held for want of evidence before it is rolled back.
+    pub hold_limit: Span,
+    /// The judge's rules.
+    pub judge: JudgeSpec,
+}
+
+impl Default for CanarySpec {
+    fn default() -> Self {
+        Self {
+            stages: vec![10, 50, 100],
+            stage_duration: Span::seconds(15 * 60),
+            hold_limit: Span::seconds(24 * 3600),
+            judge: JudgeSpec::default(),
+        }
+    }
+}
+
+/// The rules by which a canary is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct JudgeSpec {
+    /// Requests that the canary must have answered in a stage before it may go on.
+    pub min_requests: u64,
+    /// Probability of rolling a release back, over the whole rollout, that is as good as the one before.
+    pub false_alarm: f64,
+    /// How much higher the canary's error rate may be and still count as no worse (0.01 is one percentage point).
+    pub error_margin: f64,
+    /// How many times slower the canary may be at the compared quantile and still count as no slower.
+    pub latency_ratio: f64,
+    /// The error rate that is never acceptable, whatever the control's is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_error_rate: Option<f64>,
+    /// The 95th percentile of latency that is never acceptable, whatever the control's is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_p95: Option<Span>,
+}
+
+impl Default for JudgeSpec {
+    fn default() -> Self {
+        Self {
+            min_requests: 50,
+            false_alarm: 0.005,
+            error_margin: 0.01,
+            latency_ratio: 1.25,
+            max_error_rate: None,
+            max_p95: None,
+        }
+    }
+}
+
+/// One service's artifact made from one commit. Immutable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Release {
+    /// Its number.
+    pub id: ReleaseId,
+    /// The repository that it comes from, `owner/name`.
+    pub repository: String,
+    /// The service.
+    pub service: String,
+    /// The artifact.
+    pub digest: Digest,
+    /// The commit.
+    pub commit: CommitSha,
+    /// The run that made it.
+    pub run: RunId,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What a rollout is to do; stored when it is made and never changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RolloutSpec {
+    /// What is rolled out.
+    pub release: Release,
+    /// How the service is run.
+    pub service: ServiceSpec,
+    /// Where to.
+    pub environment: String,
+    /// The names of the hosts that carry it (this version: one).
+    pub hosts: Vec<String>,
+    /// How.
+    pub strategy: Strategy,
+    /// The release that serves when the rollout is made; none at the first.
+    pub previous: Option<Release>,
+    /// Whether this goes back to an earlier release.
+    pub is_rollback: bool,
+    /// Variables of the environment, below those of the service.
+    pub variables: IndexMap<String, String>,
+}
+
+/// A person's word to a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutCommand {
+    /// To 100 % now.
+    Promote,
+    /// Back to the release before, now.
+    Abort,
+    /// On to the next stage now.
+    Skip,
+}
+
+/// One entry of a rollout's journal: written before (intent) and after (seen) each change of the world.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct JournalEntry {
+    /// Position in the rollout's journal, from 1.
+    pub sequence: i64,
+    /// The epoch of the lease under which it was written.
+    pub epoch: Epoch,
+    /// When, by the server's clock; 0 from a worker, filled in by the server.
+    #[serde(default)]
+    pub at: Timestamp,
+    /// What it is.
+    pub kind: JournalKind,
+    /// The host that it concerns, where it concerns one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What was, is to be, or was seen, in words and numbers that a reader can follow.
+    pub detail: serde_json::Value,
+}
+
+/// What a journal entry records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalKind {
+    /// A worker took the rollout over.
+    Claimed,
+    /// About to start an instance.
+    StartIntent,
+    /// The instance was started.
+    Started,
+    /// The readiness ladder's end: ready.
+    Ready,
+    /// The readiness ladder's end: not ready.
+    NotReady,
+    /// About to change weights.
+    ShiftIntent,
+    /// Weights as the host confirmed them.
+    Shifted,
+    /// A verdict of the judge, with its numbers.
+    Verdict,
+    /// Held, with the reason.
+    Held,
+    /// A person's command.
+    Command,
+    /// About to go back, with the reason.
+    RollBackIntent,
+    /// Traffic is back.
+    RolledBack,
+    /// About to drain and stop or retire an instance.
+    RetireIntent,
+    /// The instance is retired.
+    Retired,
+    /// The rollout has ended; which release serves.
+    Ended,
+    /// Changed at the host without the server, and recorded afterwards.
+    Emergency,
+    /// What a new owner found when it took the rollout over.
+    Recovered,
+}
+
+/// A rollout as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Rollout {
+    /// Its number.
+    pub id: RolloutId,
+    /// What it is to do.
+    pub spec: RolloutSpec,
+    /// Where it stands.
+    pub status: RolloutStatus,
+    /// The run whose step asked for it; none for a person's rollback.
+    pub run: Option<RunId>,
+    /// The weight of the new release in percent, as last confirmed.
+    pub weight: u8,
+    /// The stage of a canary, from 0.
+    pub stage: usize,
+    /// Why it stands where it stands: the hold's or the rollback's reason.
+    pub reason: Option<String>,
+    /// The last verdict with its numbers.
+    pub verdict: Option<serde_json::Value>,
+    /// The decision machine's state, so that a new owner goes on where the last one stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<serde_json::Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// How a request ended, as the router saw it at one upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Answered below 500.
+    Ok,
+    /// Answered with 500 or above.
+    ServerError,
+    /// No connection, or none in time.
+    Unreachable,
+    /// Answer began and broke off on the service's side.
+    Cut,
+    /// The client went away; says nothing about the service.
+    ClientGone,
+}
+
+impl Outcome {
+    /// Whether it counts against the service; `None` where it says nothing.
+    #[must_use]
+    pub const fn is_error(self) -> Option<bool> {
+        match self {
+            Self::Ok => Some(false),
+            Self::ServerError | Self::Unreachable | Self::Cut => Some(true),
+            Self::ClientGone => None,
+        }
+    }
+}
+
+/// One attempt of one request at one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Observation {
+    /// Position in the router's stream for this route, rising by one; a jump is a gap.
+    pub sequence: u64,
+    /// When the answer (or its failure) was complete.
+    pub at: Timestamp,
+    /// Who answered.
+    pub instance: InstanceId,
+    /// The probability with which the request was assigned to this instance's release.
+    pub probability: f64,
+    /// The HTTP status; 0 without an answer.
+    pub status: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Time to the first byte of the answer, in microseconds.
+    pub latency_us: u64,
+    /// Time to the end of the answer, in microseconds.
+    pub duration_us: u64,
+    /// Which try of the request this was, from 1: a retry hides nothing.
+    pub attempt: u8,
+    /// The client's key (a hash), where the route is sticky; evidence is counted per unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<u64>,
+    /// Declared synthetic: sent by Segue or by a load generator that says so.
+    #[serde(default)]
+    pub synthetic: bool,
+}

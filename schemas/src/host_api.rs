@@ -1,0 +1,334 @@
+//! What is said to `segue host`: HTTP/1.1 with JSON bodies over its unix socket.
+//!
+//! | request | body -> answer |
+//! | --- | --- |
+//! | `GET /v1/state` | -> [`HostState`] |
+//! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`]; the same instance again changes nothing |
+//! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; returns early when it exits |
+//! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |
+//! | `POST /v1/instances/{id}/retire` | [`RetireInstance`] -> [`Instance`]; drained and stopped by the host itself when `after_ms` has passed |
+//! | `POST /v1/instances/{id}/drain` | [`DrainInstance`] -> [`DrainResult`]; waits until nothing is in flight or the limit is reached |
+//! | `POST /v1/instances/{id}/stop` | [`StopInstance`] -> [`Instance`] |
+//! | `PUT /v1/routes/{environment}/{service}` | [`ApplyRoute`] -> [`RouteState`], once the proxy carries it |
+//! | `POST /v1/routes/{environment}/{service}/renew` | [`RenewDeadMan`] -> [`RouteState`] |
+//! | `GET /v1/routes/{environment}/{service}/observations?after=&wait_ms=&limit=` | -> [`ObservationBatch`] |
+//! | `POST /v1/routes/{environment}/{service}/emergency-rollback` | [`EmergencyRollback`] -> [`EmergencyResult`] |
+//!
+//! Every mutation carries a [`Fence`]. Errors are [`HostError`] with the status of [`HostErrorCode::http_status`].
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    deploy::{Observation, Release, RouteRule},
+    id::{Epoch, InstanceId},
+    time::Timestamp,
+};
+
+/// The right to change one service in one environment. A host refuses an epoch below the highest that it has seen for the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The epoch of the rollout's lease; rising over all rollouts of the pair.
+    pub epoch: Epoch,
+}
+
+/// Start an instance of a release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartInstance {
+    /// The right to.
+    pub fence: Fence,
+    /// The instance's name; asking again with the same name changes nothing.
+    pub instance: InstanceId,
+    /// The release.
+    pub release: Release,
+    /// Where its artifact comes from, if the host does not have it.
+    pub artifact: ArtifactSource,
+    /// Program and arguments, `$PORT` replaced by the port.
+    pub command: Vec<String>,
+    /// Environment variables, whole: nothing of the host's own environment but `PATH` is passed on.
+    pub env: IndexMap<String, String>,
+    /// How long after TERM the process group is killed.
+    pub stop_timeout_ms: u64,
+}
+
+/// Where an artifact (a zstd-compressed tar, named by the digest of its bytes) comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArtifactSource {
+    /// A file on the host's machine.
+    File(String),
+    /// A server's address, with the bearer token that opens it.
+    Url {
+        /// The artifact's address.
+        url: String,
+        /// Sent as `Authorization: Bearer`.
+        token: String,
+    },
+}
+
+/// One running copy of a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub id: InstanceId,
+    /// Its environment.
+    pub environment: String,
+    /// Its release, which names the service.
+    pub release: Release,
+    /// `127.0.0.1:<port>`.
+    pub address: String,
+    /// What it does.
+    pub state: InstanceState,
+    /// The process, while there is one.
+    pub pid: Option<u32>,
+    /// How often it was started again after it ended by itself.
+    pub restarts: u32,
+    /// When it is to be retired, once that was asked for.
+    pub retire_at: Option<Timestamp>,
+    /// The file that holds its output.
+    pub output: String,
+}
+
+/// What an instance does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum InstanceState {
+    /// The artifact is fetched or unpacked.
+    Preparing,
+    /// Its process lives.
+    Running,
+    /// Its process ended by itself, and is started again after a pause.
+    BackingOff {
+        /// How it ended: `exit code 1`, `signal 9`.
+        exit: String,
+    },
+    /// It was told to stop.
+    Stopped,
+    /// It could not be started at all.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One HTTP GET to an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Probe {
+    /// Path and query.
+    pub path: String,
+    /// Time limit.
+    pub timeout_ms: u64,
+}
+
+/// What a probe saw.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// The HTTP status; `None` without an answer.
+    pub status: Option<u16>,
+    /// Time to the whole answer.
+    pub latency_us: u64,
+    /// Why there was no answer.
+    pub error: Option<String>,
+}
+
+/// Retire an instance later: the host drains and stops it by itself, with nobody else there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RetireInstance {
+    /// The right to.
+    pub fence: Fence,
+    /// From now.
+    pub after_ms: u64,
+    /// How long answers in flight may go on.
+    pub drain_ms: u64,
+}
+
+/// Wait until an instance without weight has nothing in flight.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DrainInstance {
+    /// How long at most.
+    pub limit_ms: u64,
+}
+
+/// What a drain came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DrainResult {
+    /// Requests still in flight when the limit was reached.
+    pub in_flight: u64,
+}
+
+/// Stop an instance now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopInstance {
+    /// The right to.
+    pub fence: Fence,
+}
+
+/// An instance and its share of the traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its share, relative to the sum over the route's targets.
+    pub weight: u32,
+}
+
+/// Set where a service's traffic goes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyRoute {
+    /// The right to.
+    pub fence: Fence,
+    /// Which requests; `environment` in a rule is of no concern here.
+    pub rules: Vec<RouteRule>,
+    /// Where to.
+    pub targets: Vec<Target>,
+    /// Where to fall back to: at the dead-man's deadline, and on an emergency rollback. Stored before the weights change.
+    pub fallback: Vec<Target>,
+    /// After how long without a renewal the host restores the fallback by itself; `None`: never.
+    pub dead_man_ms: Option<u64>,
+}
+
+/// Put the dead-man's deadline off.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewDeadMan {
+    /// The right to.
+    pub fence: Fence,
+    /// From now.
+    pub dead_man_ms: u64,
+}
+
+/// A route as the host has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteState {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The highest epoch seen.
+    pub epoch: Epoch,
+    /// Which requests.
+    pub rules: Vec<RouteRule>,
+    /// Where the traffic goes.
+    pub targets: Vec<Target>,
+    /// Where it falls back to.
+    pub fallback: Vec<Target>,
+    /// The dead-man's deadline, while one is set.
+    pub dead_man_at: Option<Timestamp>,
+    /// When the host last restored the fallback by itself or for an emergency, and why; kept until the next `ApplyRoute`.
+    pub restored: Option<Restored>,
+    /// Requests in flight by instance.
+    #[serde(default)]
+    pub in_flight: IndexMap<String, u64>,
+    /// The sequence number of the newest observation.
+    #[serde(default)]
+    pub newest_observation: u64,
+}
+
+/// The host changed weights without a rollout's word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When.
+    pub at: Timestamp,
+    /// `dead-man` or `emergency`, with what was said.
+    pub reason: String,
+    /// The epoch that it was done under.
+    pub epoch: Epoch,
+}
+
+/// Everything a host carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostState {
+    /// The host's version.
+    pub version: String,
+    /// The host process.
+    pub pid: u32,
+    /// The addresses that the proxy listens on.
+    pub listen: Vec<String>,
+    /// The proxy process.
+    pub proxy_pid: Option<u32>,
+    /// Every instance that is not stopped.
+    pub instances: Vec<Instance>,
+    /// Every route.
+    pub routes: Vec<RouteState>,
+    /// Releases that are unpacked here and can be started without fetching anything, newest first.
+    pub releases: Vec<Release>,
+}
+
+/// Observations after a position, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ObservationBatch {
+    /// The observations.
+    pub observations: Vec<Observation>,
+    /// Ask after this next.
+    pub next: u64,
+    /// How many between the asked position and the first one here are gone: too old for the buffer.
+    pub lost: u64,
+}
+
+/// Straight back to the last good release, no questions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EmergencyRollback {
+    /// A rollback point's release number; the fallback of the route where it is left out.
+    pub to: Option<crate::id::ReleaseId>,
+    /// Who, and why.
+    pub reason: String,
+}
+
+/// What an emergency rollback did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EmergencyResult {
+    /// The epoch at the host from now on: whatever ran under a lower one is refused.
+    pub epoch: Epoch,
+    /// The release that served.
+    pub from: Option<Release>,
+    /// The release that serves.
+    pub to: Release,
+    /// From the request to the proxy's confirmation.
+    pub took_us: u64,
+}
+
+/// An error of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    /// Which.
+    pub code: HostErrorCode,
+    /// What is wrong and what to do, in words.
+    pub message: String,
+    /// The highest epoch seen, with `stale_epoch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}
+
+/// The kinds of errors of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostErrorCode {
+    /// The request can't be read or contradicts itself.
+    BadRequest,
+    /// No such instance, route or release.
+    NotFound,
+    /// The epoch is below the highest that was seen: another owner has taken over.
+    StaleEpoch,
+    /// The artifact can't be fetched, or its bytes are not those of its digest.
+    Artifact,
+    /// The host itself can't do it: disk, ports, the proxy.
+    Unavailable,
+}
+
+impl HostErrorCode {
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::StaleEpoch => 409,
+            Self::Artifact => 422,
+            Self::Unavailable => 503,
+        }
+    }
+}

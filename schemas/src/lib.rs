@@ -1,0 +1,17 @@
+//! What crosses a wire or is stored: ids, times, statuses, plans, messages and configuration.
+//!
+//! Comes in: nothing, this crate depends on no other crate of the workspace. Goes out: plain data with serde,
+//! JSON Schema and OpenAPI descriptions. Never here: IO, clocks, randomness, decisions.
+
+pub mod api;
+pub mod artifact;
+pub mod config;
+pub mod deploy;
+pub mod duration;
+pub mod host_api;
+pub mod id;
+pub mod plan;
+pub mod status;
+pub mod time;
+pub mod trigger;
+pub mod worker_api;

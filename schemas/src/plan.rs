@@ -1,0 +1,110 @@
+//! A run as it is planned: what the planner stores, the control plane advances and a worker executes. Texts that may
+//! hold `${{ }}` are kept as written and evaluated where their contexts are known.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One pipeline, planned for one event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunPlan {
+    /// The pipeline's file, from the repository's root.
+    pub file: String,
+    /// Its name: `name:`, or the file's stem.
+    pub pipeline: String,
+    /// `env:` of the pipeline; templates.
+    #[serde(default)]
+    pub env: IndexMap<String, String>,
+    /// Its jobs in topological order, ties in the file's order.
+    pub jobs: Vec<JobPlan>,
+}
+
+/// One job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct JobPlan {
+    /// Its key under `jobs:`, which `needs` names. Unique within the plan.
+    pub key: String,
+    /// Its name for people; a template.
+    pub name: String,
+    /// The keys of the jobs that must end before.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// `if:`, one expression without `${{ }}`; `None`: `success()`.
+    #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    /// Labels that the worker must have, all of them.
+    pub runs_on: Vec<String>,
+    /// The environment that it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// Whether it may be run again after its worker was lost, although it has an environment.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// Time limit in seconds, waiting not counted.
+    pub timeout_seconds: u64,
+    /// `env:` of the job; templates.
+    #[serde(default)]
+    pub env: IndexMap<String, String>,
+    /// `outputs:`; templates over `steps` and the job's other contexts.
+    #[serde(default)]
+    pub outputs: IndexMap<String, String>,
+    /// Names of the secrets that the job's texts use.
+    #[serde(default)]
+    pub secrets: Vec<String>,
+    /// The job's combination of the matrix; empty without one.
+    #[serde(default)]
+    pub matrix: IndexMap<String, serde_json::Value>,
+    /// Its steps, in order.
+    pub steps: Vec<StepPlan>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct StepPlan {
+    /// `id:`, by which `steps` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its name for people: `name:`, else the action or the first line of the script; a template.
+    pub name: String,
+    /// `if:`, one expression without `${{ }}`; `None`: `success()`.
+    #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+    /// `env:`; templates.
+    #[serde(default)]
+    pub env: IndexMap<String, String>,
+    /// From the workspace's root; a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<String>,
+    /// Time limit in seconds; the job's where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    /// Whether its failure leaves the job's success alone.
+    #[serde(default)]
+    pub continue_on_error: bool,
+    /// What it does.
+    pub action: StepAction,
+    /// Line of the step in the pipeline's file, from 1.
+    pub line: usize,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    /// A script.
+    Run {
+        /// The script; a template, in which no untrusted value may stand.
+        script: String,
+        /// `bash`, `sh`, or a template with `{0}`.
+        shell: String,
+    },
+    /// An action.
+    Uses {
+        /// Its name, `segue/checkout`.
+        uses: String,
+        /// `with:`; templates.
+        #[serde(default)]
+        with: IndexMap<String, String>,
+    },
+}

@@ -1,0 +1,347 @@
+//! What a worker says to a server: HTTP with JSON bodies under `/api/v1/worker`, `Authorization: Bearer <worker token>`.
+//!
+//! | request | body -> answer |
+//! | --- | --- |
+//! | `POST /register` | [`Register`] -> [`Registered`]; leases of an earlier incarnation of the same worker end at once |
+//! | `POST /jobs/claim` | [`ClaimRequest`] -> [`JobClaim`], or 204 when nothing became claimable within `wait_ms` |
+//! | `POST /jobs/{id}/renew` | [`Renew`] -> [`Renewed`]; extends the lease at once, answers when there is a word or after `wait_ms` |
+//! | `POST /jobs/{id}/report` | [`JobReport`] -> [`Reported`] |
+//! | `POST /jobs/{id}/finish` | [`JobFinish`] -> [`Reported`]; the same once more changes nothing |
+//! | `POST /jobs/{id}/wait` | [`JobWait`] -> [`Reported`]; the slot is free, the lease ends, the job goes on after its rollout |
+//! | `POST /jobs/{id}/hand-back` | [`JobHandBack`] -> [`Reported`]; queued again, to go on at a step |
+//! | `POST /jobs/{id}/logs?epoch=&offset=` | bytes -> [`LogAck`] |
+//! | `PUT /artifacts/{digest}` | bytes -> 201, or 200 when it was there |
+//! | `GET /artifacts/{digest}` | -> bytes |
+//! | `HEAD /artifacts/{digest}` | 200 or 404 |
+//! | `POST /jobs/{id}/artifacts` | [`AttachArtifact`] -> [`crate::artifact::Artifact`] |
+//! | `GET /jobs/{id}/artifacts/{name}` | -> [`crate::artifact::Artifact`] of the same attempt |
+//! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
+//! | `POST /rollouts/claim` | [`ClaimRequest`] -> [`RolloutClaim`], or 204 |
+//! | `POST /rollouts/{id}/renew` | [`Renew`] -> [`RolloutRenewed`] |
+//! | `POST /rollouts/{id}/journal` | [`RolloutReport`] -> [`Reported`]; durable when it answers |
+//!
+//! A write under an epoch that is not the current one is answered 409 with code `stale_epoch`, and changes nothing.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    deploy::{JournalEntry, Release, Rollout, RolloutCommand, ServiceSpec, Strategy},
+    id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId, WorkerId},
+    plan::JobPlan,
+    status::{Conclusion, FailureClass, RolloutStatus, StepStatus},
+    time::Timestamp,
+};
+
+/// A worker says who it is. It must do so before anything else, once per start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Register {
+    /// Its name, kept over restarts.
+    pub worker: WorkerId,
+    /// Random per start.
+    pub incarnation: String,
+    /// What it offers.
+    pub labels: Vec<String>,
+    /// Jobs at a time.
+    pub capacity: u32,
+    /// Its version.
+    pub version: String,
+}
+
+/// The server's word to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Registered {
+    /// How long a lease lives without renewal.
+    pub lease_ms: u64,
+    /// How often to renew.
+    pub renew_ms: u64,
+    /// Largest log chunk in bytes.
+    pub max_log_chunk: u64,
+}
+
+/// A worker asks for work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// Its incarnation.
+    pub incarnation: String,
+    /// What it offers.
+    pub labels: Vec<String>,
+    /// How long to wait for work; at most 30,000.
+    pub wait_ms: u64,
+}
+
+/// A job, leased.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobClaim {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// The run's attempt, from 1.
+    pub attempt: u32,
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// What to do.
+    pub plan: JobPlan,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// `env:` of the pipeline; templates.
+    pub pipeline_env: IndexMap<String, String>,
+    /// The contexts `github`, `needs`, `vars`, `inputs` and `matrix`, by name.
+    pub contexts: BTreeMap<String, serde_json::Value>,
+    /// The named secrets, and none else. Never stored by the worker.
+    pub secrets: BTreeMap<String, String>,
+    /// `owner/name`.
+    pub repository: String,
+    /// Where to fetch the repository from, for a worker without access to the server's mirror.
+    pub clone_url: String,
+    /// The server's bare mirror, where worker and server share a file system.
+    pub mirror: Option<String>,
+    /// The commit.
+    pub commit: CommitSha,
+    /// Whether the code is the repository's own; foreign code gets no secrets and no `shell` engine.
+    pub trusted: bool,
+    /// Bytes of log that the server has already; a job that goes on appends.
+    pub log_offset: u64,
+    /// Where to go on, for a job that was handed back or that waited.
+    pub resume: Option<Resume>,
+}
+
+/// Where a job goes on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resume {
+    /// The step to go on at, from 0.
+    pub next_step: usize,
+    /// How the steps before ended.
+    pub steps: Vec<StepReport>,
+}
+
+/// How a step stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Which step of the plan, from 0.
+    pub index: usize,
+    /// Its evaluated name.
+    pub name: String,
+    /// How it stands.
+    pub status: StepStatus,
+    /// How it ended, before `continue-on-error`.
+    #[serde(default)]
+    pub outcome: Option<Conclusion>,
+    /// The exit code of its process.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// Why it failed or was skipped.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What it set.
+    #[serde(default)]
+    pub outputs: IndexMap<String, String>,
+    /// By the worker's clock.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// By the worker's clock.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// Where its log begins in the job's.
+    #[serde(default)]
+    pub log_start: u64,
+    /// Where its log ends in the job's.
+    #[serde(default)]
+    pub log_end: u64,
+}
+
+/// Renew a lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Renew {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// How long the answer may be held back while there is no word for the worker.
+    pub wait_ms: u64,
+}
+
+/// A job's lease was renewed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Renewed {
+    /// Whether to cancel.
+    pub cancel: bool,
+}
+
+/// Steps that started or ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobReport {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The steps that changed.
+    pub steps: Vec<StepReport>,
+}
+
+/// A job's end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobFinish {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// How it ended.
+    pub conclusion: Conclusion,
+    /// Why, unless it succeeded.
+    pub reason: Option<String>,
+    /// What kind of failure.
+    pub failure_class: Option<FailureClass>,
+    /// The evaluated outputs.
+    pub outputs: IndexMap<String, String>,
+    /// Every step.
+    pub steps: Vec<StepReport>,
+    /// Bytes of log that were sent.
+    pub log_bytes: u64,
+}
+
+/// A job waits for its rollout and gives its slot back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobWait {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// What it waits for.
+    pub rollout: RolloutId,
+    /// The step that waits; it ends with the rollout, and the job goes on after it.
+    pub step: usize,
+    /// Every step so far.
+    pub steps: Vec<StepReport>,
+    /// Bytes of log that were sent.
+    pub log_bytes: u64,
+}
+
+/// A job is handed back, by a worker that stops.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobHandBack {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The step to go on at; `None`: from the beginning, in an empty workspace.
+    pub next_step: Option<usize>,
+    /// Every step so far.
+    pub steps: Vec<StepReport>,
+    /// Bytes of log that were sent.
+    pub log_bytes: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A write was taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reported {
+    /// Whether to cancel.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+/// How far the log store has a job's log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogAck {
+    /// The next offset to send.
+    pub offset: u64,
+}
+
+/// Name an uploaded artifact in the job's run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachArtifact {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The name.
+    pub name: String,
+    /// The content, which must have been uploaded.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A step asks for a rollout.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateRollout {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The asking step; the same step of the same job gets the same rollout.
+    pub step: usize,
+    /// The service, as the repository describes it at the commit.
+    pub service: ServiceSpec,
+    /// The environment.
+    pub environment: String,
+    /// The artifact.
+    pub digest: Digest,
+    /// How.
+    pub strategy: Strategy,
+}
+
+/// A rollout was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreatedRollout {
+    /// Its number.
+    pub rollout: RolloutId,
+    /// What it rolls out.
+    pub release: Release,
+}
+
+/// A rollout, leased.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutClaim {
+    /// The rollout, with the decision machine's state.
+    pub rollout: Rollout,
+    /// The lease's epoch; rising over all rollouts of the environment and service.
+    pub epoch: Epoch,
+    /// Its journal so far.
+    pub journal: Vec<JournalEntry>,
+    /// The addresses of its hosts by name: the path of a unix socket.
+    pub hosts: IndexMap<String, String>,
+    /// Where the host finds the artifact of the release, and of the one before.
+    pub artifacts: BTreeMap<Digest, crate::host_api::ArtifactSource>,
+    /// How long without renewal until the hosts fall back by themselves.
+    pub dead_man_ms: u64,
+}
+
+/// A rollout's lease was renewed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutRenewed {
+    /// A person's word; given once to each owner, until the journal has it.
+    pub command: Option<RolloutCommand>,
+    /// Who said it, and why.
+    pub by: Option<String>,
+}
+
+/// Journal entries, and where the rollout stands with them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutReport {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// New entries, in order.
+    pub entries: Vec<JournalEntry>,
+    /// Where it stands.
+    pub status: RolloutStatus,
+    /// The weight of the new release in percent.
+    pub weight: u8,
+    /// The canary's stage.
+    pub stage: usize,
+    /// The hold's, failure's or rollback's reason.
+    pub reason: Option<String>,
+    /// The last verdict with its numbers.
+    pub verdict: Option<serde_json::Value>,
+    /// The decision machine's state.
+    pub state: Option<serde_json::Value>,
+}
+
+/// An error of the API, worker's and public: `{"error": {...}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ErrorDetail {
+    /// A word for programs: `not_found`, `stale_epoch`, `unauthorized`, ...
+    pub code: String,
+    /// What is wrong and what to do, for people.
+    pub message: String,
+}
