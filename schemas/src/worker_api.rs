@@ -330,6 +330,20 @@ pub struct RolloutReport {
     pub state: Option<serde_json::Value>,
 }
 
+/// A rollout is handed back, by a worker that stops or that cannot go on. Its status, weight and state stay as last
+/// reported; it is claimable again at once, under a higher epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutHandBack {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// Why.
+    pub reason: String,
+    /// How long before it may be claimed again; 0: at once. For a worker whose host does not answer, so that a rollout
+    /// is not claimed and handed back in a tight circle.
+    #[serde(default)]
+    pub not_before_ms: u64,
+}
+
 /// An error of the API, worker's and public: `{"error": {...}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ErrorBody {
