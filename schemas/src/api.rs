@@ -1,1 +1,652 @@
-//! The public API under `/api/v1`: what the command line, the page and scripts see.
+//! What the public API says and hears: HTTP with JSON bodies under `/api/v1`, `Authorization: Bearer <admin token>`.
+//!
+//! | request | body -> answer |
+//! | --- | --- |
+//! | `GET /status` | -> [`ServerStatus`] |
+//! | `GET /deliveries?limit=&before=` | -> [`DeliveryPage`], newest first |
+//! | `GET /deliveries/{guid}` | -> [`DeliveryView`] with the runs that came of it |
+//! | `GET /runs?repository=&pipeline=&ref=&commit=&event=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
+//! | `GET /runs/{id}?attempt=` | -> [`RunView`]; the newest attempt where none is named |
+//! | `GET /runs/{id}/events` | -> SSE of [`RunEvent`]: the state first, then each change, `end` last |
+//! | `POST /repositories/{owner}/{name}/dispatches` | [`DispatchRequest`] -> 201 [`Dispatched`] |
+//! | `POST /runs/{id}/rerun` | [`RerunRequest`] -> [`RunSummary`]: a new attempt |
+//! | `POST /runs/{id}/cancel` | [`CancelRequest`] -> [`RunSummary`]; one that has ended is left as it is |
+//! | `POST /runs/{id}/approve` | [`ApproveRequest`] -> [`Approved`] |
+//! | `GET /jobs/{id}` | -> [`JobView`] |
+//! | `GET /jobs/{id}/logs?offset=&limit=` | -> plain text from that byte on; header `segue-log-end` says where it ends now |
+//! | `GET /jobs/{id}/logs?follow=true` | -> SSE: `log` events with [`LogChunk`], `id:` is the offset after it; `end` with [`LogEnd`] |
+//! | `GET /releases?repository=&service=&environment=&limit=` | -> [`ReleaseList`], newest first |
+//! | `GET /environments` | -> [`EnvironmentList`] |
+//! | `POST /environments/{environment}/services/{service}/rollback` | [`RollbackRequest`] -> 201 [`Rollout`] |
+//! | `GET /rollouts?environment=&service=&active=&run=&limit=` | -> [`RolloutList`], newest first |
+//! | `GET /rollouts/{id}` | -> [`RolloutView`]: with its journal |
+//! | `GET /rollouts/{id}/events` | -> SSE of [`RolloutEvent`]: the state first, then each change, `end` last |
+//! | `POST /rollouts/{id}/promote`, `/abort`, `/skip` | [`RolloutWord`] -> [`Rollout`] |
+//! | `GET /secrets` | -> [`SecretList`]: names, never values |
+//! | `PUT /secrets/{name}?repository=&environment=` | [`SecretValue`] -> 204 |
+//! | `DELETE /secrets/{name}?repository=&environment=` | -> 204 |
+//! | `GET /workers` | -> [`WorkerList`] |
+//!
+//! Outside `/api/v1`, without a token: `POST /webhooks/github` -> 202 [`Accepted`], `GET /healthz`, `/readyz`, `/metrics`.
+//!
+//! Errors are [`crate::worker_api::ErrorBody`]. A server-sent event's `event:` is the `kind` of its data. A stream that falls
+//! behind skips to the newest state (logs: goes on at its offset); nothing is queued for it.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    artifact::Artifact,
+    deploy::{JournalEntry, Release, Rollout},
+    id::{CommitSha, DeliveryId, JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
+    time::Timestamp,
+};
+
+/// A webhook's delivery is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Accepted {
+    /// Its GUID.
+    pub delivery: DeliveryId,
+}
+
+/// How the server stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ServerStatus {
+    /// Its version.
+    pub version: String,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Free space of the data directory's disk in MiB.
+    pub disk_free_mib: u64,
+    /// Whether the disk is so full that no job starts (deliveries are still taken).
+    pub is_disk_low: bool,
+    /// Deliveries that are not planned yet.
+    pub unplanned_deliveries: u64,
+    /// Jobs that wait for a worker.
+    pub queued_jobs: u64,
+    /// Jobs that a worker holds.
+    pub running_jobs: u64,
+    /// Rollouts that have not ended.
+    pub active_rollouts: u64,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    /// Stored; the planner has not been there yet.
+    Pending,
+    /// Planned; its runs are those that matched.
+    Planned,
+    /// Nothing to do; the reason says why.
+    Ignored,
+}
+
+/// A webhook delivery, or what a person asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct DeliveryView {
+    /// Its GUID.
+    pub id: DeliveryId,
+    /// `push`, `pull_request`, ...; as GitHub names it.
+    pub event: String,
+    /// `owner/name`, where the event has one.
+    pub repository: Option<String>,
+    /// What became of it.
+    pub status: DeliveryStatus,
+    /// Why nothing came of it.
+    pub reason: Option<String>,
+    /// The runs that came of it.
+    pub runs: Vec<RunId>,
+    /// When it was received.
+    pub received_at: Timestamp,
+}
+
+/// Deliveries, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct DeliveryPage {
+    /// The deliveries.
+    pub items: Vec<DeliveryView>,
+    /// Pass as `before` for the next page; `None`: this is the last.
+    pub next: Option<i64>,
+}
+
+/// Which deliveries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct DeliveryQuery {
+    /// What `next` said on the page before.
+    pub before: Option<i64>,
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// Which runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct RunQuery {
+    /// Only of this repository, `owner/name`.
+    pub repository: Option<String>,
+    /// Only of the pipeline with this name or file stem.
+    pub pipeline: Option<String>,
+    /// Only of this ref: `refs/heads/main`, or `main` for a branch.
+    #[serde(rename = "ref")]
+    pub r#ref: Option<String>,
+    /// Only of this commit.
+    pub commit: Option<CommitSha>,
+    /// Only of this event.
+    pub event: Option<String>,
+    /// Only in this status.
+    pub status: Option<RunStatus>,
+    /// Only runs with a lower number: what `next` said on the page before.
+    pub before: Option<RunId>,
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// Runs, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunPage {
+    /// The runs.
+    pub items: Vec<RunSummary>,
+    /// Pass as `before` for the next page; `None`: this is the last.
+    pub next: Option<RunId>,
+}
+
+/// A run, as its newest attempt stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunSummary {
+    /// Its number.
+    pub id: RunId,
+    /// `owner/name`.
+    pub repository: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The pipeline's file, from the repository's root.
+    pub file: String,
+    /// `push`, `pull_request`, `workflow_dispatch`.
+    pub event: String,
+    /// The ref: `refs/heads/main`.
+    #[serde(rename = "ref")]
+    pub r#ref: String,
+    /// The commit.
+    pub commit: CommitSha,
+    /// The commit's message or the pull request's title; its first line, at most 200 characters.
+    pub title: String,
+    /// Who did it.
+    pub actor: String,
+    /// The delivery that it came of.
+    pub delivery: DeliveryId,
+    /// How it stands.
+    pub status: RunStatus,
+    /// Why it stands there, unless all went well. Diagnostics of a pipeline file that could not be read are found here,
+    /// whole, over several lines.
+    pub reason: Option<String>,
+    /// The newest attempt, from 1.
+    pub attempt: u32,
+    /// When it was planned.
+    pub created_at: Timestamp,
+    /// When the first job of the newest attempt was claimed.
+    pub started_at: Option<Timestamp>,
+    /// When the newest attempt ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A run with one of its attempts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunView {
+    /// The run.
+    pub run: RunSummary,
+    /// Every attempt, oldest first.
+    pub attempts: Vec<AttemptView>,
+    /// The attempt that `jobs` and `artifacts` belong to.
+    pub attempt: u32,
+    /// Its jobs, in the plan's order.
+    pub jobs: Vec<JobView>,
+    /// Its artifacts.
+    pub artifacts: Vec<Artifact>,
+    /// The rollouts that its steps made, oldest first.
+    pub rollouts: Vec<RolloutId>,
+}
+
+/// One attempt of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct AttemptView {
+    /// Which, from 1.
+    pub attempt: u32,
+    /// How it stands.
+    pub status: RunStatus,
+    /// Why, unless all went well.
+    pub reason: Option<String>,
+    /// Who asked for it, where it was a person.
+    pub by: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its first job was claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A job of one attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct JobView {
+    /// Its id.
+    pub id: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// The attempt that it belongs to.
+    pub attempt: u32,
+    /// Its key in the plan.
+    pub key: String,
+    /// Its name for people.
+    pub name: String,
+    /// The keys of the jobs before it.
+    pub needs: Vec<String>,
+    /// The environment that it changes.
+    pub environment: Option<String>,
+    /// How it stands.
+    pub status: JobStatus,
+    /// Why it failed, was skipped or waits.
+    pub reason: Option<String>,
+    /// What kind of failure.
+    pub failure_class: Option<FailureClass>,
+    /// What an approval would be for; `None` where none is missing.
+    pub approval: Option<ApprovalView>,
+    /// Who has it or had it last.
+    pub worker: Option<WorkerId>,
+    /// Its outputs.
+    pub outputs: IndexMap<String, String>,
+    /// Bytes of log that are stored.
+    pub log_bytes: u64,
+    /// When it became claimable.
+    pub queued_at: Option<Timestamp>,
+    /// When it was first claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its steps as last reported.
+    pub steps: Vec<StepView>,
+}
+
+/// An approval that a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ApprovalView {
+    /// How many are needed.
+    pub required: u32,
+    /// Who has approved already.
+    pub by: Vec<String>,
+}
+
+/// A step of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct StepView {
+    /// Which step of the plan, from 0.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub status: StepStatus,
+    /// How it ended, before `continue-on-error`.
+    pub outcome: Option<Conclusion>,
+    /// The exit code of its process.
+    pub exit_code: Option<i32>,
+    /// Why it failed or was skipped.
+    pub reason: Option<String>,
+    /// What it set.
+    pub outputs: IndexMap<String, String>,
+    /// When it started, by the worker's clock.
+    pub started_at: Option<Timestamp>,
+    /// When it ended, by the worker's clock.
+    pub ended_at: Option<Timestamp>,
+    /// Where its log begins in the job's.
+    pub log_start: u64,
+    /// Where its log ends in the job's.
+    pub log_end: u64,
+}
+
+/// A change of a run, or (first) its state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "data")]
+pub enum RunEvent {
+    /// The run changed.
+    Run(RunSummary),
+    /// A job of it, or a step of that, changed.
+    Job(Box<JobView>),
+    /// A rollout of it changed.
+    Rollout(Box<Rollout>),
+    /// The run has ended; nothing follows.
+    End(RunSummary),
+}
+
+/// Run a commit by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DispatchRequest {
+    /// A branch or tag (`main`, `refs/tags/v1`). The commit's own run of a branch is not touched by it. With `commit`: the
+    /// ref that `github.ref` shows. Left out: the repository's default branch.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub r#ref: Option<String>,
+    /// The commit; the newest of `ref` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitSha>,
+    /// The pipeline's name or file stem; every one with `on: workflow_dispatch` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// The inputs.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub inputs: IndexMap<String, String>,
+    /// Chosen by the caller: the same key again starts nothing and answers with what it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<DeliveryId>,
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What was started by hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Dispatched {
+    /// The GUID under which it is recorded.
+    pub delivery: DeliveryId,
+    /// The runs.
+    pub runs: Vec<RunSummary>,
+}
+
+/// Run a run once more, as a new attempt with the same commit and inputs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RerunRequest {
+    /// Only the jobs that did not succeed, and what comes after them.
+    pub failed: bool,
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Cancel a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CancelRequest {
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Approve what a run waits for, for the commit that it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApproveRequest {
+    /// Only the job with this key; every one that waits for an approval where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Who approves; one person counts once. `admin` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What was approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Approved {
+    /// The keys of the jobs.
+    pub jobs: Vec<String>,
+}
+
+/// A part of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct LogChunk {
+    /// Where it begins.
+    pub offset: u64,
+    /// The text; what is not UTF-8 is replaced. Cut at character borders.
+    pub text: String,
+}
+
+/// A log is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct LogEnd {
+    /// How long it is.
+    pub offset: u64,
+    /// How its job ended.
+    pub status: JobStatus,
+}
+
+/// Which part of a log, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct LogQuery {
+    /// The first byte.
+    pub offset: Option<u64>,
+    /// At most so many bytes; to the end where it is left out.
+    pub limit: Option<u64>,
+    /// Server-sent events until the job has ended. `Last-Event-ID` goes before `offset`.
+    pub follow: bool,
+}
+
+/// Which releases.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct ReleaseQuery {
+    /// Only of this repository, `owner/name`.
+    pub repository: Option<String>,
+    /// Only of this service.
+    pub service: Option<String>,
+    /// Only those that were rolled out to this environment.
+    pub environment: Option<String>,
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// Releases, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ReleaseList {
+    /// The releases.
+    pub items: Vec<ReleaseView>,
+}
+
+/// A release and where it has been.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ReleaseView {
+    /// The release.
+    pub release: Release,
+    /// Its rollback points: one per environment that it was promoted in.
+    pub points: Vec<RollbackPoint>,
+}
+
+/// A release that served in an environment, and that can be gone back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RollbackPoint {
+    /// The environment.
+    pub environment: String,
+    /// `rollback-YYYYMMDD-HHMMSS`.
+    pub tag: String,
+    /// The rollout that promoted it.
+    pub rollout: RolloutId,
+    /// Whether it is what serves now.
+    pub is_current: bool,
+    /// When it was promoted.
+    pub at: Timestamp,
+}
+
+/// The environments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct EnvironmentList {
+    /// In the order of the operator's file.
+    pub items: Vec<EnvironmentView>,
+}
+
+/// An environment and what serves in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct EnvironmentView {
+    /// Its name.
+    pub name: String,
+    /// The names of its hosts.
+    pub hosts: Vec<String>,
+    /// Environments that an artifact must have passed before.
+    pub requires: Vec<String>,
+    /// How many approvals a job for it needs.
+    pub required_approvals: u32,
+    /// The services in it.
+    pub services: Vec<ServiceView>,
+}
+
+/// A service in an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ServiceView {
+    /// Its name.
+    pub service: String,
+    /// What serves.
+    pub current: Option<Release>,
+    /// A rollout that has not ended.
+    pub active_rollout: Option<RolloutId>,
+}
+
+/// Go back to an earlier release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RollbackRequest {
+    /// The tag of a rollback point, or a release's number. The last good one before the current where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Why, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Which rollouts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct RolloutQuery {
+    /// Only to this environment.
+    pub environment: Option<String>,
+    /// Only of this service.
+    pub service: Option<String>,
+    /// Only those that a step of this run made.
+    pub run: Option<RunId>,
+    /// Only of this release.
+    pub release: Option<ReleaseId>,
+    /// Only those that have (not) ended.
+    pub active: Option<bool>,
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// Rollouts, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RolloutList {
+    /// The rollouts, without the decision machine's state.
+    pub items: Vec<Rollout>,
+}
+
+/// A rollout with its journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RolloutView {
+    /// The rollout.
+    pub rollout: Rollout,
+    /// What was done and seen, in order.
+    pub journal: Vec<JournalEntry>,
+}
+
+/// A change of a rollout, or (first) its state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "data")]
+pub enum RolloutEvent {
+    /// It changed; without the decision machine's state.
+    Rollout(Box<Rollout>),
+    /// A new entry of its journal.
+    Journal(JournalEntry),
+    /// It has ended; nothing follows.
+    End(Box<Rollout>),
+}
+
+/// A person's word to a rollout, for the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutWord {
+    /// Who says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Where a secret holds. Without both: everywhere. The narrowest one wins: repository and environment, then environment, then
+/// repository, then everywhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ToSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct SecretScope {
+    /// Only for this repository, `owner/name`.
+    pub repository: Option<String>,
+    /// Only for jobs with this environment.
+    pub environment: Option<String>,
+}
+
+/// A secret's value. It can't be read back.
+#[derive(Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretValue {
+    /// The value, at most 64 KiB.
+    pub value: String,
+}
+
+impl std::fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretValue(..)")
+    }
+}
+
+/// The secrets that are set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct SecretList {
+    /// By name.
+    pub items: Vec<SecretView>,
+}
+
+/// A secret, without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct SecretView {
+    /// Its name.
+    pub name: String,
+    /// Where it holds.
+    pub scope: SecretScope,
+    /// When it was last set.
+    pub updated_at: Timestamp,
+}
+
+/// The workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct WorkerList {
+    /// By name.
+    pub items: Vec<WorkerView>,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct WorkerView {
+    /// Its name.
+    pub id: WorkerId,
+    /// What it offers.
+    pub labels: Vec<String>,
+    /// Jobs at a time.
+    pub capacity: u32,
+    /// Its version.
+    pub version: String,
+    /// When it was last heard.
+    pub heard_at: Timestamp,
+    /// The jobs that it holds.
+    pub jobs: Vec<JobId>,
+}
