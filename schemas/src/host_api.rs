@@ -3,8 +3,8 @@
 //! | request | body -> answer |
 //! | --- | --- |
 //! | `GET /v1/state` | -> [`HostState`] |
-//! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`]; the same instance again changes nothing |
-//! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; returns early when it exits |
+//! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing |
+//! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
 //! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |
 //! | `POST /v1/instances/{id}/retire` | [`RetireInstance`] -> [`Instance`]; drained and stopped by the host itself when `after_ms` has passed |
 //! | `POST /v1/instances/{id}/drain` | [`DrainInstance`] -> [`DrainResult`]; waits until nothing is in flight or the limit is reached |
@@ -20,7 +20,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    deploy::{Observation, Release, RouteRule},
+    deploy::{Health, Observation, Release, RouteRule},
     id::{Epoch, InstanceId},
     time::Timestamp,
 };
@@ -53,6 +53,10 @@ pub struct StartInstance {
     pub env: IndexMap<String, String>,
     /// How long after TERM the process group is killed.
     pub stop_timeout_ms: u64,
+    /// How the host itself tells that the instance is ready, when it must start the release again with nobody else there
+    /// (an emergency rollback to a kept release, a reboot).
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// Where an artifact (a zstd-compressed tar, named by the digest of its bytes) comes from.

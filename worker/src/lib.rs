@@ -1,1 +1,3 @@
 //! Segue.
+
+pub mod host;

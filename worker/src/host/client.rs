@@ -1,0 +1,170 @@
+//! The typed client of `segue host`'s API.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::Method;
+use segue_schemas::{
+    host_api::{
+        ApplyRoute, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState, Instance,
+        ObservationBatch, Probe, ProbeResult, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
+    },
+    id::InstanceId,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::unix_http::{self, CallError};
+
+/// A call that does nothing but read or write a few records.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// A start: the artifact may have to be fetched and unpacked first.
+const START: Duration = Duration::from_secs(15 * 60);
+
+/// An emergency rollback: the release may have to be started and become healthy first.
+const EMERGENCY: Duration = Duration::from_secs(5 * 60);
+
+/// What the network and the host may add to a wait that the caller chose.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Why a call to the host brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HostClientError {
+    /// The host answered, and refused or failed.
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// No host listens on the socket; nothing was sent.
+    #[error("the host can't be reached: {0}; is `segue host` running?")]
+    Unreachable(String),
+    /// No answer in time. The host may have carried the call out: every call may be repeated safely.
+    #[error("the host did not answer in time: {0}")]
+    Timeout(String),
+    /// The answer broke off or is not what the API promises. The host may have carried the call out.
+    #[error("the host's answer can't be used: {0}")]
+    Protocol(String),
+}
+
+/// Speaks to one `segue host`. Cheap to clone; every call has a connection of its own and a time limit.
+#[derive(Debug, Clone)]
+pub struct HostClient {
+    socket: PathBuf,
+}
+
+impl HostClient {
+    /// A client of the host that listens on `socket`. Connects with each call, not before.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The host's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Everything that the host carries.
+    pub async fn state(&self) -> Result<HostState, HostClientError> {
+        self.get("/v1/state".into(), SHORT).await
+    }
+
+    /// Starts an instance. Answers once its process was started; 15 minutes at most.
+    pub async fn start_instance(&self, start: &StartInstance) -> Result<Instance, HostClientError> {
+        self.send(Method::POST, "/v1/instances".into(), start, START).await
+    }
+
+    /// An instance as it is, after at most `wait` for a change of its state or process.
+    pub async fn instance(&self, instance: &InstanceId, wait: Duration) -> Result<Instance, HostClientError> {
+        self.get(format!("/v1/instances/{instance}?wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// One GET to an instance. An instance that does not answer is a [`ProbeResult`], not an error.
+    pub async fn probe(&self, instance: &InstanceId, probe: &Probe) -> Result<ProbeResult, HostClientError> {
+        let limit = Duration::from_millis(probe.timeout_ms) + MARGIN;
+        self.send(Method::POST, format!("/v1/instances/{instance}/probe"), probe, limit).await
+    }
+
+    /// Has the host drain and stop an instance by itself, later.
+    pub async fn retire(&self, instance: &InstanceId, retire: &RetireInstance) -> Result<Instance, HostClientError> {
+        self.send(Method::POST, format!("/v1/instances/{instance}/retire"), retire, SHORT).await
+    }
+
+    /// Waits until an instance has nothing in flight, or its limit has passed.
+    pub async fn drain(&self, instance: &InstanceId, drain: &DrainInstance) -> Result<DrainResult, HostClientError> {
+        let limit = Duration::from_millis(drain.limit_ms) + MARGIN;
+        self.send(Method::POST, format!("/v1/instances/{instance}/drain"), drain, limit).await
+    }
+
+    /// Stops an instance: TERM to its process group, then KILL after the instance's own limit. Answers when it has ended.
+    pub async fn stop(&self, instance: &InstanceId, stop: &StopInstance) -> Result<Instance, HostClientError> {
+        self.send(Method::POST, format!("/v1/instances/{instance}/stop"), stop, EMERGENCY).await
+    }
+
+    /// Sets where a service's traffic goes. Every request that is accepted after the answer goes by the new weights.
+    pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<RouteState, HostClientError> {
+        let path = format!("/v1/routes/{}/{}", apply.fence.environment, apply.fence.service);
+        self.send(Method::PUT, path, apply, SHORT).await
+    }
+
+    /// Puts the dead-man's deadline off.
+    pub async fn renew(&self, renew: &RenewDeadMan) -> Result<RouteState, HostClientError> {
+        let path = format!("/v1/routes/{}/{}/renew", renew.fence.environment, renew.fence.service);
+        self.send(Method::POST, path, renew, SHORT).await
+    }
+
+    /// Observations after position `after`, at most `limit`; waits up to `wait` for the first.
+    pub async fn observations(
+        &self,
+        environment: &str,
+        service: &str,
+        after: u64,
+        wait: Duration,
+        limit: u32,
+    ) -> Result<ObservationBatch, HostClientError> {
+        let query = format!("after={after}&wait_ms={}&limit={limit}", wait.as_millis());
+        self.get(format!("/v1/routes/{environment}/{service}/observations?{query}"), wait + MARGIN).await
+    }
+
+    /// Straight back to the last good release, or to a kept one.
+    pub async fn emergency_rollback(
+        &self,
+        environment: &str,
+        service: &str,
+        rollback: &EmergencyRollback,
+    ) -> Result<EmergencyResult, HostClientError> {
+        let path = format!("/v1/routes/{environment}/{service}/emergency-rollback");
+        self.send(Method::POST, path, rollback, EMERGENCY).await
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: String, limit: Duration) -> Result<A, HostClientError> {
+        read_answer(unix_http::call(&self.socket, Method::GET, &path, None, limit).await)
+    }
+
+    async fn send<B: Serialize, A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: String,
+        body: &B,
+        limit: Duration,
+    ) -> Result<A, HostClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| HostClientError::Protocol(e.to_string()))?;
+        read_answer(unix_http::call(&self.socket, method, &path, Some(body), limit).await)
+    }
+}
+
+fn read_answer<A: DeserializeOwned>(
+    answer: Result<(http::StatusCode, bytes::Bytes), CallError>,
+) -> Result<A, HostClientError> {
+    let (status, body) = answer.map_err(|error| match &error {
+        CallError::Unreachable { .. } => HostClientError::Unreachable(error.to_string()),
+        CallError::Timeout { .. } => HostClientError::Timeout(error.to_string()),
+        CallError::Broken { .. } => HostClientError::Protocol(error.to_string()),
+    })?;
+    let unreadable = |e: serde_json::Error| HostClientError::Protocol(format!("HTTP {status}: {e}"));
+    if status.is_success() {
+        serde_json::from_slice(&body).map_err(unreadable)
+    } else {
+        Err(HostClientError::Host(serde_json::from_slice(&body).map_err(unreadable)?))
+    }
+}
