@@ -1,0 +1,79 @@
+//! The command line. In: what was typed, and the environment. Out: a result on standard output, errors with their remedy
+//! on standard error, and an exit code (0 done, 1 the thing asked about failed, 2 usage). Each command is a file with its
+//! `Args` (what was typed) and a `run` that first resolves them (what it means) and then acts. Client commands speak to
+//! a server through its public API alone; none opens its database.
+
+mod completions;
+pub mod ending;
+pub mod place;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::ending::{Exit, Failure};
+
+/// From push to production without a pause.
+#[derive(Debug, Parser)]
+#[command(
+    name = "segue",
+    version,
+    about = "From push to production without a pause: an event-driven CI/CD runner",
+    after_help = "Exit codes: 0 done, 1 the thing asked about failed, 2 usage.\n\n\
+                  Try it: `segue demo` shows the whole way of a commit to production, and back, in under a minute.",
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completions(completions::Args),
+    #[command(hide = true)]
+    SampleService(crate::sample_service::Args),
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| error.exit());
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit().into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Completions(args) => completions::run(&args),
+        Command::SampleService(args) => crate::sample_service::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Who reads a command's help wants to see it used.
+    #[test]
+    fn every_listed_command_shows_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "`segue {} --help` shows no example", command.get_name());
+            assert!(help.contains("segue "), "`segue {} --help` shows no example", command.get_name());
+            assert!(command.get_about().is_some(), "`segue {}` says nothing about itself", command.get_name());
+        }
+    }
+}
