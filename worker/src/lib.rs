@@ -1,3 +1,4 @@
 //! Segue.
 
+pub mod deploy;
 pub mod host;

@@ -1,0 +1,139 @@
+//! The host of a rollout, with patience: every call of its API may be repeated, so what fails on the way is tried again
+//! until the host answers, and what the host refuses is not.
+
+use std::{future::Future, time::Duration};
+
+use segue_schemas::{
+    host_api::{
+        ApplyRoute, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch, Probe,
+        ProbeResult, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
+    },
+    id::InstanceId,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::host::client::{HostClient, HostClientError};
+
+/// The pause after the first failed call; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a call to the host came to nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HostTrouble {
+    /// The host has seen a higher epoch: an emergency rollback, or another owner.
+    #[error("{0}")]
+    Stale(String),
+    /// The host understood and can't; asking again brings the same.
+    #[error("{0}")]
+    Refused(String),
+    /// It was not to be had within the patience. The call may have been carried out.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// One `segue host`, spoken to with patience.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    client: HostClient,
+    patience: Duration,
+}
+
+impl Host {
+    /// The host `name`, that listens on `socket`. A call is repeated for `patience` before it counts as failed.
+    pub fn new(name: impl Into<String>, socket: &str, patience: Duration) -> Self {
+        Self { name: name.into(), client: HostClient::new(socket), patience }
+    }
+
+    /// Everything that it carries.
+    pub async fn state(&self) -> Result<HostState, HostTrouble> {
+        self.patiently(|| self.client.state()).await
+    }
+
+    /// Starts an instance; the same name again changes nothing.
+    pub async fn start(&self, start: &StartInstance) -> Result<Instance, HostTrouble> {
+        self.patiently(|| self.client.start_instance(start)).await
+    }
+
+    /// An instance, after at most `wait` for a change of it.
+    pub async fn instance(&self, instance: &InstanceId, wait: Duration) -> Result<Instance, HostTrouble> {
+        self.patiently(|| self.client.instance(instance, wait)).await
+    }
+
+    /// One request to an instance.
+    pub async fn probe(&self, instance: &InstanceId, probe: &Probe) -> Result<ProbeResult, HostTrouble> {
+        self.patiently(|| self.client.probe(instance, probe)).await
+    }
+
+    /// Has an instance drained and stopped by the host's own timer.
+    pub async fn retire(&self, instance: &InstanceId, retire: &RetireInstance) -> Result<Instance, HostTrouble> {
+        self.patiently(|| self.client.retire(instance, retire)).await
+    }
+
+    /// Waits until an instance has nothing in flight.
+    pub async fn drain(&self, instance: &InstanceId, limit: Duration) -> Result<DrainResult, HostTrouble> {
+        let drain = DrainInstance { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
+        self.patiently(|| self.client.drain(instance, &drain)).await
+    }
+
+    /// Stops an instance.
+    pub async fn stop(&self, instance: &InstanceId, stop: &StopInstance) -> Result<Instance, HostTrouble> {
+        self.patiently(|| self.client.stop(instance, stop)).await
+    }
+
+    /// Sets where the traffic goes.
+    pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<RouteState, HostTrouble> {
+        self.patiently(|| self.client.apply_route(apply)).await
+    }
+
+    /// Puts the dead-man's deadline off. Not repeated: the next one comes in time or the deadline does.
+    pub async fn renew(&self, renew: &RenewDeadMan) -> Result<RouteState, HostTrouble> {
+        self.client.renew(renew).await.map_err(trouble)
+    }
+
+    /// Observations after a position; waits up to `wait` for the first.
+    pub async fn observations(
+        &self,
+        environment: &str,
+        service: &str,
+        after: u64,
+        wait: Duration,
+        limit: u32,
+    ) -> Result<ObservationBatch, HostTrouble> {
+        self.patiently(|| self.client.observations(environment, service, after, wait, limit)).await
+    }
+
+    async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, HostTrouble>
+    where
+        F: Future<Output = Result<T, HostClientError>>,
+    {
+        let deadline = Instant::now() + self.patience;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match call().await.map_err(trouble) {
+                Err(HostTrouble::Away(why)) if Instant::now() + pause < deadline => {
+                    tracing::debug!(host = %self.name, why, "the host does not answer; asking again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+fn trouble(error: HostClientError) -> HostTrouble {
+    let said = error.to_string();
+    match error {
+        HostClientError::Host(error) => match error.code {
+            HostErrorCode::StaleEpoch => HostTrouble::Stale(said),
+            HostErrorCode::Unavailable => HostTrouble::Away(said),
+            HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact => HostTrouble::Refused(said),
+        },
+        HostClientError::Unreachable(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => {
+            HostTrouble::Away(said)
+        }
+    }
+}

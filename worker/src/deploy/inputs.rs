@@ -1,0 +1,312 @@
+//! What `with:` of `segue/deploy` and `segue/canary` says, checked before anything is done.
+
+use std::str::FromStr;
+
+use indexmap::IndexMap;
+use segue_schemas::{
+    deploy::{CanarySpec, JudgeSpec, Strategy},
+    duration::Span,
+    id::is_name,
+};
+
+/// The action that swaps a release in at once.
+pub const DEPLOY: &str = "segue/deploy";
+
+/// The action that lets a release in by stages.
+pub const CANARY: &str = "segue/canary";
+
+const COMMON_INPUTS: &[&str] = &["service", "artifact", "path"];
+const CANARY_INPUTS: &[&str] = &[
+    "stages",
+    "stage-duration",
+    "hold-limit",
+    "min-requests",
+    "false-alarm",
+    "error-margin",
+    "latency-ratio",
+    "max-error-rate",
+    "max-p95",
+];
+
+/// What is wrong with an input; the text names the input, what is wrong and what to write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// An input that must be there is not.
+    #[error("`{action}` needs `with: {input}`: {remedy}")]
+    Missing {
+        /// The action.
+        action: String,
+        /// The input.
+        input: &'static str,
+        /// What to write.
+        remedy: &'static str,
+    },
+    /// An input that the action does not know.
+    #[error("`{action}` has no input `{input}`; it has {known}")]
+    Unknown {
+        /// The action.
+        action: String,
+        /// What was written.
+        input: String,
+        /// What could have been.
+        known: String,
+    },
+    /// A value that can't be used.
+    #[error("input `{input}` of `{action}`: {problem}")]
+    Invalid {
+        /// The action.
+        action: String,
+        /// The input.
+        input: &'static str,
+        /// What is wrong with it, and what to write.
+        problem: String,
+    },
+}
+
+/// What is rolled out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An artifact that the run has, by name.
+    Artifact(String),
+    /// A directory of the workspace, from its root.
+    Path(String),
+}
+
+/// The inputs of a deploy step, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inputs {
+    /// The service.
+    pub service: String,
+    /// What is rolled out.
+    pub source: Source,
+    /// How.
+    pub strategy: Strategy,
+}
+
+impl Inputs {
+    /// Reads the evaluated inputs of a step that uses `action`, [`DEPLOY`] or [`CANARY`]. An empty value counts as left
+    /// out, so that an optional input may come from an expression.
+    ///
+    /// # Errors
+    /// The first [`InputError`], in the order in which the inputs are documented.
+    pub fn parse(action: &str, with: &IndexMap<String, String>) -> Result<Self, InputError> {
+        let given = Given { action, with };
+        let is_canary = action == CANARY;
+        given.only_known(is_canary)?;
+        let service = given.text("service").ok_or_else(|| given.missing("service", SERVICE_REMEDY))?;
+        if !is_name(service) {
+            return Err(given.invalid("service", format!("`{service}` is not a service's name; {SERVICE_REMEDY}")));
+        }
+        Ok(Self {
+            service: service.into(),
+            source: given.source()?,
+            strategy: if is_canary { Strategy::Canary(given.canary()?) } else { Strategy::HotSwap },
+        })
+    }
+}
+
+const SERVICE_REMEDY: &str = "name the service, as its file `.segue/services/<service>.yml` does";
+const SOURCE_REMEDY: &str =
+    "name an artifact of this run (`artifact: app`, made by `segue/upload-artifact`), or a directory (`path: dist`)";
+
+struct Given<'a> {
+    action: &'a str,
+    with: &'a IndexMap<String, String>,
+}
+
+impl Given<'_> {
+    fn only_known(&self, is_canary: bool) -> Result<(), InputError> {
+        let known = || COMMON_INPUTS.iter().chain(CANARY_INPUTS.iter().filter(|_| is_canary)).copied();
+        match self.with.keys().find(|key| !known().any(|known| known == key.as_str())) {
+            None => Ok(()),
+            Some(input) => Err(InputError::Unknown {
+                action: self.action.into(),
+                input: input.clone(),
+                known: known().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    fn source(&self) -> Result<Source, InputError> {
+        match (self.text("artifact"), self.text("path")) {
+            (Some(name), None) => Ok(Source::Artifact(name.into())),
+            (None, Some(path)) => Ok(Source::Path(path.into())),
+            (None, None) => Err(self.missing("artifact", SOURCE_REMEDY)),
+            (Some(_), Some(_)) => {
+                Err(self.invalid("path", "`artifact` is given as well; leave one of the two out".into()))
+            }
+        }
+    }
+
+    fn canary(&self) -> Result<CanarySpec, InputError> {
+        let default = CanarySpec::default();
+        Ok(CanarySpec {
+            stages: self.stages()?.unwrap_or(default.stages),
+            stage_duration: self.span("stage-duration")?.unwrap_or(default.stage_duration),
+            hold_limit: self.span("hold-limit")?.unwrap_or(default.hold_limit),
+            judge: self.judge()?,
+        })
+    }
+
+    fn judge(&self) -> Result<JudgeSpec, InputError> {
+        let default = JudgeSpec::default();
+        let min_requests = self.number::<u64>("min-requests", "a whole number of requests, such as `50`")?;
+        let latency_ratio = self.number::<f64>("latency-ratio", "a factor of at least 1, such as `1.25`")?;
+        if let Some(ratio) = latency_ratio
+            && !(ratio.is_finite() && ratio >= 1.0)
+        {
+            return Err(
+                self.invalid("latency-ratio", format!("`{ratio}` is not a factor of at least 1, such as `1.25`"))
+            );
+        }
+        Ok(JudgeSpec {
+            min_requests: min_requests.unwrap_or(default.min_requests),
+            false_alarm: self.rate("false-alarm", 1e-9)?.unwrap_or(default.false_alarm),
+            error_margin: self.rate("error-margin", 0.0)?.unwrap_or(default.error_margin),
+            latency_ratio: latency_ratio.unwrap_or(default.latency_ratio),
+            max_error_rate: self.rate("max-error-rate", 0.0)?,
+            max_p95: self.span("max-p95")?,
+        })
+    }
+
+    fn stages(&self) -> Result<Option<Vec<u8>>, InputError> {
+        let Some(text) = self.text("stages") else { return Ok(None) };
+        let remedy = "write rising percentages that end with 100, such as `10,50,100`";
+        let wrong = |problem: String| self.invalid("stages", format!("{problem}; {remedy}"));
+        let percentage = |part: &str| match part.trim().trim_end_matches('%').trim_end().parse::<u8>() {
+            Ok(percent) if (1..=100).contains(&percent) => Ok(percent),
+            _ => Err(wrong(format!("`{}` is not a percentage from 1 to 100", part.trim()))),
+        };
+        let stages = text.split(',').map(percentage).collect::<Result<Vec<u8>, _>>()?;
+        if let Some(pair) = stages.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(wrong(format!("{} does not rise to {}", pair[0], pair[1])));
+        }
+        match stages.last() {
+            Some(100) => Ok(Some(stages)),
+            last => Err(wrong(format!("the last stage is {}", last.copied().unwrap_or_default()))),
+        }
+    }
+
+    fn span(&self, input: &'static str) -> Result<Option<Span>, InputError> {
+        let Some(text) = self.text(input) else { return Ok(None) };
+        match text.parse::<Span>() {
+            Ok(span) if !span.0.is_zero() => Ok(Some(span)),
+            Ok(_) => Err(self.invalid(input, "it is zero; write a duration, such as `15m`".into())),
+            Err(problem) => Err(self.invalid(input, problem)),
+        }
+    }
+
+    /// A share from `least` to below 1, as a number or with a percent sign.
+    fn rate(&self, input: &'static str, least: f64) -> Result<Option<f64>, InputError> {
+        let Some(text) = self.text(input) else { return Ok(None) };
+        let parsed = match text.strip_suffix('%') {
+            Some(percent) => percent.trim_end().parse::<f64>().map(|percent| percent / 100.0),
+            None => text.parse::<f64>(),
+        };
+        match parsed {
+            Ok(rate) if rate >= least && rate < 1.0 => Ok(Some(rate)),
+            _ => Err(self.invalid(
+                input,
+                format!("`{text}` is not a share between 0 and 1; write it as a number or in percent: `0.01`, `1%`"),
+            )),
+        }
+    }
+
+    fn number<N: FromStr>(&self, input: &'static str, expected: &str) -> Result<Option<N>, InputError> {
+        let Some(text) = self.text(input) else { return Ok(None) };
+        match text.parse::<N>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(self.invalid(input, format!("`{text}` is not {expected}"))),
+        }
+    }
+
+    fn text(&self, input: &str) -> Option<&str> {
+        self.with.get(input).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+
+    fn missing(&self, input: &'static str, remedy: &'static str) -> InputError {
+        InputError::Missing { action: self.action.into(), input, remedy }
+    }
+
+    fn invalid(&self, input: &'static str, problem: String) -> InputError {
+        InputError::Invalid { action: self.action.into(), input, problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(action: &str, pairs: &[(&str, &str)]) -> Result<Inputs, String> {
+        let with = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Inputs::parse(action, &with).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn check_error(action: &str, pairs: &[(&str, &str)], expected: &str) {
+        let error = parse(action, pairs).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_deploy_names_its_service_and_its_artifact() {
+        let inputs = parse(DEPLOY, &[("service", "web"), ("artifact", "app")]).unwrap();
+        assert_eq!(inputs.service, "web");
+        assert_eq!(inputs.source, Source::Artifact("app".into()));
+        assert_eq!(inputs.strategy, Strategy::HotSwap);
+    }
+
+    #[test]
+    fn a_canary_says_its_stages_and_its_rules() {
+        let pairs = [
+            ("service", "web"),
+            ("path", "dist"),
+            ("stages", "5%, 25, 100"),
+            ("stage-duration", "90s"),
+            ("hold-limit", "1h"),
+            ("min-requests", "20"),
+            ("false-alarm", "0.1%"),
+            ("error-margin", "0.02"),
+            ("latency-ratio", "2"),
+            ("max-error-rate", "5%"),
+            ("max-p95", "300ms"),
+        ];
+        let inputs = parse(CANARY, &pairs).unwrap();
+        assert_eq!(inputs.source, Source::Path("dist".into()));
+        let Strategy::Canary(spec) = inputs.strategy else { panic!("not a canary") };
+        assert_eq!(spec.stages, [5, 25, 100]);
+        assert_eq!(spec.stage_duration, Span::seconds(90));
+        assert_eq!(spec.hold_limit, Span::seconds(3600));
+        assert_eq!(spec.judge.min_requests, 20);
+        assert!((spec.judge.false_alarm - 0.001).abs() < 1e-12);
+        assert_eq!(spec.judge.max_error_rate, Some(0.05));
+        assert_eq!(spec.judge.max_p95, Some(Span::millis(300)));
+    }
+
+    #[test]
+    fn a_canary_without_rules_has_the_documented_ones() {
+        let inputs = parse(CANARY, &[("service", "web"), ("artifact", "app"), ("stages", "")]).unwrap();
+        assert_eq!(inputs.strategy, Strategy::Canary(CanarySpec::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_input_and_the_remedy() {
+        let web = ("service", "web");
+        let app = ("artifact", "app");
+        check_error(DEPLOY, &[app], "needs `with: service`");
+        check_error(DEPLOY, &[("service", "../web"), app], "`../web` is not a service's name");
+        check_error(DEPLOY, &[web], "name an artifact of this run");
+        check_error(DEPLOY, &[web, app, ("path", "dist")], "leave one of the two out");
+        check_error(DEPLOY, &[web, app, ("stages", "10,100")], "`segue/deploy` has no input `stages`");
+        check_error(CANARY, &[web, app, ("stages", "10,50")], "the last stage is 50; write rising percentages");
+        check_error(CANARY, &[web, app, ("stages", "50,10,100")], "50 does not rise to 10");
+        check_error(CANARY, &[web, app, ("stages", "0,100")], "`0` is not a percentage from 1 to 100");
+        check_error(CANARY, &[web, app, ("stage-duration", "15")], "input `stage-duration`");
+        check_error(CANARY, &[web, app, ("hold-limit", "0s")], "it is zero");
+        check_error(CANARY, &[web, app, ("false-alarm", "0")], "`0` is not a share");
+        check_error(CANARY, &[web, app, ("max-error-rate", "120%")], "`120%` is not a share");
+        check_error(CANARY, &[web, app, ("latency-ratio", "0.5")], "at least 1");
+        check_error(CANARY, &[web, app, ("latency-ratio", "NaN")], "at least 1");
+        check_error(CANARY, &[web, app, ("min-requests", "many")], "`many` is not a whole number");
+    }
+}
