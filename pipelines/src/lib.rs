@@ -1,1 +1,3 @@
 //! Segue.
+pub mod judge;
+pub mod rollout;

@@ -1,0 +1,87 @@
+use segue_schemas::{
+    deploy::{JournalKind, Release},
+    duration::Span,
+    host_api::Target,
+    id::InstanceId,
+    status::RolloutStatus,
+};
+use serde::{Deserialize, Serialize};
+
+/// What is to be done next. Each may be asked for again by a later owner, and doing it twice must come to the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// Start the instance, or take one of this name that is there already and put off its retirement. Answered by `Started` or
+    /// `NotReady`.
+    Start {
+        /// Its name.
+        instance: InstanceId,
+        /// What it runs: the new release, or the former one where that must be brought back.
+        release: Release,
+    },
+    /// Climb the readiness ladder: port, health, warm-up, steady latency. Answered by `Ready` or `NotReady`; does not keep other
+    /// actions waiting.
+    AwaitReady {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Set the route's weights. Answered by `Shifted` or `ShiftFailed` with the same percent.
+    Shift {
+        /// The new release's share of the traffic.
+        percent: u8,
+        /// Where the traffic goes.
+        targets: Vec<Target>,
+        /// Where it falls back to.
+        fallback: Vec<Target>,
+        /// Whether the host restores the fallback by itself when nobody renews.
+        dead_man: bool,
+    },
+    /// Write a decision down, with its reason and numbers. Durable before what follows is performed.
+    Record {
+        /// What it is.
+        kind: JournalKind,
+        /// The reason and the numbers.
+        detail: serde_json::Value,
+    },
+    /// Wait until nothing is in flight at an instance without weight. Answered by `Drained`, or by `CleanUpFailed`; does not keep
+    /// other actions waiting.
+    Drain {
+        /// Which.
+        instance: InstanceId,
+        /// How long at most.
+        limit: Span,
+    },
+    /// Let the host drain and stop an instance without weight by itself, later. Answered by `Retired` or `CleanUpFailed`.
+    Retire {
+        /// Which.
+        instance: InstanceId,
+        /// How long it is kept warm from now.
+        after: Span,
+        /// How long answers in flight may go on then.
+        drain: Span,
+    },
+    /// Stop an instance without weight now. Answered by `Stopped` or `CleanUpFailed`.
+    Stop {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The rollout has ended; nothing follows.
+    Finish {
+        /// How.
+        status: RolloutStatus,
+        /// Which release has all traffic.
+        serves: Serves,
+        /// Why.
+        reason: Option<String>,
+    },
+}
+
+/// Which release a target carries, wholly, once a rollout has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serves {
+    /// What served before the rollout; nothing, before the first release.
+    Former,
+    /// The release that was rolled out.
+    New,
+}

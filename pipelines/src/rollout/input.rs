@@ -1,0 +1,126 @@
+use segue_schemas::{
+    deploy::{Observation, RolloutCommand},
+    host_api::{HostState, Instance, InstanceState, RouteState},
+    id::InstanceId,
+};
+use serde::{Deserialize, Serialize};
+
+/// What may happen to a rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "input")]
+pub enum Input {
+    /// An owner took the rollout over, and asked the host what it carries. The first input of every owner.
+    Claimed {
+        /// What the host reports.
+        facts: HostFacts,
+    },
+    /// `Start` was performed: the instance is being started.
+    Started {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The readiness ladder's end: ready for traffic.
+    Ready {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// It could not be started, did not become ready, or is gone for good. At any time.
+    NotReady {
+        /// Which.
+        instance: InstanceId,
+        /// Why, in words that a person can act on.
+        reason: String,
+    },
+    /// The proxy carries the weights of the `Shift` with this percent.
+    Shifted {
+        /// The new release's weight, as confirmed.
+        percent: u8,
+    },
+    /// The host refused the `Shift` with this percent, or the proxy does not confirm it.
+    ShiftFailed {
+        /// The weight that was asked for.
+        percent: u8,
+        /// Why.
+        reason: String,
+    },
+    /// Requests that were observed since the last such input, oldest first.
+    Observations {
+        /// The requests.
+        observations: Vec<Observation>,
+        /// How many are gone that nobody saw.
+        lost: u64,
+        /// Where to go on: what `observed_until()` gives from now on.
+        next: u64,
+    },
+    /// A person's word.
+    Command {
+        /// Which.
+        command: RolloutCommand,
+        /// Who said it, and why.
+        by: Option<String>,
+    },
+    /// The route as a call to the host showed it. Only news matters: that the host changed weights by itself.
+    Route {
+        /// The route.
+        route: RouteState,
+    },
+    /// `Drain` was performed.
+    Drained {
+        /// Which.
+        instance: InstanceId,
+        /// Answers that were still in flight at the limit, and will be cut.
+        in_flight: u64,
+    },
+    /// `Retire` was performed: the host drains and stops the instance in its own time.
+    Retired {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// `Stop` was performed.
+    Stopped {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// `Drain`, `Retire` or `Stop` failed for good; the instance may be left over.
+    CleanUpFailed {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        reason: String,
+    },
+    /// Time has passed, at least until `next_wake()`.
+    Tick,
+}
+
+/// What a host carries for one service in one environment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The route; none before the first release.
+    pub route: Option<RouteState>,
+    /// The service's instances in the environment, of any release, that are not stopped.
+    pub instances: Vec<Instance>,
+}
+
+impl HostFacts {
+    /// The part of a host's report that concerns one service in one environment.
+    #[must_use]
+    pub fn of(state: &HostState, environment: &str, service: &str) -> Self {
+        Self {
+            route: state.routes.iter().find(|r| r.environment == environment && r.service == service).cloned(),
+            instances: state
+                .instances
+                .iter()
+                .filter(|i| i.environment == environment && i.release.service == service)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// Whether the instance is there and may serve again: it is not stopped and has not failed for good.
+    #[must_use]
+    pub fn carries(&self, instance: &InstanceId) -> bool {
+        self.instances
+            .iter()
+            .any(|i| i.id == *instance && !matches!(i.state, InstanceState::Stopped | InstanceState::Failed { .. }))
+    }
+}

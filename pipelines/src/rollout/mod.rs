@@ -1,0 +1,30 @@
+//! Decides how a release comes to its traffic, and back. Comes in: what was seen at the host, what was observed of the
+//! requests, a person's word, the time. Goes out: actions, in the order in which they are to be performed. Never here:
+//! performing them, clocks, retries of calls.
+//!
+//! # How it is driven
+//! ```text
+//! claim -> machine = RolloutMachine::restore(state) or RolloutMachine::new(id, spec)
+//!       -> handle(Claimed { what the host reports }, now) -> actions      always the first input of an owner
+//! loop  -> perform each action in order, journal intent before and what was seen after, give back what it led to
+//!       -> Observations after `observed_until()` while `is_watching()`, Tick at `next_wake()`, commands as they come
+//! until -> Finish
+//! ```
+//! * After each `handle` the machine's state (`serde`) is stored together with the journal entries, before the actions that
+//!   follow are performed. A new owner restores it and gives `Claimed`: the machine asks again for whatever was under way,
+//!   so every action must be safe to perform twice. There is no other path of recovery.
+//! * `Shift` is confirmed with `Shifted` once the proxy carries it. Actions may come while an earlier one is under way; they
+//!   are performed in order, but a `Shift` towards percent 0 goes before everything that has not begun.
+//! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
+//!   gives each renewal's answer that shows `restored` back as `Route`.
+//! * A call to the host that fails is tried again by the owner within its own bound; what it gives up on comes back as `NotReady`,
+//!   `ShiftFailed` or `CleanUpFailed`. A host that does not answer at all is no input: the owner hands the rollout back.
+
+mod action;
+mod input;
+mod machine;
+mod weights;
+
+pub use action::{Action, Serves};
+pub use input::{HostFacts, Input};
+pub use machine::{RestoreError, RolloutMachine};
