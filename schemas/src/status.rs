@@ -203,6 +203,7 @@ impl StepStatus {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Skipped)
     }
 
+    #[expect(clippy::match_like_matches_macro, reason = "one table per kind of thing, all of one form")]
     const fn may_become(self, to: Self) -> bool {
         use StepStatus::{Cancelled, Failed, Pending, Running, Skipped, Succeeded, Waiting};
         match (self, to) {
@@ -221,6 +222,7 @@ impl RolloutStatus {
         matches!(self, Self::Succeeded | Self::RolledBack | Self::Failed)
     }
 
+    #[expect(clippy::match_like_matches_macro, reason = "one table per kind of thing, all of one form")]
     const fn may_become(self, to: Self) -> bool {
         use RolloutStatus::{Failed, Held, Queued, RolledBack, RollingBack, Running, Succeeded};
         match (self, to) {

@@ -3,9 +3,24 @@
 //! `Args` (what was typed) and a `run` that first resolves them (what it means) and then acts. Client commands speak to
 //! a server through its public API alone; none opens its database.
 
+mod approve;
+mod cancel;
+pub mod client;
 mod completions;
+mod connection;
 pub mod ending;
+pub mod follow;
+mod logs;
 pub mod place;
+mod releases;
+mod rerun;
+mod rollback;
+mod rollout;
+mod run;
+mod runs;
+mod secret;
+pub mod show;
+mod sse;
 
 use std::process::ExitCode;
 
@@ -31,6 +46,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
+    Runs(runs::Args),
+    Logs(logs::Args),
+    Rerun(rerun::Args),
+    Cancel(cancel::Args),
+    Approve(approve::Args),
+    Rollout(rollout::Args),
+    Releases(releases::Args),
+    Rollback(rollback::Args),
+    Secret(secret::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     SampleService(crate::sample_service::Args),
@@ -50,6 +75,16 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Run(args) => run::run(args),
+        Command::Runs(args) => runs::run(args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Rerun(args) => rerun::run(&args),
+        Command::Cancel(args) => cancel::run(args),
+        Command::Approve(args) => approve::run(args),
+        Command::Rollout(args) => rollout::run(args),
+        Command::Releases(args) => releases::run(args),
+        Command::Rollback(args) => rollback::run(&args),
+        Command::Secret(args) => secret::run(args),
         Command::Completions(args) => completions::run(&args),
         Command::SampleService(args) => crate::sample_service::run(&args),
     }

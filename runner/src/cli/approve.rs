@@ -1,0 +1,47 @@
+//! `segue approve`: a person's yes to what a run waits for.
+
+use segue_schemas::{
+    api::{ApproveRequest, Approved},
+    id::RunId,
+};
+
+use super::{
+    connection::ServerArgs,
+    ending::{Exit, Failure},
+    place, show,
+};
+
+/// Approve what a run waits for
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    segue approve 12\n  \
+    segue approve 12 --job production --by ada\n\n\
+    An approval holds for the run's commit. One person counts once.")]
+pub struct Args {
+    /// The run
+    run: RunId,
+    /// Only this job [default: every one that waits for an approval]
+    #[arg(long, value_name = "KEY")]
+    job: Option<String>,
+    /// Who approves [default: this machine's user]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub fn run(args: Args) -> Result<Exit, Failure> {
+    let client = args.server.client()?;
+    let request = ApproveRequest { job: args.job, by: args.by.or_else(show::me) };
+    let path = format!("/runs/{}/approve", args.run);
+    let approved: Approved = place::client_runtime()?.block_on(client.post(&path, &request))?;
+    if args.json {
+        show::json(&approved)?;
+    } else {
+        anstream::println!("approved: {}", approved.jobs.join(", "));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,164 @@
+//! `segue rollback`: back to an earlier release. The usual way is a rollout like any other, asked of the server; the
+//! emergency way goes straight to the host of this machine, and needs no server, queue or job.
+
+use std::path::PathBuf;
+
+use segue_schemas::{
+    api::{ReleaseList, ReleaseQuery, RollbackRequest},
+    deploy::{Release, Rollout},
+    host_api::{EmergencyResult, EmergencyRollback},
+    id::ReleaseId,
+    status::RolloutStatus,
+};
+use segue_worker::host::client::{HostClient, HostClientError};
+
+use super::{
+    client::segment,
+    connection::ServerArgs,
+    ending::{Exit, Failure},
+    place, rollout, show,
+};
+
+/// Go back to an earlier release
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    segue rollback production api\n  \
+    segue rollback production api --to rollback-20260102-150405\n  \
+    segue rollback production api --emergency\n\n\
+    Works while a rollout runs: that one ends first, rolled back. `segue releases` lists the tags.\n\
+    --emergency asks nobody: it goes to the host of this machine, with the server down as well, and \
+    the server records it when it sees it.")]
+pub struct Args {
+    /// The environment
+    environment: String,
+    /// The service
+    service: String,
+    /// Tag of a rollback point, or a release's number [default: the last good one before the current]
+    #[arg(long, value_name = "TAG")]
+    to: Option<String>,
+    /// Straight at the host: no job, no queue, no server
+    #[arg(long)]
+    emergency: bool,
+    /// The host's socket, with --emergency [default: host/host.sock in the data directory]
+    #[arg(long, value_name = "PATH", requires = "emergency")]
+    socket: Option<PathBuf>,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+    /// Return at once instead of waiting for the end
+    #[arg(long, conflicts_with = "emergency")]
+    no_wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    let runtime = place::client_runtime()?;
+    if args.emergency { runtime.block_on(at_the_host(args)) } else { runtime.block_on(by_the_server(args)) }
+}
+
+async fn by_the_server(args: &Args) -> Result<Exit, Failure> {
+    let client = args.server.client()?;
+    let request = RollbackRequest { to: args.to.clone(), reason: args.reason.clone(), by: show::me() };
+    let path = format!("/environments/{}/services/{}/rollback", segment(&args.environment), segment(&args.service));
+    let started: Rollout = client.post(&path, &request).await?;
+    if args.no_wait {
+        if args.json {
+            show::json(&started)?;
+        } else {
+            anstream::println!("rollout {} goes back to release {}", started.id, started.spec.release.id);
+        }
+        return Ok(Exit::Done);
+    }
+    let end = rollout::watch(&client, started.id, args.json).await?;
+    Ok(if end.status == RolloutStatus::Succeeded { Exit::Done } else { Exit::Failed })
+}
+
+async fn at_the_host(args: &Args) -> Result<Exit, Failure> {
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => place::data(args.server.data())?.join("host/host.sock"),
+    };
+    let host = HostClient::new(socket.clone());
+    let to = match &args.to {
+        Some(text) => Some(wanted_release(args, &host, text).await?),
+        None => None,
+    };
+    let by = show::me().unwrap_or_else(|| "somebody".into());
+    let reason = format!("{by}: {}", args.reason.as_deref().unwrap_or("emergency rollback"));
+    let request = EmergencyRollback { to, reason };
+    let result = host
+        .emergency_rollback(&args.environment, &args.service, &request)
+        .await
+        .map_err(|error| explain_host(&error, &socket))?;
+    if args.json {
+        show::json(&result)?
+    } else {
+        print(args, &result)
+    }
+    Ok(Exit::Done)
+}
+
+/// A release's number as it was given, or the one behind a tag. Tags are known to the server alone; with the server down
+/// the numbers that the host has are shown instead.
+async fn wanted_release(args: &Args, host: &HostClient, text: &str) -> Result<ReleaseId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let asked = async {
+        let query = ReleaseQuery {
+            service: Some(args.service.clone()),
+            environment: Some(args.environment.clone()),
+            limit: Some(200),
+            ..ReleaseQuery::default()
+        };
+        args.server.client()?.get::<ReleaseList>("/releases", &query).await.map_err(Failure::from)
+    };
+    let unknown = match asked.await {
+        Ok(list) => {
+            let is_wanted =
+                |point: &segue_schemas::api::RollbackPoint| point.tag == text && point.environment == args.environment;
+            if let Some(view) = list.items.iter().find(|view| view.points.iter().any(is_wanted)) {
+                return Ok(view.release.id);
+            }
+            format!("{} has no rollback point `{text}` in {}", args.service, args.environment)
+        }
+        Err(failure) => format!("cannot look the tag `{text}` up without the server ({failure})"),
+    };
+    let kept = host.state().await.map(|state| state.releases).unwrap_or_default();
+    let numbers: Vec<String> = kept.iter().filter(|release| release.service == args.service).map(describe).collect();
+    Err(Failure::new(unknown).remedy(format_args!(
+        "leave --to out for the last good release, or give a number that the host has: {}",
+        if numbers.is_empty() { "none".into() } else { numbers.join(", ") }
+    )))
+}
+
+fn describe(release: &Release) -> String {
+    format!("{} (commit {})", release.id, release.commit.short())
+}
+
+fn explain_host(error: &HostClientError, socket: &std::path::Path) -> Failure {
+    let failure = Failure::new(error);
+    match error {
+        HostClientError::Unreachable(_) => failure.remedy(format_args!(
+            "on the machine that carries the service: `segue host` must run; its socket was looked for at {}",
+            socket.display()
+        )),
+        HostClientError::Host(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => failure,
+    }
+}
+
+fn print(args: &Args, result: &EmergencyResult) {
+    let from = result.from.as_ref().map_or_else(|| "nothing".into(), describe);
+    anstream::println!(
+        "{}/{} serves release {} again (before: {from}); it took {:.1} ms, the epoch is {} now",
+        args.environment,
+        args.service,
+        describe(&result.to),
+        result.took_us as f64 / 1000.0,
+        result.epoch
+    );
+}
