@@ -1,0 +1,19 @@
+//! The control plane's operations: each is one transaction of the [`Store`](crate::store::Store), and a method of it.
+//!
+//! Comes in: what the webhook, the planner, workers and people ask for. What follows from it is decided by
+//! `segue_pipelines::progress`, purely; what it decides is performed here and nowhere else, in the same transaction.
+//! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
+//!
+//! `intake` takes deliveries and plans; `claim` hands work out; `report` takes what workers say; `advance` performs what
+//! progress decides; `rollouts` and `rollback` keep what deploys; `people` cancels, reruns and approves; `reaper` looks
+//! after what was lost.
+
+mod claim;
+mod intake;
+mod logs;
+mod people;
+mod reaper;
+mod report;
+mod rollback;
+mod rollouts;
+mod workers;

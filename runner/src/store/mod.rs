@@ -1,0 +1,169 @@
+//! The store: what a control plane knows, made durable. Every operation is one transaction and one method of [`Store`];
+//! when it has returned, what it did is on the disk, and every bell that it concerns has been rung.
+//!
+//! Here: the tables (`migrations/`), the writer with its group commit, readers beside it, the doorbell, the statements of
+//! each table, and the queries. The operations that decide something (claims, reports, progress, rollouts) are methods of
+//! [`Store`] too, but live in [`crate::control`], which asks `segue_pipelines` what to do and does it. Comes in: checked
+//! values of `schemas`. Goes out: records, never rows. Never here: HTTP, YAML, git, and no sleep but for the next expiry.
+
+mod clock;
+mod doorbell;
+mod error;
+mod model;
+mod outboxes;
+mod queries;
+mod sealed;
+pub(crate) mod sql;
+mod sqlite;
+mod writer;
+
+use std::{path::PathBuf, sync::Arc};
+
+use segue_schemas::{config::Config, id::JobId, time::Timestamp};
+use sqlx::SqlitePool;
+use tokio::sync::Notify;
+
+pub use clock::Clock;
+pub use doorbell::{Bell, Doorbell, Listener};
+pub use error::{Result, StoreError};
+pub use model::*;
+pub(crate) use writer::{Tx, Work};
+
+use self::{sql::Conn, writer::Writer};
+use crate::{artifact_store::ArtifactStore, log_store::LogStore, secrets::SecretBox};
+
+/// What a store is opened with.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The data directory, `DIR`; made where it does not exist.
+    pub data: PathBuf,
+    /// The operator's configuration: gates, environments, limits.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The store of one control plane. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    writer: Writer,
+    readers: SqlitePool,
+    checkpointer: tokio::task::AbortHandle,
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) clock: Clock,
+    pub(crate) config: Arc<Config>,
+    pub(crate) data: PathBuf,
+    pub(crate) logs: LogStore,
+    pub(crate) artifacts: ArtifactStore,
+    pub(crate) secrets: SecretBox,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.checkpointer.abort();
+    }
+}
+
+impl Store {
+    /// Opens the store in a data directory, makes it where there is none, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Files`] or [`StoreError::Unavailable`] naming the path, where the directory or the database can't be used.
+    pub async fn open(options: StoreOptions) -> Result<Self> {
+        let StoreOptions { data, config, clock } = options;
+        make_private(&data, 0o711)?;
+        let logs = LogStore::open(data.join("logs"))?;
+        let artifacts = ArtifactStore::open(data.join("artifacts"))?;
+        let secrets = SecretBox::new(config.secrets.key_file.clone(), &data);
+        let file = data.join("segue.db");
+        let (writer, readers) = sqlite::connect(&file).await?;
+        restrict(&file)?;
+        let doorbell = Arc::new(Doorbell::default());
+        let committed = Arc::new(Notify::new());
+        let checkpointer = tokio::spawn(sqlite::checkpoint(file, committed.clone())).abort_handle();
+        let writer = Writer::start(Conn::Writer(writer), clock.clone(), doorbell.clone(), committed);
+        let inner = Inner { writer, readers, checkpointer, doorbell, clock, config, data, logs, artifacts, secrets };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The bells.
+    #[must_use]
+    pub fn doorbell(&self) -> &Doorbell {
+        &self.inner.doorbell
+    }
+
+    /// The time that the store goes by.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// The operator's configuration.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.inner.config
+    }
+
+    /// The logs on disk, for readers. Workers write through [`Store::append_log`], which checks their epoch.
+    #[must_use]
+    pub fn logs(&self) -> &LogStore {
+        &self.inner.logs
+    }
+
+    /// The contents of artifacts.
+    #[must_use]
+    pub fn artifacts(&self) -> &ArtifactStore {
+        &self.inner.artifacts
+    }
+
+    /// Whether the database answers and the writer lives: for `/readyz`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if not.
+    pub async fn check(&self) -> Result<()> {
+        self.write(|tx| {
+            Box::pin(async move { tx.conn.first("SELECT value FROM counters LIMIT 1", vec![]).await.map(|_| ()) })
+        })
+        .await
+    }
+
+    /// One operation, durable when this returns.
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    {
+        self.inner.writer.run(work).await
+    }
+
+    /// A reader with a snapshot of its own; it sees every operation that was answered before.
+    pub(crate) async fn read(&self) -> Result<Conn> {
+        Ok(Conn::Reader(self.inner.readers.begin().await?))
+    }
+}
+
+/// A new job's id. Ids rise with time, so that a table by id is a table by age.
+pub(crate) fn new_job_id() -> JobId {
+    JobId(uuid::Uuid::now_v7())
+}
+
+/// Makes a directory with the given mode, or leaves one alone that is there.
+fn make_private(path: &std::path::Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|e| StoreError::files(format!("the directory {} can't be made", path.display()), &e))
+}
+
+/// The database holds tokens' hashes and sealed secrets: nobody but the runner reads it.
+fn restrict(file: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| StoreError::files(format!("the mode of {} can't be set", file.display()), &e))
+}

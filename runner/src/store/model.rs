@@ -1,0 +1,481 @@
+//! What goes into the store's operations and comes out of its queries, where `schemas` has no type for it.
+
+use indexmap::IndexMap;
+use segue_schemas::{
+    config::NotificationEvent,
+    deploy::{Release, Rollout, RolloutCommand},
+    id::{CommitSha, DeliveryId, Epoch, JobId, RolloutId, RunId, WorkerId},
+    plan::{JobPlan, RunPlan},
+    status::{FailureClass, JobStatus, RunStatus},
+    time::Timestamp,
+    trigger::Trigger,
+    worker_api::StepReport,
+};
+
+/// A webhook that passed its signature check.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// GitHub's GUID.
+    pub id: DeliveryId,
+    /// `X-GitHub-Event`.
+    pub event: String,
+    /// `owner/name`, where the payload names one.
+    pub repository: Option<String>,
+    /// The body.
+    pub payload: Payload,
+    /// What it may start, or why it starts nothing.
+    pub meaning: Meaning,
+}
+
+/// Where a delivery's body lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// In the database; up to 256 KiB.
+    Inline(String),
+    /// In a file below `DIR/deliveries/`, synced before the delivery is accepted.
+    File {
+        /// Its name there.
+        name: String,
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// What a delivery means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meaning {
+    /// It may start runs: the planner looks at it.
+    Starts(Trigger),
+    /// It is kept and starts nothing; why.
+    Ignored(String),
+}
+
+/// What became of an accepted delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is stored now.
+    New,
+    /// It was stored before; nothing has changed.
+    Known,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// The planner has not settled it yet.
+    Accepted,
+    /// It made runs.
+    Planned,
+    /// It made none, and that is right; the reason is stored.
+    Ignored,
+    /// It could not be planned; the reason is stored.
+    Failed,
+}
+
+/// A stored delivery.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// GitHub's GUID.
+    pub id: DeliveryId,
+    /// `X-GitHub-Event`.
+    pub event: String,
+    /// `owner/name`.
+    pub repository: Option<String>,
+    /// When it was accepted.
+    pub received_at: Timestamp,
+    /// What it may start.
+    pub trigger: Option<Trigger>,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Why it was ignored, why it failed, or why the last try to plan it failed.
+    pub reason: Option<String>,
+    /// How often planning was tried and put off.
+    pub tries: u32,
+    /// The planner leaves it alone until then.
+    pub next_try_at: Timestamp,
+}
+
+/// A run to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NewRun {
+    /// A pipeline that could be planned.
+    Planned(RunPlan),
+    /// A pipeline that could not: its run ends failed at once and shows the diagnostics.
+    Broken {
+        /// The pipeline's file.
+        file: String,
+        /// Its name as far as it is known: `name:`, or the file's stem.
+        pipeline: String,
+        /// The diagnostics as they are shown to a person.
+        diagnostics: String,
+    },
+}
+
+/// What the planner made of a delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Planning {
+    /// These runs.
+    Runs(Vec<NewRun>),
+    /// Nothing, and why: no pipeline matches.
+    Ignored(String),
+    /// It can't be planned, now or ever; a person sees why. Counts as settled.
+    Failed(String),
+}
+
+/// What storing a plan came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanOutcome {
+    /// These runs were made.
+    Made(Vec<RunId>),
+    /// Nothing was to be made.
+    Nothing,
+    /// The same work was planned before, for another delivery.
+    KnownWork(DeliveryId),
+    /// This delivery was settled before.
+    Settled,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct RunRecord {
+    /// Its number.
+    pub id: RunId,
+    /// `owner/name`.
+    pub repository: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The pipeline's file.
+    pub file: String,
+    /// `push`, `pull_request`, `workflow_dispatch`.
+    pub event: String,
+    /// The ref.
+    pub git_ref: String,
+    /// The commit.
+    pub commit: CommitSha,
+    /// The head commit's first line, or the pull request's title.
+    pub title: String,
+    /// Who caused it.
+    pub actor: String,
+    /// Whether the code is the repository's own.
+    pub trusted: bool,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+    /// The newest attempt, from 1.
+    pub attempt: u32,
+    /// The delivery that it came from.
+    pub delivery: Option<DeliveryId>,
+    /// Diagnostics of a pipeline that could not be planned.
+    pub diagnostics: Option<String>,
+    /// Whether its cancellation was asked for.
+    pub cancel_requested: bool,
+    /// Who asked for it.
+    pub cancelled_by: Option<String>,
+    /// When it was planned.
+    pub created_at: Timestamp,
+    /// When its first job started (of the newest attempt).
+    pub started_at: Option<Timestamp>,
+    /// When it ended (the newest attempt).
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What a list of runs is narrowed to. `None` everywhere: the newest runs.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// `owner/name`.
+    pub repository: Option<String>,
+    /// The pipeline's name.
+    pub pipeline: Option<String>,
+    /// The ref.
+    pub git_ref: Option<String>,
+    /// The commit.
+    pub commit: Option<CommitSha>,
+    /// The status.
+    pub status: Option<RunStatus>,
+    /// Only runs with a lower number: where the page before ended.
+    pub before: Option<RunId>,
+    /// At most this many; 1 to 200.
+    pub limit: u32,
+}
+
+/// One attempt of a run.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// From 1.
+    pub attempt: u32,
+    /// How it came about.
+    pub kind: AttemptKind,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// How it stands, or stood when the next one began.
+    pub status: RunStatus,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When its first job started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// How an attempt came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptKind {
+    /// With the run.
+    First,
+    /// Every job again.
+    Whole,
+    /// What had not succeeded again; the rest is carried over.
+    Failed,
+}
+
+/// A job.
+#[derive(Debug, Clone)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// The run's attempt, from 1.
+    pub attempt: u32,
+    /// What it is to do.
+    pub plan: JobPlan,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+    /// What kind of failure it ended in.
+    pub failure_class: Option<FailureClass>,
+    /// Its evaluated outputs.
+    pub outputs: IndexMap<String, String>,
+    /// The epoch of its newest lease; 0 before the first.
+    pub epoch: Epoch,
+    /// The worker that holds it, or held it last.
+    pub worker: Option<WorkerId>,
+    /// When its lease ends, while it has one.
+    pub lease_until: Option<Timestamp>,
+    /// When its worker was last heard.
+    pub heard_at: Option<Timestamp>,
+    /// How often its worker was lost.
+    pub tries: u32,
+    /// Whether it is to be cancelled.
+    pub cancel_requested: bool,
+    /// Where it goes on.
+    pub next_step: Option<usize>,
+    /// The rollout that it waits for.
+    pub rollout: Option<RolloutId>,
+    /// The job of an earlier attempt whose end it took over.
+    pub carried_from: Option<JobId>,
+    /// When it became claimable.
+    pub queued_at: Option<Timestamp>,
+    /// When it was first claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Everything about one attempt of a run.
+#[derive(Debug, Clone)]
+pub struct RunDetail {
+    /// The run.
+    pub run: RunRecord,
+    /// What caused it.
+    pub trigger: Trigger,
+    /// The attempt that is shown.
+    pub attempt: AttemptRecord,
+    /// Its jobs in the plan's order, each with its steps.
+    pub jobs: Vec<(JobRecord, Vec<StepReport>)>,
+    /// Its rollouts, oldest first.
+    pub rollouts: Vec<Rollout>,
+}
+
+/// Where a job's log lies.
+#[derive(Debug, Clone)]
+pub struct LogRecord {
+    /// The job.
+    pub job: JobId,
+    /// Its path below `DIR/logs/`.
+    pub path: String,
+    /// Its length as the worker last reported it with a report.
+    pub bytes: u64,
+    /// Whether its job has ended.
+    pub closed: bool,
+    /// Whether retention has removed it.
+    pub removed: bool,
+}
+
+/// A rollout with what only the control plane needs to know.
+#[derive(Debug, Clone)]
+pub struct RolloutRecord {
+    /// The rollout.
+    pub rollout: Rollout,
+    /// The job that waits for it.
+    pub job: Option<JobId>,
+    /// The step that waits for it.
+    pub step: Option<usize>,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// The worker that drives it, or drove it last.
+    pub worker: Option<WorkerId>,
+    /// The epoch of its newest lease.
+    pub epoch: Epoch,
+    /// When its lease ends, while it has one.
+    pub lease_until: Option<Timestamp>,
+    /// A person's word that its owner has not journaled yet.
+    pub command: Option<(RolloutCommand, String)>,
+}
+
+/// What a list of rollouts is narrowed to.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutFilter {
+    /// The environment.
+    pub environment: Option<String>,
+    /// The service.
+    pub service: Option<String>,
+    /// Only those that have not ended.
+    pub open: bool,
+    /// At most this many; 1 to 200. Newest first.
+    pub limit: u32,
+}
+
+/// A release that has served an environment and can be gone back to.
+#[derive(Debug, Clone)]
+pub struct RollbackPoint {
+    /// `rollback-YYYYMMDD-HHMMSS`, with `-2`, `-3`, ... where two fall into one second.
+    pub tag: String,
+    /// The environment.
+    pub environment: String,
+    /// The release, which names the service.
+    pub release: Release,
+    /// The rollout that brought it there first.
+    pub rollout: RolloutId,
+    /// When it had succeeded.
+    pub created_at: Timestamp,
+    /// Whether it serves now.
+    pub current: bool,
+}
+
+/// What to go back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollbackTarget {
+    /// The release that served before the current one; while a rollout runs, what it replaces.
+    Previous,
+    /// A rollback point's tag.
+    Tag(String),
+    /// A release's number.
+    Release(segue_schemas::id::ReleaseId),
+}
+
+/// A worker.
+#[derive(Debug, Clone)]
+pub struct WorkerRecord {
+    /// Its name.
+    pub id: WorkerId,
+    /// What it offers.
+    pub labels: Vec<String>,
+    /// Jobs at a time.
+    pub capacity: u32,
+    /// Its version.
+    pub version: String,
+    /// When this incarnation registered.
+    pub registered_at: Timestamp,
+    /// When it was last heard.
+    pub heard_at: Timestamp,
+    /// The jobs that it holds.
+    pub jobs: Vec<JobId>,
+}
+
+/// A job that waits, and what for.
+#[derive(Debug, Clone)]
+pub struct QueuedJob {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// Its key.
+    pub key: String,
+    /// `owner/name`.
+    pub repository: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// What it waits for, in words.
+    pub reason: String,
+}
+
+/// Something that people are to be told.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// Its number.
+    pub id: i64,
+    /// What happened.
+    pub event: NotificationEvent,
+    /// The run.
+    pub run: Option<RunId>,
+    /// The rollout.
+    pub rollout: Option<RolloutId>,
+    /// The facts, for the message: `summary` is one sentence, the rest is by kind.
+    pub detail: serde_json::Value,
+    /// When.
+    pub created_at: Timestamp,
+    /// Receivers that have been told, by the names that [`crate::store::Store::notification_tried`] got.
+    pub told: Vec<String>,
+    /// Tries so far.
+    pub tries: u32,
+}
+
+/// A rollback point whose git tag is not in the repository yet.
+#[derive(Debug, Clone)]
+pub struct WantedTag {
+    /// The tag.
+    pub tag: String,
+    /// `owner/name`.
+    pub repository: String,
+    /// What it names.
+    pub commit: CommitSha,
+}
+
+/// What a bearer token opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Everything of the public API.
+    Admin,
+    /// The worker's API.
+    Worker,
+}
+
+/// Where a secret is given: to every job of the repository, or only to those of one environment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretScope {
+    /// `owner/name`; `None`: all repositories.
+    pub repository: Option<String>,
+    /// The environment; `None`: every trusted job.
+    pub environment: Option<String>,
+}
+
+/// A secret without its value.
+#[derive(Debug, Clone)]
+pub struct SecretRecord {
+    /// Where it is given.
+    pub scope: SecretScope,
+    /// Its name.
+    pub name: String,
+    /// Who set it.
+    pub updated_by: String,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
+/// Numbers for `/metrics`, read in one go.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Deliveries that wait for the planner.
+    pub deliveries_waiting: u64,
+    /// Jobs by status, those that have not ended.
+    pub jobs: Vec<(JobStatus, u64)>,
+    /// Rollouts that have not ended.
+    pub rollouts_open: u64,
+    /// Workers heard within two leases.
+    pub workers: u64,
+    /// When the oldest claimable job was queued.
+    pub oldest_queued_at: Option<Timestamp>,
+}

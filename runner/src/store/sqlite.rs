@@ -1,0 +1,95 @@
+//! SQLite: the only file that knows its pragmas, its files and how its commits reach the disk.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sqlx::{
+    ConnectOptions, SqliteConnection, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::Notify;
+
+use super::{Result, StoreError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
+
+/// Connections that read beside the writer.
+const READERS: u32 = 2;
+
+/// Above this the write-ahead log is moved into the database at once, below it when a second has passed.
+const CHECKPOINT_BYTES: u64 = 8 << 20;
+
+/// Above this the log is cut down as well, which may hold the writer up for a moment.
+const TRUNCATE_BYTES: u64 = 128 << 20;
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // every commit that was answered is on the disk
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(10))
+        // checkpoints run apart, so that no commit pays for one
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("temp_store", "memory")
+        .pragma("journal_size_limit", CHECKPOINT_BYTES.to_string())
+        .statement_cache_capacity(160)
+        .disable_statement_logging()
+}
+
+/// Opens (or makes) the database and brings its tables up to date.
+pub(super) async fn connect(file: &Path) -> Result<(SqliteConnection, SqlitePool)> {
+    let mut writer = options(file).pragma("cache_size", "-2048").connect().await?;
+    MIGRATIONS
+        .run(&mut writer)
+        .await
+        .map_err(|e| StoreError::Unavailable(format!("{} can't be brought up to date: {e}", file.display())))?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(Duration::from_secs(10))
+        .test_before_acquire(false)
+        .connect_lazy_with(options(file).pragma("cache_size", "-512").pragma("query_only", "1"));
+    Ok((writer, readers))
+}
+
+/// Moves what was committed from the write-ahead log into the database, for as long as somebody holds `committed`.
+/// Woken by commits; an idle store is left alone.
+pub(super) async fn checkpoint(file: std::path::PathBuf, committed: Arc<Notify>) {
+    let mut wal = file.clone().into_os_string();
+    wal.push("-wal");
+    let wal_bytes = || std::fs::metadata(&wal).map_or(0, |m| m.len());
+    let mut connection: Option<SqliteConnection> = None;
+    loop {
+        committed.notified().await;
+        if wal_bytes() < CHECKPOINT_BYTES {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let sql = if wal_bytes() > TRUNCATE_BYTES {
+            "PRAGMA wal_checkpoint(TRUNCATE)"
+        } else {
+            "PRAGMA wal_checkpoint(PASSIVE)"
+        };
+        let checkpointer = match connection.take() {
+            Some(open) => Ok(open),
+            None => options(&file).pragma("cache_size", "-64").connect().await,
+        };
+        match checkpointer {
+            Ok(mut open) => {
+                if let Err(error) = sqlx::query(sql).execute(&mut open).await {
+                    tracing::warn!(%error, "the write-ahead log could not be moved into the database; tried again after the next commit");
+                }
+                connection = Some(open);
+            }
+            Err(error) => tracing::warn!(%error, "no connection for the checkpoint; tried again after the next commit"),
+        }
+    }
+}
+
+/// Writes a consistent copy of the database to a new file, while it is in use.
+pub(super) async fn copy_to(file: &Path, target: &Path) -> Result<()> {
+    let mut connection = options(file).pragma("cache_size", "-512").connect().await?;
+    sqlx::query("VACUUM INTO $1").bind(target.to_string_lossy().into_owned()).execute(&mut connection).await?;
+    Ok(())
+}

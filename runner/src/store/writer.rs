@@ -1,0 +1,170 @@
+//! The one writer. Operations queue up; those that wait together run one after the other in one transaction, each under
+//! a savepoint of its own, are made durable by one commit, and are answered after it. A failed operation takes back its
+//! own changes alone; a failed commit fails all of them, and none has happened.
+
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+
+use futures_util::FutureExt as _;
+use segue_schemas::time::Timestamp;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{Bell, Clock, Doorbell, Result, StoreError, sql::Conn};
+
+/// Operations that may wait for the writer; more wait outside, in their callers.
+const QUEUE: usize = 1024;
+
+/// Operations that share a commit. Bounds how long the first of them waits for the last.
+const GROUP: usize = 128;
+
+/// What an operation works with: the transaction, its time, and the bells to ring once it is durable.
+pub(crate) struct Tx {
+    pub(crate) conn: Conn,
+    /// When the operation began, by the store's clock. One operation has one time.
+    pub(crate) now: Timestamp,
+    bells: Vec<Bell>,
+}
+
+impl Tx {
+    /// Rings after the commit.
+    pub(crate) fn ring(&mut self, bell: Bell) {
+        if !self.bells.contains(&bell) {
+            self.bells.push(bell);
+        }
+    }
+}
+
+/// The future of an operation, which borrows its transaction.
+pub(crate) type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 't>>;
+
+/// An operation in the queue, whatever its result's type is.
+trait Operation: Send {
+    /// Does it; whether it is to be kept.
+    fn run<'t>(&'t mut self, tx: &'t mut Tx) -> Pin<Box<dyn Future<Output = bool> + Send + 't>>;
+    /// Tells the caller, once it is known whether the group's commit is on the disk.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+struct Queued<T, F> {
+    work: Option<F>,
+    result: Option<Result<T>>,
+    caller: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Operation for Queued<T, F>
+where
+    T: Send + 'static,
+    F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+{
+    fn run<'t>(&'t mut self, tx: &'t mut Tx) -> Pin<Box<dyn Future<Output = bool> + Send + 't>> {
+        Box::pin(async move {
+            let Some(work) = self.work.take().filter(|_| !self.caller.is_closed()) else { return false };
+            let result = match AssertUnwindSafe(work(tx)).catch_unwind().await {
+                Ok(result) => result,
+                Err(_) => Err(StoreError::Unavailable("the operation broke off; the log says where".into())),
+            };
+            let keep = result.is_ok();
+            self.result = Some(result);
+            keep
+        })
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let result = match (committed, self.result) {
+            (Ok(()), Some(result)) => result,
+            (Ok(()), None) => return,
+            (Err(error), _) => Err(error),
+        };
+        // an error here: the caller has gone away
+        let _ = self.caller.send(result);
+    }
+}
+
+/// The way to the writer.
+#[derive(Clone)]
+pub(crate) struct Writer(mpsc::Sender<Box<dyn Operation>>);
+
+impl Writer {
+    /// Starts the writer's task; it ends when the last `Writer` is dropped, after what was queued.
+    pub(crate) fn start(conn: Conn, clock: Clock, doorbell: Arc<Doorbell>, committed: Arc<Notify>) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let tx = Tx { conn, now: Timestamp(0), bells: Vec::new() };
+        tokio::spawn(write(tx, receiver, clock, doorbell, committed));
+        Self(sender)
+    }
+
+    /// Runs an operation in a transaction; returns when it is durable, or with the error that undid it. If the caller
+    /// goes away before the operation has begun it is left out; after that it is done all the same.
+    pub(crate) async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let gone = || StoreError::Unavailable("the store is closed".into());
+        self.0.send(Box::new(Queued { work: Some(work), result: None, caller })).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+async fn write(
+    mut tx: Tx,
+    mut queue: mpsc::Receiver<Box<dyn Operation>>,
+    clock: Clock,
+    doorbell: Arc<Doorbell>,
+    committed: Arc<Notify>,
+) {
+    let mut group = Vec::with_capacity(GROUP);
+    while queue.recv_many(&mut group, GROUP).await > 0 {
+        let outcome = commit(&mut tx, &mut group, &clock).await;
+        let bells = std::mem::take(&mut tx.bells);
+        match &outcome {
+            Ok(()) => bells.into_iter().for_each(|bell| doorbell.ring(bell)),
+            Err(error) => tracing::error!(%error, operations = group.len(), "nothing could be committed"),
+        }
+        group.drain(..).for_each(|operation| operation.answer(outcome.clone()));
+        committed.notify_one();
+    }
+}
+
+/// Runs a group in one transaction and commits it.
+async fn commit(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock) -> Result<()> {
+    tx.conn.run("BEGIN IMMEDIATE", vec![]).await?;
+    let done = if let [operation] = group {
+        tx.now = clock.now();
+        Ok(operation.run(tx).await)
+    } else {
+        run_group(tx, group, clock).await
+    };
+    let outcome = match done {
+        Ok(true) => tx.conn.run("COMMIT", vec![]).await.map(|_| ()),
+        Ok(false) => {
+            tx.bells.clear();
+            tx.conn.run("ROLLBACK", vec![]).await.map(|_| ())
+        }
+        Err(error) => Err(error),
+    };
+    if outcome.is_err() {
+        // fails in its turn where the database has rolled back by itself, which is what is wanted
+        let _ = tx.conn.run("ROLLBACK", vec![]).await;
+    }
+    outcome
+}
+
+/// Runs each operation under a savepoint. Whether there is something to commit; an error where the transaction itself
+/// is lost, as a full disk makes it.
+async fn run_group(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock) -> Result<bool> {
+    let mut any = false;
+    for operation in group {
+        let bells = tx.bells.len();
+        tx.now = clock.now();
+        tx.conn.run("SAVEPOINT operation", vec![]).await?;
+        if operation.run(tx).await {
+            any = true;
+        } else {
+            tx.bells.truncate(bells);
+            tx.conn.run("ROLLBACK TO operation", vec![]).await?;
+        }
+        tx.conn.run("RELEASE operation", vec![]).await?;
+    }
+    Ok(any)
+}
