@@ -1,3 +1,9 @@
-//! Segue.
+//! The pipeline language and every decision: expressions, files into models, plans, progress, rollouts, verdicts.
+//!
+//! Comes in: texts, events, observations and times, all as data. Goes out: values, plans, actions and diagnostics, for
+//! others to store and perform. Never here: IO, clocks, randomness, environment, processes; `clippy.toml` holds that.
+
+pub mod expr;
 pub mod judge;
+mod nearest;
 pub mod rollout;

@@ -1,0 +1,65 @@
+//! The nearest known word to one that is not known, for suggestions.
+
+/// The candidate that was probably meant: at most a third of its letters differ, without regard to case. The first of
+/// equally near ones.
+pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    const LONGEST: usize = 64;
+    let word: Vec<char> = word.to_lowercase().chars().take(LONGEST + 1).collect();
+    if word.len() > LONGEST {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .filter_map(|candidate| {
+            let letters: Vec<char> = candidate.to_lowercase().chars().collect();
+            let allowed = (word.len().max(letters.len()) / 3).max(1);
+            let distance = distance(&word, &letters);
+            (distance <= allowed).then_some((distance, candidate))
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `did you mean ...?`, where something is near.
+pub(crate) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+    nearest(word, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
+}
+
+/// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replace = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replace.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn the_word_that_was_meant_is_found() {
+        let known = ["needs", "runs-on", "steps", "timeout-minutes", "if", "env"];
+        let check = |word: &str, wanted: Option<&str>| assert_eq!(nearest(word, known), wanted, "{word}");
+        check("need", Some("needs"));
+        check("run-on", Some("runs-on"));
+        check("runs_on", Some("runs-on"));
+        check("Steps", Some("steps"));
+        check("setps", Some("steps"));
+        check("timeout-minute", Some("timeout-minutes"));
+        check("fi", Some("if"));
+        check("entirely-else", None);
+        check(&"x".repeat(100_000), None);
+    }
+}
