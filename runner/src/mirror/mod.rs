@@ -1,0 +1,421 @@
+//! Bare mirrors of the repositories, one each at `<root>/<owner>/<name>.git`, brought up to a commit on demand. Comes in: a
+//! repository's checked name, where to fetch it from, commits and refs. Goes out: pipeline files at a commit, names of
+//! changed files, what a branch points to, and a tag pushed back. Never here: what any of it means; a value that git could
+//! take for an option; a git process without a time limit.
+
+mod git;
+mod name;
+mod reader;
+mod tree;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use segue_schemas::id::CommitSha;
+use tokio::sync::Semaphore;
+
+pub use self::name::{InvalidName, RefName, RepositoryName, Source};
+use self::reader::{Found, Reader, WarmReaders};
+
+/// Time limit of a fetch. The first one of a repository brings its whole history.
+const FETCH_LIMIT: Duration = Duration::from_secs(300);
+/// Time limit of the first fetch.
+const CLONE_LIMIT: Duration = Duration::from_secs(1800);
+/// Time limit of everything else.
+const QUICK_LIMIT: Duration = Duration::from_secs(60);
+/// Fetches at a time, over all repositories.
+const FETCHES: usize = 4;
+/// Pipeline files of a commit at most.
+pub const MAX_PIPELINE_FILES: usize = 100;
+/// The largest pipeline file in bytes.
+pub const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// Names of changed files are listed up to this many bytes; above, every path counts as changed.
+const CHANGED_LIMIT: usize = 8 * 1024 * 1024;
+const SMALL_OUTPUT: usize = 64 * 1024;
+const PIPELINES: &str = ".segue/pipelines";
+
+/// Why something can't be had from a mirror.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MirrorError {
+    /// There is no git, or it can't be started.
+    #[error("git can't be run ({0}): install git, and see that it is on the PATH")]
+    Spawn(String),
+    /// It took too long and was ended.
+    #[error("{what} took more than {seconds} s and was ended")]
+    Timeout {
+        /// What.
+        what: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// It said more than anybody can want.
+    #[error("{what} gave more than {limit_bytes} bytes")]
+    TooMuch {
+        /// What.
+        what: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Git refused.
+    #[error("{what} failed: {message}")]
+    Git {
+        /// What.
+        what: String,
+        /// Git's words.
+        message: String,
+    },
+    /// A read from the mirror failed.
+    #[error("the mirror can't be read: {0}")]
+    Read(String),
+    /// The remote does not have the commit.
+    #[error("{source_shown} has no commit {commit}: was it removed by a forced push?")]
+    NoCommit {
+        /// Where it was looked for.
+        source_shown: String,
+        /// Which.
+        commit: CommitSha,
+    },
+    /// The remote does not have the ref.
+    #[error("{source_shown} has no `{git_ref}`")]
+    NoRef {
+        /// Where it was looked for.
+        source_shown: String,
+        /// Which.
+        git_ref: String,
+    },
+    /// More pipeline files than anybody can want.
+    #[error(
+        "`{PIPELINES}` holds {count} files; at most {MAX_PIPELINE_FILES} are read: split the repository, or join pipelines"
+    )]
+    TooManyFiles {
+        /// How many there are.
+        count: usize,
+    },
+    /// The mirrors' folder can't be written.
+    #[error("{path} can't be written: {problem}", path = path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        problem: String,
+    },
+}
+
+/// A commit that is wanted in the mirror, and the ref by which the remote keeps it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The commit.
+    pub commit: CommitSha,
+    /// The ref that the mirror keeps it by; also asked for where a remote gives no single commits.
+    pub git_ref: RefName,
+}
+
+/// A pipeline's file at a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineFile {
+    /// From the repository's root.
+    pub path: String,
+    /// Its text, or why it has none.
+    pub text: Result<String, String>,
+}
+
+/// The mirrors of one data directory.
+pub struct Mirrors {
+    root: PathBuf,
+    readers: WarmReaders,
+    fetches: Semaphore,
+    /// One fetch at a time per repository; an entry lives as long as somebody fetches or waits to.
+    fetching: Mutex<HashMap<RepositoryName, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Mirrors {
+    /// Mirrors below a folder, which is made when the first one is.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            readers: WarmReaders::default(),
+            fetches: Semaphore::new(FETCHES),
+            fetching: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Where a repository's mirror lies, whether it is there or not.
+    #[must_use]
+    pub fn path(&self, repository: &RepositoryName) -> PathBuf {
+        repository.mirror_path(&self.root)
+    }
+
+    /// Whether a commit is in the mirror.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn contains(&self, repository: &RepositoryName, commit: &CommitSha) -> Result<bool, MirrorError> {
+        let path = self.path(repository);
+        if !is_mirror(&path) {
+            return Ok(false);
+        }
+        let mut reader = self.readers.take(&path)?;
+        let found = reader.has(&format!("{commit}^{{commit}}")).await?;
+        self.readers.give_back(reader);
+        Ok(found)
+    }
+
+    /// Brings commits into the mirror; does nothing where they are there.
+    ///
+    /// # Errors
+    /// [`MirrorError`]; the mirror is as usable as before.
+    pub async fn ensure(
+        &self,
+        repository: &RepositoryName,
+        source: &Source,
+        wanted: &[Wanted],
+    ) -> Result<(), MirrorError> {
+        if self.missing(repository, wanted).await?.is_empty() {
+            return Ok(());
+        }
+        let turn = self.turn(repository);
+        let _turn = turn.lock().await;
+        // somebody else's fetch may have brought it meanwhile
+        let missing = self.missing(repository, wanted).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let Ok(_slot) = self.fetches.acquire().await else {
+            return Err(MirrorError::Spawn("fetching has ended".into()));
+        };
+        let path = self.path(repository);
+        let limit = if make_mirror(&path).await? { CLONE_LIMIT } else { FETCH_LIMIT };
+        self.fetch(repository, &path, source, &missing, limit).await
+    }
+
+    /// The pipeline files at a commit that is in the mirror, by name.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn pipelines(
+        &self,
+        repository: &RepositoryName,
+        commit: &CommitSha,
+    ) -> Result<Vec<PipelineFile>, MirrorError> {
+        let mut reader = self.readers.take(&self.path(repository))?;
+        let mut files = Vec::new();
+        let Found::Object(folder) = reader.read(&format!("{commit}:{PIPELINES}"), MAX_PIPELINE_BYTES).await? else {
+            self.readers.give_back(reader);
+            return Ok(files);
+        };
+        if folder.kind == "tree" {
+            let mut entries = tree::files(&folder).map_err(MirrorError::Read)?;
+            entries.retain(|entry| entry.name.ends_with(".yml") || entry.name.ends_with(".yaml"));
+            if entries.len() > MAX_PIPELINE_FILES {
+                return Err(MirrorError::TooManyFiles { count: entries.len() });
+            }
+            for entry in entries {
+                let text = self.pipeline_text(repository, &mut reader, &entry.id).await?;
+                files.push(PipelineFile { path: format!("{PIPELINES}/{}", entry.name), text });
+            }
+        }
+        self.readers.give_back(reader);
+        Ok(files)
+    }
+
+    /// The paths that differ between two commits; `None` where that can't be told (the older one is not there any more,
+    /// or there are too many), so that every path counts as changed.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn changed_files(
+        &self,
+        repository: &RepositoryName,
+        from: &CommitSha,
+        to: &CommitSha,
+    ) -> Result<Option<Vec<String>>, MirrorError> {
+        if from.is_zero() || !self.contains(repository, from).await? {
+            return Ok(None);
+        }
+        let mut command = git::command(Some(&self.path(repository)));
+        command
+            .args(["diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff"])
+            .arg(git::end_of_options())
+            .args([from.as_str(), to.as_str()]);
+        let what = format!("comparing {} with {}", from.short(), to.short());
+        match git::run_ok(&what, command, QUICK_LIMIT, CHANGED_LIMIT).await {
+            Ok(names) => Ok(Some(
+                names
+                    .split(|&b| b == 0)
+                    .filter(|name| !name.is_empty())
+                    .map(|name| String::from_utf8_lossy(name).into_owned())
+                    .collect(),
+            )),
+            Err(MirrorError::TooMuch { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a ref of the remote points to; its default branch where none is named.
+    ///
+    /// # Errors
+    /// [`MirrorError::NoRef`], and others.
+    pub async fn resolve(
+        &self,
+        source: &Source,
+        git_ref: Option<&RefName>,
+    ) -> Result<(RefName, CommitSha), MirrorError> {
+        let mut command = git::command(None);
+        command.arg("ls-remote");
+        if git_ref.is_none() {
+            command.arg("--symref");
+        }
+        command.arg(git::end_of_options()).arg(source.as_str());
+        // for an annotated tag the commit is in the line of `<tag>^{}`
+        match git_ref {
+            Some(git_ref) => command.arg(git_ref.as_str()).arg(format!("{}^{{}}", git_ref.as_str())),
+            None => command.arg("HEAD"),
+        };
+        let what = format!("asking {} for its refs", source.shown());
+        let output = git::run_ok(&what, command, QUICK_LIMIT, SMALL_OUTPUT).await?;
+        let output = String::from_utf8_lossy(&output);
+        let found = match git_ref {
+            Some(git_ref) => tree::ref_target(&output, git_ref.as_str()).map(|commit| (git_ref.clone(), commit)),
+            None => tree::default_branch(&output),
+        };
+        found.ok_or_else(|| MirrorError::NoRef {
+            source_shown: source.shown(),
+            git_ref: git_ref.map_or("HEAD", RefName::as_str).to_owned(),
+        })
+    }
+
+    /// Pushes a tag for a commit of the mirror to the repository. One that is there already with the same commit is fine.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn push_tag(
+        &self,
+        repository: &RepositoryName,
+        source: &Source,
+        tag: &str,
+        commit: &CommitSha,
+    ) -> Result<(), MirrorError> {
+        let mut command = git::command(Some(&self.path(repository)));
+        command
+            .args(["push", "--quiet", "--no-verify", "--no-recurse-submodules"])
+            .arg(git::end_of_options())
+            .arg(source.as_str())
+            .arg(format!("{commit}:refs/tags/{tag}"));
+        let what = format!("pushing the tag {tag} to {}", source.shown());
+        git::run_ok(&what, command, QUICK_LIMIT, SMALL_OUTPUT).await.map(drop)
+    }
+
+    async fn missing<'a>(
+        &self,
+        repository: &RepositoryName,
+        wanted: &'a [Wanted],
+    ) -> Result<Vec<&'a Wanted>, MirrorError> {
+        let mut missing = Vec::new();
+        for one in wanted {
+            if !self.contains(repository, &one.commit).await? {
+                missing.push(one);
+            }
+        }
+        Ok(missing)
+    }
+
+    fn turn(&self, repository: &RepositoryName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = fetching.get(repository).and_then(Weak::upgrade) {
+            return turn;
+        }
+        fetching.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        fetching.insert(repository.clone(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// By commit first: that needs no list of refs, and is right even when the ref has moved on. A server that speaks only
+    /// the old protocol may refuse; then by ref.
+    async fn fetch(
+        &self,
+        repository: &RepositoryName,
+        path: &Path,
+        source: &Source,
+        wanted: &[&Wanted],
+        limit: Duration,
+    ) -> Result<(), MirrorError> {
+        let what = format!("fetching from {}", source.shown());
+        let by_commit = wanted.iter().map(|one| format!("+{}:{}", one.commit, one.git_ref.as_str()));
+        let first = git::run(&what, fetch_command(path, source, by_commit), limit, SMALL_OUTPUT).await?;
+        if !first.status.success() {
+            let by_ref = wanted.iter().map(|one| format!("+{0}:{0}", one.git_ref.as_str()));
+            let second = git::run(&what, fetch_command(path, source, by_ref), limit, SMALL_OUTPUT).await?;
+            // what is said about the ref is the better message, except where the remote has the repository but not the commit
+            if !second.status.success() {
+                return Err(MirrorError::Git { what, message: git::last_words(&second) });
+            }
+        }
+        for one in wanted {
+            if !self.contains(repository, &one.commit).await? {
+                return Err(MirrorError::NoCommit { source_shown: source.shown(), commit: one.commit.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn pipeline_text(
+        &self,
+        repository: &RepositoryName,
+        reader: &mut Reader,
+        id: &str,
+    ) -> Result<Result<String, String>, MirrorError> {
+        Ok(match reader.read(id, MAX_PIPELINE_BYTES).await? {
+            Found::Object(blob) => String::from_utf8(blob.bytes).map_err(|error| format!("not UTF-8: {error}")),
+            Found::Missing => return Err(MirrorError::Read(format!("object {id} is missing"))),
+            Found::TooLarge => {
+                // its content is in the pipe, unread
+                *reader = self.readers.take(&self.path(repository))?;
+                Err(format!("larger than {} KiB", MAX_PIPELINE_BYTES / 1024))
+            }
+        })
+    }
+}
+
+fn is_mirror(path: &Path) -> bool {
+    path.join("HEAD").is_file()
+}
+
+/// Makes an empty mirror; `false` where there was one.
+async fn make_mirror(path: &Path) -> Result<bool, MirrorError> {
+    if is_mirror(path) {
+        return Ok(false);
+    }
+    let folder = |problem: std::io::Error| MirrorError::Folder { path: path.to_owned(), problem: problem.to_string() };
+    let unfinished = path.with_extension("git.new");
+    match tokio::fs::remove_dir_all(&unfinished).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(folder(error)),
+        _ => {}
+    }
+    tokio::fs::create_dir_all(&unfinished).await.map_err(folder)?;
+    let mut command = git::command(None);
+    command.args(["init", "--quiet", "--bare", "--template="]).arg(git::end_of_options()).arg(&unfinished);
+    git::run_ok("making a mirror", command, QUICK_LIMIT, SMALL_OUTPUT).await?;
+    tokio::fs::rename(&unfinished, path).await.map_err(folder)?;
+    Ok(true)
+}
+
+fn fetch_command(path: &Path, source: &Source, refspecs: impl Iterator<Item = String>) -> tokio::process::Command {
+    let mut command = git::command(Some(path));
+    command
+        .args(["-c", "protocol.version=2", "-c", "fetch.writeCommitGraph=false"])
+        .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"])
+        .args(["--no-recurse-submodules", "--no-show-forced-updates"])
+        .arg(git::end_of_options())
+        .arg(source.as_str())
+        .args(refspecs);
+    command
+}
+
+#[cfg(test)]
+mod tests;

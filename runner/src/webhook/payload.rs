@@ -1,0 +1,223 @@
+//! From a payload's bytes to what it means: a [`Trigger`], or why nothing is to be done. Shapes after GitHub's "Webhook
+//! events and payloads"; fields are null or missing in practice wherever that is not contradicted (a fork that was deleted
+//! leaves `head.repo` null, a deleted branch `head_commit`, an old GitHub Enterprise no `draft`).
+
+use std::io::Read;
+
+use segue_schemas::{
+    id::CommitSha,
+    trigger::{Event, Trigger},
+};
+use serde::Deserialize;
+
+use super::field::{Field, FieldError, Object};
+use crate::mirror::{RefName, RepositoryName};
+
+/// What a delivery means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meaning {
+    /// Runs may come of it.
+    Trigger(Trigger),
+    /// Nothing comes of it.
+    Ignored {
+        /// `owner/name`, where the payload has a usable one.
+        repository: Option<String>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A payload that can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// It is no JSON, or no object.
+    #[error("the payload is not readable JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A needed field is not there.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+}
+
+/// Reads the payload of an `event`.
+///
+/// # Errors
+/// [`PayloadError`] for what is no JSON object, and for a missing field that the event can't do without.
+pub fn read(event: &str, payload: impl Read) -> Result<Meaning, PayloadError> {
+    let mut deserializer = serde_json::Deserializer::from_reader(payload);
+    let field = Field::<Object<Payload>>::deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    let payload = field.need("the top level")?.0;
+    interpret(event, payload)
+}
+
+/// As [`read`], from memory: several times faster than from a reader.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_slice(event: &str, payload: &[u8]) -> Result<Meaning, PayloadError> {
+    let payload = serde_json::from_slice::<Field<Object<Payload>>>(payload)?.need("the top level")?.0;
+    interpret(event, payload)
+}
+
+/// Whether a ref is a tag that Segue itself sets for a rollback point: `refs/tags/rollback-YYYYMMDD-HHMMSS`.
+#[must_use]
+pub fn is_rollback_tag(git_ref: &str) -> bool {
+    let Some(stamp) = git_ref.strip_prefix("refs/tags/rollback-") else { return false };
+    let bytes = stamp.as_bytes();
+    bytes.len() >= 15
+        && bytes[..8].iter().all(u8::is_ascii_digit)
+        && bytes[8] == b'-'
+        && bytes[9..15].iter().all(u8::is_ascii_digit)
+        // two promotions within one second: `-2`, `-3`, ...
+        && (bytes.len() == 15 || (bytes[15] == b'-' && bytes.len() > 16 && bytes[16..].iter().all(u8::is_ascii_digit)))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Payload {
+    action: Field<String>,
+    r#ref: Field<String>,
+    before: Field<String>,
+    after: Field<String>,
+    forced: Field<bool>,
+    head_commit: Field<Object<Commit>>,
+    number: Field<u64>,
+    pull_request: Field<Object<PullRequest>>,
+    repository: Field<Object<Repository>>,
+    sender: Field<Object<Account>>,
+    pusher: Field<Object<Account>>,
+    zen: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Commit {
+    message: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Repository {
+    full_name: Field<String>,
+    clone_url: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Account {
+    login: Field<String>,
+    name: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PullRequest {
+    number: Field<u64>,
+    title: Field<String>,
+    draft: Field<bool>,
+    head: Field<Object<Branch>>,
+    base: Field<Object<Branch>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Branch {
+    r#ref: Field<String>,
+    sha: Field<String>,
+    repo: Field<Object<Repository>>,
+}
+
+fn interpret(event: &str, payload: Payload) -> Result<Meaning, PayloadError> {
+    match event {
+        "push" => push(payload),
+        "pull_request" => pull_request(payload),
+        "ping" => {
+            let zen = payload.zen.get().map(|zen| format!(" ({zen})")).unwrap_or_default();
+            Ok(ignored(payload.repository, format!("a ping{zen}: the webhook works, and asks for nothing")))
+        }
+        other => Ok(ignored(payload.repository, format!("nothing is run for the event `{other}`"))),
+    }
+}
+
+fn push(payload: Payload) -> Result<Meaning, PayloadError> {
+    let actor = actor(payload.sender, payload.pusher);
+    let (repository, clone_url) = identify(payload.repository)?;
+    let git_ref = payload.r#ref.need("ref")?;
+    let before = commit(payload.before, "before")?;
+    let after = commit(payload.after, "after")?;
+    let ignored = |reason: String| Ok(Meaning::Ignored { repository: Some(repository.clone()), reason });
+    if after.is_zero() {
+        return ignored(format!("`{git_ref}` was deleted"));
+    }
+    if is_rollback_tag(&git_ref) {
+        return ignored(format!("`{git_ref}` is a rollback point that was set by Segue"));
+    }
+    if !git_ref.starts_with("refs/heads/") && !git_ref.starts_with("refs/tags/") {
+        return ignored(format!("`{git_ref}` is neither a branch nor a tag"));
+    }
+    let git_ref = RefName::parse(&git_ref)
+        .map_err(|error| FieldError::Invalid { path: "ref", reason: error.to_string() })?
+        .into_string();
+    let message = payload.head_commit.get().and_then(|commit| commit.0.message.get()).unwrap_or_default();
+    let forced = payload.forced.get().unwrap_or(false);
+    let event = Event::Push { r#ref: git_ref, before, after, message, forced };
+    Ok(Meaning::Trigger(Trigger { repository, clone_url, actor, event }))
+}
+
+fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
+    let actor = actor(payload.sender, payload.pusher);
+    let (repository, clone_url) = identify(payload.repository)?;
+    let action = payload.action.need("action")?;
+    let pull_request = payload.pull_request.need("pull_request")?.0;
+    let number = match payload.number.get() {
+        Some(number) => number,
+        None => pull_request.number.need("pull_request.number")?,
+    };
+    let head = pull_request.head.need("pull_request.head")?.0;
+    let base = pull_request.base.need("pull_request.base")?.0;
+    let event = Event::PullRequest {
+        action,
+        number,
+        title: pull_request.title.get().unwrap_or_default(),
+        head_ref: branch(head.r#ref, "pull_request.head.ref")?,
+        head: commit(head.sha, "pull_request.head.sha")?,
+        head_repository: head.repo.get().and_then(|repo| repo.0.full_name.get()),
+        base_ref: branch(base.r#ref, "pull_request.base.ref")?,
+        base: commit(base.sha, "pull_request.base.sha")?,
+        draft: pull_request.draft.get().unwrap_or(false),
+    };
+    Ok(Meaning::Trigger(Trigger { repository, clone_url, actor, event }))
+}
+
+fn ignored(repository: Field<Object<Repository>>, reason: String) -> Meaning {
+    let name = repository.get().and_then(|repository| repository.0.full_name.get());
+    Meaning::Ignored { repository: name.filter(|name| RepositoryName::parse(name).is_ok()), reason }
+}
+
+/// Who did it: `sender` is the account; `pusher.name` is all that an old server or a hand-made payload has.
+fn actor(sender: Field<Object<Account>>, pusher: Field<Object<Account>>) -> String {
+    let login = sender.get().and_then(|account| account.0.login.get());
+    login.or_else(|| pusher.get().and_then(|account| account.0.name.get())).unwrap_or_else(|| "unknown".into())
+}
+
+fn identify(repository: Field<Object<Repository>>) -> Result<(String, Option<String>), FieldError> {
+    let repository = repository.need("repository")?.0;
+    let name = repository.full_name.need("repository.full_name")?;
+    RepositoryName::parse(&name)
+        .map_err(|error| FieldError::Invalid { path: "repository.full_name", reason: error.to_string() })?;
+    Ok((name, repository.clone_url.get()))
+}
+
+fn commit(field: Field<String>, path: &'static str) -> Result<CommitSha, FieldError> {
+    field.need(path)?.parse().map_err(|error| FieldError::Invalid { path, reason: format!("{error}") })
+}
+
+fn branch(field: Field<String>, path: &'static str) -> Result<String, FieldError> {
+    let name = field.need(path)?;
+    RefName::parse(&format!("refs/heads/{name}"))
+        .map_err(|error| FieldError::Invalid { path, reason: error.to_string() })?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests;
