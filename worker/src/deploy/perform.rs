@@ -1,0 +1,156 @@
+//! Acts: the four changes that are made at a host. Each is announced in the journal, made under the lease's epoch, and
+//! what was seen is given back.
+
+use std::time::Duration;
+
+use segue_pipelines::rollout::Action;
+use segue_schemas::{
+    deploy::JournalKind,
+    host_api::{ApplyRoute, Instance, RetireInstance, RouteState, StartInstance, StopInstance},
+    id::InstanceId,
+    worker_api::{RolloutClaim, RolloutReport},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    hosts::{Host, HostTrouble},
+    journal,
+    lease::Lease,
+    place,
+    server::{RolloutServer, ServerError},
+};
+
+/// How long the traffic's way back waits for the journal. A durable write takes a millisecond or two.
+const JOURNAL_PATIENCE: Duration = Duration::from_millis(50);
+
+/// A change of the world.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// Start an instance.
+    Start(Box<StartInstance>),
+    /// Change weights.
+    Shift { percent: u8, apply: ApplyRoute },
+    /// Let the host drain and stop an instance later.
+    Retire(InstanceId, RetireInstance),
+    /// Stop an instance.
+    Stop(InstanceId, StopInstance),
+}
+
+/// An act, and what came of it.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) act: Act,
+    /// The report that the server has taken; none where it could not be reached and the traffic went back nevertheless.
+    pub(super) reported: Option<RolloutReport>,
+    pub(super) seen: Seen,
+    /// The host's part of it.
+    pub(super) took: Duration,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// The journal could not be written, so nothing was done.
+    NotBegun(ServerError),
+    /// The instance as it is now.
+    Instance(Box<Instance>),
+    /// The route as the proxy carries it now.
+    Route(Box<RouteState>),
+    /// The host could not, would not, or was not to be had.
+    Trouble(HostTrouble),
+}
+
+/// What an action means at the host, and how the journal announces it.
+///
+/// # Errors
+/// In words, where the claim does not hold what the act needs. Actions that change nothing at a host are none.
+pub(super) fn act(
+    claim: &RolloutClaim,
+    action: Action,
+    dead_man: Duration,
+) -> Result<(Act, (JournalKind, Value)), String> {
+    let fence = place::fence(claim);
+    match action {
+        Action::Start { instance, release } => {
+            let message = format!("starting instance {instance} of release {}", release.id);
+            let detail = json!({ "message": message, "instance": instance, "release": release.id });
+            let start = place::start(claim, instance, release)?;
+            Ok((Act::Start(Box::new(start)), (JournalKind::StartIntent, detail)))
+        }
+        Action::Shift { percent, targets, fallback, dead_man: is_watched } => {
+            let message = format!("giving {percent} % of the traffic to release {}", claim.rollout.spec.release.id);
+            let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": percent,
+                "targets": targets, "fallback": fallback });
+            let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
+            let rules = place::rules(&claim.rollout.spec);
+            let apply = ApplyRoute { fence, rules, targets, fallback, dead_man_ms };
+            Ok((Act::Shift { percent, apply }, (JournalKind::ShiftIntent, detail)))
+        }
+        Action::Retire { instance, after, drain } => {
+            let message = format!("retiring instance {instance}, which stays warm for {after}");
+            let detail = json!({ "message": message, "instance": instance });
+            let retire = RetireInstance { fence, after_ms: after.as_millis(), drain_ms: drain.as_millis() };
+            Ok((Act::Retire(instance, retire), (JournalKind::RetireIntent, detail)))
+        }
+        Action::Stop { instance } => {
+            let detail = json!({ "message": format!("stopping instance {instance}"), "instance": instance });
+            Ok((Act::Stop(instance, StopInstance { fence }), (JournalKind::RetireIntent, detail)))
+        }
+        Action::AwaitReady { .. } | Action::Record { .. } | Action::Drain { .. } | Action::Finish { .. } => {
+            Err(format!("{action:?} changes nothing at a host"))
+        }
+    }
+}
+
+/// Announces the act, then makes it.
+///
+/// Only the traffic's way back does not wait for a server that can't be reached: safety comes first, the host records its own
+/// state, and the journal gets it as soon as the server answers again. A server that answers and says that the rollout is
+/// another's is obeyed even then.
+pub(super) async fn perform(
+    server: &dyn RolloutServer,
+    claim: &RolloutClaim,
+    lease: &Lease,
+    host: &Host,
+    report: RolloutReport,
+    act: Act,
+) -> Done {
+    let goes_back = matches!(act, Act::Shift { percent: 0, .. });
+    let announced = announce(server, claim, lease, &report, goes_back).await;
+    let reported = match announced {
+        Ok(is_durable) => is_durable.then_some(report),
+        Err(error) => return Done { act, reported: None, seen: Seen::NotBegun(error), took: Duration::ZERO },
+    };
+    if !lease.is_valid() {
+        let error = ServerError::Away("the lease has run out".into());
+        return Done { act, reported, seen: Seen::NotBegun(error), took: Duration::ZERO };
+    }
+    let begun = Instant::now();
+    let seen = match &act {
+        Act::Start(start) => host.start(start).await.map(|instance| Seen::Instance(Box::new(instance))),
+        Act::Shift { apply, .. } => host.apply_route(apply).await.map(|route| Seen::Route(Box::new(route))),
+        Act::Retire(id, retire) => host.retire(id, retire).await.map(|instance| Seen::Instance(Box::new(instance))),
+        Act::Stop(id, stop) => host.stop(id, stop).await.map(|instance| Seen::Instance(Box::new(instance))),
+    };
+    Done { act, reported, seen: seen.unwrap_or_else(Seen::Trouble), took: begun.elapsed() }
+}
+
+/// Whether the report is durable; an error where the act must not be made.
+async fn announce(
+    server: &dyn RolloutServer,
+    claim: &RolloutClaim,
+    lease: &Lease,
+    report: &RolloutReport,
+    goes_back: bool,
+) -> Result<bool, ServerError> {
+    let sent = journal::send(server, claim, lease, report);
+    if !goes_back {
+        return sent.await.map(|()| true);
+    }
+    match tokio::time::timeout(JOURNAL_PATIENCE, sent).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(ServerError::Away(_))) | Err(_) => Ok(false),
+        Ok(Err(error)) => Err(error),
+    }
+}
