@@ -6,4 +6,5 @@
 pub mod expr;
 pub mod judge;
 mod nearest;
+pub mod progress;
 pub mod rollout;

@@ -1,0 +1,96 @@
+use serde::{Deserialize, Serialize};
+
+/// What the claim's transaction knows of a job's gates, in database time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateFacts {
+    /// The environment that the job changes.
+    pub environment: Option<String>,
+    /// The run's ref, `refs/heads/main`.
+    pub git_ref: String,
+    /// Whether the environment's `branches` let that ref in.
+    pub ref_allowed: bool,
+    /// Approvals that the environment requires.
+    pub required_approvals: u32,
+    /// Different people's approvals of this job at this commit.
+    pub approvals: u32,
+    /// Who refused, if somebody did.
+    pub refused_by: Option<String>,
+    /// Whether the code is the repository's own.
+    pub trusted: bool,
+    /// Whether somebody let this commit of foreign code run.
+    pub foreign_code_approved: bool,
+    /// Who holds the environment's slot, if another job does.
+    pub environment_held_by: Option<String>,
+    /// Free disk in MiB.
+    pub free_disk_mib: u64,
+    /// The limit below which no job starts, in MiB.
+    pub low_disk_mib: u64,
+}
+
+/// Whether a job may start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "gate")]
+pub enum Gate {
+    /// It may be claimed.
+    Open,
+    /// A person has to act: the job is shown as `waiting`.
+    AwaitPerson {
+        /// For what.
+        reason: String,
+    },
+    /// It opens by itself; the job stays `queued`.
+    Closed {
+        /// Until what.
+        reason: String,
+    },
+    /// It will never open: the job fails.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether a job may be claimed now. What never opens comes first, then what needs a person, then what passes by itself.
+#[must_use]
+pub fn gate(facts: &GateFacts) -> Gate {
+    if let Some(who) = &facts.refused_by {
+        return Gate::Refused { reason: format!("refused by {who}") };
+    }
+    if let Some(environment) = &facts.environment {
+        if !facts.trusted {
+            let reason = format!("code from outside the repository does not come into the environment `{environment}`");
+            return Gate::Refused { reason };
+        }
+        if !facts.ref_allowed {
+            let reason = format!(
+                "`{}` may not be deployed to `{environment}`: it is not among the environment's `branches`",
+                facts.git_ref
+            );
+            return Gate::Refused { reason };
+        }
+    }
+    if !facts.trusted && !facts.foreign_code_approved {
+        let reason = "the code comes from outside the repository; it runs once somebody has approved this commit";
+        return Gate::AwaitPerson { reason: reason.into() };
+    }
+    if let Some(environment) = &facts.environment
+        && facts.approvals < facts.required_approvals
+    {
+        let reason = format!(
+            "`{environment}` requires {} approval(s), this commit has {}",
+            facts.required_approvals, facts.approvals
+        );
+        return Gate::AwaitPerson { reason };
+    }
+    if facts.free_disk_mib < facts.low_disk_mib {
+        let reason = format!(
+            "only {} MiB of disk are free, and no job starts below {} MiB; free some space",
+            facts.free_disk_mib, facts.low_disk_mib
+        );
+        return Gate::Closed { reason };
+    }
+    match (&facts.environment, &facts.environment_held_by) {
+        (Some(environment), Some(holder)) => Gate::Closed { reason: format!("{holder} is changing `{environment}`") },
+        _ => Gate::Open,
+    }
+}

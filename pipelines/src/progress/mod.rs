@@ -1,0 +1,191 @@
+//! Decides what follows for the jobs of one attempt of a run. Comes in: the jobs as the store has them, what was asked or
+//! lost. Goes out: actions, for one transaction to perform. Never here: SQL, clocks, the evaluation of expressions (handed
+//! in as [`Conditions`]).
+//!
+//! Everything is derived from the rows of the jobs: calling [`advance`] again after its actions were stored changes nothing.
+
+mod advance;
+mod cancel;
+mod gate;
+mod rerun;
+mod rollout_end;
+mod worker_loss;
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use segue_schemas::{
+    plan::JobPlan,
+    status::{Conclusion, FailureClass, JobStatus, RunStatus},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use advance::{advance, run_status};
+pub use cancel::{CancelAction, cancel};
+pub use gate::{Gate, GateFacts, gate};
+pub use rerun::{Rerun, RerunError, Selection, rerun};
+pub use rollout_end::{AfterRollout, Next, after_rollout};
+pub use worker_loss::{LostJob, LostStep, MAX_STARTS, OnLoss, on_worker_lost};
+
+/// One attempt of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// The run's status as stored.
+    pub status: RunStatus,
+    /// Whether its cancellation was asked for.
+    pub cancelled: bool,
+    /// Every job of the attempt.
+    pub jobs: Vec<JobView>,
+    /// The contexts `github`, `vars` and `inputs`, by name.
+    pub contexts: BTreeMap<String, Value>,
+}
+
+/// One job of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its key; unique in the attempt.
+    pub key: String,
+    /// The keys of the jobs that must end before.
+    pub needs: Vec<String>,
+    /// `if:`; `None`: `success()`.
+    pub condition: Option<String>,
+    /// Whether it changes an environment.
+    pub has_environment: bool,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Whether a worker has had it in this attempt: it is queued or waits in order to go on, not to begin.
+    pub has_started: bool,
+    /// Why it was skipped, if it was. A skipped job without a cause counts as one that its own condition skipped.
+    pub skip_cause: Option<SkipCause>,
+    /// What it set, once it has ended.
+    pub outputs: IndexMap<String, String>,
+}
+
+impl JobView {
+    /// A job that has not begun, as planned.
+    #[must_use]
+    pub fn planned(plan: &JobPlan) -> Self {
+        Self {
+            key: plan.key.clone(),
+            needs: plan.needs.clone(),
+            condition: plan.condition.clone(),
+            has_environment: plan.environment.is_some(),
+            status: JobStatus::Pending,
+            has_started: false,
+            skip_cause: None,
+            outputs: IndexMap::new(),
+        }
+    }
+
+    /// How it ended, as `needs.<key>.result` shows it.
+    #[must_use]
+    pub fn result(&self) -> Option<Conclusion> {
+        match self.status {
+            JobStatus::Succeeded => Some(Conclusion::Success),
+            JobStatus::Failed => Some(Conclusion::Failure),
+            JobStatus::Cancelled => Some(Conclusion::Cancelled),
+            JobStatus::Skipped => Some(Conclusion::Skipped),
+            JobStatus::Pending
+            | JobStatus::Queued
+            | JobStatus::Leased
+            | JobStatus::Running
+            | JobStatus::Waiting
+            | JobStatus::Recovering => None,
+        }
+    }
+}
+
+/// Why a job did not run; decides what that means for the jobs that need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipCause {
+    /// Its own `if` was false. Counts as satisfied, except before a job with an environment.
+    Condition,
+    /// Something before it failed, was cancelled or was skipped in turn.
+    Upstream,
+    /// A newer run took its place.
+    Superseded,
+}
+
+impl SkipCause {
+    /// The word that is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Condition => "condition",
+            Self::Upstream => "upstream",
+            Self::Superseded => "superseded",
+        }
+    }
+
+    /// The cause that a stored word names.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Condition, Self::Upstream, Self::Superseded].into_iter().find(|cause| cause.as_str() == word)
+    }
+}
+
+/// What is to be stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// The job becomes `queued`.
+    Queue {
+        /// Which.
+        job: String,
+    },
+    /// The job becomes `skipped`.
+    Skip {
+        /// Which.
+        job: String,
+        /// Why, for the jobs after it.
+        cause: SkipCause,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The job becomes `cancelled` without having run.
+    Cancel {
+        /// Which.
+        job: String,
+        /// Why.
+        reason: String,
+    },
+    /// The job becomes `failed` without having run.
+    Fail {
+        /// Which.
+        job: String,
+        /// What kind of failure.
+        class: FailureClass,
+        /// Why.
+        reason: String,
+    },
+    /// The run's status changes. At most once, and last.
+    Run {
+        /// The new status.
+        status: RunStatus,
+    },
+}
+
+/// Evaluates the `if` of a job.
+pub trait Conditions {
+    /// Whether `condition` holds. One without a status function (`success()`, `failure()`, `always()`, `cancelled()`) holds
+    /// only if `scope.success` does as well.
+    ///
+    /// # Errors
+    /// A message that says what is wrong with the expression.
+    fn holds(&self, condition: &str, scope: &Scope<'_>) -> Result<bool, String>;
+}
+
+/// What a job's `if` can see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scope<'a> {
+    /// The contexts `github`, `vars`, `inputs` and `needs`.
+    pub contexts: &'a BTreeMap<String, Value>,
+    /// What `success()` gives: every need is satisfied and nothing before the job failed or was cancelled.
+    pub success: bool,
+    /// What `failure()` gives: something before the job failed.
+    pub failure: bool,
+    /// What `cancelled()` gives: the run is being cancelled.
+    pub cancelled: bool,
+}

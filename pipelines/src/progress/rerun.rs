@@ -1,0 +1,72 @@
+use std::collections::BTreeSet;
+
+use segue_schemas::status::JobStatus;
+use serde::{Deserialize, Serialize};
+
+use super::{JobView, SkipCause};
+
+/// What is to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selection {
+    /// Everything.
+    Whole,
+    /// What failed, was cancelled or never came to run because of that, and whatever comes after it.
+    Failed,
+}
+
+/// A new attempt's beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rerun {
+    /// The keys of the jobs that are `pending` again, in the order of the run.
+    pub again: Vec<String>,
+    /// The keys of the jobs that keep status, outputs and artifacts of the attempt before, in the order of the run.
+    pub carried: Vec<String>,
+}
+
+/// Why there is no rerun.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RerunError {
+    /// The last attempt goes on.
+    #[error("the run has not ended: job `{0}` is {1}; cancel the run first, or wait for its end")]
+    NotEnded(String, JobStatus),
+    /// There is nothing to mend.
+    #[error("no job of the run failed or was cancelled; rerun it as a whole instead")]
+    NothingFailed,
+}
+
+/// Which jobs a new attempt runs again, and which it takes over from the last one.
+///
+/// # Errors
+/// Where the last attempt has not ended, or `Failed` finds nothing.
+pub fn rerun(jobs: &[JobView], selection: Selection) -> Result<Rerun, RerunError> {
+    if let Some(job) = jobs.iter().find(|j| !j.status.is_final()) {
+        return Err(RerunError::NotEnded(job.key.clone(), job.status));
+    }
+    let is_chosen = |job: &&JobView| match (selection, job.status) {
+        (Selection::Whole, _) | (Selection::Failed, JobStatus::Failed | JobStatus::Cancelled) => true,
+        (Selection::Failed, JobStatus::Skipped) => !matches!(job.skip_cause, None | Some(SkipCause::Condition)),
+        (Selection::Failed, _) => false,
+    };
+    let chosen: BTreeSet<&str> = jobs.iter().filter(is_chosen).map(|job| job.key.as_str()).collect();
+    if chosen.is_empty() && selection == Selection::Failed {
+        return Err(RerunError::NothingFailed);
+    }
+    let again = with_dependants(jobs, chosen);
+    let (again, carried): (Vec<&JobView>, Vec<&JobView>) = jobs.iter().partition(|j| again.contains(j.key.as_str()));
+    let keys = |jobs: Vec<&JobView>| jobs.into_iter().map(|j| j.key.clone()).collect();
+    Ok(Rerun { again: keys(again), carried: keys(carried) })
+}
+
+/// The chosen jobs and everything after them, which saw their former results.
+fn with_dependants<'a>(jobs: &'a [JobView], mut chosen: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    loop {
+        let next = jobs
+            .iter()
+            .find(|j| !chosen.contains(j.key.as_str()) && j.needs.iter().any(|need| chosen.contains(need.as_str())));
+        match next {
+            Some(job) => chosen.insert(&job.key),
+            None => return chosen,
+        };
+    }
+}
