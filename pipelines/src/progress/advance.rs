@@ -3,13 +3,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use segue_schemas::status::{Conclusion, FailureClass, JobStatus, RunStatus};
 use serde_json::{Map, Value, json};
 
-use super::{Action, Conditions, JobView, RunView, Scope, SkipCause};
+use super::{Action, JobView, RunView, SkipCause};
+use crate::expr::{Contexts, StatusFunctions, evaluate_condition};
 
 /// What follows from the jobs as they stand: which pending ones can be queued now, which will never run, and what the run's
 /// status is. Follows chains to their end, so that one call is enough after any change. In a cancelled run it also takes back
 /// what is queued, or waits for a person, without having begun.
 #[must_use]
-pub fn advance(run: &RunView, conditions: &dyn Conditions) -> Vec<Action> {
+pub fn advance(run: &RunView) -> Vec<Action> {
     let mut jobs = run.jobs.clone();
     let mut actions = Vec::new();
     // each pass decides at least one job for good, so there are at most as many passes as jobs
@@ -18,7 +19,7 @@ pub fn advance(run: &RunView, conditions: &dyn Conditions) -> Vec<Action> {
             .iter()
             .enumerate()
             .filter(|(_, job)| is_open(job, run.cancelled))
-            .filter_map(|(at, job)| Some((at, decide(job, &jobs, run, conditions)?)))
+            .filter_map(|(at, job)| Some((at, decide(job, &jobs, run)?)))
             .filter(|(at, action)| jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. }))
             .collect();
         if decided.is_empty() {
@@ -95,7 +96,7 @@ fn is_open(job: &JobView, cancelled: bool) -> bool {
 }
 
 /// What becomes of a job that has not begun; `None` while a need has not ended.
-fn decide(job: &JobView, jobs: &[JobView], run: &RunView, conditions: &dyn Conditions) -> Option<Action> {
+fn decide(job: &JobView, jobs: &[JobView], run: &RunView) -> Option<Action> {
     let find = |key: &String| jobs.iter().find(|j| j.key == *key);
     if let Some(missing) = job.needs.iter().find(|key| find(key).is_none()) {
         let reason = format!("it needs the job `{missing}`, which this run does not have");
@@ -107,15 +108,12 @@ fn decide(job: &JobView, jobs: &[JobView], run: &RunView, conditions: &dyn Condi
     }
     let ancestors = ancestors(job, jobs);
     let obstacle = obstacle(job, &needs, &ancestors);
-    let success = obstacle.is_none() && !run.cancelled;
-    let holds = match &job.condition {
-        None => Ok(success),
-        Some(condition) => {
-            let contexts = contexts_with_needs(&run.contexts, &needs);
-            let failure = ancestors.iter().any(|a| a.status == JobStatus::Failed);
-            conditions.holds(condition, &Scope { contexts: &contexts, success, failure, cancelled: run.cancelled })
-        }
+    let status = StatusFunctions {
+        success: obstacle.is_none() && !run.cancelled,
+        failure: ancestors.iter().any(|a| a.status == JobStatus::Failed),
+        cancelled: run.cancelled,
     };
+    let holds = evaluate_condition(job.condition.as_deref(), &contexts(&run.contexts, &needs), status);
     let (key, condition) = (job.key.clone(), job.condition.as_deref().unwrap_or("success()"));
     Some(match (holds, obstacle) {
         (Ok(true), _) => Action::Queue { job: key },
@@ -175,7 +173,8 @@ fn ancestors<'a>(job: &JobView, jobs: &'a [JobView]) -> Vec<&'a JobView> {
     jobs.iter().filter(|j| found.contains(j.key.as_str())).collect()
 }
 
-fn contexts_with_needs(contexts: &BTreeMap<String, Value>, needs: &[&JobView]) -> BTreeMap<String, Value> {
+/// What a job's `if` can see.
+fn contexts(of_run: &BTreeMap<String, Value>, needs: &[&JobView]) -> Contexts {
     let needs: Map<String, Value> = needs
         .iter()
         .map(|need| {
@@ -183,9 +182,11 @@ fn contexts_with_needs(contexts: &BTreeMap<String, Value>, needs: &[&JobView]) -
             (need.key.clone(), json!({ "result": result, "outputs": need.outputs }))
         })
         .collect();
-    let mut contexts = contexts.clone();
-    contexts.insert("needs".into(), Value::Object(needs));
-    contexts
+    let empty = Value::Object(Map::new());
+    ["github", "vars", "inputs"]
+        .into_iter()
+        .fold(Contexts::new(), |contexts, name| contexts.with(name, of_run.get(name).unwrap_or(&empty)))
+        .with("needs", Value::Object(needs))
 }
 
 fn apply(job: &mut JobView, action: &Action) {

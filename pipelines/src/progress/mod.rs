@@ -1,6 +1,5 @@
 //! Decides what follows for the jobs of one attempt of a run. Comes in: the jobs as the store has them, what was asked or
-//! lost. Goes out: actions, for one transaction to perform. Never here: SQL, clocks, the evaluation of expressions (handed
-//! in as [`Conditions`]).
+//! lost. Goes out: actions, for one transaction to perform. Never here: SQL, clocks, what a step does.
 //!
 //! Everything is derived from the rows of the jobs: calling [`advance`] again after its actions were stored changes nothing.
 
@@ -37,7 +36,7 @@ pub struct RunView {
     pub cancelled: bool,
     /// Every job of the attempt.
     pub jobs: Vec<JobView>,
-    /// The contexts `github`, `vars` and `inputs`, by name.
+    /// The contexts `github`, `vars` and `inputs`, by name, for the jobs' `if`; one that is left out is empty.
     pub contexts: BTreeMap<String, Value>,
 }
 
@@ -165,27 +164,4 @@ pub enum Action {
         /// The new status.
         status: RunStatus,
     },
-}
-
-/// Evaluates the `if` of a job.
-pub trait Conditions {
-    /// Whether `condition` holds. One without a status function (`success()`, `failure()`, `always()`, `cancelled()`) holds
-    /// only if `scope.success` does as well.
-    ///
-    /// # Errors
-    /// A message that says what is wrong with the expression.
-    fn holds(&self, condition: &str, scope: &Scope<'_>) -> Result<bool, String>;
-}
-
-/// What a job's `if` can see.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scope<'a> {
-    /// The contexts `github`, `vars`, `inputs` and `needs`.
-    pub contexts: &'a BTreeMap<String, Value>,
-    /// What `success()` gives: every need is satisfied and nothing before the job failed or was cancelled.
-    pub success: bool,
-    /// What `failure()` gives: something before the job failed.
-    pub failure: bool,
-    /// What `cancelled()` gives: the run is being cancelled.
-    pub cancelled: bool,
 }

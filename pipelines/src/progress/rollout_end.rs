@@ -4,6 +4,8 @@ use segue_schemas::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::expr::uses_status_function;
+
 /// What a rollout's end means for the step that waited for it, and for the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AfterRollout {
@@ -77,9 +79,8 @@ pub fn after_rollout(
     Some(AfterRollout { step: step_status, outcome, reason, next })
 }
 
-/// Whether the step's `if` might hold after a failure or a cancellation: it names a status function. The worker evaluates it; a
-/// word in a literal costs one claim, no more.
+/// Whether the step's `if` might hold after a failure or a cancellation: it asks for the status. One that can't be read is left to
+/// the worker, which says what is wrong with it.
 fn may_run_after_failure(step: &StepPlan) -> bool {
-    let condition = step.condition.as_deref().unwrap_or_default().to_ascii_lowercase();
-    ["success", "failure", "always", "cancelled"].iter().any(|function| condition.contains(function))
+    step.condition.as_deref().is_some_and(|condition| uses_status_function(condition).unwrap_or(true))
 }
