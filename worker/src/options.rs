@@ -1,0 +1,58 @@
+//! How a worker is set up.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+
+/// How a worker is set up. [`WorkerOptions::new`] gives every limit its default.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// The server's address, `http://HOST:PORT`.
+    pub server_url: String,
+    /// The worker token of that server.
+    pub token: SecretString,
+    /// The worker's own directory (`DIR/worker` of `segue up --data DIR`): workspaces, state, spooled logs, its name.
+    pub data_dir: PathBuf,
+    /// The worker's name; the one kept in the data directory, at first the machine's, where it is left out.
+    pub name: Option<String>,
+    /// What it offers to `runs-on`.
+    pub labels: Vec<String>,
+    /// Jobs at a time, at least 1.
+    pub capacity: u32,
+    /// The user that jobs run as, when the worker runs as root; else `segue-job` where it exists, else `nobody`.
+    pub job_user: Option<String>,
+    /// How long after TERM what is left of a job is killed.
+    pub kill_grace: Duration,
+    /// How long running steps may go on when the worker stops, before their jobs are handed back.
+    pub shutdown_grace: Duration,
+    /// How long steps that run after a cancel or a time-out may take together.
+    pub cleanup_limit: Duration,
+    /// How long the end of a job is kept and offered to a server that can't be reached.
+    pub report_patience: Duration,
+    /// How much of one job's log is kept on disk while the server takes none.
+    pub max_spool_bytes: u64,
+    /// The program that is started as the step supervisor; it calls [`crate::supervisor::main`].
+    pub supervisor_command: Vec<OsString>,
+}
+
+impl WorkerOptions {
+    /// A worker with two slots and the label `linux`, everything else by default.
+    #[must_use]
+    pub fn new(server_url: impl Into<String>, token: SecretString, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            server_url: server_url.into(),
+            token,
+            data_dir: data_dir.into(),
+            name: None,
+            labels: vec!["linux".into()],
+            capacity: 2,
+            job_user: None,
+            kill_grace: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(30),
+            cleanup_limit: Duration::from_secs(300),
+            report_patience: Duration::from_secs(600),
+            max_spool_bytes: 64 * 1024 * 1024,
+            supervisor_command: vec!["/proc/self/exe".into(), "step-supervisor".into()],
+        }
+    }
+}
