@@ -102,7 +102,9 @@ impl Nursery {
                 }
             }
         }
-        let socket = AsyncFd::register_with_interest(own, Interest::READABLE).map_err(|error| gone(error.into()))?;
+        // SAFETY: an `OwnedFd` is open, gives the same descriptor as long as it lives, and is never moved out or closed before.
+        let socket = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) };
+        let socket = socket.map_err(|error| gone(error.into()))?;
         Ok(Keeper { socket: Arc::new(socket) })
     }
 
