@@ -5,7 +5,7 @@
 //! | `GET /status` | -> [`ServerStatus`] |
 //! | `GET /deliveries?limit=&before=` | -> [`DeliveryPage`], newest first |
 //! | `GET /deliveries/{guid}` | -> [`DeliveryView`] with the runs that came of it |
-//! | `GET /runs?repository=&pipeline=&ref=&commit=&event=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
+//! | `GET /runs?repository=&pipeline=&ref=&commit=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
 //! | `GET /runs/{id}?attempt=` | -> [`RunView`]; the newest attempt where none is named |
 //! | `GET /runs/{id}/events` | -> SSE of [`RunEvent`]: the state first, then each change, `end` last |
 //! | `POST /repositories/{owner}/{name}/dispatches` | [`DispatchRequest`] -> 201 [`Dispatched`] |
@@ -26,6 +26,8 @@
 //! | `PUT /secrets/{name}?repository=&environment=` | [`SecretValue`] -> 204 |
 //! | `DELETE /secrets/{name}?repository=&environment=` | -> 204 |
 //! | `GET /workers` | -> [`WorkerList`] |
+//! | `GET /queue?limit=` | -> [`QueueList`]: what waits and what for, oldest first |
+//! | `POST /environments/{environment}/services/{service}/emergency` | [`EmergencyReport`] -> [`Rollout`]: put on record what was done at the host |
 //!
 //! Outside `/api/v1`, without a token: `POST /webhooks/github` -> 202 [`Accepted`], `GET /healthz`, `/readyz`, `/metrics`.
 //!
@@ -40,7 +42,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     artifact::Artifact,
     deploy::{JournalEntry, Release, Rollout},
-    id::{CommitSha, DeliveryId, JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    host_api::EmergencyResult,
+    id::{CommitSha, DeliveryId, JobId, RolloutId, RunId, WorkerId},
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
     time::Timestamp,
 };
@@ -83,6 +86,8 @@ pub enum DeliveryStatus {
     Planned,
     /// Nothing to do; the reason says why.
     Ignored,
+    /// It could not be planned; the reason says why.
+    Failed,
 }
 
 /// A webhook delivery, or what a person asked for.
@@ -96,7 +101,7 @@ pub struct DeliveryView {
     pub repository: Option<String>,
     /// What became of it.
     pub status: DeliveryStatus,
-    /// Why nothing came of it.
+    /// Why nothing came of it, or why the last try to plan it failed.
     pub reason: Option<String>,
     /// The runs that came of it.
     pub runs: Vec<RunId>,
@@ -110,7 +115,7 @@ pub struct DeliveryPage {
     /// The deliveries.
     pub items: Vec<DeliveryView>,
     /// Pass as `before` for the next page; `None`: this is the last.
-    pub next: Option<i64>,
+    pub next: Option<Timestamp>,
 }
 
 /// Which deliveries.
@@ -118,8 +123,8 @@ pub struct DeliveryPage {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
-    /// What `next` said on the page before.
-    pub before: Option<i64>,
+    /// Only those received earlier: what `next` said on the page before.
+    pub before: Option<Timestamp>,
     /// How many, 1 to 200; 50 where it is left out.
     pub limit: Option<u32>,
 }
@@ -138,8 +143,6 @@ pub struct RunQuery {
     pub r#ref: Option<String>,
     /// Only of this commit.
     pub commit: Option<CommitSha>,
-    /// Only of this event.
-    pub event: Option<String>,
     /// Only in this status.
     pub status: Option<RunStatus>,
     /// Only runs with a lower number: what `next` said on the page before.
@@ -179,8 +182,8 @@ pub struct RunSummary {
     pub title: String,
     /// Who did it.
     pub actor: String,
-    /// The delivery that it came of.
-    pub delivery: DeliveryId,
+    /// The webhook delivery that it came of; none for a run by hand.
+    pub delivery: Option<DeliveryId>,
     /// How it stands.
     pub status: RunStatus,
     /// Why it stands there, unless all went well. Diagnostics of a pipeline file that could not be read are found here,
@@ -255,8 +258,6 @@ pub struct JobView {
     pub reason: Option<String>,
     /// What kind of failure.
     pub failure_class: Option<FailureClass>,
-    /// What an approval would be for; `None` where none is missing.
-    pub approval: Option<ApprovalView>,
     /// Who has it or had it last.
     pub worker: Option<WorkerId>,
     /// Its outputs.
@@ -271,15 +272,6 @@ pub struct JobView {
     pub ended_at: Option<Timestamp>,
     /// Its steps as last reported.
     pub steps: Vec<StepView>,
-}
-
-/// An approval that a job waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-pub struct ApprovalView {
-    /// How many are needed.
-    pub required: u32,
-    /// Who has approved already.
-    pub by: Vec<String>,
 }
 
 /// A step of a job.
@@ -340,9 +332,6 @@ pub struct DispatchRequest {
     /// The inputs.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub inputs: IndexMap<String, String>,
-    /// Chosen by the caller: the same key again starts nothing and answers with what it started.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<DeliveryId>,
     /// Who asks, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -351,8 +340,6 @@ pub struct DispatchRequest {
 /// What was started by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Dispatched {
-    /// The GUID under which it is recorded.
-    pub delivery: DeliveryId,
     /// The runs.
     pub runs: Vec<RunSummary>,
 }
@@ -535,8 +522,6 @@ pub struct RolloutQuery {
     pub service: Option<String>,
     /// Only those that a step of this run made.
     pub run: Option<RunId>,
-    /// Only of this release.
-    pub release: Option<ReleaseId>,
     /// Only those that have (not) ended.
     pub active: Option<bool>,
     /// How many, 1 to 200; 50 where it is left out.
@@ -649,4 +634,47 @@ pub struct WorkerView {
     pub heard_at: Timestamp,
     /// The jobs that it holds.
     pub jobs: Vec<JobId>,
+}
+
+/// What waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct QueueList {
+    /// Oldest first.
+    pub items: Vec<QueuedJob>,
+}
+
+/// A job that waits, and what for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct QueuedJob {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// Its key in the plan.
+    pub key: String,
+    /// `owner/name`.
+    pub repository: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// What it waits for, in words.
+    pub reason: String,
+}
+
+/// How many.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct Limit {
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// An emergency rollback that was done at the host, for the record.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EmergencyReport {
+    /// The host's answer.
+    #[schema(value_type = Object)]
+    pub result: EmergencyResult,
+    /// Who did it, and why.
+    pub reason: String,
 }
