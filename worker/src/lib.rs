@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod control_plane;
 pub mod deploy;
 pub mod host;
+pub mod job;
 pub mod options;
 pub mod supervisor;
 

@@ -56,7 +56,7 @@ pub struct Nursery {
 struct Running {
     /// Dropped with the last handle; the nursery then ends by itself, after its keepers.
     socket: OwnedFd,
-    process: Child,
+    _process: Child,
 }
 
 impl Nursery {
@@ -78,34 +78,21 @@ impl Nursery {
         Ok(())
     }
 
-    /// A keeper for one job.
+    /// A keeper for one job, which serves already.
     ///
     /// # Errors
     /// [`SupervisorError`], after a second try where the nursery had gone.
     pub async fn keeper(&self) -> Result<Keeper, SupervisorError> {
-        let gone = |error: io::Error| SupervisorError::Gone(error.to_string());
         let mut running = self.running.lock().await;
-        let (own, others) = socket_pair().map_err(gone)?;
-        for last_try in [false, true] {
-            let nursery = match &mut *running {
-                Some(nursery) => nursery,
-                none => none.insert(self.spawn()?),
-            };
-            match protocol::send(&nursery.socket, &NewKeeper {}, &[others.as_fd()]) {
-                Ok(()) => break,
-                Err(error) if last_try => return Err(gone(error)),
-                Err(error) => {
-                    tracing::warn!(%error, "the step supervisor's nursery had gone; starting another");
-                    if let Some(mut gone) = running.take() {
-                        let _ = gone.process.try_wait();
-                    }
-                }
+        if let Some(nursery) = &*running {
+            match nursery.keeper().await {
+                Ok(keeper) => return Ok(keeper),
+                Err(error) => tracing::warn!(%error, "the step supervisor's nursery had gone; starting another"),
             }
         }
-        // SAFETY: an `OwnedFd` is open, gives the same descriptor as long as it lives, and is never moved out or closed before.
-        let socket = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) };
-        let socket = socket.map_err(|error| gone(error.into()))?;
-        Ok(Keeper { socket: Arc::new(socket) })
+        // Dropping the old one's handle also has tokio wait for its end.
+        let nursery = running.insert(self.spawn()?);
+        nursery.keeper().await
     }
 
     fn spawn(&self) -> Result<Running, SupervisorError> {
@@ -117,7 +104,23 @@ impl Nursery {
             self.command.split_first().ok_or_else(|| failed(io::Error::other("no program is named")))?;
         let (own, others) = socket_pair().map_err(failed)?;
         let process = Command::new(program).args(arguments).stdin(Stdio::from(others)).spawn().map_err(failed)?;
-        Ok(Running { socket: own, process })
+        Ok(Running { socket: own, _process: process })
+    }
+}
+
+impl Running {
+    async fn keeper(&self) -> Result<Keeper, SupervisorError> {
+        let gone = |error: io::Error| SupervisorError::Gone(error.to_string());
+        let (own, others) = socket_pair().map_err(gone)?;
+        protocol::send(&self.socket, &NewKeeper {}, &[others.as_fd()]).map_err(gone)?;
+        drop(others);
+        // SAFETY: an `OwnedFd` is open, gives the same descriptor as long as it lives, and is never moved out or closed before.
+        let socket = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) };
+        let keeper = Keeper { socket: Arc::new(socket.map_err(|error| gone(error.into()))?) };
+        match keeper.event().await? {
+            Event::Ready => Ok(keeper),
+            other => Err(SupervisorError::Gone(format!("it began with {other:?}"))),
+        }
     }
 }
 
@@ -147,7 +150,7 @@ impl Keeper {
                 Event::Started { pid } => return Ok(pid),
                 Event::NotStarted { reason } => return Err(SupervisorError::NotStarted(reason)),
                 Event::DeadlinePassed => return Err(SupervisorError::DeadlinePassed),
-                Event::Empty | Event::Exited(_) => {}
+                Event::Ready | Event::Empty | Event::Exited(_) => {}
             }
         }
     }
@@ -161,7 +164,7 @@ impl Keeper {
             match self.event().await? {
                 Event::Exited(exit) => return Ok(exit),
                 Event::DeadlinePassed => return Err(SupervisorError::DeadlinePassed),
-                Event::Started { .. } | Event::NotStarted { .. } | Event::Empty => {}
+                Event::Ready | Event::Started { .. } | Event::NotStarted { .. } | Event::Empty => {}
             }
         }
     }
@@ -179,7 +182,7 @@ impl Keeper {
             match self.event().await? {
                 Event::Exited(exit) => ended = Some(exit),
                 Event::Empty => return Ok(ended),
-                Event::Started { .. } | Event::NotStarted { .. } | Event::DeadlinePassed => {}
+                Event::Ready | Event::Started { .. } | Event::NotStarted { .. } | Event::DeadlinePassed => {}
             }
         }
     }

@@ -41,6 +41,7 @@ pub(super) fn run(socket: &OwnedFd) -> io::Result<()> {
         worker_is_there: true,
     };
     let children = nursery::child_signals()?;
+    keeper.tell(&Event::Ready)?;
     loop {
         let any_left = keeper.reap();
         if !keeper.go_on(any_left)? {

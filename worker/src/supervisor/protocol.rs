@@ -45,6 +45,8 @@ pub(super) enum Request {
 /// From a keeper to its worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Event {
+    /// The keeper serves; always the first.
+    Ready,
     /// The task runs.
     Started {
         /// Its process.
