@@ -1,1 +1,13 @@
-//! Segue.
+//! The stand that the stories and the benchmarks are played on: the built `segue` binary in a folder of its own, a real git
+//! repository to push to, webhooks signed as GitHub signs them, a client of the public API and a load generator.
+//!
+//! Comes in: nothing but the binary's path. Goes out: what a user could see. Never here: anything of Segue's inside; the
+//! only crate of the workspace that this one knows is `segue-schemas`.
+
+pub mod api;
+pub mod load;
+pub mod processes;
+pub mod repository;
+pub mod sample;
+pub mod stand;
+pub mod webhook;

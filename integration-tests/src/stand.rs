@@ -1,0 +1,298 @@
+//! `segue up` from the built binary, on free ports of the loopback, with everything that it keeps in a temporary folder.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{api::Api, processes, repository::Repository, webhook::Webhook};
+
+/// How long `segue up` may take until it says that it is ready.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running Segue with one repository. Dropped, it stops what it started, by id.
+pub struct Stand {
+    /// Where everything is.
+    folder: tempfile::TempDir,
+    /// Added to the configuration.
+    extra_configuration: String,
+    server: Option<Child>,
+    /// The server's address.
+    pub listen: String,
+    /// The proxy's address.
+    pub proxy: String,
+    /// The repository that the configuration names.
+    pub repository: Repository,
+}
+
+impl Stand {
+    /// Starts Segue with a configuration that names one repository, `acme/shop`, with the sample service's path in
+    /// `vars.SAMPLE_SERVICE`. `extra` is appended to `segue.yaml`.
+    ///
+    /// # Errors
+    /// The binary is missing, or it does not become ready.
+    pub async fn start(extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(extra)?;
+        stand.start_server().await?;
+        Ok(stand)
+    }
+
+    /// Everything but the start of the server.
+    ///
+    /// # Errors
+    /// The binary is missing, or git is.
+    pub fn prepare(extra: &str) -> Result<Self> {
+        // the machine may have a provider already; installing it twice is no error worth a word
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::Builder::new().prefix("segue-stand-").tempdir()?;
+        // jobs run as another user, who passes through here
+        open_to_all(folder.path())?;
+        let repository = Repository::create(&folder.path().join("git"), "acme/shop")?;
+        let service = folder.path().join("sample-service");
+        fs::copy(binary()?, &service).context("cannot copy the binary for the sample service")?;
+        open_to_all(&service)?;
+        Ok(Self {
+            extra_configuration: extra.to_owned(),
+            server: None,
+            listen: free_address()?,
+            proxy: free_address()?,
+            repository,
+            folder,
+        })
+    }
+
+    /// Starts `segue up`, once more after it was stopped or killed.
+    ///
+    /// # Errors
+    /// It ends, or does not become ready in a minute; its last words are part of the message.
+    pub async fn start_server(&mut self) -> Result<()> {
+        ensure!(self.server.is_none(), "the server runs already");
+        fs::write(self.configuration_file(), self.configuration())?;
+        let log = fs::File::options().create(true).append(true).open(self.server_log())?;
+        let mut child = Command::new(binary()?)
+            .arg("up")
+            .arg("--config")
+            .arg(self.configuration_file())
+            .arg("--data")
+            .arg(self.data())
+            .args(["--listen", &self.listen])
+            .env("XDG_CONFIG_HOME", self.folder.path().join("configuration"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("cannot start `segue up`")?;
+        let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+        let (said, hear) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = said.send(line);
+            }
+        });
+        self.server = Some(child);
+        self.await_readiness(&hear).await
+    }
+
+    async fn await_readiness(&mut self, hear: &mpsc::Receiver<String>) -> Result<()> {
+        let begun = Instant::now();
+        let client = reqwest::Client::new();
+        loop {
+            // a line on its output is the event; the pause bounds the wait for one that does not come
+            let ended =
+                matches!(hear.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Disconnected));
+            if let Ok(answer) = client.get(format!("http://{}/readyz", self.listen)).send().await
+                && answer.status().is_success()
+            {
+                return Ok(());
+            }
+            if ended || begun.elapsed() > START_LIMIT {
+                bail!("`segue up` did not become ready; it said:\n{}", self.server_output());
+            }
+        }
+    }
+
+    /// The server's id.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
+    /// Sends the server (and the worker in it) SIGTERM and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end within the limit.
+    pub async fn stop_server(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let mut child = self.server.take().context("the server does not run")?;
+        processes::signal(child.id(), nix::sys::signal::Signal::SIGTERM)?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > limit {
+                let _ = child.kill();
+                bail!("`segue up` did not end within {limit:?} of SIGTERM; it said:\n{}", self.server_output());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Kills the server and its worker with SIGKILL, as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_server(&mut self) -> Result<()> {
+        let mut child = self.server.take().context("the server does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// The ids of the host, of its proxy and of every process below them, from the host's own lock file on.
+    #[must_use]
+    pub fn all_processes(&self) -> Vec<u32> {
+        processes::with_argument(&self.folder.path().display().to_string())
+    }
+
+    /// A client with the admin's token.
+    ///
+    /// # Errors
+    /// The server has not made the token.
+    pub fn api(&self) -> Result<Api> {
+        let token = fs::read_to_string(self.data().join("admin-token")).context("no admin token")?;
+        Ok(Api::new(&format!("http://{}", self.listen), token.trim()))
+    }
+
+    /// What GitHub would send.
+    ///
+    /// # Errors
+    /// The server has not made the webhook's secret.
+    pub fn webhook(&self) -> Result<Webhook> {
+        let secret = fs::read_to_string(self.data().join("webhook-secret")).context("no webhook secret")?;
+        Ok(Webhook::new(&format!("http://{}/webhooks/github", self.listen), secret.trim()))
+    }
+
+    /// Pushes the branch and sends the signed webhook for it, as GitHub does; the delivery's GUID.
+    ///
+    /// # Errors
+    /// git or the webhook refuses.
+    pub async fn push(&self, branch: &str) -> Result<String> {
+        let pushed = self.repository.push(branch)?;
+        self.webhook()?.push(&self.repository, &pushed).await
+    }
+
+    /// Runs a command of the built binary against this stand.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn segue(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        Command::new(binary()?)
+            .args(arguments)
+            .env("SEGUE_SERVER", format!("http://{}", self.listen))
+            .env("SEGUE_DATA", self.data())
+            .env("XDG_CONFIG_HOME", self.folder.path().join("configuration"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run `segue {}`", arguments.join(" ")))
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The folder of the stand.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Everything that the server wrote on its error output.
+    #[must_use]
+    pub fn server_output(&self) -> String {
+        fs::read_to_string(self.server_log()).unwrap_or_default()
+    }
+
+    fn server_log(&self) -> PathBuf {
+        self.folder.path().join("server.log")
+    }
+
+    fn configuration_file(&self) -> PathBuf {
+        self.folder.path().join("segue.yaml")
+    }
+
+    fn configuration(&self) -> String {
+        let clone_url = self.repository.bare().display();
+        let service = self.folder.path().join("sample-service");
+        format!(
+            "repositories:\n  acme/shop:\n    clone-url: {clone_url}\n    variables:\n      SAMPLE_SERVICE: {}\n\
+             hosts:\n  local:\n    listen: [\"{}\"]\n{}",
+            service.display(),
+            self.proxy,
+            self.extra_configuration
+        )
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.server {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // the host outlives the server by design, and so do the services: everything that names this folder
+        for _ in 0..5 {
+            let left = self.all_processes();
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                let _ = processes::signal(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if std::thread::panicking() {
+            eprintln!("--- what the server said ---\n{}", self.server_output());
+        }
+    }
+}
+
+/// The built binary: `SEGUE_BIN`, or `segue` in the target directory that this test was built in.
+///
+/// # Errors
+/// It is not there. A story never passes without it.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("SEGUE_BIN") {
+        let named = PathBuf::from(named);
+        ensure!(named.is_file(), "SEGUE_BIN names {}, which is not a file", named.display());
+        return Ok(named);
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .map(|folder| folder.join("segue"))
+        .find(|file| file.is_file())
+        .context("the `segue` binary is not built: run `cargo build` first, or name it with SEGUE_BIN")
+}
+
+/// A free port of the loopback. Somebody may take it before it is used; a story that meets this fails and says so.
+///
+/// # Errors
+/// There is none.
+pub fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+fn open_to_all(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
