@@ -24,7 +24,7 @@ fn contexts() -> Contexts {
 /// The value of an expression, as JSON in one line.
 fn check(expression: &str, wanted: &str) {
     let found = match evaluate(expression, &contexts()) {
-        Ok(value) => serde_json::to_string(&value).unwrap(),
+        Ok(value) => serde_json::to_string(&value).expect("serialises"),
         Err(error) => format!("{}: {error}", error.kind.as_str()),
     };
     assert_eq!(found, wanted, "{expression}");

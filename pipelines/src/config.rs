@@ -1,0 +1,205 @@
+//! The operator's file, `segue.yaml`.
+//!
+//! Comes in: its name and text. Goes out: the configuration, or everything that is wrong with it. Never here: reading
+//! files, overrides from the environment.
+
+use std::{net::SocketAddr, ops::Range};
+
+use segue_schemas::{config::Config, id::is_name};
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Findings, Source},
+    document::{self, Entry, Node},
+    filter::Patterns,
+    nearest::did_you_mean,
+    service::is_variable,
+};
+
+/// Environments and hosts that exist without being named.
+const BUILT_IN_ENVIRONMENTS: [&str; 2] = ["staging", "production"];
+const BUILT_IN_HOST: &str = "local";
+
+/// Reads the operator's file. An empty one is the default configuration.
+///
+/// # Errors
+/// Everything that is wrong with the file, in the order of its lines.
+pub fn parse(path: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
+    let mut findings = Findings::new(Source::new(path, text));
+    let root = document::parse(&mut findings);
+    let config = match &root {
+        Some(root) if !root.is_null() => document::deserialize(root, &mut findings).inspect(|config| {
+            Check { root, config, findings: &mut findings }.all();
+        }),
+        _ => Some(Config::default()),
+    };
+    match config.filter(|_| !findings.has_errors()) {
+        Some(config) => Ok(config),
+        None => Err(findings.finish()),
+    }
+}
+
+struct Check<'n, 'f, 's> {
+    root: &'n Node,
+    config: &'n Config,
+    findings: &'f mut Findings<'s>,
+}
+
+impl<'n> Check<'n, '_, '_> {
+    fn all(&mut self) {
+        self.repositories();
+        self.environments();
+        self.hosts();
+        self.worker();
+        self.notifications();
+        self.limits();
+    }
+
+    fn repositories(&mut self) {
+        for entry in self.entries("repositories") {
+            let named = entry.key.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name));
+            if !named {
+                let message = format!("`{}` is no repository", entry.key);
+                self.refuse(&entry.key_span, message, Some("write `owner/name`".into()));
+            }
+            self.variables(&entry.value);
+        }
+    }
+
+    fn environments(&mut self) {
+        for entry in self.entries("environments") {
+            self.name(entry, "an environment");
+            self.variables(&entry.value);
+            let Some(environment) = self.config.environments.get(&entry.key) else { continue };
+            if environment.hosts.is_empty() {
+                let message = format!("the environment `{}` has no host", entry.key);
+                let help = Some(format!("name one, or leave `hosts` out: that is `{BUILT_IN_HOST}`"));
+                self.refuse(&document::place(&entry.value, &["hosts"]), message, help);
+            }
+            let hosts: Vec<&str> = self.config.hosts.keys().map(String::as_str).chain([BUILT_IN_HOST]).collect();
+            self.known(&entry.value, "hosts", &environment.hosts, "host", &hosts);
+            let names = self.config.environments.keys().map(String::as_str);
+            let environments: Vec<&str> = names.chain(BUILT_IN_ENVIRONMENTS).collect();
+            let required = environment.requires.as_deref().unwrap_or_default();
+            self.known(&entry.value, "requires", required, "environment", &environments);
+            if required.contains(&entry.key) {
+                let message =
+                    format!("the environment `{}` requires itself, so nothing could ever come here", entry.key);
+                self.refuse(&document::place(&entry.value, &["requires"]), message, None);
+            }
+            if let Err((index, error)) = Patterns::parse(&environment.branches) {
+                let branches = entry.value.get("branches");
+                let item = branches.and_then(|list| list.items().get(index)).map_or(0..0, |item| item.span.clone());
+                self.refuse(&item, error.to_string(), None);
+            }
+        }
+    }
+
+    fn hosts(&mut self) {
+        for entry in self.entries("hosts") {
+            self.name(entry, "a host");
+            for address in entry.value.get("listen").map_or(&[][..], Node::items) {
+                let text = address.scalar().map_or("", |scalar| scalar.text.as_str());
+                if text.parse::<SocketAddr>().is_err() {
+                    let message = format!("`{text}` is no address to listen on");
+                    self.refuse(&address.span, message, Some("write address and port: `127.0.0.1:8080`".into()));
+                }
+            }
+        }
+    }
+
+    fn worker(&mut self) {
+        let worker = &self.config.worker;
+        if !(1..=1024).contains(&worker.capacity) {
+            let message = format!("`capacity` is {}, and 1 to 1024 are allowed", worker.capacity);
+            self.refuse(&self.place(&["worker", "capacity"]), message, None);
+        }
+        if worker.name.as_deref().is_some_and(|name| !is_name(name)) {
+            self.refuse(&self.place(&["worker", "name"]), "this cannot name a worker", Some(NAME_HELP.into()));
+        }
+        if worker.labels.iter().any(|label| label.trim().is_empty()) {
+            self.refuse(&self.place(&["worker", "labels"]), "a label is empty", Some("remove it".into()));
+        }
+    }
+
+    fn notifications(&mut self) {
+        let Some(list) = self.root.get("notifications") else { return };
+        if list.items().len() != self.config.notifications.len() {
+            // some could not be read, and say so already
+            return;
+        }
+        for (item, notification) in list.items().iter().zip(&self.config.notifications) {
+            let message = match (&notification.url, &notification.url_file) {
+                (None, None) => "this says nobody's address",
+                (Some(_), Some(_)) => "`url` and `url-file` both give an address",
+                _ => continue,
+            };
+            let help = Some("give `url-file`, a file that holds the address, or `url` where it is no secret".into());
+            self.refuse(&item.span, message, help);
+        }
+    }
+
+    fn limits(&mut self) {
+        let timing = &self.config.timing;
+        for (key, span) in [("lease", timing.lease), ("renew", timing.renew), ("dead-man", timing.dead_man)] {
+            if span.0.is_zero() {
+                self.refuse(&self.place(&["timing", key]), format!("`{key}` cannot be 0"), None);
+            }
+        }
+        if timing.renew.0 * 2 > timing.lease.0 {
+            let message = format!(
+                "`renew` is {} and `lease` {}: one late renewal would lose the lease",
+                timing.renew, timing.lease
+            );
+            let key = if self.root.get("timing").and_then(|timing| timing.get("renew")).is_some() {
+                "renew"
+            } else {
+                "lease"
+            };
+            self.refuse(&self.place(&["timing", key]), message, Some("make the lease at least twice as long".into()));
+        }
+        if self.config.retention.releases == 0 {
+            let help = Some("keep at least 1: it is what a rollback goes back to".into());
+            self.refuse(&self.place(&["retention", "releases"]), "no release would be kept", help);
+        }
+    }
+
+    fn name(&mut self, entry: &Entry, what: &str) {
+        if !is_name(&entry.key) {
+            let message = format!("`{}` cannot name {what}", entry.key);
+            self.refuse(&entry.key_span, message, Some(NAME_HELP.into()));
+        }
+    }
+
+    fn variables(&mut self, owner: &Node) {
+        for entry in
+            owner.get("variables").map_or(&[][..], Node::entries).iter().filter(|entry| !is_variable(&entry.key))
+        {
+            let message = format!("`{}` cannot name a variable", entry.key);
+            let help = Some("use letters, digits and `_`, not beginning with a digit".into());
+            self.refuse(&entry.key_span, message, help);
+        }
+    }
+
+    fn known(&mut self, owner: &Node, key: &str, names: &[String], what: &str, known: &[&str]) {
+        let items = owner.get(key).map_or(&[][..], Node::items);
+        for (item, name) in items.iter().zip(names).filter(|(_, name)| !known.contains(&name.as_str())) {
+            let help = did_you_mean(name, known.iter().copied())
+                .unwrap_or_else(|| format!("add it under `{what}s`; known: {}", known.join(", ")));
+            self.refuse(&item.span, format!("there is no {what} `{name}`"), Some(help));
+        }
+    }
+
+    fn entries(&self, key: &str) -> &'n [Entry] {
+        self.root.get(key).map_or(&[], Node::entries)
+    }
+
+    fn place(&self, path: &[&str]) -> Range<usize> {
+        document::place(self.root, path)
+    }
+
+    fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
+        self.findings.error(Code::InvalidValue, span, message, help);
+    }
+}
+
+const NAME_HELP: &str = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";

@@ -1,0 +1,176 @@
+//! Service files, `.segue/services/<service>.yml`.
+//!
+//! Comes in: a file's name and text. Goes out: the service's description, or everything that is wrong with it. Never here:
+//! reading files, starting services.
+
+use segue_schemas::{deploy::ServiceSpec, id::is_name};
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Findings, Source},
+    document::{self, Node},
+};
+
+/// Reads a service file. A name that is left out is the file's stem.
+///
+/// # Errors
+/// Everything that is wrong with the file, in the order of its lines.
+pub fn parse(path: &str, text: &str) -> Result<ServiceSpec, Vec<Diagnostic>> {
+    let mut findings = Findings::new(Source::new(path, text));
+    let spec = document::parse(&mut findings).and_then(|root| read(&root, &mut findings));
+    if let Some(spec) = spec.filter(|_| !findings.has_errors()) {
+        return Ok(spec);
+    }
+    if !findings.has_errors() {
+        let help = Some("write at least `command: [\"./server\"]`".into());
+        findings.error(Code::EmptyDocument, &(0..0), "the service file is empty", help);
+    }
+    Err(findings.finish())
+}
+
+fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
+    if root.is_null() {
+        return None;
+    }
+    let mut spec: ServiceSpec = document::deserialize(root, findings)?;
+    let stem = file_stem(findings.source.file);
+    if spec.name.is_empty() {
+        spec.name = stem.to_owned();
+    }
+    let mut check = Check { root, findings };
+    check.name(&spec, stem);
+    check.command(&spec);
+    check.variables("env");
+    check.requests(&spec);
+    check.routes(&spec);
+    check.no_expressions(root);
+    Some(spec)
+}
+
+struct Check<'n, 'f, 's> {
+    root: &'n Node,
+    findings: &'f mut Findings<'s>,
+}
+
+impl Check<'_, '_, '_> {
+    fn name(&mut self, spec: &ServiceSpec, stem: &str) {
+        if !is_name(&spec.name) {
+            let message = format!("`{}` cannot name a service", spec.name);
+            let help = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";
+            self.refuse(&["name"], message, Some(help));
+        } else if spec.name != stem {
+            let message = format!("the service is named `{}`, but its file `{stem}`", spec.name);
+            self.refuse(&["name"], message, Some("leave `name` out, or name the file like the service"));
+        }
+    }
+
+    fn command(&mut self, spec: &ServiceSpec) {
+        if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
+            let help = "name the program and its arguments: `command: [\"./server\", \"--port\", \"$PORT\"]`";
+            self.refuse(&["command"], "the command is empty", Some(help));
+        }
+    }
+
+    fn variables(&mut self, key: &str) {
+        let Some(variables) = self.root.get(key) else { return };
+        for entry in variables.entries().iter().filter(|entry| !is_variable(&entry.key)) {
+            let message = format!("`{}` cannot name an environment variable", entry.key);
+            let help = Some("use letters, digits and `_`, not beginning with a digit".into());
+            self.findings.error(Code::InvalidValue, &entry.key_span, message, help);
+        }
+    }
+
+    fn requests(&mut self, spec: &ServiceSpec) {
+        let slash = Some("begin it with `/`");
+        if !spec.health.path.starts_with('/') {
+            self.refuse(&["health", "path"], format!("`{}` is no path of a request", spec.health.path), slash);
+        }
+        if spec.health.tries == 0 {
+            self.refuse(&["health", "tries"], "a health check needs at least one try", Some("write 1 or more"));
+        }
+        for (key, span) in [("interval", spec.health.interval), ("timeout", spec.health.timeout)] {
+            if span.0.is_zero() {
+                self.refuse(&["health", key], format!("`{key}` of a health check cannot be 0"), Some("write `1s`"));
+            }
+        }
+        for (i, warm_up) in spec.warm_up.iter().enumerate() {
+            if !warm_up.path.starts_with('/') {
+                self.refuse_item("warm-up", i, "path", format!("`{}` is no path of a request", warm_up.path), slash);
+            }
+            if !(1..=1000).contains(&warm_up.count) {
+                let message = format!("`count` is {}, and 1 to 1000 are allowed", warm_up.count);
+                self.refuse_item("warm-up", i, "count", message, None);
+            }
+        }
+        if !(1..=64).contains(&spec.replicas) {
+            self.refuse(&["replicas"], format!("`replicas` is {}, and 1 to 64 are allowed", spec.replicas), None);
+        }
+    }
+
+    fn routes(&mut self, spec: &ServiceSpec) {
+        for (i, route) in spec.routes.iter().enumerate() {
+            if !route.path.starts_with('/') {
+                let message = format!("`{}` is no path of a request", route.path);
+                self.refuse_item("routes", i, "path", message, Some("begin it with `/`"));
+            }
+            if let Some(host) = route.host.as_deref().filter(|host| !is_host(host)) {
+                let message = format!("`{host}` is no host name");
+                self.refuse_item(
+                    "routes",
+                    i,
+                    "host",
+                    message,
+                    Some("write the name alone, without scheme, port and path"),
+                );
+            }
+            if let Some(environment) = route.environment.as_deref().filter(|name| !is_name(name)) {
+                let message = format!("`{environment}` cannot name an environment");
+                self.refuse_item("routes", i, "environment", message, None);
+            }
+        }
+    }
+
+    /// Service files are read as they are; an expression in one would reach the service as text.
+    fn no_expressions(&mut self, node: &Node) {
+        if node.scalar().is_some_and(|scalar| scalar.text.contains("${{")) {
+            let help = "put the value under `variables` of the environment in `segue.yaml`; the service gets it as an environment variable";
+            let message = "expressions are not evaluated in a service file";
+            self.findings.error(Code::InvalidValue, &node.span, message, Some(help.into()));
+        }
+        for item in node.items() {
+            self.no_expressions(item);
+        }
+        for entry in node.entries() {
+            self.no_expressions(&entry.value);
+        }
+    }
+
+    fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {
+        let span = document::place(self.root, path);
+        self.findings.error(Code::InvalidValue, &span, message, help.map(Into::into));
+    }
+
+    fn refuse_item(&mut self, list: &str, index: usize, key: &str, message: String, help: Option<&str>) {
+        let list = self.root.get(list).map_or(&[][..], Node::items);
+        let item = list.get(index);
+        let span = item.map_or(0..0, |item| document::place(item, &[key]));
+        self.findings.error(Code::InvalidValue, &span, message, help.map(Into::into));
+    }
+}
+
+/// The name of a file without its directories and its last extension.
+pub(crate) fn file_stem(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Whether a text can name an environment variable.
+pub(crate) fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn is_host(host: &str) -> bool {
+    (1..=253).contains(&host.len())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
