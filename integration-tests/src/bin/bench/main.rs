@@ -1,0 +1,60 @@
+//! `just bench [PART...] [--json]`: what the README's figures are measured with. Each part starts a Segue of its own from the
+//! release binary, measures as a user would see it, and prints percentiles and ratios beside the figure that is wanted. It
+//! fails only where it can't measure: a noisy machine is no defect.
+
+mod figures;
+mod latency;
+mod logs;
+mod memory;
+mod proxy;
+mod throughput;
+mod traffic;
+mod webhooks;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use figures::Figure;
+
+const PARTS: [&str; 7] = ["latency", "throughput", "webhooks", "logs", "memory", "traffic", "proxy"];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let mut parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
+        eprintln!("error: there is no part `{unknown}`; the parts are {}", PARTS.join(", "));
+        return ExitCode::from(2);
+    }
+    if parts.is_empty() {
+        parts = PARTS.to_vec();
+    }
+    let mut figures = Vec::new();
+    let mut failed = false;
+    for part in parts {
+        eprintln!("measuring {part} ...");
+        match measure(part).await {
+            Ok(measured) => figures.extend(measured),
+            Err(error) => {
+                eprintln!("error: {part} could not be measured: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    figures::print(&figures, json);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn measure(part: &str) -> Result<Vec<Figure>> {
+    match part {
+        "latency" => latency::measure().await,
+        "throughput" => throughput::measure().await,
+        "webhooks" => webhooks::measure().await,
+        "logs" => logs::measure().await,
+        "memory" => memory::measure().await,
+        "traffic" => traffic::measure().await,
+        "proxy" => proxy::measure().await,
+        other => bail!("no part {other}"),
+    }
+}
