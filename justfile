@@ -1,0 +1,36 @@
+# Every command of a developer. `just` lists them.
+
+_default:
+    @just --list --unsorted
+
+# Show the way to production, and back, in under a minute
+demo *args:
+    cargo run --release -- demo {{ args }}
+
+# Format, lints and licences: what a change must pass before it is looked at
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny check bans licenses sources
+
+# The tests of the crates, without those that start the whole of it
+test *args:
+    cargo test --workspace --exclude segue-integration-tests {{ args }}
+
+# Everything: checks, and every test of the workspace with what it needs
+integration:
+    integration-tests/run
+
+# Write the JSON Schemas anew
+schemas:
+    cargo run --package segue-schemas --bin segue-schemas
+
+# The figures that are promised, measured on a release build (`--json` for programs; parts by name)
+bench *args:
+    cargo build --release
+    SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" cargo run --release --package segue-integration-tests --bin bench -- {{ args }}
+    cargo bench --package segue-pipelines --bench judge
+
+# Format everything
+fmt:
+    cargo fmt --all
