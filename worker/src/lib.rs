@@ -9,6 +9,7 @@ pub mod control_plane;
 pub mod deploy;
 pub mod host;
 pub mod job;
+pub mod log;
 pub mod options;
 pub mod supervisor;
 
