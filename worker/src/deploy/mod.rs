@@ -34,6 +34,9 @@ mod observe;
 mod perform;
 mod place;
 pub mod server;
+pub mod step;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

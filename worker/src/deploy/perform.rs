@@ -144,11 +144,10 @@ async fn announce(
     report: &RolloutReport,
     goes_back: bool,
 ) -> Result<bool, ServerError> {
-    let sent = journal::send(server, claim, lease, report);
     if !goes_back {
-        return sent.await.map(|()| true);
+        return journal::send(server, claim, lease, report).await.map(|()| true);
     }
-    match tokio::time::timeout(JOURNAL_PATIENCE, sent).await {
+    match tokio::time::timeout(JOURNAL_PATIENCE, server.report(claim.rollout.id, report)).await {
         Ok(Ok(())) => Ok(true),
         Ok(Err(ServerError::Away(_))) | Err(_) => Ok(false),
         Ok(Err(error)) => Err(error),

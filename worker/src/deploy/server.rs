@@ -1,10 +1,14 @@
 //! What a driver asks of the server: four calls, and three ways in which they can fail.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use segue_schemas::{
     id::RolloutId,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport},
 };
+
+use crate::control_plane::{ControlPlane, ControlPlaneError};
 
 /// Why a call to the server changed nothing that the driver may rely on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,4 +42,47 @@ pub trait RolloutServer: Send + Sync + 'static {
 
     /// Ends the lease, so that another can go on at once.
     async fn hand_back(&self, rollout: RolloutId, hand_back: &RolloutHandBack) -> Result<(), ServerError>;
+}
+
+/// A server over HTTP, and what this worker offers to it.
+#[derive(Debug, Clone)]
+pub struct HttpServer {
+    /// The client.
+    pub control_plane: ControlPlane,
+    /// What the worker offers.
+    pub labels: Vec<String>,
+}
+
+#[async_trait]
+impl RolloutServer for HttpServer {
+    async fn claim(&self, wait_ms: u64) -> Result<Option<RolloutClaim>, ServerError> {
+        Ok(self.control_plane.claim_rollout(&self.labels, Duration::from_millis(wait_ms)).await?)
+    }
+
+    async fn renew(&self, claim: &RolloutClaim, wait_ms: u64) -> Result<RolloutRenewed, ServerError> {
+        let wait = Duration::from_millis(wait_ms);
+        Ok(self.control_plane.renew_rollout(claim.rollout.id, claim.epoch, wait).await?)
+    }
+
+    async fn report(&self, rollout: RolloutId, report: &RolloutReport) -> Result<(), ServerError> {
+        Ok(self.control_plane.journal(rollout, report).await.map(drop)?)
+    }
+
+    async fn hand_back(&self, rollout: RolloutId, hand_back: &RolloutHandBack) -> Result<(), ServerError> {
+        Ok(self.control_plane.hand_back_rollout(rollout, hand_back).await.map(drop)?)
+    }
+}
+
+impl From<ControlPlaneError> for ServerError {
+    fn from(error: ControlPlaneError) -> Self {
+        let said = error.to_string();
+        match error {
+            ControlPlaneError::StaleEpoch { .. } => Self::Stale(said),
+            ControlPlaneError::Unreachable { .. } => Self::Away(said),
+            ControlPlaneError::Unauthorized { .. }
+            | ControlPlaneError::Refused { .. }
+            | ControlPlaneError::Unreadable { .. }
+            | ControlPlaneError::Local { .. } => Self::Refused(said),
+        }
+    }
 }

@@ -1,0 +1,199 @@
+//! The steps `segue/deploy` and `segue/canary`: from what the pipeline says to the rollout that is asked for.
+
+use indexmap::IndexMap;
+use segue_pipelines::{
+    diagnostic::{Style, render},
+    service,
+};
+use segue_schemas::{deploy::ServiceSpec, id::Digest, worker_api::CreateRollout};
+
+use super::inputs::{Inputs, Source};
+use crate::job::{StepError, StepPlace};
+
+/// The largest service file that is read.
+const MAX_SERVICE_FILE: u64 = 256 * 1024;
+
+/// Checks everything, packs and uploads what has to be, and gives the rollout to ask for.
+///
+/// `action` is [`super::inputs::DEPLOY`] or [`super::inputs::CANARY`], `with` its evaluated inputs. Nothing is changed
+/// but that an artifact may have been uploaded; may be repeated.
+///
+/// # Errors
+/// [`StepError::Configuration`] names the input, the file or the artifact, what is wrong with it and what to do.
+pub async fn prepare_rollout(
+    place: &mut dyn StepPlace,
+    action: &str,
+    with: &IndexMap<String, String>,
+) -> Result<CreateRollout, StepError> {
+    let inputs = Inputs::parse(action, with).map_err(|error| StepError::Configuration(error.to_string()))?;
+    let Some(environment) = place.claim().plan.environment.clone() else {
+        let key = &place.claim().plan.key;
+        return Err(StepError::Configuration(format!(
+            "`{action}` needs to know where to: give the job `{key}` an environment, such as `environment: staging`"
+        )));
+    };
+    let service = read_service(place, &inputs.service).await?;
+    let digest = find_artifact(place, action, &inputs.source).await?;
+    let (epoch, step) = (place.claim().epoch, place.step());
+    Ok(CreateRollout { epoch, step, service, environment, digest, strategy: inputs.strategy })
+}
+
+/// The service's file, from the workspace or from the commit.
+async fn read_service(place: &mut dyn StepPlace, name: &str) -> Result<ServiceSpec, StepError> {
+    let paths = [format!(".segue/services/{name}.yml"), format!(".segue/services/{name}.yaml")];
+    for path in &paths {
+        let Some(bytes) = place.read_file(path, MAX_SERVICE_FILE).await? else { continue };
+        let text = String::from_utf8(bytes)
+            .map_err(|_| StepError::Configuration(format!("{path} is not a text in UTF-8; write it as one")))?;
+        return service::parse(path, &text).map_err(|diagnostics| {
+            let shown: Vec<String> = diagnostics.iter().map(|found| render(found, &text, Style::Plain)).collect();
+            StepError::Configuration(format!("{path} can't be used:\n{}", shown.join("\n")))
+        });
+    }
+    Err(StepError::Configuration(format!(
+        "service `{name}` is not described: {} does not exist at this commit; write it, with at least `command:`",
+        paths[0]
+    )))
+}
+
+async fn find_artifact(place: &mut dyn StepPlace, action: &str, source: &Source) -> Result<Digest, StepError> {
+    match source {
+        Source::Path(path) => place.pack_and_upload(path).await,
+        Source::Artifact(name) => match place.artifact(name).await? {
+            Some(artifact) => Ok(artifact.digest),
+            None => Err(StepError::Configuration(format!(
+                "input `artifact` of `{action}`: this run has no artifact `{name}`; make it with `segue/upload-artifact` in a job \
+                 that this one `needs`, or name a directory with `path`"
+            ))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use async_trait::async_trait;
+    use segue_schemas::{
+        artifact::Artifact,
+        deploy::Strategy,
+        id::{Epoch, JobId, RunId},
+        plan::JobPlan,
+        time::Timestamp,
+        worker_api::JobClaim,
+    };
+
+    use super::*;
+    use crate::deploy::inputs::{CANARY, DEPLOY};
+
+    struct Place {
+        claim: JobClaim,
+        files: HashMap<&'static str, &'static str>,
+        artifacts: HashMap<&'static str, Digest>,
+        packed: Vec<String>,
+    }
+
+    fn digest(digit: char) -> Digest {
+        format!("sha256:{}", digit.to_string().repeat(64)).parse().unwrap()
+    }
+
+    fn place(environment: Option<&str>) -> Place {
+        let plan = JobPlan {
+            key: "ship".into(),
+            name: "ship".into(),
+            needs: Vec::new(),
+            condition: None,
+            runs_on: Vec::new(),
+            environment: environment.map(str::to_owned),
+            idempotent: false,
+            timeout_seconds: 60,
+            env: IndexMap::new(),
+            outputs: IndexMap::new(),
+            secrets: Vec::new(),
+            matrix: IndexMap::new(),
+            steps: Vec::new(),
+        };
+        let claim = JobClaim {
+            job: JobId(uuid::Uuid::nil()),
+            run: RunId(1),
+            attempt: 1,
+            epoch: Epoch(3),
+            plan,
+            pipeline: "ship".into(),
+            pipeline_env: IndexMap::new(),
+            contexts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            repository: "acme/shop".into(),
+            clone_url: String::new(),
+            mirror: None,
+            commit: "1".repeat(40).parse().unwrap(),
+            trusted: true,
+            log_offset: 0,
+            resume: None,
+        };
+        let files =
+            [(".segue/services/web.yml", "command: [./web]\n"), (".segue/services/bad.yml", "comand: [./web]\n")];
+        Place { claim, files: files.into(), artifacts: [("app", digest('a'))].into(), packed: Vec::new() }
+    }
+
+    #[async_trait]
+    impl StepPlace for Place {
+        fn claim(&self) -> &JobClaim {
+            &self.claim
+        }
+        fn step(&self) -> usize {
+            2
+        }
+        async fn read_file(&mut self, path: &str, _max_bytes: u64) -> Result<Option<Vec<u8>>, StepError> {
+            Ok(self.files.get(path).map(|text| text.as_bytes().to_vec()))
+        }
+        async fn pack_and_upload(&mut self, path: &str) -> Result<Digest, StepError> {
+            self.packed.push(path.into());
+            Ok(digest('b'))
+        }
+        async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError> {
+            let found = self.artifacts.get(name).cloned();
+            Ok(found.map(|digest| Artifact { name: name.into(), digest, bytes: 1, created_at: Timestamp(0) }))
+        }
+    }
+
+    async fn prepare(place: &mut Place, action: &str, pairs: &[(&str, &str)]) -> Result<CreateRollout, String> {
+        let with = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        prepare_rollout(place, action, &with).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn an_artifact_of_the_run_goes_to_the_jobs_environment() {
+        let mut place = place(Some("staging"));
+        let create = prepare(&mut place, DEPLOY, &[("service", "web"), ("artifact", "app")]).await.unwrap();
+        assert_eq!(create.digest, digest('a'));
+        assert_eq!((create.environment.as_str(), create.epoch, create.step), ("staging", Epoch(3), 2));
+        assert_eq!(create.service.name, "web");
+        assert_eq!(create.service.command, ["./web"]);
+        assert_eq!(create.strategy, Strategy::HotSwap);
+        assert!(place.packed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_packed_and_uploaded() {
+        let mut place = place(Some("production"));
+        let create = prepare(&mut place, CANARY, &[("service", "web"), ("path", "dist")]).await.unwrap();
+        assert_eq!(create.digest, digest('b'));
+        assert_eq!(place.packed, ["dist"]);
+        assert!(matches!(create.strategy, Strategy::Canary(_)));
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_with_what_to_do() {
+        let mut here = place(Some("staging"));
+        let app = ("artifact", "app");
+        let error = prepare(&mut here, DEPLOY, &[("service", "shop"), app]).await.unwrap_err();
+        assert!(error.contains(".segue/services/shop.yml does not exist"), "{error}");
+        let error = prepare(&mut here, DEPLOY, &[("service", "bad"), app]).await.unwrap_err();
+        assert!(error.contains(".segue/services/bad.yml") && error.contains("command"), "{error}");
+        let error = prepare(&mut here, DEPLOY, &[("service", "web"), ("artifact", "ap")]).await.unwrap_err();
+        assert!(error.contains("no artifact `ap`") && error.contains("segue/upload-artifact"), "{error}");
+        let error = prepare(&mut place(None), DEPLOY, &[("service", "web"), app]).await.unwrap_err();
+        assert!(error.contains("job `ship`") && error.contains("environment: staging"), "{error}");
+    }
+}

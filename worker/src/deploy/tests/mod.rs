@@ -1,0 +1,431 @@
+//! Rollouts, driven against a server and a host that are scripted and kept in memory.
+
+mod scripted_host;
+mod scripted_server;
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use segue_schemas::{
+    deploy::{
+        CanarySpec, Health, JournalEntry, JournalKind, JudgeSpec, Release, Rollout, RolloutCommand, RolloutSpec,
+        ServiceSpec, Strategy,
+    },
+    duration::Span,
+    id::{Epoch, ReleaseId, RolloutId, RunId},
+    status::RolloutStatus,
+    time::Timestamp,
+};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{
+    scripted_host::{Behaviour, ScriptedHost},
+    scripted_server::{Death, ScriptedServer, lines},
+};
+use super::{Options, Timing, run_rollouts};
+
+const OLD: i64 = 1;
+const NEW: i64 = 2;
+
+const TIMING: Timing = Timing {
+    lease: Duration::from_millis(600),
+    renew: Duration::from_millis(60),
+    host_patience: Duration::from_secs(5),
+    snapshot: Duration::from_millis(50),
+};
+
+/// A server, a host that serves release 1, and a rollout of release 2.
+struct World {
+    _directory: TempDir,
+    server: Arc<ScriptedServer>,
+    host: ScriptedHost,
+}
+
+impl World {
+    fn new(strategy: Strategy, behaviour: Behaviour) -> Self {
+        Self::with_dead_man(strategy, behaviour, 15_000)
+    }
+
+    fn with_dead_man(strategy: Strategy, behaviour: Behaviour, dead_man_ms: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let host = ScriptedHost::start(directory.path(), "production", "web");
+        host.serve(&release(OLD), "web-1-0-1");
+        host.behave(NEW, behaviour);
+        let server = ScriptedServer::new(rollout(strategy), Epoch(1), host.socket(), dead_man_ms);
+        Self { _directory: directory, server: Arc::new(server), host }
+    }
+
+    /// A worker. Dropping the handle is its death; cancelling the token is its end.
+    fn worker(&self) -> (AbortOnDropHandle<()>, CancellationToken) {
+        let shutdown = CancellationToken::new();
+        let options = Options { timing: TIMING, capacity: 4 };
+        let rollouts = run_rollouts(self.server.clone(), options, shutdown.clone());
+        (AbortOnDropHandle::new(tokio::spawn(rollouts)), shutdown)
+    }
+
+    async fn ended(&self) -> Rollout {
+        self.server.until("the end", |rollout, _| rollout.status.is_final()).await;
+        assert_eq!(self.server.faults(), Vec::<String>::new(), "{}", lines(&self.server.journal()));
+        self.server.rollout()
+    }
+
+    #[track_caller]
+    fn is_wholly(&self, release: i64) {
+        let journal = lines(&self.server.journal());
+        assert_eq!(self.host.serving(), [release], "{journal}");
+        if release == OLD {
+            assert!(self.host.instances_of(NEW).is_empty(), "the new release is left over\n{journal}");
+        }
+    }
+
+    fn find(&self, kind: JournalKind) -> Option<JournalEntry> {
+        self.server.journal().into_iter().find(|entry| entry.kind == kind)
+    }
+}
+
+fn canary() -> Strategy {
+    Strategy::Canary(CanarySpec {
+        stages: vec![10, 50, 100],
+        stage_duration: Span::millis(250),
+        hold_limit: Span::seconds(20),
+        judge: JudgeSpec { min_requests: 20, ..JudgeSpec::default() },
+    })
+}
+
+fn release(number: i64) -> Release {
+    Release {
+        id: ReleaseId(number),
+        repository: "acme/shop".into(),
+        service: "web".into(),
+        digest: format!("sha256:{number:064x}").parse().unwrap(),
+        commit: format!("{number:040x}").parse().unwrap(),
+        run: RunId(number),
+        created_at: Timestamp(0),
+    }
+}
+
+fn rollout(strategy: Strategy) -> Rollout {
+    let health = Health { path: "/healthz".into(), tries: 3, interval: Span::millis(20), timeout: Span::seconds(1) };
+    let service = ServiceSpec {
+        name: "web".into(),
+        command: vec!["./web".into()],
+        env: [].into(),
+        health,
+        warm_up: Vec::new(),
+        drain: Span::seconds(1),
+        keep_warm: Span::seconds(60),
+        replicas: 1,
+        routes: Vec::new(),
+    };
+    Rollout {
+        id: RolloutId(9),
+        spec: RolloutSpec {
+            release: release(NEW),
+            service,
+            environment: "production".into(),
+            hosts: vec!["local".into()],
+            strategy,
+            previous: Some(release(OLD)),
+            is_rollback: false,
+            variables: [].into(),
+        },
+        status: RolloutStatus::Queued,
+        run: None,
+        weight: 0,
+        stage: 0,
+        reason: None,
+        verdict: None,
+        state: None,
+        created_at: Timestamp(0),
+        ended_at: None,
+    }
+}
+
+/// Looks every millisecond, for half a minute at most: nobody tells a test what the scripted world does.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A worker's death: nothing of it is left when this returns.
+async fn kill(worker: AbortOnDropHandle<()>) {
+    worker.abort();
+    let _ = worker.await;
+}
+
+fn kinds(journal: &[JournalEntry]) -> Vec<JournalKind> {
+    journal.iter().map(|entry| entry.kind).collect()
+}
+
+#[tokio::test]
+async fn a_hot_swap_reads_start_ready_shift_retire() {
+    use JournalKind::{Claimed, Ended, Ready, RetireIntent, Retired, ShiftIntent, Shifted, StartIntent, Started};
+    let world = World::new(Strategy::HotSwap, Behaviour::GOOD);
+    let _worker = world.worker();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::Succeeded);
+    assert_eq!(rollout.weight, 100);
+    world.is_wholly(NEW);
+    assert_eq!(
+        kinds(&world.server.journal()),
+        [Claimed, StartIntent, Started, Ready, ShiftIntent, Shifted, RetireIntent, Retired, Ended]
+    );
+    let old = world.host.instances_of(OLD);
+    assert!(old[0].retire_at.is_some(), "the old release stays warm, and its host stops it later");
+}
+
+#[tokio::test]
+async fn a_good_canary_is_promoted_stage_by_stage() {
+    let world = World::new(canary(), Behaviour::GOOD);
+    let _worker = world.worker();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::Succeeded, "{:?}", rollout.reason);
+    world.is_wholly(NEW);
+    let journal = world.server.journal();
+    let weights: Vec<_> = journal
+        .iter()
+        .filter(|entry| entry.kind == JournalKind::Shifted)
+        .map(|entry| entry.detail["weight"].as_u64().unwrap())
+        .collect();
+    assert_eq!(weights, [10, 50, 100]);
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_one_request_in_five_is_rolled_back_with_its_numbers() {
+    let world = World::new(canary(), Behaviour::BAD);
+    let _worker = world.worker();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::RolledBack);
+    assert_eq!(rollout.weight, 0);
+    world.is_wholly(OLD);
+    let verdict = rollout.verdict.expect("a verdict");
+    assert_eq!(verdict["decision"], "roll_back", "{verdict}");
+    let journal = world.server.journal();
+    let verdict = journal.iter().position(|entry| entry.kind == JournalKind::Verdict).unwrap();
+    let kinds = kinds(&journal);
+    use JournalKind::{RollBackIntent, ShiftIntent, Shifted, Verdict};
+    assert_eq!(kinds[verdict..verdict + 4], [Verdict, RollBackIntent, ShiftIntent, Shifted]);
+    let back_us = journal[verdict + 3].detail["numbers"]["traffic_back_us"].as_u64().unwrap();
+    println!("verdict to traffic back: {:.2} ms", back_us as f64 / 1000.0);
+    assert!(back_us < 100_000, "{back_us} us");
+}
+
+#[tokio::test]
+async fn a_release_that_never_becomes_ready_gets_no_traffic() {
+    let world = World::new(canary(), Behaviour::NEVER_READY);
+    let _worker = world.worker();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::Failed);
+    world.is_wholly(OLD);
+    assert!(world.host.weights_asked_for().is_empty(), "no weight was ever asked for");
+    let reason = rollout.reason.unwrap();
+    assert!(reason.contains("rung `health`") && reason.contains("answered 503"), "{reason}");
+    let seen = world.find(JournalKind::NotReady).unwrap().detail["seen"].clone();
+    assert_eq!(seen["last_status"], 503);
+}
+
+#[tokio::test]
+async fn a_person_promotes_and_a_person_aborts() {
+    for (command, status, serves) in [
+        (RolloutCommand::Promote, RolloutStatus::Succeeded, NEW),
+        (RolloutCommand::Abort, RolloutStatus::RolledBack, OLD),
+    ] {
+        let mut strategy = canary();
+        if let Strategy::Canary(spec) = &mut strategy {
+            spec.stage_duration = Span::seconds(60);
+        }
+        let world = World::new(strategy, Behaviour::GOOD);
+        let _worker = world.worker();
+        world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+        world.server.command(command);
+        let rollout = world.ended().await;
+        assert_eq!(rollout.status, status);
+        world.is_wholly(serves);
+        let said = world.find(JournalKind::Command).unwrap().detail["message"].as_str().unwrap().to_owned();
+        assert!(said.contains("ada: enough"), "{said}");
+    }
+}
+
+/// Lets the driver die once at each entry of the journal, before and after it, and another go on.
+async fn check_deaths(strategy: Strategy, behaviour: Behaviour) {
+    let world = World::new(strategy.clone(), behaviour);
+    let worker = world.worker();
+    world.ended().await;
+    drop(worker);
+    let entries = world.server.journal().len();
+    let deaths = (1..=entries).flat_map(|entry| [Death::After(entry), Death::Before(entry)]);
+    let mut cases: JoinSet<()> = JoinSet::new();
+    for death in deaths {
+        if cases.len() >= 8 {
+            cases.join_next().await.unwrap().unwrap();
+        }
+        cases.spawn(check_death(strategy.clone(), behaviour, death));
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
+}
+
+async fn check_death(strategy: Strategy, behaviour: Behaviour, death: Death) {
+    let world = World::new(strategy, behaviour);
+    world.server.let_die(death);
+    let (first, _) = world.worker();
+    assert!(world.server.until_dying().await, "{death:?} did not come");
+    kill(first).await;
+    world.server.end_lease();
+    let _second = world.worker();
+    let rollout = world.ended().await;
+    let journal = lines(&world.server.journal());
+    let expected = match rollout.status {
+        RolloutStatus::Succeeded => NEW,
+        RolloutStatus::RolledBack | RolloutStatus::Failed => OLD,
+        other => panic!("{death:?}: {other:?}\n{journal}"),
+    };
+    assert_eq!(world.host.serving(), [expected], "{death:?}\n{journal}");
+    let ended = world.server.journal().pop().unwrap();
+    assert_eq!(ended.kind, JournalKind::Ended, "{death:?}\n{journal}");
+    assert_eq!(ended.detail["serves"], if expected == NEW { "new" } else { "former" }, "{death:?}\n{journal}");
+    let must_end_with = if behaviour.error_rate > 0.0 { OLD } else { NEW };
+    assert_eq!(expected, must_end_with, "{death:?}\n{journal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_die_at_every_entry_of_a_hot_swap() {
+    check_deaths(Strategy::HotSwap, Behaviour::GOOD).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_die_at_every_entry_of_a_good_canary() {
+    check_deaths(canary(), Behaviour::GOOD).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_die_at_every_entry_of_a_bad_canary() {
+    check_deaths(canary(), Behaviour::BAD).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hands_its_rollout_back_and_another_goes_on_at_once() {
+    let world = World::new(canary(), Behaviour::GOOD);
+    let (first, shutdown) = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    shutdown.cancel();
+    first.await.unwrap();
+    assert_eq!(world.server.hand_backs(), ["its worker stops"]);
+    let _second = world.worker();
+    assert_eq!(world.ended().await.status, RolloutStatus::Succeeded);
+    world.is_wholly(NEW);
+    assert!(world.find(JournalKind::Recovered).is_some());
+}
+
+#[tokio::test]
+async fn an_emergency_rollback_during_a_canary_ends_it_rolled_back() {
+    let mut strategy = canary();
+    if let Strategy::Canary(spec) = &mut strategy {
+        spec.stage_duration = Span::seconds(60);
+    }
+    let world = World::with_dead_man(strategy, Behaviour::GOOD, 150);
+    let _worker = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    let emergency = world.host.emergency();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::RolledBack);
+    let reason = rollout.reason.unwrap();
+    assert!(reason.contains("emergency"), "{reason}");
+    world.is_wholly(OLD);
+    assert!(world.find(JournalKind::Emergency).is_some());
+    assert!(world.server.epoch() >= emergency.epoch, "the server's epoch has caught up with the host's");
+}
+
+#[tokio::test]
+async fn a_late_weight_of_an_old_owner_changes_nothing() {
+    let world = World::new(canary(), Behaviour::GOOD);
+    let _first = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    // the first worker still believes in its lease when the second takes over and finishes
+    let old_epoch = world.server.epoch();
+    world.server.end_lease();
+    let _second = world.worker();
+    world.server.until("a new owner", |_, journal| journal.iter().any(|entry| entry.epoch > old_epoch)).await;
+    assert_eq!(world.ended().await.status, RolloutStatus::Succeeded);
+    let epochs: Vec<Epoch> = world.host.weights_asked_for().into_iter().map(|(epoch, _)| epoch).collect();
+    assert!(epochs.is_sorted(), "{epochs:?}");
+    let before = world.host.targets();
+    let late = super::hosts::Host::new("local", &world.host.socket(), Duration::ZERO);
+    let apply = segue_schemas::host_api::ApplyRoute {
+        fence: segue_schemas::host_api::Fence {
+            environment: "production".into(),
+            service: "web".into(),
+            epoch: old_epoch,
+        },
+        rules: Vec::new(),
+        targets: Vec::new(),
+        fallback: Vec::new(),
+        dead_man_ms: None,
+    };
+    assert!(matches!(late.apply_route(&apply).await, Err(super::hosts::HostTrouble::Stale(_))));
+    assert_eq!(world.host.targets(), before);
+}
+
+#[tokio::test]
+async fn the_traffic_goes_back_although_the_server_is_away() {
+    let world = World::new(canary(), Behaviour::BAD);
+    world.server.leave_at(JournalKind::RollBackIntent);
+    let _worker = world.worker();
+    eventually("the server is away", || world.server.is_away.load(Ordering::SeqCst)).await;
+    let left = std::time::Instant::now();
+    eventually("the traffic is back", || world.host.serving() == [OLD]).await;
+    println!("verdict to traffic back with the server away: {:?}", left.elapsed());
+    assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
+    assert_eq!(world.server.rollout().weight, 10, "the server knows nothing of it yet");
+    world.server.come_back();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::RolledBack);
+    assert_eq!(rollout.verdict.unwrap()["decision"], "roll_back");
+    world.is_wholly(OLD);
+}
+
+#[tokio::test]
+async fn what_was_done_while_the_server_was_away_is_journaled_even_after_the_lease() {
+    let world = World::new(canary(), Behaviour::BAD);
+    world.server.leave_at(JournalKind::RollBackIntent);
+    let _worker = world.worker();
+    eventually("the server is away", || world.server.is_away.load(Ordering::SeqCst)).await;
+    eventually("the traffic is back", || world.host.serving() == [OLD]).await;
+    // longer than the lease: the driver gives the rollout up, and remembers what it could not say
+    tokio::time::sleep(TIMING.lease * 2).await;
+    let weights = world.host.weights_asked_for().len();
+    world.server.end_lease();
+    world.server.come_back();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::RolledBack);
+    assert_eq!(rollout.verdict.unwrap()["decision"], "roll_back");
+    world.is_wholly(OLD);
+    let after = &world.host.weights_asked_for()[weights..];
+    assert!(after.iter().all(|(_, targets)| targets.len() == 1), "the bad release got traffic again: {after:?}");
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_from_its_server_lets_the_host_fall_back() {
+    let mut strategy = canary();
+    if let Strategy::Canary(spec) = &mut strategy {
+        spec.stage_duration = Span::seconds(60);
+    }
+    let world = World::with_dead_man(strategy, Behaviour::GOOD, 300);
+    let _worker = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    world.server.is_away.store(true, Ordering::SeqCst);
+    tokio::time::sleep(TIMING.lease / 2).await;
+    assert_eq!(world.host.serving().len(), 2, "as long as the lease lives, the canary goes on");
+    tokio::time::sleep(TIMING.lease + Duration::from_millis(600)).await;
+    world.server.end_lease();
+    world.server.come_back();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::RolledBack);
+    assert!(rollout.reason.as_deref().is_some_and(|reason| reason.contains("dead-man")), "{:?}", rollout.reason);
+    world.is_wholly(OLD);
+}
