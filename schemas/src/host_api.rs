@@ -13,6 +13,7 @@
 //! | `POST /v1/routes/{environment}/{service}/renew` | [`RenewDeadMan`] -> [`RouteState`] |
 //! | `GET /v1/routes/{environment}/{service}/observations?after=&wait_ms=&limit=` | -> [`ObservationBatch`] |
 //! | `POST /v1/routes/{environment}/{service}/emergency-rollback` | [`EmergencyRollback`] -> [`EmergencyResult`] |
+//! | `POST /v1/shutdown` | [`Shutdown`] -> [`Shutdown`]; the host ends once it has answered. TERM ends the host alone |
 //!
 //! Every mutation carries a [`Fence`]. Errors are [`HostError`] with the status of [`HostErrorCode::http_status`].
 
@@ -292,6 +293,14 @@ pub struct EmergencyResult {
     pub to: Release,
     /// From the request to the proxy's confirmation.
     pub took_us: u64,
+}
+
+/// End the host, and what it carries with it if that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// Also drain and end the proxy and stop every service. The next start of a host brings back what serves, as after a
+    /// reboot.
+    pub services: bool,
 }
 
 /// An error of the host.

@@ -3,6 +3,7 @@
 //! Comes in: claims, over the worker's API. Goes out: logs, reports, artifacts and journal entries over the same API,
 //! and changes of hosts. Never here: a decision about what runs next or whether a release is good (`pipelines`), and no
 //! access to the server's store.
+pub use options::WorkerOptions;
 
 pub mod artifact;
 pub mod control_plane;
@@ -11,6 +12,5 @@ pub mod host;
 pub mod job;
 pub mod log;
 pub mod options;
+pub mod proxy;
 pub mod supervisor;
-
-pub use options::WorkerOptions;

@@ -9,7 +9,8 @@ use http::Method;
 use segue_schemas::{
     host_api::{
         ApplyRoute, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState, Instance,
-        ObservationBatch, Probe, ProbeResult, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
+        ObservationBatch, Probe, ProbeResult, RenewDeadMan, RetireInstance, RouteState, Shutdown, StartInstance,
+        StopInstance,
     },
     id::InstanceId,
 };
@@ -135,6 +136,11 @@ impl HostClient {
     ) -> Result<EmergencyResult, HostClientError> {
         let path = format!("/v1/routes/{environment}/{service}/emergency-rollback");
         self.send(Method::POST, path, rollback, EMERGENCY).await
+    }
+
+    /// Ends the host; with `services`, after its proxy has drained and its services have stopped.
+    pub async fn shutdown(&self, shutdown: Shutdown) -> Result<Shutdown, HostClientError> {
+        self.send(Method::POST, "/v1/shutdown".into(), &shutdown, EMERGENCY).await
     }
 
     async fn get<A: DeserializeOwned>(&self, path: String, limit: Duration) -> Result<A, HostClientError> {

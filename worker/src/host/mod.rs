@@ -3,6 +3,248 @@
 //! Comes in: the calls of [`segue_schemas::host_api`] over a unix socket. Goes out: running services, the routes that the proxy
 //! carries, and the observations that it makes. Never here: decisions about a rollout; a host does what the holder of the highest
 //! epoch says, and goes back by itself when that holder is no longer heard.
+//!
+//! Services and the proxy do not die with the host. A host that is started again finds them by what it recorded ([`state`]);
+//! after a reboot it brings back what has traffic or is fallen back to. TERM and INT end the host alone; the `shutdown` call
+//! ends what it carries as well.
+//!
+//! | in the data folder | what |
+//! | --- | --- |
+//! | `state.json` | what is recorded |
+//! | `lock` | held by the host, so that there are never two |
+//! | `releases/<digest>/` | unpacked releases, in which services run |
+//! | `output/<instance>.log` | what services print, at most 16 MiB each; `proxy.log` |
+//! | `proxy-<n>.sock`, `routes.json` | the proxy's control socket, the routes that it starts with |
 
+mod api;
 pub mod client;
+mod clock;
+mod ensure;
+mod instances;
+mod output;
+mod process;
+mod proxy_child;
+mod recover;
+mod releases;
+mod routes;
+mod state;
+mod timers;
 pub mod unix_http;
+mod unpack;
+
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use segue_schemas::{
+    host_api::{HostError, HostErrorCode},
+    id::InstanceId,
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+pub use ensure::{EnsureError, Ensured, ensure_running};
+use proxy_child::ProxyChild;
+use releases::Releases;
+use state::Store;
+pub use unpack::{UnpackError, UnpackLimits, unpack};
+
+/// How a host is to run.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Its data folder.
+    pub data: PathBuf,
+    /// The unix socket of its API; its path has at most 107 bytes.
+    pub socket: PathBuf,
+    /// The addresses that its proxy listens on. Port 0 takes a free port, which is kept over restarts.
+    pub listen: Vec<SocketAddr>,
+    /// The `segue` program, which is started again as `PROGRAM proxy` (and, by [`ensure_running`], as `PROGRAM host`).
+    pub program: PathBuf,
+    /// What tells one boot of the machine from another: `/proc/sys/kernel/random/boot_id`. In a container whose restarts
+    /// that does not show, a file that is made anew at each start.
+    pub boot_id: PathBuf,
+    /// How long requests may go on when a proxy is ended or replaced.
+    pub proxy_drain: Duration,
+}
+
+impl HostOptions {
+    /// A host with its data in `data` and the API at `data/host.sock`, run by this very program.
+    ///
+    /// # Errors
+    /// This program's own path can't be found out.
+    pub fn new(data: impl Into<PathBuf>) -> io::Result<Self> {
+        let data = std::path::absolute(data.into())?;
+        Ok(Self {
+            socket: data.join("host.sock"),
+            data,
+            listen: Vec::new(),
+            program: std::env::current_exe()?,
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            proxy_drain: Duration::from_secs(30),
+        })
+    }
+}
+
+/// Why a host can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum HostRunError {
+    /// There is one already.
+    #[error("another `segue host` has its data in {0}; stop it first, or choose another folder")]
+    Taken(PathBuf),
+    /// The record can't be read.
+    #[error("{path} can't be read: {source}; restore it from a backup, or move it away to begin anew")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// An address is taken.
+    #[error("can't listen on {address}: {source}; choose another address, or stop what has this one")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file or socket of its own can't be made.
+    #[error("{path}: {source}")]
+    File {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The record can't be written.
+    #[error(transparent)]
+    Record(#[from] HostError),
+    /// The system refuses a thread or a signal handler.
+    #[error("the host can't be started: {0}")]
+    System(#[from] io::Error),
+}
+
+/// The host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    options: HostOptions,
+    store: Arc<Store>,
+    releases: Releases,
+    output: PathBuf,
+    proxy: Arc<ProxyChild>,
+    /// Instances whose retirement goes on now.
+    retiring: Mutex<HashSet<InstanceId>>,
+    /// Set to end every service and start none any more.
+    closing: watch::Sender<bool>,
+    /// Set to end the host process.
+    ending: watch::Sender<bool>,
+}
+
+/// Runs a host until TERM, INT or a `shutdown` call, on a small runtime made for it: one thread, and few for the disk.
+///
+/// # Errors
+/// It can't start. What happens later is logged and does not end it.
+pub fn run_blocking(options: HostOptions) -> Result<(), HostRunError> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_blocking_threads(4).thread_keep_alive(Duration::from_secs(1));
+    runtime.build()?.block_on(run(options))
+}
+
+/// The same on the runtime of the caller.
+///
+/// # Errors
+/// As [`run_blocking`].
+pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| HostRunError::File { path, source }
+    };
+    let options = HostOptions { data: std::path::absolute(&options.data)?, ..options };
+    make_private_folder(&options.data).map_err(file(&options.data))?;
+    let _lock = lock(&options.data)?;
+    let state = options.data.join("state.json");
+    let store = Store::open(state.clone()).map_err(|source| HostRunError::State { path: state, source })?;
+    let store = Arc::new(store);
+    let output = options.data.join("output");
+    make_private_folder(&output).map_err(file(&output))?;
+    let unpacked = options.data.join("releases");
+    let releases = Releases::open(unpacked.clone()).map_err(file(&unpacked))?;
+    let (data, program) = (&options.data, options.program.clone());
+    let proxy = ProxyChild::open(data, program, options.proxy_drain, &options.listen, store.clone())
+        .await
+        .map_err(|(address, source)| HostRunError::Listen { address, source })?;
+    let (closing, ending) = (watch::Sender::new(false), watch::Sender::new(false));
+    let (proxy, retiring) = (Arc::new(proxy), Mutex::default());
+    let host = Arc::new(Host { options, store, releases, output, proxy, retiring, closing, ending });
+
+    let listener = bind_api(&host.options.socket).map_err(file(&host.options.socket))?;
+    let boot_id = clock::boot_id(&host.options.boot_id).map_err(file(&host.options.boot_id))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let awaited = host.recover(boot_id).await?;
+    let well = host.clone();
+    tokio::spawn(host.proxy.clone().run(async move { well.wait_for_serving(awaited).await }));
+    tokio::spawn(host.clone().keep_time());
+    let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);
+    tokio::spawn(async move {
+        if let Err(error) = bounds.await {
+            tracing::error!(%error, "the output of services is no longer kept in bounds");
+        }
+    });
+    let api = host.clone();
+    tokio::spawn(unix_http::serve(listener, move |call| api.clone().answer(call)));
+    ensure::notify_ready();
+    tracing::info!(data = %host.options.data.display(), listen = ?host.proxy.addresses(), "the host is ready");
+
+    let mut ending = host.ending.subscribe();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = ending.wait_for(|end| *end) => {
+            // The answer to the call that asked for it is on its way.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    tracing::info!("the host ends");
+    Ok(())
+}
+
+/// One host per data folder: the lock goes with the process, however that ends.
+fn lock(data: &Path) -> Result<Flock<std::fs::File>, HostRunError> {
+    let path = data.join("lock");
+    let failed = |source| HostRunError::File { path: path.clone(), source };
+    let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => HostRunError::Taken(data.to_owned()),
+        other => failed(other.into()),
+    })
+}
+
+fn make_private_folder(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The API's socket, for this user alone. One that is left from before is replaced: whoever gets here holds the lock.
+fn bind_api(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// An error of the API.
+fn refusal(code: HostErrorCode, message: String) -> HostError {
+    HostError { code, message, epoch: None }
+}

@@ -1,0 +1,160 @@
+//! The host's API: one request in, one JSON answer out. What each call means stands in [`segue_schemas::host_api`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use segue_schemas::{
+    host_api::{
+        ApplyRoute, DrainInstance, EmergencyRollback, Fence, HostError, HostErrorCode, HostState, Instance, Probe,
+        RenewDeadMan, RetireInstance, Shutdown, StartInstance, StopInstance,
+    },
+    id::InstanceId,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Host, refusal, routes::known_route, unix_http::Call};
+
+/// How long one request may wait for something.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// Observations in one answer when the request does not say.
+const DEFAULT_BATCH: u64 = 1000;
+
+impl Host {
+    /// Answers one call.
+    pub(super) async fn answer(self: Arc<Self>, call: Call) -> (StatusCode, Bytes) {
+        match self.dispatch(&call).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                (status, serde_json::to_vec(&error).unwrap_or_default().into())
+            }
+        }
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: &Call) -> Result<(StatusCode, Bytes), HostError> {
+        let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
+        let wait = Duration::from_millis(call.number("wait_ms").unwrap_or(0)).min(MAX_WAIT);
+        match (&call.method, path.as_slice()) {
+            (&Method::GET, ["v1", "state"]) => json(&self.state().await),
+            (&Method::POST, ["v1", "instances"]) => json(&self.start_instance(body::<StartInstance>(call)?).await?),
+            (&Method::GET, ["v1", "instances", id]) => json(&self.instance(&named(id)?, wait).await?),
+            (&Method::POST, ["v1", "instances", id, "probe"]) => {
+                json(&self.probe(&named(id)?, &body::<Probe>(call)?).await?)
+            }
+            (&Method::POST, ["v1", "instances", id, "retire"]) => {
+                json(&self.retire(named(id)?, body::<RetireInstance>(call)?).await?)
+            }
+            (&Method::POST, ["v1", "instances", id, "drain"]) => {
+                json(&self.drain(&named(id)?, &body::<DrainInstance>(call)?).await?)
+            }
+            (&Method::POST, ["v1", "instances", id, "stop"]) => {
+                json(&self.stop(named(id)?, body::<StopInstance>(call)?).await?)
+            }
+            (&Method::PUT, ["v1", "routes", environment, service]) => {
+                let apply = body::<ApplyRoute>(call)?;
+                same_pair(&apply.fence, environment, service)?;
+                self.finish(move |host| async move { host.apply_route(apply).await }).await
+            }
+            (&Method::POST, ["v1", "routes", environment, service, "renew"]) => {
+                let renew = body::<RenewDeadMan>(call)?;
+                same_pair(&renew.fence, environment, service)?;
+                json(&self.renew(renew).await?)
+            }
+            (&Method::GET, ["v1", "routes", environment, service, "observations"]) => {
+                known_route(&self.store.current(), environment, service)?;
+                let (after, limit) = (call.number("after").unwrap_or(0), call.number("limit").unwrap_or(DEFAULT_BATCH));
+                Ok(self.proxy.observations(environment, service, after, limit, wait).await)
+            }
+            (&Method::POST, ["v1", "routes", environment, service, "emergency-rollback"]) => {
+                let rollback = body::<EmergencyRollback>(call)?;
+                let (environment, service) = ((*environment).to_owned(), (*service).to_owned());
+                self.finish(move |host| async move { host.emergency_rollback(environment, service, rollback).await })
+                    .await
+            }
+            (&Method::POST, ["v1", "shutdown"]) => {
+                let shutdown = body::<Shutdown>(call)?;
+                self.finish(move |host| async move {
+                    if shutdown.services {
+                        host.stop_everything().await;
+                    }
+                    Ok(shutdown)
+                })
+                .await
+                .inspect(|_| {
+                    self.ending.send_replace(true);
+                })
+            }
+            _ => {
+                let message = format!("{} /{} is not known here", call.method, path.join("/"));
+                Err(refusal(HostErrorCode::NotFound, message))
+            }
+        }
+    }
+
+    /// Runs a change in a task of its own: what was begun is finished when its caller goes away.
+    async fn finish<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> Result<(StatusCode, Bytes), HostError>
+    where
+        T: Serialize + Send + 'static,
+        F: Future<Output = Result<T, HostError>> + Send + 'static,
+    {
+        let done = tokio::spawn(work(self.clone())).await;
+        json(&done.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))??)
+    }
+
+    async fn state(&self) -> HostState {
+        let proxy = self.proxy.state().await;
+        let recorded = self.store.current();
+        let instances: Vec<Instance> = recorded
+            .instances
+            .iter()
+            .filter(|(_, record)| !record.is_stopped())
+            .filter_map(|(id, _)| self.shown(&recorded, id).ok())
+            .collect();
+        let routes = recorded.routes.iter().filter(|r| !r.rules.is_empty()).map(|record| {
+            let mut route = record.shown();
+            if let Some(proxy) = &proxy {
+                self.add_counts(&recorded, &mut route, proxy);
+            }
+            route
+        });
+        HostState {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            listen: self.proxy.addresses().iter().map(ToString::to_string).collect(),
+            proxy_pid: self.proxy.living().map(|l| l.pid),
+            routes: routes.collect(),
+            instances,
+            releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
+        }
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<(StatusCode, Bytes), HostError> {
+    match serde_json::to_vec(value) {
+        Ok(body) => Ok((StatusCode::OK, body.into())),
+        Err(error) => Err(refusal(HostErrorCode::Unavailable, error.to_string())),
+    }
+}
+
+fn body<T: DeserializeOwned>(call: &Call) -> Result<T, HostError> {
+    let unreadable = |e| {
+        let message = format!("the body of {} /{} can't be read: {e}", call.method, call.path.join("/"));
+        refusal(HostErrorCode::BadRequest, message)
+    };
+    serde_json::from_slice(&call.body).map_err(unreadable)
+}
+
+fn named(id: &str) -> Result<InstanceId, HostError> {
+    id.parse().map_err(|e: segue_schemas::id::InvalidId| refusal(HostErrorCode::BadRequest, e.to_string()))
+}
+
+fn same_pair(fence: &Fence, environment: &str, service: &str) -> Result<(), HostError> {
+    if fence.environment == environment && fence.service == service {
+        return Ok(());
+    }
+    let message =
+        format!("the address names {service} in {environment}, the body {} in {}", fence.service, fence.environment);
+    Err(refusal(HostErrorCode::BadRequest, message))
+}

@@ -1,0 +1,502 @@
+//! The life of an instance: prepared, started, started again when it ends by itself, probed, retired, drained, stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use segue_schemas::{
+    deploy::Health,
+    host_api::{
+        DrainInstance, DrainResult, HostError, HostErrorCode, Instance, Probe, ProbeResult, RetireInstance,
+        StartInstance, StopInstance,
+    },
+    id::{Epoch, InstanceId, is_name},
+};
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{
+    Host,
+    clock::{Deadline, now},
+    output,
+    process::{self, Launch, Process},
+    refusal,
+    state::{InstanceRecord, Recorded, Retire, RunSpec},
+    unix_http,
+};
+
+/// The pause before an instance that ended by itself is started again, the first time; it doubles with each end.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest such pause.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// An instance that lived this long was well: the pause is the first one again.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// The most a probe or a wait may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+impl Host {
+    /// `POST /v1/instances`.
+    pub(super) async fn start_instance(self: &Arc<Self>, start: StartInstance) -> Result<Instance, HostError> {
+        check_start(&start)?;
+        let id = start.instance.clone();
+        if let Some(existing) = self.store.current().instances.get(&id) {
+            if existing.release != start.release || existing.environment != start.fence.environment {
+                let message = format!("instance `{id}` is already here with another release; choose another name");
+                return Err(refusal(HostErrorCode::BadRequest, message));
+            }
+            return self.prepared(&id).await;
+        }
+        let host = self.clone();
+        // In a task: a start that was begun is finished even when the caller goes away.
+        let begun = tokio::spawn(async move { host.begin(start).await });
+        begun.await.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))??;
+        self.prepared(&id).await
+    }
+
+    async fn begin(self: Arc<Self>, start: StartInstance) -> Result<(), HostError> {
+        let id = start.instance.clone();
+        let digest = start.release.digest.clone();
+        let source = start.artifact.clone();
+        let run = RunSpec::of(&start);
+        let (named, env) = (id.clone(), start.fence.environment.clone());
+        let forgotten = self
+            .store
+            .change(move |recorded| {
+                recorded.admit(&start.fence)?;
+                if recorded.instances.contains_key(&named) {
+                    return Ok(None);
+                }
+                let port = free_port(recorded)?;
+                recorded.keep(&env, &start.release, &run, now());
+                let record = InstanceRecord {
+                    environment: env,
+                    release: start.release,
+                    run,
+                    port,
+                    prepared: false,
+                    stopping: false,
+                    process: None,
+                    restarts: 0,
+                    last_exit: None,
+                    failed: None,
+                    retire: None,
+                };
+                recorded.instances.insert(named, record);
+                Ok(Some(recorded.forget_old()))
+            })
+            .await?;
+        // Another call with this name came between; it goes on with it.
+        let Some(forgotten) = forgotten else { return Ok(()) };
+        self.tidy(&forgotten);
+        if let Err(error) = self.releases.prepare(&digest, source).await {
+            let named = id.clone();
+            let forget = self.store.change(move |recorded| {
+                recorded.instances.shift_remove(&named);
+                recorded.kept.retain(|k| k.release.digest != digest || k.good);
+                Ok(())
+            });
+            forget.await?;
+            return Err(error);
+        }
+        let named = id.clone();
+        let prepared = self.store.change(move |recorded| {
+            recorded.instance_mut(&named)?.prepared = true;
+            Ok(())
+        });
+        prepared.await?;
+        self.supervise(id, None);
+        Ok(())
+    }
+
+    /// An instance once it is no longer being prepared.
+    async fn prepared(&self, id: &InstanceId) -> Result<Instance, HostError> {
+        let mut watch = self.store.watch();
+        let started = |recorded: &Arc<Recorded>| {
+            recorded
+                .instances
+                .get(id)
+                .is_none_or(|i| i.process.is_some() || i.failed.is_some() || i.last_exit.is_some() || i.stopping)
+        };
+        let recorded = watch.wait_for(started).await.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))?;
+        match recorded.instances.get(id) {
+            Some(_) => self.shown(&recorded, id),
+            None => {
+                let message = format!("the artifact of instance `{id}` could not be had; start it again");
+                Err(refusal(HostErrorCode::Artifact, message))
+            }
+        }
+    }
+
+    /// `GET /v1/instances/{id}`.
+    pub(super) async fn instance(&self, id: &InstanceId, wait: Duration) -> Result<Instance, HostError> {
+        let before = self.shown(&self.store.current(), id)?;
+        if wait.is_zero() {
+            return Ok(before);
+        }
+        let mut watch = self.store.watch();
+        let changed = |recorded: &Arc<Recorded>| match self.shown(recorded, id) {
+            Ok(now) => now.state != before.state || now.pid != before.pid,
+            Err(_) => true,
+        };
+        let _ = tokio::time::timeout(wait.min(MAX_WAIT), watch.wait_for(changed)).await;
+        self.shown(&self.store.current(), id)
+    }
+
+    /// `POST /v1/instances/{id}/probe`.
+    pub(super) async fn probe(&self, id: &InstanceId, probe: &Probe) -> Result<ProbeResult, HostError> {
+        let recorded = self.store.current();
+        let instance = recorded.instance(id)?;
+        Ok(probe_once(instance, &probe.path, Duration::from_millis(probe.timeout_ms).min(MAX_WAIT)).await)
+    }
+
+    /// `POST /v1/instances/{id}/retire`.
+    pub(super) async fn retire(&self, id: InstanceId, retire: RetireInstance) -> Result<Instance, HostError> {
+        let shown = id.clone();
+        let change = self.store.change(move |recorded| {
+            check_owner(recorded, &id, &retire.fence.environment, &retire.fence.service)?;
+            recorded.admit(&retire.fence)?;
+            let deadline = Deadline::after(Duration::from_millis(retire.after_ms));
+            recorded.instance_mut(&id)?.retire = Some(Retire { deadline, drain_ms: retire.drain_ms });
+            Ok(())
+        });
+        change.await?;
+        self.shown(&self.store.current(), &shown)
+    }
+
+    /// `POST /v1/instances/{id}/drain`.
+    pub(super) async fn drain(&self, id: &InstanceId, drain: &DrainInstance) -> Result<DrainResult, HostError> {
+        let recorded = self.store.current();
+        recorded.instance(id)?;
+        if let Some(route) = recorded.serving(id) {
+            let message = format!(
+                "instance `{id}` still gets traffic of {} in {} and would never be drained; take its weight first",
+                route.service, route.environment
+            );
+            return Err(refusal(HostErrorCode::BadRequest, message));
+        }
+        let limit = Duration::from_millis(drain.limit_ms).min(MAX_WAIT);
+        Ok(DrainResult { in_flight: self.proxy.drain(id.as_str(), limit).await })
+    }
+
+    /// `POST /v1/instances/{id}/stop`.
+    pub(super) async fn stop(&self, id: InstanceId, stop: StopInstance) -> Result<Instance, HostError> {
+        let stopped = id.clone();
+        let change = self.store.change(move |recorded| {
+            check_owner(recorded, &id, &stop.fence.environment, &stop.fence.service)?;
+            recorded.admit(&stop.fence)?;
+            if let Some(route) = recorded.serving(&id) {
+                let message = format!(
+                    "instance `{id}` still gets traffic of {} in {}; give it to another one first",
+                    route.service, route.environment
+                );
+                return Err(refusal(HostErrorCode::BadRequest, message));
+            }
+            recorded.send_away(&id)
+        });
+        change.await?;
+        self.has_stopped(&stopped).await
+    }
+
+    /// Waits for the end of an instance that was told to stop.
+    async fn has_stopped(&self, id: &InstanceId) -> Result<Instance, HostError> {
+        let mut watch = self.store.watch();
+        let stopped = |recorded: &Arc<Recorded>| recorded.instances.get(id).is_none_or(InstanceRecord::is_stopped);
+        let recorded = watch.wait_for(stopped).await.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))?;
+        self.shown(&recorded, id)
+    }
+
+    /// Drains and stops an instance whose time has come; one that has traffic again is left alone.
+    pub(super) async fn retire_now(self: Arc<Self>, id: InstanceId) {
+        let named = id.clone();
+        let taken_out = self.store.change(move |recorded| {
+            let serves = recorded.serving(&named).is_some();
+            let instance = recorded.instance_mut(&named)?;
+            if serves {
+                instance.retire = None;
+                return Ok(None);
+            }
+            let drain = instance.retire.map(|r| Duration::from_millis(r.drain_ms));
+            recorded.take_from_fallbacks(&named);
+            Ok(drain)
+        });
+        match taken_out.await {
+            Ok(Some(limit)) => {
+                let cut = self.proxy.drain(id.as_str(), limit).await;
+                tracing::info!(instance = %id, cut, "retired");
+                let named = id.clone();
+                let stop = self.store.change(move |recorded| match recorded.serving(&named) {
+                    Some(_) => Ok(()),
+                    None => recorded.send_away(&named),
+                });
+                if let Err(error) = stop.await {
+                    tracing::error!(instance = %id, %error, "it can't be retired");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(instance = %id, %error, "it can't be retired"),
+        }
+        self.retiring.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
+    }
+
+    /// Asks an instance's health path until it is well; whether it is.
+    pub(super) async fn wait_until_well(&self, id: &InstanceId, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        // A service tells nobody that it is ready: it has to be asked, quickly at first.
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let recorded = self.store.current();
+            let Some(instance) = recorded.instances.get(id).filter(|i| i.is_usable()) else { return false };
+            let Health { path, timeout, interval, .. } = &instance.run.health;
+            if instance.process.is_some() {
+                let answer = probe_once(instance, path, timeout.0.min(limit)).await;
+                if answer.status.is_some_and(|s| (200..400).contains(&s)) {
+                    return true;
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(interval.0.max(Duration::from_millis(5)));
+        }
+    }
+
+    /// Looks after an instance in a task of its own, until it has stopped or could not be started.
+    pub(super) fn supervise(self: &Arc<Self>, id: InstanceId, found: Option<Process>) {
+        let host = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = host.look_after(&id, found).await {
+                // The record can't be written, so nothing more is done to the world: what runs runs on.
+                tracing::error!(instance = %id, %error, "the instance is no longer looked after");
+            }
+        });
+    }
+
+    async fn look_after(&self, id: &InstanceId, found: Option<Process>) -> Result<(), HostError> {
+        let mut found = found;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut process = match found.take() {
+                Some(process) => process,
+                None => match self.start_process(id).await? {
+                    Some(process) => process,
+                    None => return Ok(()),
+                },
+            };
+            let began = Instant::now();
+            let exit = tokio::select! {
+                exit = process.ended() => exit,
+                patience = self.must_end(id) => {
+                    let exit = process.terminate(patience).await;
+                    tracing::info!(instance = %id, %exit, "stopped");
+                    return self.note(id, |i| i.process = None).await;
+                }
+            };
+            if began.elapsed() > WELL_AFTER {
+                pause = FIRST_PAUSE;
+            }
+            tracing::warn!(instance = %id, %exit, ?pause, "ended by itself and is started again");
+            self.note(id, move |i| {
+                i.process = None;
+                i.last_exit = Some(exit);
+                i.restarts = i.restarts.saturating_add(1);
+            })
+            .await?;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.must_end(id) => return Ok(()),
+            }
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Starts the process of an instance; `None` when it was told to stop meanwhile or can't be started.
+    async fn start_process(&self, id: &InstanceId) -> Result<Option<Process>, HostError> {
+        let moved = self.give_free_port(id).await?;
+        let recorded = self.store.current();
+        let instance = recorded.instance(id)?;
+        if instance.stopping || *self.closing.borrow() {
+            return Ok(None);
+        }
+        let started = self.launch(id, instance);
+        match started {
+            Ok(process) => {
+                let record = process.record;
+                self.note(id, move |i| i.process = Some(record)).await?;
+                tracing::info!(instance = %id, pid = record.pid, address = %instance.address(), "started");
+                if moved {
+                    // Recorded; told to the proxy now or, if there is none, to the next one.
+                    let _ = self.proxy.push().await;
+                }
+                Ok(Some(process))
+            }
+            Err(reason) => {
+                tracing::error!(instance = %id, reason, "can't be started");
+                self.note(id, move |i| i.failed = Some(reason)).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn launch(&self, id: &InstanceId, instance: &InstanceRecord) -> Result<Process, String> {
+        let directory = self.releases.path(&instance.release.digest);
+        let output = output::path(&self.output, id);
+        let opened = output::open(&output).map_err(|e| format!("{} can't be opened: {e}", output.display()))?;
+        let own = [
+            ("SEGUE_SERVICE", instance.release.service.clone()),
+            ("SEGUE_RELEASE", instance.release.id.to_string()),
+            ("SEGUE_ENVIRONMENT", instance.environment.clone()),
+        ];
+        let given = instance.run.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let launch = Launch {
+            command: &instance.run.command,
+            env: given.chain(own.map(|(name, value)| (name.to_owned(), value))).collect(),
+            directory: &directory,
+            port: instance.port,
+            output: opened,
+            mark: &self.mark(id),
+        };
+        let program = instance.run.command.first().cloned().unwrap_or_default();
+        Process::start(launch).map_err(|e| format!("`{program}` can't be run in {}: {e}", directory.display()))
+    }
+
+    /// The port stays the instance's own over restarts, unless somebody else has taken it; whether it was changed.
+    async fn give_free_port(&self, id: &InstanceId) -> Result<bool, HostError> {
+        if process::is_free(self.store.current().instance(id)?.port) {
+            return Ok(false);
+        }
+        let named = id.clone();
+        let change = self.store.change(move |recorded| {
+            let port = free_port(recorded)?;
+            recorded.instance_mut(&named)?.port = port;
+            Ok(())
+        });
+        change.await.map(|()| true)
+    }
+
+    /// Waits until an instance is told to stop or everything is; its time from TERM to KILL.
+    async fn must_end(&self, id: &InstanceId) -> Duration {
+        let (mut watch, mut closing) = (self.store.watch(), self.closing.subscribe());
+        let stopping = |recorded: &Arc<Recorded>| recorded.instances.get(id).is_none_or(|i| i.stopping);
+        // The senders are in `self` and outlive this.
+        tokio::select! {
+            _ = watch.wait_for(stopping) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        let limit = self.store.current().instances.get(id).map_or(0, |i| i.run.stop_timeout_ms);
+        Duration::from_millis(limit).min(MAX_WAIT)
+    }
+
+    async fn note(
+        &self,
+        id: &InstanceId,
+        change: impl FnOnce(&mut InstanceRecord) + Send + 'static,
+    ) -> Result<(), HostError> {
+        let id = id.clone();
+        let noted = self.store.change(move |recorded| {
+            change(recorded.instance_mut(&id)?);
+            Ok(())
+        });
+        noted.await
+    }
+
+    /// Removes what belongs to instances that were forgotten and to releases that nothing names any more.
+    fn tidy(self: &Arc<Self>, forgotten: &[InstanceId]) {
+        for id in forgotten {
+            output::remove(&self.output, id);
+        }
+        let host = self.clone();
+        tokio::task::spawn_blocking(move || host.releases.remove_unused(|digest| host.store.current().names(digest)));
+    }
+
+    pub(super) fn shown(&self, recorded: &Recorded, id: &InstanceId) -> Result<Instance, HostError> {
+        Ok(recorded.instance(id)?.shown(id, &output::path(&self.output, id)))
+    }
+
+    /// What marks an instance's processes on this machine: another host's instance of the same name has another mark.
+    pub(super) fn mark(&self, id: &InstanceId) -> String {
+        format!("{}/{id}", self.options.data.display())
+    }
+}
+
+impl Recorded {
+    /// Tells an instance to stop, and takes it out of what is fallen back to.
+    fn send_away(&mut self, id: &InstanceId) -> Result<(), HostError> {
+        self.take_from_fallbacks(id);
+        let instance = self.instance_mut(id)?;
+        instance.stopping = true;
+        instance.retire = None;
+        Ok(())
+    }
+
+    fn take_from_fallbacks(&mut self, id: &InstanceId) {
+        for route in &mut self.routes {
+            route.fallback.retain(|t| t.instance != *id);
+        }
+    }
+}
+
+/// One GET to an instance.
+async fn probe_once(instance: &InstanceRecord, path: &str, limit: Duration) -> ProbeResult {
+    let address = instance.address();
+    let began = Instant::now();
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.map_err(|e| format!("no connection to {address}: {e}"))?;
+        unix_http::exchange(stream, Method::GET, &address.to_string(), path, None).await
+    };
+    let result = match tokio::time::timeout(limit, exchange).await {
+        Ok(Ok((status, _))) => Ok(status.as_u16()),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(format!("no answer from {address}{path} within {limit:?}")),
+    };
+    let latency_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    ProbeResult { status: result.as_ref().ok().copied(), latency_us, error: result.err() }
+}
+
+fn free_port(recorded: &Recorded) -> Result<u16, HostError> {
+    let taken: Vec<u16> = recorded.instances.values().filter(|i| !i.is_stopped()).map(|i| i.port).collect();
+    process::free_port(&taken).map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))
+}
+
+fn check_start(start: &StartInstance) -> Result<(), HostError> {
+    let wrong = |message: String| Err(refusal(HostErrorCode::BadRequest, message));
+    if start.fence.service != start.release.service {
+        return wrong(format!(
+            "the right is for service `{}`, the release is of `{}`",
+            start.fence.service, start.release.service
+        ));
+    }
+    for name in [&start.fence.environment, &start.fence.service] {
+        if !is_name(name) {
+            return wrong(format!("`{name}` can't be the name of an environment or a service"));
+        }
+    }
+    if start.command.first().is_none_or(String::is_empty) {
+        return wrong(format!("the service `{}` has no command", start.fence.service));
+    }
+    if let Some(name) = start.env.keys().find(|n| n.is_empty() || n.contains(['=', '\0'])) {
+        return wrong(format!("`{name}` can't be the name of an environment variable"));
+    }
+    Ok(())
+}
+
+/// An instance is changed only by who may change its service in its environment.
+fn check_owner(recorded: &Recorded, id: &InstanceId, environment: &str, service: &str) -> Result<(), HostError> {
+    let instance = recorded.instance(id)?;
+    if instance.environment == environment && instance.release.service == service {
+        return Ok(());
+    }
+    let message = format!(
+        "instance `{id}` belongs to {} in {}, not to {service} in {environment}",
+        instance.release.service, instance.environment
+    );
+    Err(refusal(HostErrorCode::BadRequest, message))
+}
+
+/// The name of an instance that the host starts by itself.
+pub(super) fn own_name(service: &str, release: i64, epoch: Epoch, number: usize) -> Result<InstanceId, HostError> {
+    let service: String = service.chars().take(24).collect();
+    let name = format!("{service}-{release}-{number}-e{epoch}");
+    name.parse().map_err(|e: segue_schemas::id::InvalidId| refusal(HostErrorCode::Unavailable, e.to_string()))
+}

@@ -1,0 +1,416 @@
+//! Where a service's traffic goes: set by the owner of the epoch, given back by the dead-man's switch, taken back in an
+//! emergency.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use segue_schemas::{
+    deploy::{Release, RouteRule},
+    host_api::{
+        ApplyRoute, EmergencyResult, EmergencyRollback, HostError, HostErrorCode, RenewDeadMan, Restored, RouteState,
+        Target,
+    },
+    id::{InstanceId, ReleaseId, is_name},
+};
+
+use super::{
+    Host,
+    clock::{Deadline, now},
+    instances::own_name,
+    proxy_child::counts_for,
+    refusal,
+    state::{InstanceRecord, KeptRelease, Recorded, Retire, RouteRecord},
+};
+use crate::proxy::table::collide;
+
+/// How long a release that was started for an emergency rollback may take to become healthy.
+const HEALTH_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long instances that lost their traffic in an emergency stay, for whoever wants to look or go back.
+const KEEP_DISPLACED: Duration = Duration::from_secs(600);
+
+/// How long answers of such instances may go on then.
+const DRAIN_DISPLACED_MS: u64 = 30_000;
+
+impl Host {
+    /// `PUT /v1/routes/{environment}/{service}`.
+    pub(super) async fn apply_route(&self, apply: ApplyRoute) -> Result<RouteState, HostError> {
+        let (environment, service) = (apply.fence.environment.clone(), apply.fence.service.clone());
+        let change = self.store.change(move |recorded| {
+            recorded.admit(&apply.fence)?;
+            recorded.apply(apply)
+        });
+        change.await?;
+        self.proxy.push().await?;
+        self.route_state(&environment, &service).await
+    }
+
+    /// `POST /v1/routes/{environment}/{service}/renew`. A switch that has gone off is not set again: the answer says what
+    /// was restored.
+    pub(super) async fn renew(&self, renew: RenewDeadMan) -> Result<RouteState, HostError> {
+        let (environment, service) = (renew.fence.environment.clone(), renew.fence.service.clone());
+        let change = self.store.change(move |recorded| {
+            known_route(recorded, &renew.fence.environment, &renew.fence.service)?;
+            recorded.admit(&renew.fence)?;
+            let route = recorded.route_mut(&renew.fence.environment, &renew.fence.service);
+            if route.dead_man.is_some() {
+                route.dead_man = Some(Deadline::after(Duration::from_millis(renew.dead_man_ms)));
+            }
+            Ok(())
+        });
+        change.await?;
+        self.route_state(&environment, &service).await
+    }
+
+    /// The route with what the proxy knows of it.
+    pub(super) async fn route_state(&self, environment: &str, service: &str) -> Result<RouteState, HostError> {
+        let proxy = self.proxy.state().await;
+        let recorded = self.store.current();
+        let mut route = known_route(&recorded, environment, service)?.shown();
+        if let Some(proxy) = &proxy {
+            self.add_counts(&recorded, &mut route, proxy);
+        }
+        Ok(route)
+    }
+
+    pub(super) fn add_counts(
+        &self,
+        recorded: &Recorded,
+        route: &mut RouteState,
+        proxy: &crate::proxy::control::ProxyState,
+    ) {
+        let of_pair = recorded
+            .instances
+            .iter()
+            .filter(|(_, i)| i.environment == route.environment && i.release.service == route.service);
+        let names: Vec<String> = of_pair.map(|(id, _)| id.to_string()).collect();
+        (route.in_flight, route.newest_observation) = counts_for(proxy, &route.environment, &route.service, &names);
+    }
+
+    /// The dead-man's switch goes off: the fallback is restored, if its time is really over.
+    pub(super) async fn restore(&self, environment: String, service: String) {
+        let (e, s) = (environment.clone(), service.clone());
+        let restored = self.store.change_regardless(move |recorded| {
+            let due = recorded.route(&e, &s).and_then(|r| r.dead_man).is_some_and(|d| d.remaining().is_zero());
+            if due {
+                recorded.restore(&e, &s);
+            }
+            Ok(due)
+        });
+        match restored.await {
+            Ok(true) => {
+                tracing::warn!(environment, service, "the dead-man's switch went off: the fallback is restored");
+                if let Err(error) = self.proxy.push().await {
+                    tracing::error!(environment, service, %error, "the restored weights are not carried yet");
+                }
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(environment, service, %error, "the fallback can't be restored"),
+        }
+    }
+
+    /// `POST /v1/routes/{environment}/{service}/emergency-rollback`.
+    pub(super) async fn emergency_rollback(
+        self: &Arc<Self>,
+        environment: String,
+        service: String,
+        rollback: EmergencyRollback,
+    ) -> Result<EmergencyResult, HostError> {
+        let began = Instant::now();
+        let recorded = self.store.current();
+        let route = known_route(&recorded, &environment, &service)?.clone();
+        let from = main_release(&recorded, &route.targets).cloned();
+        let destination = find_destination(&recorded, &route, rollback.to, from.as_ref())?;
+        // Whoever holds a lower epoch is shut out first, so that it can't take the traffic back meanwhile.
+        let (e, s) = (environment.clone(), service.clone());
+        let epoch = self.store.change_regardless(move |recorded| {
+            let route = recorded.route_mut(&e, &s);
+            route.epoch = route.epoch.next();
+            Ok(route.epoch)
+        });
+        let epoch = epoch.await?;
+        let (to, targets) = match destination {
+            Destination::Live(release, targets) => (release, targets),
+            Destination::Kept(kept) => {
+                let copies = route.targets.iter().filter(|t| t.weight > 0).count().max(1);
+                let names = (1..=copies)
+                    .map(|n| own_name(&service, kept.release.id.0, epoch, n))
+                    .collect::<Result<Vec<_>, _>>()?;
+                self.start_kept(&kept, &names).await?;
+                let targets = names.into_iter().map(|instance| Target { instance, weight: 100 }).collect();
+                (kept.release, targets)
+            }
+        };
+        let reason = format!("emergency: {}", rollback.reason);
+        let (e, s) = (environment.clone(), service.clone());
+        let switch = self.store.change_regardless(move |recorded| {
+            let route = recorded.route(&e, &s).map_or(epoch, |r| r.epoch);
+            if route != epoch {
+                let message = format!("another emergency rollback or rollout took over at epoch {route}");
+                return Err(refusal(HostErrorCode::Unavailable, message));
+            }
+            recorded.switch(&e, &s, targets, reason);
+            Ok(())
+        });
+        switch.await?;
+        self.proxy.push().await?;
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::warn!(environment, service, %epoch, to = %to.id, took_us, "emergency rollback");
+        Ok(EmergencyResult { epoch, from, to, took_us })
+    }
+
+    /// Starts a kept release under these names and waits until every copy is healthy; on failure none is left.
+    async fn start_kept(self: &Arc<Self>, kept: &KeptRelease, names: &[InstanceId]) -> Result<(), HostError> {
+        if !self.releases.has(&kept.release.digest) {
+            let message = format!("release {} is recorded, but its files are gone", kept.release.id);
+            return Err(refusal(HostErrorCode::NotFound, message));
+        }
+        let (record, new) = (kept.clone(), names.to_vec());
+        let started = self.store.change(move |recorded| {
+            for name in new {
+                recorded.add_from_kept(&record, name)?;
+            }
+            Ok(())
+        });
+        started.await?;
+        for name in names {
+            self.supervise(name.clone(), None);
+        }
+        for name in names {
+            if !self.wait_until_well(name, HEALTH_LIMIT).await {
+                let all = names.to_vec();
+                let give_up = self.store.change(move |recorded| {
+                    for name in all {
+                        recorded.instance_mut(&name)?.stopping = true;
+                    }
+                    Ok(())
+                });
+                give_up.await?;
+                let message = format!(
+                    "release {} was started as `{name}`, but did not become healthy within {HEALTH_LIMIT:?}; see its output",
+                    kept.release.id
+                );
+                return Err(refusal(HostErrorCode::Unavailable, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an emergency rollback goes.
+enum Destination {
+    /// To instances that run.
+    Live(Release, Vec<Target>),
+    /// To a release that has to be started.
+    Kept(KeptRelease),
+}
+
+fn find_destination(
+    recorded: &Recorded,
+    route: &RouteRecord,
+    to: Option<ReleaseId>,
+    from: Option<&Release>,
+) -> Result<Destination, HostError> {
+    let of_pair = |k: &&KeptRelease| k.environment == route.environment && k.release.service == route.service;
+    let wanted = match to {
+        Some(id) => id,
+        None => {
+            let usable = usable(recorded, &route.fallback);
+            if let Some(release) = main_release(recorded, &usable)
+                && (from.is_none_or(|f| f.id != release.id) || !has_one_release(recorded, &route.targets))
+            {
+                return Ok(Destination::Live(release.clone(), usable));
+            }
+            let mut good = recorded.kept.iter().rev().filter(of_pair);
+            let earlier = good.find(|k| k.good && from.is_none_or(|f| f.id != k.release.id));
+            earlier.map(|k| k.release.id).ok_or_else(|| {
+                let message = format!(
+                    "there is nothing to go back to: {} in {} has neither a fallback nor an earlier good release here",
+                    route.service, route.environment
+                );
+                refusal(HostErrorCode::NotFound, message)
+            })?
+        }
+    };
+    let live: Vec<Target> = recorded
+        .instances
+        .iter()
+        .filter(|(_, i)| i.environment == route.environment && i.release.service == route.service)
+        .filter(|(_, i)| i.release.id == wanted && i.is_usable() && i.process.is_some())
+        .map(|(id, _)| Target { instance: id.clone(), weight: 100 })
+        .collect();
+    if let Some(release) = main_release(recorded, &live) {
+        return Ok(Destination::Live(release.clone(), live));
+    }
+    let kept = recorded.kept.iter().filter(of_pair).find(|k| k.release.id == wanted);
+    kept.cloned().map(Destination::Kept).ok_or_else(|| {
+        let there: Vec<String> = recorded.kept.iter().rev().filter(of_pair).map(|k| k.release.id.to_string()).collect();
+        let message = format!(
+            "release {wanted} of {} is not kept here; releases that are: {}",
+            route.service,
+            if there.is_empty() { "none".to_owned() } else { there.join(", ") }
+        );
+        refusal(HostErrorCode::NotFound, message)
+    })
+}
+
+impl Recorded {
+    fn apply(&mut self, apply: ApplyRoute) -> Result<(), HostError> {
+        let wrong = |message: String| refusal(HostErrorCode::BadRequest, message);
+        let (environment, service) = (&apply.fence.environment, &apply.fence.service);
+        let rules = checked_rules(environment, service, apply.rules)?;
+        let others = self.routes.iter().filter(|r| r.environment != *environment || r.service != *service);
+        for other in others {
+            if let Some(rule) = rules.iter().find(|a| other.rules.iter().any(|b| collide(a, b))) {
+                return Err(wrong(format!(
+                    "host `{}`, path `{}` already belongs to {} in {}",
+                    rule.host.as_deref().unwrap_or("any"),
+                    rule.path,
+                    other.service,
+                    other.environment
+                )));
+            }
+        }
+        for target in apply.targets.iter().chain(&apply.fallback) {
+            let instance = self.instance(&target.instance)?;
+            if instance.environment != *environment || instance.release.service != *service {
+                return Err(wrong(format!("instance `{}` is not of {service} in {environment}", target.instance)));
+            }
+            if !instance.is_usable() {
+                return Err(wrong(format!("instance `{}` is stopped or failed", target.instance)));
+            }
+        }
+        if apply.dead_man_ms.is_some() && !apply.fallback.iter().any(|t| t.weight > 0) {
+            return Err(wrong("a dead-man's switch needs a fallback that it can restore".into()));
+        }
+        for target in apply.targets.iter().filter(|t| t.weight > 0) {
+            // What gets traffic stays.
+            self.instance_mut(&target.instance)?.retire = None;
+        }
+        self.mark_good(&apply.fallback, now());
+        if apply.dead_man_ms.is_none() && has_one_release(self, &apply.targets) {
+            self.mark_good(&apply.targets, now());
+        }
+        let route = self.route_mut(environment, service);
+        route.rules = rules;
+        route.targets = apply.targets;
+        route.fallback = apply.fallback;
+        route.dead_man = apply.dead_man_ms.map(|ms| Deadline::after(Duration::from_millis(ms)));
+        route.restored = None;
+        Ok(())
+    }
+
+    /// Puts the fallback in force because nobody renewed the dead-man's switch.
+    fn restore(&mut self, environment: &str, service: &str) {
+        let Some(route) = self.route(environment, service).cloned() else { return };
+        let fallback = usable(self, &route.fallback);
+        let mut reason = "dead-man: nobody renewed the canary's weights in time".to_owned();
+        if fallback.is_empty() {
+            reason += "; no instance of the fallback is left, the weights stay";
+        }
+        for target in &fallback {
+            if let Some(instance) = self.instances.get_mut(&target.instance) {
+                instance.retire = None;
+            }
+        }
+        let route = self.route_mut(environment, service);
+        if !fallback.is_empty() {
+            route.targets = fallback;
+        }
+        route.dead_man = None;
+        route.restored = Some(Restored { at: now(), reason, epoch: route.epoch });
+    }
+
+    /// Gives all traffic to `targets` in an emergency; what loses it goes by itself after a while.
+    fn switch(&mut self, environment: &str, service: &str, targets: Vec<Target>, reason: String) {
+        let displaced = self.route(environment, service).map(|r| r.targets.clone()).unwrap_or_default();
+        for target in displaced.iter().filter(|t| t.weight > 0) {
+            if let Some(instance) = self.instances.get_mut(&target.instance) {
+                let deadline = Deadline::after(KEEP_DISPLACED);
+                instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
+            }
+        }
+        for target in &targets {
+            if let Some(instance) = self.instances.get_mut(&target.instance) {
+                instance.retire = None;
+            }
+        }
+        self.mark_good(&targets, now());
+        let route = self.route_mut(environment, service);
+        route.fallback.clone_from(&targets);
+        route.targets = targets;
+        route.dead_man = None;
+        route.restored = Some(Restored { at: now(), reason, epoch: route.epoch });
+    }
+
+    fn add_from_kept(&mut self, kept: &KeptRelease, name: InstanceId) -> Result<(), HostError> {
+        let taken: Vec<u16> = self.instances.values().filter(|i| !i.is_stopped()).map(|i| i.port).collect();
+        let port = super::process::free_port(&taken);
+        let port = port.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))?;
+        let record = InstanceRecord {
+            environment: kept.environment.clone(),
+            release: kept.release.clone(),
+            run: kept.run.clone(),
+            port,
+            prepared: true,
+            stopping: false,
+            process: None,
+            restarts: 0,
+            last_exit: None,
+            failed: None,
+            retire: None,
+        };
+        self.instances.insert(name, record);
+        Ok(())
+    }
+}
+
+pub(super) fn known_route<'a>(
+    recorded: &'a Recorded,
+    environment: &str,
+    service: &str,
+) -> Result<&'a RouteRecord, HostError> {
+    let known = recorded.route(environment, service).filter(|r| !r.rules.is_empty());
+    known.ok_or_else(|| refusal(HostErrorCode::NotFound, format!("{service} has no route in {environment} here")))
+}
+
+/// The rules as they are carried: without any, the default host.
+fn checked_rules(environment: &str, service: &str, rules: Vec<RouteRule>) -> Result<Vec<RouteRule>, HostError> {
+    let wrong = |message: String| Err(refusal(HostErrorCode::BadRequest, message));
+    if !is_name(environment) || !is_name(service) {
+        return wrong(format!("`{environment}` and `{service}` can't name an environment and a service"));
+    }
+    if rules.is_empty() {
+        let host = Some(format!("{service}.{environment}.localhost"));
+        return Ok(vec![RouteRule { environment: None, host, path: "/".into() }]);
+    }
+    for rule in &rules {
+        if !rule.path.starts_with('/') {
+            return wrong(format!("the path `{}` of a route must begin with `/`", rule.path));
+        }
+        if rule.host.as_deref().is_some_and(str::is_empty) {
+            return wrong("a route's host is empty; leave it out to mean any host".into());
+        }
+    }
+    Ok(rules)
+}
+
+/// The release with the most weight.
+fn main_release<'a>(recorded: &'a Recorded, targets: &[Target]) -> Option<&'a Release> {
+    let heaviest = targets.iter().filter(|t| t.weight > 0).max_by_key(|t| t.weight)?;
+    recorded.instances.get(&heaviest.instance).map(|i| &i.release)
+}
+
+fn has_one_release(recorded: &Recorded, targets: &[Target]) -> bool {
+    let weighty = targets.iter().filter(|t| t.weight > 0);
+    let mut releases = weighty.filter_map(|t| recorded.instances.get(&t.instance)).map(|i| i.release.id);
+    releases.next().is_some_and(|first| releases.all(|r| r == first))
+}
+
+fn usable(recorded: &Recorded, targets: &[Target]) -> Vec<Target> {
+    let usable =
+        |t: &&Target| t.weight > 0 && recorded.instances.get(&t.instance).is_some_and(InstanceRecord::is_usable);
+    targets.iter().filter(usable).cloned().collect()
+}

@@ -1,0 +1,451 @@
+//! What the host must not forget, in one file that is replaced as a whole: every change is on disk before it is made.
+
+use std::{
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use indexmap::IndexMap;
+use segue_schemas::{
+    deploy::{Health, Release, RouteRule},
+    host_api::{Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance, Target},
+    id::{Epoch, InstanceId},
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+
+use super::{clock::Deadline, process::ProcessRecord, refusal};
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+
+/// Releases of a pair of environment and service that are kept unpacked, ready to be started again.
+pub const KEPT_RELEASES: usize = 5;
+
+/// Stopped instances that are remembered, so that a repeated call finds what it asked for done.
+const REMEMBERED_STOPPED: usize = 32;
+
+/// Everything that is recorded.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The version of this form.
+    pub version: u32,
+    /// The boot of the machine that it was last written in.
+    pub boot_id: String,
+    /// How many proxy processes were started so far.
+    pub generation: u64,
+    /// The control socket of the proxy that was last started.
+    pub proxy_control: Option<PathBuf>,
+    /// The process of the proxy that was last started.
+    pub proxy_process: Option<ProcessRecord>,
+    /// For each address that was asked for, the one that is listened on (port 0 becomes a port that stays).
+    pub listen: IndexMap<SocketAddr, SocketAddr>,
+    /// The instances, in the order in which they were started.
+    pub instances: IndexMap<InstanceId, InstanceRecord>,
+    /// The routes.
+    pub routes: Vec<RouteRecord>,
+    /// Releases that can be started again, the one used last at the end.
+    pub kept: Vec<KeptRelease>,
+}
+
+/// How a release is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Program and arguments, with `$PORT`.
+    pub command: Vec<String>,
+    /// Its environment.
+    pub env: IndexMap<String, String>,
+    /// From TERM to KILL.
+    pub stop_timeout_ms: u64,
+    /// How readiness is told.
+    pub health: Health,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Its environment.
+    pub environment: String,
+    /// Its release.
+    pub release: Release,
+    /// How it is run.
+    pub run: RunSpec,
+    /// The port that it is told to listen on.
+    pub port: u16,
+    /// Whether its release is unpacked.
+    pub prepared: bool,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+    /// Its process, while there is one.
+    pub process: Option<ProcessRecord>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its process ended last, by itself.
+    pub last_exit: Option<String>,
+    /// Why it could not be started at all.
+    pub failed: Option<String>,
+    /// When it is to go by itself.
+    pub retire: Option<Retire>,
+}
+
+/// A retirement to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retire {
+    /// When.
+    pub deadline: Deadline,
+    /// How long answers in flight may go on then.
+    pub drain_ms: u64,
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteRecord {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The highest epoch seen for the pair, by any mutation.
+    pub epoch: Epoch,
+    /// Which requests; none until the first `ApplyRoute`.
+    pub rules: Vec<RouteRule>,
+    /// Where to.
+    pub targets: Vec<Target>,
+    /// Where to fall back to.
+    pub fallback: Vec<Target>,
+    /// When the fallback is restored unless this is put off.
+    pub dead_man: Option<Deadline>,
+    /// What the host did by itself since the last `ApplyRoute`.
+    pub restored: Option<Restored>,
+}
+
+/// A release that can be started again without anybody else.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptRelease {
+    /// The environment.
+    pub environment: String,
+    /// The release.
+    pub release: Release,
+    /// How it is run.
+    pub run: RunSpec,
+    /// Whether it once had all the traffic, or was what a rollout would have fallen back to.
+    pub good: bool,
+    /// When it was last started or served.
+    pub used_at: Timestamp,
+}
+
+impl Recorded {
+    /// The route of a pair.
+    #[must_use]
+    pub fn route(&self, environment: &str, service: &str) -> Option<&RouteRecord> {
+        self.routes.iter().find(|r| r.environment == environment && r.service == service)
+    }
+
+    /// The route of a pair, to change; made empty if there is none.
+    pub fn route_mut(&mut self, environment: &str, service: &str) -> &mut RouteRecord {
+        let found = self.routes.iter().position(|r| r.environment == environment && r.service == service);
+        let index = found.unwrap_or_else(|| {
+            self.routes.push(RouteRecord {
+                environment: environment.to_owned(),
+                service: service.to_owned(),
+                epoch: Epoch(0),
+                rules: Vec::new(),
+                targets: Vec::new(),
+                fallback: Vec::new(),
+                dead_man: None,
+                restored: None,
+            });
+            self.routes.len() - 1
+        });
+        &mut self.routes[index]
+    }
+
+    /// Takes note of a mutation's epoch, or refuses it.
+    pub fn admit(&mut self, fence: &Fence) -> Result<(), HostError> {
+        let route = self.route_mut(&fence.environment, &fence.service);
+        if fence.epoch < route.epoch {
+            return Err(HostError {
+                code: HostErrorCode::StaleEpoch,
+                message: format!(
+                    "epoch {} of {} in {} is over: epoch {} was seen here; another owner has taken over",
+                    fence.epoch, fence.service, fence.environment, route.epoch
+                ),
+                epoch: Some(route.epoch),
+            });
+        }
+        route.epoch = fence.epoch;
+        Ok(())
+    }
+
+    /// An instance, or an error that names it.
+    pub fn instance(&self, id: &InstanceId) -> Result<&InstanceRecord, HostError> {
+        self.instances.get(id).ok_or_else(|| refusal(HostErrorCode::NotFound, format!("no instance `{id}` here")))
+    }
+
+    /// An instance to change, or an error that names it.
+    pub fn instance_mut(&mut self, id: &InstanceId) -> Result<&mut InstanceRecord, HostError> {
+        let missing = || refusal(HostErrorCode::NotFound, format!("no instance `{id}` here"));
+        self.instances.get_mut(id).ok_or_else(missing)
+    }
+
+    /// The route that gives an instance traffic now, if one does.
+    #[must_use]
+    pub fn serving(&self, id: &InstanceId) -> Option<&RouteRecord> {
+        self.routes.iter().find(|r| r.targets.iter().any(|t| t.instance == *id && t.weight > 0))
+    }
+
+    /// Whether an instance has traffic or is what a route falls back to: it must be there after a reboot.
+    #[must_use]
+    pub fn is_needed(&self, id: &InstanceId) -> bool {
+        let named = |targets: &[Target]| targets.iter().any(|t| t.instance == *id && t.weight > 0);
+        self.routes.iter().any(|r| named(&r.targets) || named(&r.fallback))
+    }
+
+    /// Whether a release with this digest (in hexadecimal digits) is run or kept.
+    #[must_use]
+    pub fn names(&self, digest: &str) -> bool {
+        self.instances.values().any(|i| !i.is_stopped() && i.release.digest.hex() == digest)
+            || self.kept.iter().any(|k| k.release.digest.hex() == digest)
+    }
+
+    /// Notes that a release is run or serves.
+    pub fn keep(&mut self, environment: &str, release: &Release, run: &RunSpec, now: Timestamp) {
+        let same = |k: &KeptRelease| {
+            k.environment == environment && k.release.service == release.service && k.release.id == release.id
+        };
+        let good = self.kept.iter().any(|k| same(k) && k.good);
+        self.kept.retain(|k| !same(k));
+        let (environment, release, run) = (environment.to_owned(), release.clone(), run.clone());
+        self.kept.push(KeptRelease { environment, release, run, good, used_at: now });
+    }
+
+    /// Notes that the releases behind `targets` are good ones, used now.
+    pub fn mark_good(&mut self, targets: &[Target], now: Timestamp) {
+        for target in targets.iter().filter(|t| t.weight > 0) {
+            let Some(record) = self.instances.get(&target.instance).cloned() else { continue };
+            self.keep(&record.environment, &record.release, &record.run, now);
+            if let Some(kept) = self.kept.last_mut() {
+                kept.good = true;
+            }
+        }
+    }
+
+    /// Forgets releases beyond the number that is kept for each pair, good ones last, and stopped instances beyond the
+    /// number that is remembered; says which instances were forgotten.
+    pub fn forget_old(&mut self) -> Vec<InstanceId> {
+        let mut kept: Vec<(bool, usize)> = self.kept.iter().enumerate().map(|(i, k)| (k.good, i)).collect();
+        // The best at the end: good ones after others, and the latest used last within each.
+        kept.sort_unstable();
+        let mut stays = vec![false; self.kept.len()];
+        let mut counts: Vec<(String, String, usize)> = Vec::new();
+        for (_, index) in kept.into_iter().rev() {
+            let (environment, service) = (&self.kept[index].environment, &self.kept[index].release.service);
+            let count = match counts.iter_mut().find(|(e, s, _)| e == environment && s == service) {
+                Some((_, _, count)) => count,
+                None => {
+                    counts.push((environment.clone(), service.clone(), 0));
+                    let last = counts.len() - 1;
+                    &mut counts[last].2
+                }
+            };
+            *count += 1;
+            stays[index] = *count <= KEPT_RELEASES;
+        }
+        let mut stays = stays.into_iter();
+        self.kept.retain(|_| stays.next().unwrap_or(true));
+        let stopped: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, i)| i.is_stopped()).map(|(id, _)| id.clone()).collect();
+        let forgotten = stopped[..stopped.len().saturating_sub(REMEMBERED_STOPPED)].to_vec();
+        for id in &forgotten {
+            self.instances.shift_remove(id);
+        }
+        forgotten
+    }
+}
+
+impl RunSpec {
+    /// What a start says about running.
+    #[must_use]
+    pub fn of(start: &StartInstance) -> Self {
+        Self {
+            command: start.command.clone(),
+            env: start.env.clone(),
+            stop_timeout_ms: start.stop_timeout_ms,
+            health: start.health.clone(),
+        }
+    }
+}
+
+impl InstanceRecord {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Whether it has stopped, as it was told.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.process.is_none()
+    }
+
+    /// Whether it may be given traffic.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !self.stopping && self.failed.is_none()
+    }
+
+    /// The instance as the API shows it.
+    #[must_use]
+    pub fn shown(&self, id: &InstanceId, output: &Path) -> Instance {
+        let state = match (&self.failed, &self.process, &self.last_exit) {
+            _ if self.is_stopped() => InstanceState::Stopped,
+            (Some(reason), ..) => InstanceState::Failed { reason: reason.clone() },
+            _ if !self.prepared => InstanceState::Preparing,
+            (_, Some(_), _) => InstanceState::Running,
+            (_, None, Some(exit)) => InstanceState::BackingOff { exit: exit.clone() },
+            (_, None, None) => InstanceState::Preparing,
+        };
+        Instance {
+            id: id.clone(),
+            environment: self.environment.clone(),
+            release: self.release.clone(),
+            address: self.address().to_string(),
+            state,
+            pid: self.process.map(|p| p.pid),
+            restarts: self.restarts,
+            retire_at: self.retire.map(|r| r.deadline.at),
+            output: output.display().to_string(),
+        }
+    }
+}
+
+impl RouteRecord {
+    /// The route as the API shows it, without what only the proxy knows.
+    #[must_use]
+    pub fn shown(&self) -> RouteState {
+        RouteState {
+            environment: self.environment.clone(),
+            service: self.service.clone(),
+            epoch: self.epoch,
+            rules: self.rules.clone(),
+            targets: self.targets.clone(),
+            fallback: self.fallback.clone(),
+            dead_man_at: self.dead_man.map(|d| d.at),
+            restored: self.restored.clone(),
+            in_flight: IndexMap::new(),
+            newest_observation: 0,
+        }
+    }
+}
+
+/// The record and its file. Changes are made one after the other; whoever reads sees the last one that is on disk.
+#[derive(Debug)]
+pub struct Store {
+    file: PathBuf,
+    recorded: Mutex<Recorded>,
+    published: watch::Sender<Arc<Recorded>>,
+}
+
+impl Store {
+    /// Reads `file`; none there is an empty record.
+    pub fn open(file: PathBuf) -> io::Result<Self> {
+        let recorded = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Recorded { version: VERSION, ..Recorded::default() }
+            }
+            Err(error) => return Err(error),
+        };
+        if recorded.version != VERSION {
+            let message = format!("it has form {}, this version reads form {VERSION}", recorded.version);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let published = watch::Sender::new(Arc::new(recorded.clone()));
+        Ok(Self { file, recorded: Mutex::new(recorded), published })
+    }
+
+    /// What is recorded now.
+    pub fn current(&self) -> Arc<Recorded> {
+        self.published.borrow().clone()
+    }
+
+    /// Word of every change.
+    pub fn watch(&self) -> watch::Receiver<Arc<Recorded>> {
+        self.published.subscribe()
+    }
+
+    /// Makes a change: `make` works on a copy, which is written and only then takes the place of what was.
+    ///
+    /// Runs to its end even if the caller goes away.
+    ///
+    /// # Errors
+    /// What `make` says, or that the disk can't take it; then nothing has changed.
+    pub async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&mut Recorded) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        self.clone().spawn_change(make, false).await
+    }
+
+    /// The same, but the change is made even if the disk can't take it: for going back to what is known to work, which a
+    /// full disk must not prevent. The next change that is written records it.
+    ///
+    /// # Errors
+    /// What `make` says; then nothing has changed.
+    pub async fn change_regardless<T: Send + 'static>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&mut Recorded) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        self.clone().spawn_change(make, true).await
+    }
+
+    async fn spawn_change<T: Send + 'static>(
+        self: Arc<Self>,
+        make: impl FnOnce(&mut Recorded) -> Result<T, HostError> + Send + 'static,
+        regardless: bool,
+    ) -> Result<T, HostError> {
+        let change = async move {
+            let mut recorded = self.recorded.lock().await;
+            let mut changed = recorded.clone();
+            let made = make(&mut changed)?;
+            let changed = Arc::new(changed);
+            let (file, content) = (self.file.clone(), changed.clone());
+            let written = tokio::task::spawn_blocking(move || {
+                let bytes = serde_json::to_vec(&*content)?;
+                write_atomically(&file, &bytes)
+            });
+            let written = written.await.map_err(io::Error::other).and_then(|result| result);
+            if let Err(error) = written {
+                let message = format!("{} can't be written: {error}", self.file.display());
+                if !regardless {
+                    return Err(refusal(HostErrorCode::Unavailable, message));
+                }
+                tracing::error!(message, "the change is made without being recorded");
+            }
+            recorded.clone_from(&changed);
+            self.published.send_replace(changed);
+            Ok(made)
+        };
+        let failed = |e| refusal(HostErrorCode::Unavailable, format!("the host could not make the change: {e}"));
+        tokio::spawn(change).await.map_err(failed)?
+    }
+}
+
+/// Replaces `file` as a whole: after a crash there is either the old content or the new one.
+pub fn write_atomically(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = file.with_extension("new");
+    let mut open = std::fs::OpenOptions::new();
+    let mut new = open.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    new.write_all(bytes)?;
+    new.sync_all()?;
+    drop(new);
+    std::fs::rename(&temporary, file)?;
+    match file.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}

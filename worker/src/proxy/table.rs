@@ -1,0 +1,421 @@
+//! Where traffic goes: the table that the host writes and the proxy carries, and the form in which it is looked up.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::Rng as _;
+use segue_schemas::{deploy::RouteRule, id::InstanceId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::observations::ObservationLog;
+
+/// Every route of a host, as it is sent to the proxy and lies in the file that a proxy reads when it starts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// The routes, one for each pair of environment and service.
+    pub routes: Vec<TableRoute>,
+}
+
+/// One service in one environment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableRoute {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// Which requests; at least one rule.
+    pub rules: Vec<RouteRule>,
+    /// Where to.
+    pub targets: Vec<TableTarget>,
+}
+
+/// One instance of a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableTarget {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share, relative to the sum over the route's targets.
+    pub weight: u32,
+    /// What the weights of several instances are added up by when a probability is recorded: the release's number.
+    pub release: i64,
+}
+
+/// The table in the form that requests are looked up in. What outlives a table (observations, counts of what is in
+/// flight) is carried over from the one before.
+#[derive(Debug, Default)]
+pub struct Routing {
+    by_host: HashMap<String, Vec<Place>>,
+    any_host: Vec<Place>,
+    /// Every route, for the control side.
+    pub routes: Vec<Arc<Route>>,
+    in_flight: HashMap<InstanceId, Arc<InFlight>>,
+}
+
+/// A path of a rule and the route behind it.
+#[derive(Debug)]
+struct Place {
+    path: String,
+    route: Arc<Route>,
+}
+
+/// One route, ready to choose from.
+#[derive(Debug)]
+pub struct Route {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// Its targets with weight.
+    targets: Vec<Arc<Upstream>>,
+    /// What was observed of it.
+    pub log: Arc<ObservationLog>,
+}
+
+/// An instance that gets traffic.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    weight: u32,
+    release: i64,
+    in_flight: Arc<InFlight>,
+}
+
+/// How many requests an instance has in flight, and word of when there are none.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    count: AtomicU64,
+    none: Notify,
+}
+
+/// One request in flight at one instance; ends when dropped.
+#[derive(Debug)]
+pub struct InFlightGuard(Arc<InFlight>);
+
+/// What a request was given to.
+#[derive(Debug)]
+pub struct Choice {
+    /// The route.
+    pub route: Arc<Route>,
+    /// The instance.
+    pub upstream: Arc<Upstream>,
+    /// The probability with which the instance's release was chosen.
+    pub probability: f64,
+    /// Keeps the instance's count up.
+    pub guard: InFlightGuard,
+}
+
+/// Why a request can't be given to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoChoice {
+    /// No rule matches.
+    NoRoute,
+    /// The route has no target with weight.
+    NoTarget {
+        /// The environment.
+        environment: String,
+        /// The service.
+        service: String,
+    },
+}
+
+impl Routing {
+    /// The form of `table` for look-ups, keeping what `before` has observed and counted. `generation` numbers the proxy
+    /// processes of a host; observation sequences of a later one lie above those of an earlier one.
+    #[must_use]
+    pub fn new(table: &RouteTable, before: &Self, generation: u64) -> Self {
+        let mut routing = Self { in_flight: before.in_flight.clone(), ..Self::default() };
+        for route in &table.routes {
+            let log = before.route(&route.environment, &route.service).map(|r| r.log.clone());
+            let targets = route.targets.iter().filter(|t| t.weight > 0).map(|t| routing.upstream(t)).collect();
+            let built = Arc::new(Route {
+                environment: route.environment.clone(),
+                service: route.service.clone(),
+                targets,
+                log: log.unwrap_or_else(|| Arc::new(ObservationLog::new(generation))),
+            });
+            for rule in &route.rules {
+                let place = Place { path: rule.path.clone(), route: built.clone() };
+                match &rule.host {
+                    Some(host) => routing.by_host.entry(host.to_ascii_lowercase()).or_default().push(place),
+                    None => routing.any_host.push(place),
+                }
+            }
+            routing.routes.push(built);
+        }
+        let longest_first = |places: &mut Vec<Place>| places.sort_by_key(|p| std::cmp::Reverse(p.path.len()));
+        routing.by_host.values_mut().for_each(longest_first);
+        longest_first(&mut routing.any_host);
+        // An instance that left the table is counted for as long as anything of it is in flight.
+        let routed: HashSet<&InstanceId> = table.routes.iter().flat_map(|r| &r.targets).map(|t| &t.instance).collect();
+        routing.in_flight.retain(|id, count| routed.contains(id) || count.count() > 0);
+        routing
+    }
+
+    fn upstream(&mut self, target: &TableTarget) -> Arc<Upstream> {
+        Arc::new(Upstream {
+            instance: target.instance.clone(),
+            address: target.address,
+            weight: target.weight,
+            release: target.release,
+            in_flight: self.in_flight.entry(target.instance.clone()).or_default().clone(),
+        })
+    }
+
+    /// The route of a pair.
+    #[must_use]
+    pub fn route(&self, environment: &str, service: &str) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|r| r.environment == environment && r.service == service)
+    }
+
+    /// An instance's count, if it has or lately had traffic.
+    #[must_use]
+    pub fn in_flight(&self, instance: &str) -> Option<Arc<InFlight>> {
+        self.in_flight.iter().find(|(id, _)| id.as_str() == instance).map(|(_, count)| count.clone())
+    }
+
+    /// All counts.
+    pub fn all_in_flight(&self) -> impl Iterator<Item = (&InstanceId, u64)> {
+        self.in_flight.iter().map(|(id, count)| (id, count.count()))
+    }
+
+    /// Gives a request for `host` (with or without a port) and `path` to an instance, at random by weight, leaving out
+    /// `tried` where there is another. A rule with the request's host goes before one for any host; then the longest path
+    /// wins.
+    pub fn choose(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+        let route = self.find(host, path).ok_or(NoChoice::NoRoute)?;
+        let untried = |u: &&Arc<Upstream>| !tried.contains(&u.instance);
+        let all_tried = !route.targets.iter().any(|u| untried(&u));
+        let open = || route.targets.iter().filter(|u| all_tried || untried(u));
+        let total: u64 = open().map(|u| u64::from(u.weight)).sum();
+        if total == 0 {
+            return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
+        }
+        let mut ticket = rand::rng().random_range(0..total);
+        let mut upstream = None;
+        for candidate in open() {
+            let weight = u64::from(candidate.weight);
+            if ticket < weight {
+                upstream = Some(candidate.clone());
+                break;
+            }
+            ticket -= weight;
+        }
+        let Some(upstream) = upstream else {
+            return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
+        };
+        let of_release: u64 = open().filter(|u| u.release == upstream.release).map(|u| u64::from(u.weight)).sum();
+        #[allow(clippy::cast_precision_loss)]
+        let probability = of_release as f64 / total as f64;
+        let guard = InFlightGuard::new(upstream.in_flight.clone());
+        Ok(Choice { route: route.clone(), upstream, probability, guard })
+    }
+
+    fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        let host = without_port(host);
+        let named = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            self.by_host.get(&host.to_ascii_lowercase())
+        } else {
+            self.by_host.get(host)
+        };
+        let longest = |places: &'_ [Place]| places.iter().position(|p| begins_at_boundary(path, &p.path));
+        if let Some(places) = named
+            && let Some(i) = longest(places)
+        {
+            return Some(&places[i].route);
+        }
+        longest(&self.any_host).map(|i| &self.any_host[i].route)
+    }
+}
+
+impl Route {
+    /// Whether there is an instance with weight that is not in `tried`.
+    #[must_use]
+    pub fn has_other_than(&self, tried: &[InstanceId]) -> bool {
+        self.targets.iter().any(|u| !tried.contains(&u.instance))
+    }
+}
+
+impl InFlight {
+    /// How many there are now.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there are none, at most `limit`; how many there are then.
+    pub async fn wait_for_none(&self, limit: Duration) -> u64 {
+        let wait = async {
+            loop {
+                let none = self.none.notified();
+                tokio::pin!(none);
+                none.as_mut().enable();
+                if self.count() == 0 {
+                    return;
+                }
+                none.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, wait).await;
+        self.count()
+    }
+}
+
+impl InFlightGuard {
+    fn new(in_flight: Arc<InFlight>) -> Self {
+        in_flight.count.fetch_add(1, Ordering::AcqRel);
+        Self(in_flight)
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+/// Whether two rules would take the same requests with the same right, so that neither can win.
+#[must_use]
+pub fn collide(a: &RouteRule, b: &RouteRule) -> bool {
+    let host = |r: &RouteRule| r.host.as_deref().map(str::to_ascii_lowercase);
+    host(a) == host(b) && a.path.trim_end_matches('/') == b.path.trim_end_matches('/')
+}
+
+fn begins_at_boundary(path: &str, prefix: &str) -> bool {
+    let prefix = prefix.trim_end_matches('/');
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
+            if name.contains(':') && !name.starts_with('[') {
+                host
+            } else {
+                name
+            }
+        }
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(host: Option<&str>, path: &str) -> RouteRule {
+        RouteRule { environment: None, host: host.map(Into::into), path: path.into() }
+    }
+
+    fn target(instance: &str, weight: u32, release: i64) -> TableTarget {
+        let address = "127.0.0.1:1".parse().unwrap();
+        TableTarget { instance: instance.parse().unwrap(), address, weight, release }
+    }
+
+    fn routing(routes: &[(&str, Vec<RouteRule>, Vec<TableTarget>)]) -> Routing {
+        let routes = routes.iter().map(|(service, rules, targets)| TableRoute {
+            environment: "production".into(),
+            service: (*service).into(),
+            rules: rules.clone(),
+            targets: targets.clone(),
+        });
+        Routing::new(&RouteTable { routes: routes.collect() }, &Routing::default(), 1)
+    }
+
+    #[test]
+    fn the_host_goes_before_any_host_and_the_longest_path_wins() {
+        let routing = routing(&[
+            ("any", vec![rule(None, "/")], vec![target("any", 1, 1)]),
+            ("shop", vec![rule(Some("Shop.test"), "/")], vec![target("shop", 1, 1)]),
+            ("api", vec![rule(Some("shop.test"), "/api/")], vec![target("api", 1, 1)]),
+            ("deep", vec![rule(None, "/api/v1")], vec![target("deep", 1, 1)]),
+        ]);
+        let cases = [
+            ("shop.test", "/", "shop"),
+            ("SHOP.TEST:8080", "/x", "shop"),
+            ("shop.test", "/api", "api"),
+            ("shop.test", "/api/v1/x", "api"),
+            ("shop.test", "/apix", "shop"),
+            ("other.test", "/api/v1", "deep"),
+            ("other.test", "/api/v2", "any"),
+            ("[::1]:8080", "/", "any"),
+        ];
+        for (host, path, expected) in cases {
+            let choice = routing.choose(host, path, &[]).unwrap();
+            assert_eq!(choice.route.service, expected, "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn weights_are_kept_and_the_releases_probability_is_recorded() {
+        let targets = vec![target("new", 10, 2), target("old-a", 45, 1), target("old-b", 45, 1), target("idle", 0, 3)];
+        let routing = routing(&[("web", vec![rule(None, "/")], targets)]);
+        let mut new = 0_u32;
+        for _ in 0..20_000 {
+            let choice = routing.choose("x", "/", &[]).unwrap();
+            match choice.upstream.instance.as_str() {
+                "new" => {
+                    assert!((choice.probability - 0.1).abs() < 1e-9);
+                    new += 1;
+                }
+                "idle" => panic!("an instance without weight was chosen"),
+                _ => assert!((choice.probability - 0.9).abs() < 1e-9),
+            }
+        }
+        // 2,000 expected, the standard deviation is 42: a miss by 300 does not happen by chance.
+        assert!((1_700..2_300).contains(&new), "{new} of 20,000");
+    }
+
+    #[test]
+    fn a_second_try_goes_elsewhere_while_there_is_an_elsewhere() {
+        let routing = routing(&[("web", vec![rule(None, "/")], vec![target("a", 99, 1), target("b", 1, 2)])]);
+        let tried = ["a".parse().unwrap()];
+        for _ in 0..50 {
+            let choice = routing.choose("x", "/", &tried).unwrap();
+            assert_eq!((choice.upstream.instance.as_str(), choice.probability), ("b", 1.0));
+        }
+        let all = ["a".parse().unwrap(), "b".parse().unwrap()];
+        assert!(routing.choose("x", "/", &all).is_ok());
+    }
+
+    #[test]
+    fn no_route_and_no_target_are_told_apart() {
+        let routing = routing(&[("web", vec![rule(Some("a.test"), "/")], vec![target("a", 0, 1)])]);
+        assert_eq!(routing.choose("b.test", "/", &[]).unwrap_err(), NoChoice::NoRoute);
+        let none = NoChoice::NoTarget { environment: "production".into(), service: "web".into() };
+        assert_eq!(routing.choose("a.test", "/", &[]).unwrap_err(), none);
+    }
+
+    #[test]
+    fn what_is_in_flight_outlives_the_table_that_sent_it() {
+        let before = routing(&[("web", vec![rule(None, "/")], vec![target("a", 1, 1)])]);
+        let choice = before.choose("x", "/", &[]).unwrap();
+        let after = Routing::new(&RouteTable::default(), &before, 1);
+        drop(before);
+        assert_eq!(after.in_flight("a").unwrap().count(), 1);
+        drop(choice);
+        let later = Routing::new(&RouteTable::default(), &after, 1);
+        assert!(later.in_flight("a").is_none());
+    }
+
+    #[test]
+    fn rules_that_take_the_same_requests_collide() {
+        assert!(collide(&rule(Some("A.test"), "/x/"), &rule(Some("a.test"), "/x")));
+        assert!(!collide(&rule(Some("a.test"), "/x"), &rule(Some("a.test"), "/")));
+        assert!(!collide(&rule(Some("a.test"), "/"), &rule(None, "/")));
+    }
+}
