@@ -116,7 +116,7 @@ impl SecretBox {
             make_key(path)?;
         }
         let mut bytes = read_key(path)?;
-        let key = UnboundKey::new(&AES_256_GCM, &*bytes)
+        let key = UnboundKey::new(&AES_256_GCM, &bytes)
             .map_err(|_| SecretError::KeyFile { path: path.into(), problem: "it holds no 32-byte key".into() })?;
         bytes.zeroize();
         Ok(self.key.get_or_init(|| LessSafeKey::new(key)))
@@ -156,7 +156,7 @@ fn make_key(path: &Path) -> Result<()> {
         .tempfile_in(path.parent().unwrap_or(Path::new(".")))
         .map_err(failed)?;
     let mut file = std::fs::OpenOptions::new().write(true).mode(0o600).open(written.path()).map_err(failed)?;
-    let mut text = Zeroizing::new(hex::encode(&*key));
+    let mut text = Zeroizing::new(hex::encode(*key));
     text.push('\n');
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     match written.persist_noclobber(path) {

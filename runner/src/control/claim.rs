@@ -1,19 +1,218 @@
-use segue_schemas::worker_api::{ClaimRequest, JobClaim};
+//! Hands jobs out. There is no other way for a job to start.
 
-use crate::store::{Result, Store};
+use std::collections::BTreeMap;
+
+use segue_pipelines::progress::Gate;
+use segue_schemas::{
+    id::{Epoch, JobId, WorkerId},
+    status::{FailureClass, JobStatus, RunStatus},
+    time::Timestamp,
+    worker_api::{ClaimRequest, JobClaim, Resume},
+};
+
+use super::{
+    advance::{advance_run, shut},
+    contexts, gates, workers,
+};
+use crate::{
+    log_store::LogStore,
+    store::{
+        Bell, LogRecord, Result, Store, StoreError, Tx,
+        sealed::open_secret,
+        tables::{
+            jobs::{self, Job},
+            runs::{self, Run},
+        },
+    },
+};
+
+/// Queued jobs that are looked at per repository and set of labels before a claim gives up.
+const LOOKED_AT: u32 = 16;
 
 impl Store {
-    /// Leases the best claimable job to a worker: jobs with an environment first, then the repository with the fewest
-    /// jobs held, then age. Every gate is evaluated here, in the transaction. `None`: nothing is claimable now; listen to
-    /// [`crate::store::Bell::Jobs`] (from before the call) and ask again.
+    /// Leases the best claimable job to a worker: what has begun first, then jobs with an environment, then the repository
+    /// with the fewest jobs held, then age. Every gate is evaluated here, in the transaction. `None`: nothing is claimable
+    /// now; listen to [`Bell::Jobs`] (from before the call) and ask again.
     ///
-    /// `clone_url` and `mirror` of the claim are left as the trigger and the configuration have them; the server fills in
-    /// where its mirror lies.
+    /// `clone_url` is what the configuration or the trigger says, and `mirror` is empty: the server fills in where its mirror
+    /// lies.
+    ///
+    /// # Errors
+    /// [`StoreError::StaleWorker`] where the worker must register first.
     pub async fn claim_job(&self, request: &ClaimRequest) -> Result<Option<JobClaim>> {
-        later(request)
+        self.heard(&request.worker);
+        let (store, wanted) = (self.clone(), request.clone());
+        let claimed = self.write(move |tx| Box::pin(async move { claim(&store, tx, &wanted).await })).await?;
+        let Some((mut claim, log)) = claimed else { return Ok(None) };
+        // from here on a chunk of an earlier holder is refused, so the offset stays true
+        claim.log_offset = self.logs().begin(claim.job, claim.epoch, &log.path, log.bytes).await?;
+        Ok(Some(claim))
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
+    let capacity = workers::check(tx, &request.worker, &request.incarnation).await?;
+    let held = jobs::held_by(&mut tx.conn, &request.worker).await?;
+    if held.len() >= capacity as usize {
+        return Ok(None);
+    }
+    for id in candidates(tx, request).await? {
+        let mut job = jobs::load(&mut tx.conn, id).await?;
+        let run = runs::load(&mut tx.conn, job.record.run).await?;
+        if !fits_workspace(store, tx, &mut job, &request.worker).await? {
+            continue;
+        }
+        match gates::judge(store, &mut tx.conn, &run, &job).await? {
+            Gate::Open => {}
+            Gate::Closed { .. } => continue,
+            gate => {
+                shut(tx, &mut job, gate)?;
+                jobs::save(&mut tx.conn, &job).await?;
+                advance_run(store, tx, run.record.id).await?;
+                continue;
+            }
+        }
+        match secrets(store, tx, &run, &job).await {
+            Ok(secrets) => return lease(store, tx, request, run, job, secrets).await.map(Some),
+            Err(StoreError::Secret(error)) => {
+                job.record.failure_class = Some(FailureClass::Configuration);
+                job.becomes(JobStatus::Failed, Some(error.to_string()), tx.now)?;
+                jobs::save(&mut tx.conn, &job).await?;
+                advance_run(store, tx, run.record.id).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Queued jobs that the worker's labels fit, the best first.
+async fn candidates(tx: &mut Tx, request: &ClaimRequest) -> Result<Vec<JobId>> {
+    let held = jobs::held_by_repository(&mut tx.conn).await?;
+    let mut found: Vec<(i64, i64, Timestamp, JobId)> = Vec::new();
+    for labels in jobs::queued_labels(&mut tx.conn).await? {
+        if !labels.split(',').filter(|l| !l.is_empty()).all(|l| request.labels.iter().any(|offered| offered == l)) {
+            continue;
+        }
+        for repository in jobs::queued_repositories(&mut tx.conn, &labels).await? {
+            let share = held.get(&repository).copied().unwrap_or(0);
+            let queued = jobs::queued(&mut tx.conn, &labels, &repository, LOOKED_AT).await?;
+            found.extend(queued.into_iter().map(|(id, priority, since)| (-priority, share, since, id)));
+        }
+    }
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(.., id)| id).collect())
+}
+
+/// A job that goes on needs the workspace that its worker has. While that worker lives, no other gets the job; once it is gone,
+/// the job begins anew where that is harmless.
+async fn fits_workspace(store: &Store, tx: &mut Tx, job: &mut Job, worker: &WorkerId) -> Result<bool> {
+    let Some(owner) = job.record.next_step.and(job.record.worker.clone()).filter(|owner| owner != worker) else {
+        return Ok(true);
+    };
+    let harmless = job.record.plan.environment.is_none() || job.record.plan.idempotent;
+    if !harmless || workers::is_alive(store, tx, &owner).await? {
+        return Ok(false);
+    }
+    job.record.next_step = None;
+    jobs::forget_steps(&mut tx.conn, job.record.id, 0).await?;
+    Ok(true)
+}
+
+/// The named secrets, for a job of the repository's own code; those that are not set are left out.
+async fn secrets(store: &Store, tx: &mut Tx, run: &Run, job: &Job) -> Result<BTreeMap<String, String>> {
+    let mut opened = BTreeMap::new();
+    if !run.record.trusted {
+        return Ok(opened);
+    }
+    let plan = &job.record.plan;
+    for name in &plan.secrets {
+        let (repository, environment) = (&run.record.repository, plan.environment.as_deref());
+        let secret = open_secret(&mut tx.conn, &store.inner.secrets, repository, environment, name).await?;
+        opened.extend(secret.map(|value| (name.clone(), value.as_str().to_owned())));
+    }
+    Ok(opened)
+}
+
+/// Makes the lease and what the worker needs to know.
+async fn lease(
+    store: &Store,
+    tx: &mut Tx,
+    request: &ClaimRequest,
+    mut run: Run,
+    mut job: Job,
+    secrets: BTreeMap<String, String>,
+) -> Result<(JobClaim, LogRecord)> {
+    let length = store.config().timing.lease.0;
+    job.becomes(JobStatus::Leased, None, tx.now)?;
+    job.record.epoch = job.record.epoch.next();
+    job.record.worker = Some(request.worker.clone());
+    job.record.lease_until = Some(tx.now + length);
+    job.record.heard_at = Some(tx.now);
+    job.record.started_at = job.record.started_at.or(Some(tx.now));
+    job.incarnation = Some(request.incarnation.clone());
+    job.leased_at = Some(tx.now);
+    let left = std::time::Duration::from_secs(job.record.plan.timeout_seconds).saturating_sub(job.ran);
+    job.deadline = Some(tx.now + left.saturating_add(length * 2));
+    jobs::save(&mut tx.conn, &job).await?;
+    if run.record.status != RunStatus::Running {
+        run.becomes(RunStatus::Running)?;
+        run.record.started_at = run.record.started_at.or(Some(tx.now));
+        runs::save(&mut tx.conn, &run.record).await?;
+    }
+    tx.ring(Bell::Run(run.record.id));
+    tx.ring(Bell::Leases);
+    let log = log_of(tx, &job).await?;
+    Ok((describe(store, tx, &run, job, secrets).await?, log))
+}
+
+/// Where the job's log lies; chosen at its first claim.
+async fn log_of(tx: &mut Tx, job: &Job) -> Result<LogRecord> {
+    let record = &job.record;
+    if record.epoch > Epoch(1)
+        && let Some(log) = jobs::log(&mut tx.conn, record.id).await?
+    {
+        return Ok(log);
+    }
+    let path = LogStore::path_for(record.run, record.attempt, &record.plan.key, record.id, tx.now);
+    jobs::insert_log(&mut tx.conn, record.id, &path, tx.now).await?;
+    Ok(LogRecord { job: record.id, path, bytes: 0, closed: false, removed: false })
+}
+
+async fn describe(
+    store: &Store,
+    tx: &mut Tx,
+    run: &Run,
+    job: Job,
+    secrets: BTreeMap<String, String>,
+) -> Result<JobClaim> {
+    let needs = if job.record.plan.needs.is_empty() {
+        Vec::new()
+    } else {
+        let all = jobs::of_attempt(&mut tx.conn, job.record.run, job.record.attempt).await?;
+        all.into_iter().filter(|j| job.record.plan.needs.contains(&j.record.plan.key)).collect()
+    };
+    let resume = match job.record.next_step {
+        Some(next_step) => Some(Resume { next_step, steps: jobs::steps(&mut tx.conn, job.record.id).await? }),
+        None => None,
+    };
+    let configured = store.config().repositories.get(&run.record.repository).and_then(|r| r.clone_url.clone());
+    Ok(JobClaim {
+        job: job.record.id,
+        run: run.record.id,
+        attempt: job.record.attempt,
+        epoch: job.record.epoch,
+        contexts: contexts::of_job(run, &job, &needs, store.config()),
+        plan: job.record.plan,
+        pipeline: run.record.pipeline.clone(),
+        pipeline_env: run.env.clone(),
+        secrets,
+        repository: run.record.repository.clone(),
+        clone_url: configured.or_else(|| run.trigger.clone_url.clone()).unwrap_or_default(),
+        mirror: None,
+        commit: run.record.commit.clone(),
+        trusted: run.record.trusted,
+        log_offset: 0,
+        resume,
+    })
 }

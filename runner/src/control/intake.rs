@@ -1,56 +1,245 @@
+//! Deliveries come in and become runs.
+
+use std::time::Duration;
+
 use segue_schemas::{
     id::{DeliveryId, RunId},
+    status::RunStatus,
     time::Timestamp,
-    trigger::Trigger,
+    trigger::{Event, Trigger},
 };
 
-use crate::store::{Accepted, Delivery, NewDelivery, NewRun, PlanOutcome, Planning, Result, Store};
+use super::advance::{advance, end_unplanned};
+use crate::store::{
+    Accepted, AttemptKind, Bell, Delivery, DeliveryState, DispatchOutcome, Meaning, NewDelivery, NewRun, Payload,
+    PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Tx, new_job_id,
+    tables::{
+        deliveries,
+        jobs::{self, Job},
+        runs::{self, Run},
+    },
+};
+
+/// The first pause before a delivery is planned again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long planning is tried, from the delivery's acceptance on.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
     /// Stores a delivery and, if it may start runs, the bell for the planner. When this returns it can't be lost.
     /// A GUID that is known changes nothing.
     pub async fn accept_delivery(&self, delivery: NewDelivery) -> Result<Accepted> {
-        later(delivery)
+        self.write(move |tx| {
+            Box::pin(async move {
+                if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
+                    return Ok(Accepted::Known);
+                }
+                tx.ring(Bell::Deliveries);
+                Ok(Accepted::New)
+            })
+        })
+        .await
     }
 
     /// Deliveries that wait for the planner and are due, oldest first.
     pub async fn next_deliveries(&self, limit: u32) -> Result<Vec<Delivery>> {
-        later(limit)
+        deliveries::waiting(&mut self.read().await?, self.now(), limit).await
     }
 
     /// When the next delivery that was put off is due; for the planner's timer.
     pub async fn next_delivery_due(&self) -> Result<Option<Timestamp>> {
-        later(())
+        deliveries::next_due(&mut self.read().await?, self.now()).await
     }
 
     /// One delivery.
     pub async fn delivery(&self, id: &DeliveryId) -> Result<Delivery> {
-        later(id)
+        let found = deliveries::find(&mut self.read().await?, id).await?;
+        found.ok_or_else(|| StoreError::not_found("delivery", id))
+    }
+
+    /// Deliveries, newest first; `before`: only those with a lower position.
+    pub async fn deliveries(&self, before: Option<i64>, limit: u32) -> Result<Vec<Delivery>> {
+        deliveries::list(&mut self.read().await?, before, limit).await
+    }
+
+    /// The runs that came of a delivery.
+    pub async fn runs_of_delivery(&self, id: &DeliveryId) -> Result<Vec<RunId>> {
+        runs::of_delivery(&mut self.read().await?, id).await
     }
 
     /// Stores what the planner made of a delivery: the runs with their jobs, of which the first are claimable when this
     /// returns. The same work (repository, event, ref, before, after) under another GUID makes nothing.
     pub async fn record_planned(&self, id: &DeliveryId, planning: Planning) -> Result<PlanOutcome> {
-        later((id, planning))
+        let (store, id) = (self.clone(), id.clone());
+        self.write(move |tx| Box::pin(async move { record_planned(&store, tx, &id, planning).await })).await
     }
 
     /// Planning failed for a reason that may pass (the repository can't be reached): the planner sees the delivery again
-    /// after a pause that doubles from 1 s to 5 min. After a day it is settled as failed.
-    pub async fn defer_delivery(&self, id: &DeliveryId, reason: String) -> Result<Timestamp> {
-        later((id, reason))
+    /// after a pause that doubles from 1 s to 5 min, and `Some` says when. After a day it is settled as failed.
+    pub async fn defer_delivery(&self, id: &DeliveryId, reason: String) -> Result<Option<Timestamp>> {
+        let id = id.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let delivery = unsettled(tx, &id).await?;
+                if tx.now.since(delivery.received_at) >= GIVE_UP_AFTER {
+                    deliveries::settle(&mut tx.conn, &id, DeliveryState::Failed, Some(&reason), tx.now).await?;
+                    return Ok(None);
+                }
+                let pause = FIRST_PAUSE.saturating_mul(1 << delivery.tries.min(16)).min(LONGEST_PAUSE);
+                let until = tx.now + pause;
+                deliveries::defer(&mut tx.conn, &id, &reason, until).await?;
+                tx.ring(Bell::Deliveries);
+                Ok(Some(until))
+            })
+        })
+        .await
     }
 
-    /// Stores runs that a person asked for.
+    /// Stores runs that a person asked for, under a key that takes the place of a delivery's GUID: the same key again makes
+    /// nothing and gives the runs that it made.
     pub async fn create_dispatch_run(
         &self,
+        key: DeliveryId,
         trigger: Trigger,
-        runs: Vec<NewRun>,
-        requested_by: String,
-    ) -> Result<Vec<RunId>> {
-        later((trigger, runs, requested_by))
+        new: Vec<NewRun>,
+    ) -> Result<DispatchOutcome> {
+        let store = self.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let delivery = NewDelivery {
+                    id: key.clone(),
+                    event: trigger.event.name().into(),
+                    repository: Some(trigger.repository.clone()),
+                    payload: Payload::Inline(String::new()),
+                    meaning: Meaning::Starts(trigger.clone()),
+                };
+                if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
+                    return Ok(DispatchOutcome { runs: runs::of_delivery(&mut tx.conn, &key).await?, new: false });
+                }
+                let made = insert_runs(&store, tx, &key, &trigger, new).await?;
+                deliveries::settle(&mut tx.conn, &key, DeliveryState::Planned, None, tx.now).await?;
+                Ok(DispatchOutcome { runs: made, new: true })
+            })
+        })
+        .await
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn record_planned(store: &Store, tx: &mut Tx, id: &DeliveryId, planning: Planning) -> Result<PlanOutcome> {
+    let delivery = deliveries::find(&mut tx.conn, id).await?.ok_or_else(|| StoreError::not_found("delivery", id))?;
+    if delivery.state != DeliveryState::Accepted {
+        return Ok(PlanOutcome::Settled);
+    }
+    let (state, reason, outcome) = match planning {
+        Planning::Ignored(reason) => (DeliveryState::Ignored, Some(reason), PlanOutcome::Nothing),
+        Planning::Failed(reason) => (DeliveryState::Failed, Some(reason), PlanOutcome::Nothing),
+        Planning::Runs(new) => {
+            let trigger = delivery.trigger.ok_or_else(|| {
+                StoreError::Conflict(format!("delivery {id} starts nothing, so no run can come of it"))
+            })?;
+            match deliveries::claim_identity(&mut tx.conn, &trigger, id, tx.now).await? {
+                Some(first) => {
+                    let reason = format!("the same work came with delivery {first}");
+                    (DeliveryState::Ignored, Some(reason), PlanOutcome::KnownWork(first))
+                }
+                None => {
+                    let made = insert_runs(store, tx, id, &trigger, new).await?;
+                    (DeliveryState::Planned, None, PlanOutcome::Made(made))
+                }
+            }
+        }
+    };
+    deliveries::settle(&mut tx.conn, id, state, reason.as_deref(), tx.now).await?;
+    Ok(outcome)
+}
+
+async fn unsettled(tx: &mut Tx, id: &DeliveryId) -> Result<Delivery> {
+    match deliveries::find(&mut tx.conn, id).await? {
+        Some(delivery) if delivery.state == DeliveryState::Accepted => Ok(delivery),
+        Some(_) => Err(StoreError::Conflict(format!("delivery {id} is settled"))),
+        None => Err(StoreError::not_found("delivery", id)),
+    }
+}
+
+async fn insert_runs(
+    store: &Store,
+    tx: &mut Tx,
+    delivery: &DeliveryId,
+    trigger: &Trigger,
+    new: Vec<NewRun>,
+) -> Result<Vec<RunId>> {
+    let mut made = Vec::with_capacity(new.len());
+    for run in new {
+        made.push(insert_run(store, tx, delivery, trigger, run).await?);
+    }
+    Ok(made)
+}
+
+async fn insert_run(
+    store: &Store,
+    tx: &mut Tx,
+    delivery: &DeliveryId,
+    trigger: &Trigger,
+    new: NewRun,
+) -> Result<RunId> {
+    let id = RunId(tx.conn.next_number("run").await?);
+    let (file, pipeline, env, plans, diagnostics) = match new {
+        NewRun::Planned(plan) => (plan.file, plan.pipeline, plan.env, plan.jobs, None),
+        NewRun::Broken { file, pipeline, diagnostics } => {
+            (file, pipeline, indexmap::IndexMap::new(), Vec::new(), Some(diagnostics))
+        }
+    };
+    let reason = diagnostics.is_some().then(|| format!("{file} can't be planned; the diagnostics say what to change"));
+    let record = RunRecord {
+        id,
+        repository: trigger.repository.clone(),
+        pipeline,
+        file,
+        event: trigger.event.name().into(),
+        git_ref: trigger.event.git_ref(),
+        commit: trigger.event.commit().clone(),
+        title: title(&trigger.event),
+        actor: trigger.actor.clone(),
+        trusted: !trigger.event.is_from_fork(&trigger.repository),
+        status: RunStatus::Queued,
+        reason,
+        attempt: 1,
+        delivery: Some(delivery.clone()),
+        diagnostics,
+        cancel_requested: false,
+        cancelled_by: None,
+        created_at: tx.now,
+        started_at: None,
+        ended_at: None,
+    };
+    let run = Run { record, trigger: trigger.clone(), env };
+    runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
+    runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &trigger.actor, tx.now).await?;
+    if run.record.diagnostics.is_some() {
+        end_unplanned(tx, run).await?;
+        return Ok(id);
+    }
+    let mut planned = Vec::with_capacity(plans.len());
+    for (position, plan) in plans.into_iter().enumerate() {
+        let job = Job::planned(new_job_id(), id, 1, position, &trigger.repository, plan);
+        jobs::insert(&mut tx.conn, &job, tx.now).await?;
+        planned.push(job);
+    }
+    advance(store, tx, run, planned).await?;
+    Ok(id)
+}
+
+/// One line that tells the run from others.
+fn title(event: &Event) -> String {
+    let text = match event {
+        Event::Push { message, after, .. } if message.trim().is_empty() => after.short(),
+        Event::Push { message, .. } => message,
+        Event::PullRequest { title, .. } => title,
+        Event::WorkflowDispatch { commit, .. } => commit.short(),
+    };
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
 }

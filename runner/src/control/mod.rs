@@ -4,16 +4,23 @@
 //! `segue_pipelines::progress`, purely; what it decides is performed here and nowhere else, in the same transaction.
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
-//! `intake` takes deliveries and plans; `claim` hands work out; `report` takes what workers say; `advance` performs what
-//! progress decides; `rollouts` and `rollback` keep what deploys; `people` cancels, reruns and approves; `reaper` looks
-//! after what was lost.
+//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates`; `report` and `logs` take what workers say;
+//! `advance` performs what progress decides; `rollouts` and `rollback` keep what deploys, and `resume` goes on after it;
+//! `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
 
+mod advance;
 mod claim;
+mod contexts;
+pub(crate) mod gates;
 mod intake;
 mod logs;
 mod people;
 mod reaper;
 mod report;
+mod resume;
 mod rollback;
 mod rollouts;
 mod workers;
+
+pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT};
+pub use workers::MAX_LOG_CHUNK;

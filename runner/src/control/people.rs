@@ -1,27 +1,170 @@
-use segue_schemas::id::RunId;
+//! What people ask of runs.
 
-use crate::store::{AttemptKind, Result, RunRecord, Store};
+use segue_pipelines::progress::{CancelAction, Gate, JobView, Selection, cancel, rerun};
+use segue_schemas::{
+    deploy::RolloutCommand,
+    id::RunId,
+    status::{JobStatus, RunStatus},
+};
+
+use super::{advance::advance, gates, rollback::order};
+use crate::store::{
+    AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
+    tables::{
+        jobs::{self, Job},
+        rollouts,
+        runs::{self, Run},
+    },
+};
 
 impl Store {
     /// Cancels a run: what has not started never will, what runs is told, a rollout that one of its jobs waits for is
     /// aborted. A run that has ended stays as it is.
     pub async fn cancel_run(&self, run: RunId, by: String) -> Result<RunRecord> {
-        later((run, by))
+        let store = self.clone();
+        self.write(move |tx| Box::pin(async move { cancel_jobs(&store, tx, run, by).await })).await?;
+        self.run(run).await
     }
 
     /// Opens a new attempt of a run that has ended, with the same commit and inputs. `Whole`: every job. `Failed`: those
     /// that did not succeed; the others are carried over with their outputs and artifacts.
     pub async fn rerun(&self, run: RunId, kind: AttemptKind, by: String) -> Result<RunRecord> {
-        later((run, kind, by))
+        let store = self.clone();
+        self.write(move |tx| Box::pin(async move { open_attempt(&store, tx, run, kind, by).await })).await?;
+        self.run(run).await
     }
 
-    /// Says yes to a run's jobs for an environment (`None`: every environment of it that waits, and the run of foreign code
-    /// itself), at its commit. Gives the environments that it counted for.
-    pub async fn approve(&self, run: RunId, environment: Option<&str>, by: String) -> Result<Vec<String>> {
-        later((run, environment, by))
+    /// Says yes, for the run's commit, to the jobs that wait for an approval (`None`), or to the one with this key. One person
+    /// counts once. Gives the keys of the jobs that it counted for.
+    pub async fn approve(&self, run: RunId, job: Option<&str>, by: String) -> Result<Vec<String>> {
+        let (store, key) = (self.clone(), job.map(str::to_owned));
+        self.write(move |tx| Box::pin(async move { say_yes(&store, tx, run, key.as_deref(), by).await })).await
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn load(tx: &mut Tx, id: RunId) -> Result<(Run, Vec<Job>)> {
+    let run = runs::load(&mut tx.conn, id).await?;
+    let jobs = jobs::of_attempt(&mut tx.conn, id, run.record.attempt).await?;
+    Ok((run, jobs))
+}
+
+async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: String) -> Result<()> {
+    let (mut run, jobs) = load(tx, id).await?;
+    if run.record.status.is_final() {
+        return Ok(());
+    }
+    run.record.cancel_requested = true;
+    run.record.reason = Some(format!("cancelled by {by}"));
+    run.record.cancelled_by = Some(by.clone());
+    runs::save(&mut tx.conn, &run.record).await?;
+    let views: Vec<JobView> = jobs.iter().map(Job::view).collect();
+    for action in cancel(&views) {
+        let (CancelAction::Signal { job: key } | CancelAction::AbortRollout { job: key }) = &action;
+        let Some(job) = jobs.iter().find(|j| j.record.plan.key == *key) else { continue };
+        // loaded anew: ending one rollout may have moved other jobs of the run
+        let mut job = jobs::load(&mut tx.conn, job.record.id).await?;
+        job.record.cancel_requested = true;
+        jobs::save(&mut tx.conn, &job).await?;
+        tx.ring(Bell::Job(job.record.id));
+        if let (CancelAction::AbortRollout { .. }, Some(rollout)) = (&action, job.record.rollout) {
+            let rollout = rollouts::load(&mut tx.conn, rollout).await?;
+            order(store, tx, rollout, RolloutCommand::Abort, format!("{by} (run cancelled)")).await?;
+        }
+    }
+    let (run, jobs) = load(tx, id).await?;
+    advance(store, tx, run, jobs).await
+}
+
+async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, by: String) -> Result<()> {
+    let (mut run, last) = load(tx, id).await?;
+    if run.record.diagnostics.is_some() {
+        return Err(StoreError::Refused(format!(
+            "run {id} has no jobs: {} can't be planned; mend it and push again",
+            run.record.file
+        )));
+    }
+    let selection = if kind == AttemptKind::Failed { Selection::Failed } else { Selection::Whole };
+    let views: Vec<JobView> = last.iter().map(Job::view).collect();
+    let chosen = rerun(&views, selection).map_err(|e| StoreError::Conflict(e.to_string()))?;
+    run.becomes(RunStatus::Queued)?;
+    run.record.attempt += 1;
+    run.record.reason = None;
+    run.record.cancel_requested = false;
+    run.record.cancelled_by = None;
+    run.record.started_at = None;
+    run.record.ended_at = None;
+    runs::insert_attempt(&mut tx.conn, id, run.record.attempt, kind, &by, tx.now).await?;
+    runs::save(&mut tx.conn, &run.record).await?;
+    let mut jobs = Vec::with_capacity(last.len());
+    for before in last {
+        let carried = chosen.carried.contains(&before.record.plan.key);
+        let plan = before.record.plan.clone();
+        let mut job = Job::planned(new_job_id(), id, run.record.attempt, before.position, &before.repository, plan);
+        jobs::insert(&mut tx.conn, &job, tx.now).await?;
+        if carried {
+            carry(tx, &before, &mut job).await?;
+        }
+        jobs.push(job);
+    }
+    advance(store, tx, run, jobs).await
+}
+
+/// A job takes over how it ended in the attempt before.
+async fn carry(tx: &mut Tx, before: &Job, job: &mut Job) -> Result<()> {
+    let (from, to) = (before.record.id, job.record.id);
+    job.record.status = before.record.status;
+    job.record.reason.clone_from(&before.record.reason);
+    job.record.outputs.clone_from(&before.record.outputs);
+    job.record.worker.clone_from(&before.record.worker);
+    job.record.queued_at = before.record.queued_at;
+    job.record.started_at = before.record.started_at;
+    job.record.ended_at = before.record.ended_at;
+    job.record.carried_from = Some(before.record.carried_from.unwrap_or(from));
+    job.skip_cause = before.skip_cause;
+    jobs::save(&mut tx.conn, job).await?;
+    jobs::copy_steps(&mut tx.conn, from, to).await?;
+    jobs::copy_artifacts(&mut tx.conn, from, to, job.record.attempt).await
+}
+
+async fn say_yes(store: &Store, tx: &mut Tx, id: RunId, key: Option<&str>, by: String) -> Result<Vec<String>> {
+    let (run, jobs) = load(tx, id).await?;
+    let mut counted = Vec::new();
+    for job in jobs.iter().filter(|j| key.is_none_or(|key| j.record.plan.key == key)) {
+        if job.record.status != JobStatus::Waiting || job.record.rollout.is_some() {
+            continue;
+        }
+        if let Some(environment) = &job.record.plan.environment {
+            runs::approve(&mut tx.conn, &run.record, environment, &by, tx.now).await?;
+        }
+        if !run.record.trusted {
+            runs::approve(&mut tx.conn, &run.record, "", &by, tx.now).await?;
+        }
+        counted.push(job.record.plan.key.clone());
+    }
+    if counted.is_empty() {
+        let what = key.map_or_else(|| format!("no job of run {id}"), |key| format!("job `{key}` of run {id}"));
+        return Err(StoreError::Conflict(format!("{what} does not wait for an approval")));
+    }
+    open_gates(store, tx, run, jobs).await?;
+    Ok(counted)
+}
+
+/// An approval for an environment, or for the commit, may open the gate of each waiting job of the run.
+async fn open_gates(store: &Store, tx: &mut Tx, run: Run, mut jobs: Vec<Job>) -> Result<()> {
+    for job in &mut jobs {
+        if job.record.status != JobStatus::Waiting || job.record.rollout.is_some() {
+            continue;
+        }
+        match gates::judge(store, &mut tx.conn, &run, job).await? {
+            Gate::Open | Gate::Closed { .. } => {
+                job.becomes(JobStatus::Queued, None, tx.now)?;
+                tx.ring(Bell::Jobs);
+                tx.ring(Bell::Leases);
+            }
+            Gate::AwaitPerson { reason } => job.record.reason = Some(reason),
+            Gate::Refused { reason } => job.becomes(JobStatus::Failed, Some(reason), tx.now)?,
+        }
+        jobs::save(&mut tx.conn, job).await?;
+    }
+    advance(store, tx, run, jobs).await
 }

@@ -1,24 +1,209 @@
-use segue_schemas::time::Timestamp;
+//! Looks after what was lost: leases that ran out, waits that have reached their limit.
 
-use crate::store::{Result, Store};
+use std::time::Duration;
+
+use segue_pipelines::progress::{LostJob, LostStep, OnLoss, on_worker_lost};
+use segue_schemas::{
+    plan::StepAction,
+    status::{FailureClass, JobStatus, StepStatus},
+    time::Timestamp,
+};
+
+use super::{advance::advance_run, resume::resume_after};
+use crate::store::{
+    Bell, Result, Store, StoreError, Tx,
+    tables::{
+        jobs::{self, Job},
+        rollouts::{self, StoredRollout},
+    },
+};
+
+/// How long a job may be queued before it fails: nobody offers its labels, or its gate stays closed.
+pub const QUEUE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a job may wait for a person.
+pub const APPROVAL_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What is ended in one transaction; the next one takes the rest.
+const AT_ONCE: u32 = 50;
 
 impl Store {
     /// Ends every lease that has run out, and every wait that has reached its limit. Gives how many it ended.
     pub async fn reap_expired(&self) -> Result<usize> {
-        later(())
+        let mut ended = 0;
+        loop {
+            let store = self.clone();
+            let now = self.write(move |tx| Box::pin(async move { reap(&store, tx).await })).await?;
+            ended += now;
+            if now == 0 {
+                return Ok(ended);
+            }
+        }
     }
 
     /// When the next lease or limit runs out.
     pub async fn next_expiry(&self) -> Result<Option<Timestamp>> {
-        later(())
+        let mut conn = self.read().await?;
+        let leases = [jobs::next_expiry(&mut conn).await?, rollouts::next_expiry(&mut conn).await?];
+        let queued = jobs::idle_since(&mut conn, JobStatus::Queued).await?.map(|since| since + QUEUE_LIMIT);
+        let waiting = jobs::idle_since(&mut conn, JobStatus::Waiting).await?.map(|since| since + APPROVAL_LIMIT);
+        let put_off = rollouts::next_not_before(&mut conn, self.now()).await?;
+        Ok(leases.into_iter().chain([queued, waiting, put_off]).flatten().min())
     }
 
-    /// Reaps for ever: sleeps until the next expiry, woken when one moves.
+    /// Reaps for ever: sleeps until the next expiry. It needs no waking while it sleeps towards the end of a lease, because
+    /// those that are given meanwhile end later.
     pub async fn run_reaper(&self) {
-        std::future::pending().await
+        let lease = self.config().timing.lease.0;
+        let mut bell = self.doorbell().listen(Bell::Leases);
+        loop {
+            if let Err(error) = self.reap_expired().await {
+                tracing::error!(%error, "what was lost can't be looked after now; tried again after a lease's length");
+                tokio::time::sleep(lease).await;
+                continue;
+            }
+            let next = match self.next_expiry().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(%error, "the next expiry can't be read");
+                    Some(self.now() + lease)
+                }
+            };
+            match next.map(|at| at.since(self.now())) {
+                None => bell.rung().await,
+                Some(wait) if wait > lease => {
+                    let _ = tokio::time::timeout(wait, bell.rung()).await;
+                }
+                // at least a moment: a clock that stands still must not make this spin
+                Some(wait) => tokio::time::sleep(wait.max(Duration::from_millis(5))).await,
+            }
+        }
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn reap(store: &Store, tx: &mut Tx) -> Result<usize> {
+    let mut ended = 0;
+    for job in jobs::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
+        ended += 1;
+        if job.record.lease_until.is_some_and(|until| until <= tx.now) {
+            lose_job(store, tx, job).await?;
+        } else {
+            let limit = job.record.plan.timeout_seconds;
+            let reason = format!("the time limit of {limit} s was reached, and its worker did not end it");
+            fail(store, tx, job, FailureClass::Timeout, reason).await?;
+        }
+    }
+    for rollout in rollouts::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
+        ended += 1;
+        lose_rollout(tx, rollout).await?;
+    }
+    for (status, limit, what) in [
+        (JobStatus::Queued, QUEUE_LIMIT, "no worker took it"),
+        (JobStatus::Waiting, APPROVAL_LIMIT, "nobody approved it"),
+    ] {
+        let overdue = |job: &Job| job.record.queued_at.is_some_and(|since| since + limit <= tx.now);
+        let idle = jobs::idle(&mut tx.conn, status, AT_ONCE).await?;
+        for job in idle.into_iter().filter(overdue).collect::<Vec<_>>() {
+            ended += 1;
+            let reason = format!("{what} within {} hours", limit.as_secs() / 3600);
+            fail(store, tx, job, FailureClass::Infrastructure, reason).await?;
+        }
+    }
+    // what was put off is claimable now
+    if rollouts::next_claimable(&mut tx.conn, tx.now).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
+        tx.ring(Bell::Rollouts);
+    }
+    Ok(ended)
+}
+
+async fn fail(store: &Store, tx: &mut Tx, mut job: Job, class: FailureClass, reason: String) -> Result<()> {
+    job.record.failure_class = Some(class);
+    job.becomes(JobStatus::Failed, Some(reason), tx.now)?;
+    settle(store, tx, job).await
+}
+
+/// A job's worker is lost, or has begun anew without it.
+pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result<()> {
+    let rollout = rollouts::newest_of_job(&mut tx.conn, job.record.id).await?;
+    match on_worker_lost(&lost(tx, &job, rollout.as_ref()).await?) {
+        OnLoss::Requeue { reason } => {
+            job.record.tries += 1;
+            job.record.next_step = None;
+            jobs::forget_steps(&mut tx.conn, job.record.id, 0).await?;
+            job.becomes(JobStatus::Queued, Some(reason), tx.now)?;
+            tx.ring(Bell::Jobs);
+        }
+        OnLoss::AwaitRollout { rollout: id, step } => {
+            job.record.tries += 1;
+            job.record.rollout = Some(id);
+            job.waiting_step = Some(step);
+            job.becomes(JobStatus::Waiting, Some(format!("its worker was lost; it waits for rollout {id}")), tx.now)?;
+            if let Some(ended) = rollout.filter(|r| r.record.rollout.status.is_final()) {
+                resume_after(store, tx, &mut job, &ended).await?;
+            }
+        }
+        OnLoss::Fail { reason, class } => {
+            job.record.failure_class = Some(class);
+            job.becomes(JobStatus::Failed, Some(reason), tx.now)?;
+        }
+        OnLoss::Cancel { reason } => job.becomes(JobStatus::Cancelled, Some(reason), tx.now)?,
+    }
+    settle(store, tx, job).await
+}
+
+/// A rollout's driver is lost: another goes on where the journal ends.
+pub(super) async fn lose_rollout(tx: &mut Tx, mut rollout: StoredRollout) -> Result<()> {
+    rollout.let_go();
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    tx.ring(Bell::Rollouts);
+    tx.ring(Bell::Rollout(rollout.id()));
+    Ok(())
+}
+
+/// Saves a job that was taken from its worker, and does what follows.
+async fn settle(store: &Store, tx: &mut Tx, job: Job) -> Result<()> {
+    jobs::save(&mut tx.conn, &job).await?;
+    if job.record.status.is_final() {
+        jobs::save_log(&mut tx.conn, job.record.id, 0, Some(tx.now)).await?;
+    }
+    tx.ring(Bell::Job(job.record.id));
+    advance_run(store, tx, job.record.run).await
+}
+
+async fn lost(tx: &mut Tx, job: &Job, rollout: Option<&StoredRollout>) -> Result<LostJob> {
+    let record = &job.record;
+    let contained = |index: usize| {
+        let step = record.plan.steps.get(index);
+        step.is_some_and(|s| matches!(&s.action, StepAction::Uses { uses, .. } if is_contained(uses)))
+    };
+    let mut steps: Vec<LostStep> = jobs::steps(&mut tx.conn, record.id)
+        .await?
+        .into_iter()
+        .map(|s| LostStep { index: s.index, status: s.status, is_contained: contained(s.index), name: s.name })
+        .collect();
+    // a step that has asked for a rollout has begun, whether or not its report came through
+    let asked = rollout.and_then(|r| Some((r.id(), r.record.step?)));
+    if let Some((_, index)) = asked
+        && !steps.iter().any(|s| s.index >= index)
+    {
+        let name = record.plan.steps.get(index).map(|s| s.name.clone()).unwrap_or_default();
+        steps.push(LostStep { index, name, status: StepStatus::Running, is_contained: false });
+    }
+    let waits = asked.filter(|(_, index)| steps.iter().any(|s| s.index == *index && !s.status.is_final()));
+    let worker = record.worker.clone();
+    Ok(LostJob {
+        worker: worker.ok_or_else(|| StoreError::corrupt("jobs.worker", "a held job has none"))?,
+        last_heard: record.heard_at.unwrap_or_default(),
+        environment: record.plan.environment.clone(),
+        idempotent: record.plan.idempotent,
+        cancelled: record.cancel_requested,
+        losses_before: record.tries,
+        rollout: waits.map(|(id, _)| id),
+        steps,
+    })
+}
+
+/// Built-in steps that change the workspace and the server's artifacts at most.
+fn is_contained(uses: &str) -> bool {
+    matches!(uses, "segue/checkout" | "segue/upload-artifact" | "segue/download-artifact")
 }

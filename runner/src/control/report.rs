@@ -1,55 +1,198 @@
+//! Takes what workers say about the jobs that they hold. Every write is fenced by the epoch of its lease.
+
 use segue_schemas::{
     artifact::Artifact,
     id::{Epoch, JobId},
+    status::{Conclusion, JobStatus},
     worker_api::{AttachArtifact, JobFinish, JobHandBack, JobReport, JobWait, Reported},
 };
 
-use crate::store::{Result, Store};
+use super::{advance::advance_run, resume::resume_after};
+use crate::store::{
+    Bell, Result, Store, StoreError, Tx,
+    tables::{
+        jobs::{self, Job},
+        rollouts,
+    },
+};
 
 impl Store {
-    /// Extends a job's lease; says whether it is to be cancelled. To hold the answer back, listen to
-    /// [`crate::store::Bell::Job`] and ask [`Store::job_cancel_requested`] when it rings.
+    /// Extends a job's lease; says whether it is to be cancelled. To hold the answer back, listen to [`Bell::Job`] and ask
+    /// [`Store::job_cancel_requested`] when it rings.
     pub async fn renew_job(&self, job: JobId, epoch: Epoch) -> Result<Reported> {
-        later((job, epoch))
+        let length = self.config().timing.lease.0;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let held = jobs::load_held(&mut tx.conn, job, epoch).await?;
+                jobs::extend(&mut tx.conn, job, tx.now, tx.now + length).await?;
+                Ok(reported(&held))
+            })
+        })
+        .await
     }
 
-    /// Whether a held job is to be cancelled. [`crate::store::StoreError::StaleEpoch`] when its lease has gone to somebody else.
+    /// Whether a held job is to be cancelled. [`StoreError::StaleEpoch`] when its lease has gone to somebody else.
     pub async fn job_cancel_requested(&self, job: JobId, epoch: Epoch) -> Result<bool> {
-        later((job, epoch))
+        let held = jobs::load_held(&mut self.read().await?, job, epoch).await?;
+        Ok(held.record.cancel_requested)
     }
 
     /// Stores steps that started or ended; counts as a renewal.
     pub async fn report_steps(&self, job: JobId, report: JobReport) -> Result<Reported> {
-        later((job, report))
+        let store = self.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut held = jobs::load_held(&mut tx.conn, job, report.epoch).await?;
+                jobs::save_steps(&mut tx.conn, job, &report.steps).await?;
+                if held.record.status == JobStatus::Leased {
+                    held.becomes(JobStatus::Running, None, tx.now)?;
+                }
+                held.record.heard_at = Some(tx.now);
+                held.record.lease_until = Some(tx.now + store.config().timing.lease.0);
+                jobs::save(&mut tx.conn, &held).await?;
+                tx.ring(Bell::Run(held.record.run));
+                Ok(reported(&held))
+            })
+        })
+        .await
     }
 
     /// Ends a job and does what follows from it: jobs that became claimable are, those that never will be are skipped
     /// with their reason, the run's status follows. The same end under the same epoch once more changes nothing.
     pub async fn finish_job(&self, job: JobId, finish: JobFinish) -> Result<Reported> {
-        later((job, finish))
+        let store = self.clone();
+        let done = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
+        self.logs().release(job, true);
+        Ok(done)
     }
 
-    /// A job gives its slot back until its rollout has ended.
+    /// A job gives its slot back until its rollout has ended. If that has ended already, the job goes on at once.
     pub async fn wait_job(&self, job: JobId, wait: JobWait) -> Result<Reported> {
-        later((job, wait))
+        let store = self.clone();
+        let done = self.write(move |tx| Box::pin(async move { begin_wait(&store, tx, job, wait).await })).await?;
+        self.logs().release(job, false);
+        Ok(done)
     }
 
-    /// A job is queued again, to go on at a step.
+    /// A job is queued again, to go on at a step; one that is to be cancelled ends.
     pub async fn hand_back_job(&self, job: JobId, hand_back: JobHandBack) -> Result<Reported> {
-        later((job, hand_back))
+        let store = self.clone();
+        let done = self.write(move |tx| Box::pin(async move { take_back(&store, tx, job, hand_back).await })).await?;
+        self.logs().release(job, false);
+        Ok(done)
     }
 
     /// Names an uploaded content in the job's attempt. The same name with another content is a conflict.
     pub async fn attach_artifact(&self, job: JobId, attach: AttachArtifact) -> Result<Artifact> {
-        later((job, attach))
+        let Some(bytes) = self.artifacts().bytes_of(&attach.digest) else {
+            return Err(StoreError::Refused(format!(
+                "the artifact {} is not here: upload it, then name it",
+                attach.digest
+            )));
+        };
+        self.write(move |tx| {
+            Box::pin(async move {
+                let held = jobs::load_held(&mut tx.conn, job, attach.epoch).await?.record;
+                if let Some(known) = jobs::artifact(&mut tx.conn, held.run, held.attempt, &attach.name).await? {
+                    if known.digest == attach.digest {
+                        return Ok(known);
+                    }
+                    let name = attach.name;
+                    return Err(StoreError::Conflict(format!(
+                        "this attempt has an artifact `{name}` with another content: give this one another name"
+                    )));
+                }
+                let artifact = Artifact { name: attach.name, digest: attach.digest, bytes, created_at: tx.now };
+                jobs::insert_artifact(&mut tx.conn, &held, &artifact).await?;
+                jobs::touch_blob(&mut tx.conn, &artifact.digest, bytes, tx.now).await?;
+                tx.ring(Bell::Run(held.run));
+                Ok(artifact)
+            })
+        })
+        .await
     }
 
     /// An artifact of the job's attempt, by name.
     pub async fn job_artifact(&self, job: JobId, name: &str) -> Result<Artifact> {
-        later((job, name))
+        let mut conn = self.read().await?;
+        let record = jobs::load(&mut conn, job).await?.record;
+        let found = jobs::artifact(&mut conn, record.run, record.attempt, name).await?;
+        found.ok_or_else(|| {
+            StoreError::not_found("artifact", format!("`{name}` in attempt {} of run {}", record.attempt, record.run))
+        })
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result<Reported> {
+    let known = jobs::load(&mut tx.conn, id).await?;
+    if known.record.epoch == finish.epoch && known.record.status == finish.conclusion.job_status() {
+        return Ok(reported(&known));
+    }
+    let mut job = jobs::load_held(&mut tx.conn, id, finish.epoch).await?;
+    jobs::save_steps(&mut tx.conn, id, &finish.steps).await?;
+    jobs::save_log(&mut tx.conn, id, finish.log_bytes, Some(tx.now)).await?;
+    job.record.outputs = finish.outputs;
+    job.record.failure_class = finish.failure_class.filter(|_| finish.conclusion == Conclusion::Failure);
+    job.record.heard_at = Some(tx.now);
+    job.record.next_step = None;
+    job.becomes(finish.conclusion.job_status(), finish.reason, tx.now)?;
+    jobs::save(&mut tx.conn, &job).await?;
+    advance_run(store, tx, job.record.run).await?;
+    Ok(reported(&job))
+}
+
+async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Result<Reported> {
+    let known = jobs::load(&mut tx.conn, id).await?;
+    if known.record.epoch == wait.epoch && known.record.status == JobStatus::Waiting {
+        return Ok(reported(&known));
+    }
+    let mut job = jobs::load_held(&mut tx.conn, id, wait.epoch).await?;
+    let rollout = rollouts::load(&mut tx.conn, wait.rollout).await?;
+    if rollout.record.job != Some(id) || rollout.record.step != Some(wait.step) {
+        return Err(StoreError::Conflict(format!(
+            "rollout {} is not that of step {} of this job",
+            wait.rollout, wait.step
+        )));
+    }
+    jobs::save_steps(&mut tx.conn, id, &wait.steps).await?;
+    jobs::save_log(&mut tx.conn, id, wait.log_bytes, None).await?;
+    job.record.rollout = Some(wait.rollout);
+    job.record.heard_at = Some(tx.now);
+    job.waiting_step = Some(wait.step);
+    job.becomes(JobStatus::Waiting, Some(format!("waits for rollout {}", wait.rollout)), tx.now)?;
+    if rollout.record.rollout.status.is_final() {
+        resume_after(store, tx, &mut job, &rollout).await?;
+    }
+    jobs::save(&mut tx.conn, &job).await?;
+    advance_run(store, tx, job.record.run).await?;
+    Ok(reported(&job))
+}
+
+async fn take_back(store: &Store, tx: &mut Tx, id: JobId, back: JobHandBack) -> Result<Reported> {
+    let known = jobs::load(&mut tx.conn, id).await?;
+    if known.record.epoch == back.epoch && known.record.status == JobStatus::Queued {
+        return Ok(reported(&known));
+    }
+    let mut job = jobs::load_held(&mut tx.conn, id, back.epoch).await?;
+    let keep = back.next_step.unwrap_or(0);
+    let kept: Vec<_> = back.steps.into_iter().filter(|s| s.index < keep).collect();
+    jobs::save_steps(&mut tx.conn, id, &kept).await?;
+    jobs::forget_steps(&mut tx.conn, id, keep).await?;
+    jobs::save_log(&mut tx.conn, id, back.log_bytes, None).await?;
+    job.record.next_step = back.next_step;
+    job.record.heard_at = Some(tx.now);
+    if job.record.cancel_requested {
+        job.becomes(JobStatus::Cancelled, Some("the run was cancelled".into()), tx.now)?;
+        jobs::save_log(&mut tx.conn, id, back.log_bytes, Some(tx.now)).await?;
+    } else {
+        job.becomes(JobStatus::Queued, Some(back.reason), tx.now)?;
+        tx.ring(Bell::Jobs);
+    }
+    jobs::save(&mut tx.conn, &job).await?;
+    advance_run(store, tx, job.record.run).await?;
+    Ok(reported(&job))
+}
+
+fn reported(job: &Job) -> Reported {
+    Reported { cancel: job.record.cancel_requested }
 }

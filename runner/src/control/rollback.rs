@@ -1,16 +1,51 @@
-use segue_schemas::{deploy::RolloutCommand, host_api::EmergencyResult, id::RolloutId};
+//! Words of people to rollouts, and the ways back.
 
-use crate::store::{Result, RollbackTarget, Store};
+use segue_schemas::{
+    config::NotificationEvent,
+    deploy::{JournalEntry, JournalKind, Release, RolloutCommand, RolloutSpec, Strategy},
+    host_api::EmergencyResult,
+    id::RolloutId,
+    status::RolloutStatus,
+};
+use serde_json::json;
+
+use super::rollouts::{end, next_id, ring, serve, tell};
+use crate::store::{
+    Bell, Result, RollbackTarget, Store, StoreError, Tx,
+    tables::{
+        releases::{self, Serving},
+        rollouts::{self, StoredRollout},
+    },
+};
 
 impl Store {
     /// A person's word to a rollout. One that nobody has started yet is ended by `Abort` at once; `Promote` and `Skip` are
     /// refused there.
     pub async fn command_rollout(&self, rollout: RolloutId, command: RolloutCommand, by: String) -> Result<()> {
-        later((rollout, command, by))
+        let store = self.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let found = rollouts::load(&mut tx.conn, rollout).await?;
+                if found.record.rollout.status.is_final() {
+                    let status = found.record.rollout.status;
+                    return Err(StoreError::Conflict(format!("rollout {rollout} has ended: it is {status}")));
+                }
+                if !found.active && command != RolloutCommand::Abort {
+                    return Err(StoreError::Conflict(format!(
+                        "rollout {rollout} waits for the one before it: there is nothing to promote or skip yet"
+                    )));
+                }
+                order(&store, tx, found, command, by).await
+            })
+        })
+        .await
     }
 
     /// Goes back to an earlier release of a service. A rollout that runs is aborted first, those that wait for the pair are
     /// ended; where the abort alone brings the target back, the rollout that is aborted is the answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where there is nothing to go back to, [`StoreError::NotFound`] for an unknown tag or release.
     pub async fn create_rollback(
         &self,
         environment: &str,
@@ -18,7 +53,9 @@ impl Store {
         target: RollbackTarget,
         by: String,
     ) -> Result<RolloutId> {
-        later((environment, service, target, by))
+        let (store, environment, service) = (self.clone(), environment.to_owned(), service.to_owned());
+        self.write(move |tx| Box::pin(async move { create(&store, tx, &environment, &service, target, by).await }))
+            .await
     }
 
     /// Records an emergency rollback that was done at a host without the server: the epoch rises past the host's, what
@@ -30,10 +67,216 @@ impl Store {
         result: EmergencyResult,
         reason: String,
     ) -> Result<RolloutId> {
-        later((environment, service, result, reason))
+        let (store, environment, service) = (self.clone(), environment.to_owned(), service.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move { emergency(&store, tx, &environment, &service, result, reason).await })
+        })
+        .await
+    }
+
+    /// The highest epoch of a pair that was given out or seen: what a host reports above it, was done without the server.
+    pub async fn highest_epoch(&self, environment: &str, service: &str) -> Result<segue_schemas::id::Epoch> {
+        rollouts::highest_epoch(&mut self.read().await?, environment, service).await
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+/// Gives a word to a rollout's driver; one without a driver is ended by an abort.
+pub(super) async fn order(
+    store: &Store,
+    tx: &mut Tx,
+    mut rollout: StoredRollout,
+    command: RolloutCommand,
+    by: String,
+) -> Result<()> {
+    if rollout.active {
+        rollout.record.command = Some((command, by));
+        rollouts::save(&mut tx.conn, &rollout).await?;
+        ring(tx, &rollout);
+        return Ok(());
+    }
+    close_unstarted(store, tx, rollout, format!("aborted by {by} before it began")).await
+}
+
+/// Ends a rollout that never had a driver: nothing was changed.
+async fn close_unstarted(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, reason: String) -> Result<()> {
+    rollout.record.rollout.reason = Some(reason);
+    rollout.becomes(RolloutStatus::Failed, tx.now)?;
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    ring(tx, &rollout);
+    end(store, tx, &rollout).await
+}
+
+async fn create(
+    store: &Store,
+    tx: &mut Tx,
+    environment: &str,
+    service: &str,
+    target: RollbackTarget,
+    by: String,
+) -> Result<RolloutId> {
+    let serving = releases::serving(&mut tx.conn, environment, service).await?.ok_or_else(|| {
+        StoreError::Refused(format!(
+            "nothing has been deployed as `{service}` to `{environment}` yet: there is no way back"
+        ))
+    })?;
+    let open = rollouts::open_of_pair(&mut tx.conn, environment, service).await?;
+    let (active, queued): (Vec<_>, Vec<_>) = open.into_iter().partition(|r| r.active);
+    let active = active.into_iter().next();
+    let to = resolve(tx, environment, service, &serving, active.is_some(), target).await?;
+    if to.id == serving.current.id && active.is_none() {
+        return Err(StoreError::Refused(format!("release {} of `{service}` serves `{environment}` already", to.id)));
+    }
+    for waiting in queued {
+        close_unstarted(store, tx, waiting, format!("{by} asked for a rollback of `{service}`")).await?;
+    }
+    if let Some(active) = active {
+        let id = active.id();
+        order(store, tx, active, RolloutCommand::Abort, format!("{by} (rollback)")).await?;
+        if to.id == serving.current.id {
+            return Ok(id);
+        }
+    }
+    let known = rollouts::last_spec(&mut tx.conn, environment, &to).await?;
+    let known = known.ok_or_else(|| {
+        StoreError::Refused(format!("release {} of `{service}` has never served `{environment}`", to.id))
+    })?;
+    let settings = store.environment(environment);
+    let spec = RolloutSpec {
+        release: to,
+        service: known.service,
+        environment: environment.into(),
+        hosts: settings.hosts,
+        strategy: Strategy::HotSwap,
+        previous: Some(serving.current),
+        is_rollback: true,
+        variables: settings.variables,
+    };
+    let rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
+    rollouts::insert(&mut tx.conn, &rollout).await?;
+    tx.ring(Bell::Rollouts);
+    Ok(rollout.id())
+}
+
+/// The release that is meant.
+async fn resolve(
+    tx: &mut Tx,
+    environment: &str,
+    service: &str,
+    serving: &Serving,
+    is_rolling: bool,
+    target: RollbackTarget,
+) -> Result<Release> {
+    match target {
+        // what a running rollout replaces is what serves until it has succeeded
+        RollbackTarget::Previous if is_rolling => Ok(serving.current.clone()),
+        RollbackTarget::Previous => match serving.previous {
+            Some(previous) => releases::load(&mut tx.conn, previous).await,
+            None => Err(StoreError::Refused(format!(
+                "release {} is the first of `{service}` in `{environment}`: there is none before it",
+                serving.current.id
+            ))),
+        },
+        RollbackTarget::Tag(tag) => {
+            let points = releases::points(&mut tx.conn, Some(environment), Some(service), None).await?;
+            let found = points.into_iter().find(|point| point.tag == tag);
+            found.map(|point| point.release).ok_or_else(|| {
+                StoreError::not_found("rollback point", format!("{tag} of `{service}` in `{environment}`"))
+            })
+        }
+        RollbackTarget::Release(id) => {
+            let release = releases::load(&mut tx.conn, id).await?;
+            if release.service != service || !rollouts::has_served(&mut tx.conn, environment, service, id).await? {
+                return Err(StoreError::Refused(format!(
+                    "release {id} has never served `{service}` in `{environment}`"
+                )));
+            }
+            Ok(release)
+        }
+    }
+}
+
+async fn emergency(
+    store: &Store,
+    tx: &mut Tx,
+    environment: &str,
+    service: &str,
+    result: EmergencyResult,
+    reason: String,
+) -> Result<RolloutId> {
+    if let Some(known) = rollouts::of_epoch(&mut tx.conn, environment, service, result.epoch).await? {
+        let known = rollouts::load(&mut tx.conn, known).await?;
+        if known.record.rollout.run.is_none() && known.record.rollout.status == RolloutStatus::Succeeded {
+            return Ok(known.id());
+        }
+    }
+    releases::insert_known(&mut tx.conn, &result.to).await?;
+    let open = rollouts::open_of_pair(&mut tx.conn, environment, service).await?;
+    let newest = open.first().map(|r| r.record.rollout.spec.clone());
+    let known = rollouts::last_spec(&mut tx.conn, environment, &result.to).await?.or(newest).ok_or_else(|| {
+        StoreError::Refused(format!("nothing is known of the service `{service}` in `{environment}`"))
+    })?;
+    rollouts::raise_epoch(&mut tx.conn, environment, service, result.epoch).await?;
+    let why = format!("emergency rollback at the host: {reason}");
+    for other in open {
+        supersede(store, tx, other, &why).await?;
+    }
+    let serving = releases::serving(&mut tx.conn, environment, service).await?;
+    let previous = result.from.clone().or(serving.map(|s| s.current));
+    let spec = RolloutSpec {
+        release: result.to.clone(),
+        strategy: Strategy::HotSwap,
+        environment: environment.into(),
+        is_rollback: true,
+        previous,
+        ..known
+    };
+    let mut rollout = StoredRollout::new(next_id(tx).await?, spec, reason, tx.now);
+    rollouts::insert(&mut tx.conn, &rollout).await?;
+    rollout.record.epoch = result.epoch;
+    rollout.record.rollout.weight = 100;
+    rollout.record.rollout.reason = Some(why);
+    rollout.started_at = Some(tx.now);
+    rollout.becomes(RolloutStatus::Succeeded, tx.now)?;
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    journal(tx, &rollout, &result).await?;
+    serve(store, tx, &rollout).await?;
+    tell(tx, NotificationEvent::RolledBack, &rollout, 0).await?;
+    ring(tx, &rollout);
+    Ok(rollout.id())
+}
+
+/// A rollout that the host refuses from now on: it has ended there.
+async fn supersede(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, why: &str) -> Result<()> {
+    if !rollout.active {
+        return close_unstarted(store, tx, rollout, why.to_owned()).await;
+    }
+    let sequence = rollouts::journal_end(&mut tx.conn, rollout.id()).await? + 1;
+    let entry = JournalEntry {
+        sequence,
+        epoch: rollout.record.epoch,
+        at: tx.now,
+        kind: JournalKind::Emergency,
+        host: None,
+        detail: json!({ "message": why }),
+    };
+    rollouts::append_journal(&mut tx.conn, rollout.id(), &entry).await?;
+    rollout.record.rollout.reason = Some(why.to_owned());
+    rollout.record.rollout.weight = 0;
+    rollout.becomes(RolloutStatus::RolledBack, tx.now)?;
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    ring(tx, &rollout);
+    end(store, tx, &rollout).await
+}
+
+async fn journal(tx: &mut Tx, rollout: &StoredRollout, result: &EmergencyResult) -> Result<()> {
+    let message = rollout.record.rollout.reason.clone();
+    let entry = JournalEntry {
+        sequence: 1,
+        epoch: result.epoch,
+        at: tx.now,
+        kind: JournalKind::Emergency,
+        host: rollout.record.rollout.spec.hosts.first().cloned(),
+        detail: json!({ "message": message, "from": result.from, "to": result.to, "took_us": result.took_us }),
+    };
+    rollouts::append_journal(&mut tx.conn, rollout.id(), &entry).await
 }

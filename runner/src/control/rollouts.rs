@@ -1,49 +1,355 @@
+//! Rollouts: asked for by a step, driven by one worker at a time, one per environment and service.
+
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+
+use indexmap::IndexMap;
 use segue_schemas::{
-    id::{Epoch, JobId, RolloutId},
+    config::NotificationEvent,
+    deploy::{JournalEntry, Release, RolloutSpec},
+    host_api::ArtifactSource,
+    id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
+    status::RolloutStatus,
     worker_api::{
         ClaimRequest, CreateRollout, CreatedRollout, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed,
         RolloutReport,
     },
 };
+use serde_json::json;
 
-use crate::store::{Result, Store};
+use super::{advance::advance_run, resume::resume_after, workers};
+use crate::store::{
+    Bell, Result, Store, StoreError, Tx,
+    outboxes::notify,
+    tables::{
+        jobs,
+        releases::{self, Serving},
+        rollouts::{self, StoredRollout},
+        runs,
+    },
+};
 
 impl Store {
     /// Stores the rollout that a step asks for, and the release if it is new. The same step of the same job gets the same
-    /// rollout. [`crate::store::StoreError::Refused`] where the environment requires another one first.
+    /// rollout.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the environment requires another one first, [`StoreError::Conflict`] where the service
+    /// is another repository's.
     pub async fn create_rollout(&self, job: JobId, create: CreateRollout) -> Result<CreatedRollout> {
-        later((job, create))
+        let store = self.clone();
+        self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create).await })).await
     }
 
     /// Leases a rollout: one that lost its driver, else the first of a free pair, rollbacks before others. `None`: listen
-    /// to [`crate::store::Bell::Rollouts`] and ask again.
+    /// to [`Bell::Rollouts`] and ask again.
     pub async fn claim_rollout(&self, request: &ClaimRequest) -> Result<Option<RolloutClaim>> {
-        later(request)
+        self.heard(&request.worker);
+        let (store, request) = (self.clone(), request.clone());
+        self.write(move |tx| Box::pin(async move { claim(&store, tx, &request).await })).await
     }
 
-    /// Extends a rollout's lease and gives a person's word, again and again until the journal has it. To hold the answer
-    /// back, listen to [`crate::store::Bell::Rollout`] and ask [`Store::rollout_command`].
+    /// Extends a rollout's lease and gives a person's word. To hold the answer back, listen to [`Bell::Rollout`] and ask
+    /// [`Store::rollout_command`].
     pub async fn renew_rollout(&self, rollout: RolloutId, epoch: Epoch) -> Result<RolloutRenewed> {
-        later((rollout, epoch))
+        let length = self.config().timing.lease.0;
+        self.write(move |tx| {
+            Box::pin(async move {
+                rollouts::load_held(&mut tx.conn, rollout, epoch).await?;
+                rollouts::extend(&mut tx.conn, rollout, tx.now, tx.now + length).await
+            })
+        })
+        .await?;
+        self.rollout_command(rollout, epoch).await
     }
 
-    /// A person's word to a held rollout. [`crate::store::StoreError::StaleEpoch`] when its lease has gone.
+    /// A person's word to a held rollout: given once to each owner, and again if the journal does not have it two renewals
+    /// later (the answer was lost). [`StoreError::StaleEpoch`] when the lease has gone.
     pub async fn rollout_command(&self, rollout: RolloutId, epoch: Epoch) -> Result<RolloutRenewed> {
-        later((rollout, epoch))
+        let held = rollouts::load_held(&mut self.read().await?, rollout, epoch).await?;
+        let Some((command, by)) = held.record.command else {
+            return Ok(RolloutRenewed { command: None, by: None });
+        };
+        let (now, again_after) = (self.now(), self.config().timing.renew.0 * 2);
+        let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, (_, at)| now.since(*at) < Duration::from_secs(3600));
+        if told.get(&rollout).is_some_and(|(to, at)| *to == epoch && now.since(*at) < again_after) {
+            return Ok(RolloutRenewed { command: None, by: None });
+        }
+        told.insert(rollout, (epoch, now));
+        Ok(RolloutRenewed { command: Some(command), by: Some(by) })
     }
 
     /// Appends to a rollout's journal and stores where it stands; durable when this returns. At its end the waiting job goes
     /// on, the release becomes current and a rollback point, and whoever is to be told is told.
     pub async fn report_rollout(&self, rollout: RolloutId, report: RolloutReport) -> Result<Reported> {
-        later((rollout, report))
+        let store = self.clone();
+        self.write(move |tx| Box::pin(async move { self::report(&store, tx, rollout, report).await })).await
     }
 
     /// A rollout is claimable again at once (or after `not_before_ms`), as it stands.
     pub async fn hand_back_rollout(&self, rollout: RolloutId, hand_back: RolloutHandBack) -> Result<Reported> {
-        later((rollout, hand_back))
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut held = rollouts::load_held(&mut tx.conn, rollout, hand_back.epoch).await?;
+                tracing::info!(%rollout, reason = hand_back.reason, "a rollout was handed back");
+                held.not_before = tx.now + Duration::from_millis(hand_back.not_before_ms);
+                held.let_go();
+                rollouts::save(&mut tx.conn, &held).await?;
+                tx.ring(if hand_back.not_before_ms == 0 { Bell::Rollouts } else { Bell::Leases });
+                Ok(Reported { cancel: false })
+            })
+        })
+        .await
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn create(store: &Store, tx: &mut Tx, id: JobId, create: CreateRollout) -> Result<CreatedRollout> {
+    let job = jobs::load_held(&mut tx.conn, id, create.epoch).await?;
+    if let Some(known) = rollouts::of_step(&mut tx.conn, id, create.step).await? {
+        return Ok(CreatedRollout { rollout: known.id(), release: known.record.rollout.spec.release });
+    }
+    let environment = create.environment;
+    if job.record.plan.environment.as_deref() != Some(environment.as_str()) {
+        return Err(StoreError::Refused(format!(
+            "the job is not one for the environment `{environment}`: write `environment: {environment}` at the job"
+        )));
+    }
+    let Some(bytes) = store.artifacts().bytes_of(&create.digest) else {
+        return Err(StoreError::Refused(format!("the artifact {} is not here: upload it first", create.digest)));
+    };
+    let service = create.service.name.clone();
+    require_passed(store, tx, &environment, &service, &create.digest).await?;
+    let serving = releases::serving(&mut tx.conn, &environment, &service).await?;
+    let run = runs::load(&mut tx.conn, job.record.run).await?;
+    own_service(&run.record.repository, &environment, &service, serving.as_ref())?;
+    let release = Release {
+        id: ReleaseId(0),
+        repository: run.record.repository.clone(),
+        service,
+        digest: create.digest,
+        commit: run.record.commit.clone(),
+        run: run.record.id,
+        created_at: tx.now,
+    };
+    let release = releases::get_or_insert(&mut tx.conn, release).await?;
+    jobs::touch_blob(&mut tx.conn, &release.digest, bytes, tx.now).await?;
+    let settings = store.environment(&environment);
+    hosts(store, &settings.hosts)?;
+    let spec = RolloutSpec {
+        release: release.clone(),
+        service: create.service,
+        environment,
+        hosts: settings.hosts,
+        strategy: create.strategy,
+        previous: serving.map(|s| s.current),
+        is_rollback: false,
+        variables: settings.variables,
+    };
+    let mut rollout = StoredRollout::new(next_id(tx).await?, spec, run.record.actor, tx.now);
+    rollout.record.rollout.run = Some(run.record.id);
+    rollout.record.job = Some(id);
+    rollout.record.step = Some(create.step);
+    rollouts::insert(&mut tx.conn, &rollout).await?;
+    tx.ring(Bell::Rollouts);
+    tx.ring(Bell::Run(run.record.id));
+    Ok(CreatedRollout { rollout: rollout.id(), release })
+}
+
+pub(super) async fn next_id(tx: &mut Tx) -> Result<RolloutId> {
+    Ok(RolloutId(tx.conn.next_number("rollout").await?))
+}
+
+async fn require_passed(store: &Store, tx: &mut Tx, environment: &str, service: &str, digest: &Digest) -> Result<()> {
+    for required in store.required_environments(environment) {
+        if !rollouts::has_passed(&mut tx.conn, &required, service, digest).await? {
+            return Err(StoreError::Refused(format!(
+                "`{environment}` takes only what has passed `{required}`, and this artifact of `{service}` ({digest}) has not: \
+                 deploy the same artifact there first, or change `environments.{environment}.requires`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn own_service(repository: &str, environment: &str, service: &str, serving: Option<&Serving>) -> Result<()> {
+    match serving {
+        Some(serving) if serving.current.repository != repository => Err(StoreError::Conflict(format!(
+            "the service `{service}` in `{environment}` is that of {}: give one of the two another name",
+            serving.current.repository
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The sockets of hosts, by name.
+fn hosts(store: &Store, names: &[String]) -> Result<IndexMap<String, String>> {
+    let socket = |name: &String| {
+        let configured = store.config().hosts.get(name);
+        if configured.is_none() && name != "local" {
+            return Err(StoreError::Refused(format!("there is no host `{name}`: add it under `hosts` in segue.yaml")));
+        }
+        let own = || store.inner.data.join("host/host.sock");
+        let path = configured.and_then(|host| host.socket.clone()).unwrap_or_else(own);
+        Ok((name.clone(), path.to_string_lossy().into_owned()))
+    };
+    names.iter().map(socket).collect()
+}
+
+async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<RolloutClaim>> {
+    workers::check(tx, &request.worker, &request.incarnation).await?;
+    let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
+    let (environment, service) = (rollout.environment().to_owned(), rollout.service().to_owned());
+    if !rollout.active {
+        // what serves now is what it replaces, not what served when it queued up
+        let serving = releases::serving(&mut tx.conn, &environment, &service).await?;
+        rollout.record.rollout.spec.previous = serving.map(|s| s.current);
+        rollouts::save_spec(&mut tx.conn, &rollout).await?;
+        rollout.active = true;
+        rollout.started_at = Some(tx.now);
+        rollout.becomes(RolloutStatus::Running, tx.now)?;
+    }
+    rollout.record.epoch = rollouts::next_epoch(&mut tx.conn, &environment, &service).await?;
+    rollout.record.worker = Some(request.worker.clone());
+    rollout.record.lease_until = Some(tx.now + store.config().timing.lease.0);
+    rollout.incarnation = Some(request.incarnation.clone());
+    rollout.heard_at = Some(tx.now);
+    rollout.not_before = segue_schemas::time::Timestamp(0);
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    tx.ring(Bell::Leases);
+    ring(tx, &rollout);
+    let spec = &rollout.record.rollout.spec;
+    let sources = [Some(&spec.release), spec.previous.as_ref()].into_iter().flatten();
+    let file = |release: &Release| {
+        let path = store.artifacts().path(&release.digest);
+        (release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned()))
+    };
+    Ok(Some(RolloutClaim {
+        hosts: hosts(store, &spec.hosts)?,
+        artifacts: sources.map(file).collect::<BTreeMap<_, _>>(),
+        epoch: rollout.record.epoch,
+        journal: rollouts::journal(&mut tx.conn, rollout.id(), 0).await?,
+        rollout: rollout.record.rollout,
+        dead_man_ms: store.config().timing.dead_man.as_millis(),
+    }))
+}
+
+async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport) -> Result<Reported> {
+    let newest = rollouts::journal_end(&mut tx.conn, id).await?;
+    let known = rollouts::load(&mut tx.conn, id).await?;
+    let ended = known.record.rollout.status.is_final() && known.record.epoch == report.epoch;
+    if ended && known.record.rollout.status == report.status && report.entries.iter().all(|e| e.sequence <= newest) {
+        return Ok(Reported { cancel: false });
+    }
+    let mut rollout = rollouts::load_held(&mut tx.conn, id, report.epoch).await?;
+    append(tx, id, newest, report.epoch, report.entries).await?;
+    let before = rollout.record.rollout.status;
+    let stands = &mut rollout.record.rollout;
+    stands.weight = report.weight;
+    stands.stage = report.stage;
+    stands.reason = report.reason;
+    stands.verdict = report.verdict.or(stands.verdict.take());
+    stands.state = report.state;
+    rollout.record.lease_until = Some(tx.now + store.config().timing.lease.0);
+    rollout.heard_at = Some(tx.now);
+    if has_heard(tx, id, newest).await? {
+        rollout.record.command = None;
+    }
+    rollout.becomes(report.status, tx.now)?;
+    rollouts::save(&mut tx.conn, &rollout).await?;
+    if report.status.is_final() {
+        end(store, tx, &rollout).await?;
+    } else if report.status == RolloutStatus::Held && before != RolloutStatus::Held {
+        tell(tx, NotificationEvent::Held, &rollout, newest).await?;
+    }
+    ring(tx, &rollout);
+    Ok(Reported { cancel: false })
+}
+
+/// Adds what is new to the journal; what is there already is the same report once more.
+async fn append(tx: &mut Tx, id: RolloutId, newest: i64, epoch: Epoch, entries: Vec<JournalEntry>) -> Result<()> {
+    for (wanted, mut entry) in (newest + 1..).zip(entries.into_iter().filter(|e| e.sequence > newest)) {
+        if entry.sequence != wanted {
+            return Err(StoreError::Conflict(format!(
+                "the journal of rollout {id} goes on with entry {wanted}, not with {}",
+                entry.sequence
+            )));
+        }
+        entry.at = tx.now;
+        entry.epoch = epoch;
+        rollouts::append_journal(&mut tx.conn, id, &entry).await?;
+    }
+    Ok(())
+}
+
+/// Whether the journal has a person's word since an entry.
+async fn has_heard(tx: &mut Tx, id: RolloutId, after: i64) -> Result<bool> {
+    use segue_schemas::deploy::JournalKind;
+    let new = rollouts::journal(&mut tx.conn, id, after).await?;
+    Ok(new.iter().any(|entry| entry.kind == JournalKind::Command))
+}
+
+/// What follows from a rollout's end, whoever ended it: what serves, who is told, and that the job goes on.
+pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
+    let ended = &rollout.record.rollout;
+    tx.ring(Bell::Rollouts);
+    match ended.status {
+        RolloutStatus::Succeeded => serve(store, tx, rollout).await?,
+        RolloutStatus::RolledBack => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
+        // without a run nobody else would tell of it
+        RolloutStatus::Failed if ended.run.is_none() => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
+        _ => {}
+    }
+    let Some(id) = rollout.record.job else { return Ok(()) };
+    let Some(mut job) = jobs::waiting_for(&mut tx.conn, id, ended.id).await? else { return Ok(()) };
+    resume_after(store, tx, &mut job, rollout).await?;
+    jobs::save(&mut tx.conn, &job).await?;
+    advance_run(store, tx, job.record.run).await
+}
+
+/// The release serves: it is current, and a point to come back to.
+pub(super) async fn serve(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
+    let (ended, environment) = (&rollout.record.rollout, rollout.environment());
+    let release = &ended.spec.release;
+    releases::set_serving(&mut tx.conn, environment, release, ended.id, tx.now).await?;
+    let repository = store.config().repositories.get(&release.repository);
+    let wanted = repository.and_then(|r| r.rollback_tags) != Some(false);
+    if releases::insert_point(&mut tx.conn, environment, release, ended.id, wanted, tx.now).await? && wanted {
+        tx.ring(Bell::Tags);
+    }
+    Ok(())
+}
+
+/// Rings for those who watch a rollout or its run.
+pub(super) fn ring(tx: &mut Tx, rollout: &StoredRollout) {
+    tx.ring(Bell::Rollout(rollout.id()));
+    if let Some(run) = rollout.record.rollout.run {
+        tx.ring(Bell::Run(run));
+    }
+}
+
+pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &StoredRollout, at: i64) -> Result<()> {
+    let r = &rollout.record.rollout;
+    let (service, environment, release) = (rollout.service(), rollout.environment(), &r.spec.release);
+    let what = if event == NotificationEvent::Held { "is held" } else { "was rolled back" };
+    let what = if r.status == RolloutStatus::Failed { "did not become ready" } else { what };
+    let reason = r.reason.as_deref().unwrap_or("no reason was given");
+    let detail = json!({
+        "summary": format!(
+            "release {} of {service} (commit {}) {what} in {environment}: {reason}",
+            release.id, release.commit.short()
+        ),
+        "environment": environment,
+        "service": service,
+        "repository": release.repository,
+        "release": release.id,
+        "commit": release.commit,
+        "previous": r.spec.previous.as_ref().map(|p| p.id),
+        "status": r.status,
+        "weight": r.weight,
+        "stage": r.stage,
+        "reason": r.reason,
+        "verdict": r.verdict,
+    });
+    let key = format!("rollout {} {what} {at}", r.id);
+    notify(tx, event, key, r.run, Some(r.id), &detail).await
 }

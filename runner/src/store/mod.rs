@@ -10,16 +10,25 @@ mod clock;
 mod doorbell;
 mod error;
 mod model;
-mod outboxes;
+pub(crate) mod outboxes;
 mod queries;
-mod sealed;
+pub(crate) mod sealed;
 pub(crate) mod sql;
 mod sqlite;
+pub(crate) mod tables;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
-use segue_schemas::{config::Config, id::JobId, time::Timestamp};
+use segue_schemas::{
+    config::Config,
+    id::{Epoch, JobId, RolloutId, WorkerId},
+    time::Timestamp,
+};
 use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
@@ -60,6 +69,10 @@ pub(crate) struct Inner {
     pub(crate) logs: LogStore,
     pub(crate) artifacts: ArtifactStore,
     pub(crate) secrets: SecretBox,
+    /// When each worker was last heard, so that an idle one costs no write.
+    pub(crate) heard: Mutex<HashMap<WorkerId, Timestamp>>,
+    /// Which owner of a rollout was given a person's word, and when.
+    pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
 }
 
 impl Drop for Inner {
@@ -86,7 +99,20 @@ impl Store {
         let committed = Arc::new(Notify::new());
         let checkpointer = tokio::spawn(sqlite::checkpoint(file, committed.clone())).abort_handle();
         let writer = Writer::start(Conn::Writer(writer), clock.clone(), doorbell.clone(), committed);
-        let inner = Inner { writer, readers, checkpointer, doorbell, clock, config, data, logs, artifacts, secrets };
+        let inner = Inner {
+            writer,
+            readers,
+            checkpointer,
+            doorbell,
+            clock,
+            config,
+            data,
+            logs,
+            artifacts,
+            secrets,
+            heard: Mutex::default(),
+            told: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -43,6 +43,7 @@ pub enum Payload {
 
 /// What a delivery means.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one value, moved once")]
 pub enum Meaning {
     /// It may start runs: the planner looks at it.
     Starts(Trigger),
@@ -77,6 +78,8 @@ pub enum DeliveryState {
 pub struct Delivery {
     /// GitHub's GUID.
     pub id: DeliveryId,
+    /// In the order of acceptance, from 1.
+    pub position: i64,
     /// `X-GitHub-Event`.
     pub event: String,
     /// `owner/name`.
@@ -120,6 +123,15 @@ pub enum Planning {
     Ignored(String),
     /// It can't be planned, now or ever; a person sees why. Counts as settled.
     Failed(String),
+}
+
+/// What a person started by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DispatchOutcome {
+    /// Its runs, or those that the same key started before.
+    pub runs: Vec<RunId>,
+    /// Whether they were made now.
+    pub new: bool,
 }
 
 /// What storing a plan came to.
@@ -185,8 +197,10 @@ pub struct RunRecord {
 pub struct RunFilter {
     /// `owner/name`.
     pub repository: Option<String>,
-    /// The pipeline's name.
+    /// The pipeline's name, or the stem of its file.
     pub pipeline: Option<String>,
+    /// `push`, ...
+    pub event: Option<String>,
     /// The ref.
     pub git_ref: Option<String>,
     /// The commit.
@@ -285,8 +299,10 @@ pub struct RunDetail {
     pub attempt: AttemptRecord,
     /// Its jobs in the plan's order, each with its steps.
     pub jobs: Vec<(JobRecord, Vec<StepReport>)>,
+    /// The approvals that its jobs wait for.
+    pub approvals: Vec<ApprovalRecord>,
     /// Its rollouts, oldest first.
-    pub rollouts: Vec<Rollout>,
+    pub rollouts: Vec<RolloutId>,
 }
 
 /// Where a job's log lies.
@@ -325,15 +341,56 @@ pub struct RolloutRecord {
     pub command: Option<(RolloutCommand, String)>,
 }
 
+/// What a list of releases is narrowed to.
+#[derive(Debug, Clone, Default)]
+pub struct ReleaseFilter {
+    /// `owner/name`.
+    pub repository: Option<String>,
+    /// The service.
+    pub service: Option<String>,
+    /// Only those that were rolled out to this environment with success.
+    pub environment: Option<String>,
+    /// At most this many; 1 to 200. Newest first.
+    pub limit: u32,
+}
+
+/// A service in an environment.
+#[derive(Debug, Clone)]
+pub struct ServedRecord {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// What serves; none before the first rollout has succeeded.
+    pub current: Option<Release>,
+    /// The rollout that holds the pair's slot, or the next one that will.
+    pub open_rollout: Option<RolloutId>,
+}
+
+/// Approvals that a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalRecord {
+    /// The job.
+    pub job: JobId,
+    /// How many are needed.
+    pub required: u32,
+    /// Who has approved already.
+    pub by: Vec<String>,
+}
+
 /// What a list of rollouts is narrowed to.
 #[derive(Debug, Clone, Default)]
 pub struct RolloutFilter {
+    /// Only those that a step of this run made.
+    pub run: Option<RunId>,
+    /// Only of this release.
+    pub release: Option<segue_schemas::id::ReleaseId>,
     /// The environment.
     pub environment: Option<String>,
     /// The service.
     pub service: Option<String>,
-    /// Only those that have not ended.
-    pub open: bool,
+    /// Only those that have not ended (`true`), or that have.
+    pub open: Option<bool>,
     /// At most this many; 1 to 200. Newest first.
     pub limit: u32,
 }

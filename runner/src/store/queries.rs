@@ -1,73 +1,142 @@
+//! What people look at. Each query has a snapshot of its own.
+
+use segue_pipelines::progress::Gate;
 use segue_schemas::{
     artifact::Artifact,
     deploy::{JournalEntry, Release},
-    id::{JobId, ReleaseId, RolloutId, RunId},
+    id::{JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    status::JobStatus,
 };
 
 use super::{
-    AttemptRecord, Figures, JobRecord, LogRecord, QueuedJob, Result, RollbackPoint, RolloutFilter, RolloutRecord,
-    RunDetail, RunFilter, RunRecord, Store, WorkerRecord,
+    ApprovalRecord, AttemptRecord, Figures, JobRecord, LogRecord, QueuedJob, ReleaseFilter, Result, RollbackPoint,
+    RolloutFilter, RolloutRecord, RunDetail, RunFilter, RunRecord, ServedRecord, Store, StoreError, WorkerRecord,
+    sql::{Conn, args},
+    tables::{
+        jobs::{self, Job},
+        releases, rollouts,
+        runs::{self, Run},
+    },
 };
 
 impl Store {
     /// Runs, newest first.
     pub async fn runs(&self, filter: RunFilter) -> Result<Vec<RunRecord>> {
-        later(filter)
+        runs::list(&mut self.read().await?, &filter).await
     }
 
     /// One run.
     pub async fn run(&self, id: RunId) -> Result<RunRecord> {
-        later(id)
+        Ok(runs::load(&mut self.read().await?, id).await?.record)
     }
 
     /// One attempt of a run (`None`: the newest) with its jobs, steps and rollouts.
     pub async fn run_detail(&self, id: RunId, attempt: Option<u32>) -> Result<RunDetail> {
-        later((id, attempt))
+        let mut conn = self.read().await?;
+        let run = runs::load(&mut conn, id).await?;
+        let wanted = attempt.unwrap_or(run.record.attempt);
+        let attempt = runs::attempts(&mut conn, id).await?.into_iter().find(|a| a.attempt == wanted);
+        let attempt = attempt.ok_or_else(|| StoreError::not_found("attempt", format!("{wanted} of run {id}")))?;
+        let (mut jobs, mut approvals) = (Vec::new(), Vec::new());
+        for job in jobs::of_attempt(&mut conn, id, wanted).await? {
+            approvals.extend(self.approval(&mut conn, &run, &job).await?);
+            let steps = jobs::steps(&mut conn, job.record.id).await?;
+            jobs.push((job.record, steps));
+        }
+        let ids: Vec<JobId> = jobs.iter().map(|(job, _)| job.id).collect();
+        let rollouts = rollouts::of_run(&mut conn, id, &ids).await?;
+        Ok(RunDetail { run: run.record, trigger: run.trigger, attempt, jobs, approvals, rollouts })
     }
 
     /// Every attempt of a run, oldest first.
     pub async fn attempts(&self, id: RunId) -> Result<Vec<AttemptRecord>> {
-        later(id)
+        runs::attempts(&mut self.read().await?, id).await
     }
 
     /// One job.
     pub async fn job(&self, id: JobId) -> Result<JobRecord> {
-        later(id)
+        Ok(jobs::load(&mut self.read().await?, id).await?.record)
     }
 
-    /// Where a job's log lies; `None` before its first claim.
+    /// The steps of a job that have begun or were skipped, in order.
+    pub async fn job_steps(&self, id: JobId) -> Result<Vec<segue_schemas::worker_api::StepReport>> {
+        jobs::steps(&mut self.read().await?, id).await
+    }
+
+    /// The approval that a job waits for; `None` where none is missing.
+    pub async fn job_approval(&self, id: JobId) -> Result<Option<ApprovalRecord>> {
+        let mut conn = self.read().await?;
+        let job = jobs::load(&mut conn, id).await?;
+        let run = runs::load(&mut conn, job.record.run).await?;
+        self.approval(&mut conn, &run, &job).await
+    }
+
+    /// Where a job's log lies; `None` before its first claim. The log of a job that was carried over is that of the job that
+    /// it was carried over from.
     pub async fn job_log(&self, id: JobId) -> Result<Option<LogRecord>> {
-        later(id)
+        let mut conn = self.read().await?;
+        let job = jobs::load(&mut conn, id).await?.record;
+        jobs::log(&mut conn, job.carried_from.unwrap_or(id)).await
     }
 
     /// The artifacts of an attempt, by name.
     pub async fn run_artifacts(&self, id: RunId, attempt: u32) -> Result<Vec<Artifact>> {
-        later((id, attempt))
+        jobs::artifacts(&mut self.read().await?, id, attempt).await
     }
 
-    /// What waits, what for, oldest first: why nothing happens.
+    /// What is queued or waits for a person, what for, oldest first: why nothing happens.
     pub async fn queue(&self, limit: u32) -> Result<Vec<QueuedJob>> {
-        later(limit)
+        let mut conn = self.read().await?;
+        let workers = workers(&mut conn).await?;
+        let mut waiting = jobs::idle(&mut conn, JobStatus::Queued, limit).await?;
+        waiting.extend(jobs::idle(&mut conn, JobStatus::Waiting, limit).await?);
+        waiting.sort_by_key(|job| job.record.queued_at);
+        let mut queue = Vec::with_capacity(waiting.len());
+        for job in waiting.into_iter().take(limit as usize) {
+            let reason = self.why_waiting(&mut conn, &workers, &job).await?;
+            let record = job.record;
+            queue.push(QueuedJob {
+                job: record.id,
+                run: record.run,
+                key: record.plan.key,
+                repository: job.repository,
+                since: record.queued_at,
+                reason,
+            });
+        }
+        Ok(queue)
     }
 
     /// Rollouts, newest first.
     pub async fn rollouts(&self, filter: RolloutFilter) -> Result<Vec<RolloutRecord>> {
-        later(filter)
+        let found = rollouts::list(&mut self.read().await?, &filter).await?;
+        Ok(found.into_iter().map(|r| r.record).collect())
     }
 
     /// One rollout.
     pub async fn rollout(&self, id: RolloutId) -> Result<RolloutRecord> {
-        later(id)
+        Ok(rollouts::load(&mut self.read().await?, id).await?.record)
     }
 
     /// A rollout's journal after a sequence number, oldest first.
     pub async fn journal(&self, id: RolloutId, after: i64) -> Result<Vec<JournalEntry>> {
-        later((id, after))
+        rollouts::journal(&mut self.read().await?, id, after).await
     }
 
     /// One release.
     pub async fn release(&self, id: ReleaseId) -> Result<Release> {
-        later(id)
+        releases::load(&mut self.read().await?, id).await
+    }
+
+    /// Releases, newest first, each with its rollback points.
+    pub async fn releases(&self, filter: ReleaseFilter) -> Result<Vec<(Release, Vec<RollbackPoint>)>> {
+        let mut conn = self.read().await?;
+        let mut found = Vec::new();
+        for release in releases::list(&mut conn, &filter).await? {
+            let points = releases::points(&mut conn, None, None, Some(release.id)).await?;
+            found.push((release, points));
+        }
+        Ok(found)
     }
 
     /// Rollback points, newest first, of one environment or service or of all.
@@ -76,20 +145,116 @@ impl Store {
         environment: Option<&str>,
         service: Option<&str>,
     ) -> Result<Vec<RollbackPoint>> {
-        later((environment, service))
+        releases::points(&mut self.read().await?, environment, service, None).await
+    }
+
+    /// Every service in every environment: what serves, and the rollout that is at work or next.
+    pub async fn served(&self) -> Result<Vec<ServedRecord>> {
+        let mut conn = self.read().await?;
+        let mut served: Vec<ServedRecord> = releases::all_serving(&mut conn)
+            .await?
+            .into_iter()
+            .map(|(environment, current)| {
+                let service = current.service.clone();
+                ServedRecord { environment, service, current: Some(current), open_rollout: None }
+            })
+            .collect();
+        let sql =
+            "SELECT id, environment, service FROM rollouts WHERE ended_at IS NULL ORDER BY active, id DESC LIMIT 10000";
+        for row in conn.all(sql, args![]).await? {
+            let (environment, service) = (row.text("environment")?, row.text("service")?);
+            let id = Some(RolloutId(row.int("id")?));
+            match served.iter_mut().find(|s| s.environment == environment && s.service == service) {
+                // the active one of the pair comes last, and stays
+                Some(known) => known.open_rollout = id,
+                None => served.push(ServedRecord { environment, service, current: None, open_rollout: id }),
+            }
+        }
+        Ok(served)
     }
 
     /// Workers by name.
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>> {
-        later(())
+        let mut conn = self.read().await?;
+        let mut found = workers(&mut conn).await?;
+        for worker in &mut found {
+            worker.heard_at = self.last_heard(&worker.id).unwrap_or(worker.heard_at).max(worker.heard_at);
+            worker.jobs = jobs::held_by(&mut conn, &worker.id).await?.iter().map(|j| j.record.id).collect();
+        }
+        Ok(found)
     }
 
     /// Numbers for `/metrics`.
     pub async fn figures(&self) -> Result<Figures> {
-        later(())
+        let mut conn = self.read().await?;
+        let count = |row: Option<super::sql::Row>| row.map_or(Ok(0), |row| row.count("n"));
+        let sql = "SELECT status, COUNT(*) AS n FROM jobs
+            WHERE status IN ('leased', 'running') OR status IN ('queued', 'waiting', 'recovering') GROUP BY status";
+        let jobs = conn.all(sql, args![]).await?;
+        let jobs = jobs.iter().map(|row| Ok((row.word("status", JobStatus::parse)?, row.count("n")?)));
+        let patience = self.config().timing.lease.0 * 2;
+        let now = self.now();
+        let workers = workers(&mut conn).await?;
+        let heard = |w: &WorkerRecord| now.since(self.last_heard(&w.id).unwrap_or(w.heard_at)) < patience;
+        Ok(Figures {
+            jobs: jobs.collect::<Result<_>>()?,
+            deliveries_waiting: count(
+                conn.first("SELECT COUNT(*) AS n FROM outbox WHERE kind = 'delivery'", args![]).await?,
+            )?,
+            rollouts_open: count(
+                conn.first("SELECT COUNT(*) AS n FROM rollouts WHERE ended_at IS NULL", args![]).await?,
+            )?,
+            workers: workers.iter().filter(|w| heard(w)).count() as u64,
+            oldest_queued_at: jobs::idle_since(&mut conn, JobStatus::Queued).await?,
+        })
+    }
+
+    async fn approval(&self, conn: &mut Conn, run: &Run, job: &Job) -> Result<Option<ApprovalRecord>> {
+        let record = &job.record;
+        if record.status != JobStatus::Waiting || record.rollout.is_some() {
+            return Ok(None);
+        }
+        let environment = record.plan.environment.as_deref();
+        let required = environment.map_or(0, |name| self.environment(name).required_approvals);
+        let (key, required) = if run.record.trusted { (environment.unwrap_or_default(), required) } else { ("", 1) };
+        let sql =
+            "SELECT approver FROM approvals WHERE run_id = $1 AND environment = $2 AND commit_sha = $3 ORDER BY at";
+        let rows = conn.all(sql, args![run.record.id, key, &run.record.commit]).await?;
+        let by = rows.iter().map(|row| row.text("approver")).collect::<Result<_>>()?;
+        Ok(Some(ApprovalRecord { job: record.id, required, by }))
+    }
+
+    async fn why_waiting(&self, conn: &mut Conn, workers: &[WorkerRecord], job: &Job) -> Result<String> {
+        let record = &job.record;
+        let run = runs::load(conn, record.run).await?;
+        match crate::control::gates::judge(self, conn, &run, job).await? {
+            Gate::AwaitPerson { reason } | Gate::Closed { reason } | Gate::Refused { reason } => return Ok(reason),
+            Gate::Open => {}
+        }
+        let labels = &record.plan.runs_on;
+        if !workers.iter().any(|w| labels.iter().all(|l| w.labels.contains(l))) {
+            return Ok(format!("no worker offers all of `{}`", labels.join(", ")));
+        }
+        Ok(match (&record.next_step, &record.worker) {
+            (Some(_), Some(worker)) => format!("goes on at worker `{worker}`, which has its workspace"),
+            _ => "waits for a free worker".into(),
+        })
     }
 }
 
-fn later<T, R>(_: T) -> Result<R> {
-    Err(crate::store::StoreError::Unavailable("this operation is not there yet".into()))
+async fn workers(conn: &mut Conn) -> Result<Vec<WorkerRecord>> {
+    let rows = conn.all("SELECT * FROM workers ORDER BY id LIMIT 10000", args![]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(WorkerRecord {
+                id: row.parsed::<WorkerId>("id")?,
+                labels: row.text("labels")?.split(',').filter(|l| !l.is_empty()).map(Into::into).collect(),
+                capacity: row.count("capacity")?,
+                version: row.text("version")?,
+                registered_at: row.time("registered_at")?,
+                heard_at: row.time("heard_at")?,
+                jobs: Vec::new(),
+            })
+        })
+        .collect()
 }

@@ -68,8 +68,8 @@ impl Store {
     }
 }
 
-/// Opens the named secret for a job of a repository and an environment. The nearest scope wins: environment of the
-/// repository, repository, environment anywhere, anywhere. `None`: there is none of that name.
+/// Opens the named secret for a job of a repository and an environment. The narrowest scope wins: repository and
+/// environment, then environment, then repository, then everywhere. `None`: there is none of that name.
 pub(crate) async fn open_secret(
     conn: &mut Conn,
     secrets: &SecretBox,
@@ -79,7 +79,7 @@ pub(crate) async fn open_secret(
 ) -> Result<Option<Zeroizing<String>>> {
     let sql = "SELECT repository, environment, sealed FROM secrets
         WHERE name = $1 AND repository IN ($2, '') AND environment IN ($3, '')
-        ORDER BY repository DESC, environment DESC LIMIT 1";
+        ORDER BY environment DESC, repository DESC LIMIT 1";
     let Some(row) = conn.first(sql, args![name, repository, environment.unwrap_or_default()]).await? else {
         return Ok(None);
     };

@@ -2,16 +2,17 @@
 -- statements run on SQLite and on PostgreSQL. Times are milliseconds since 1970, UTC; booleans are 0 and 1; a column
 -- that ends in _json holds a document of the type that its comment names.
 
--- Numbers that are given out one after the other: run, release, rollout, notification.
+-- Numbers that are given out one after the other.
 CREATE TABLE counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO counters (name, value) VALUES ('run', 0), ('release', 0), ('rollout', 0), ('notification', 0);
+INSERT INTO counters (name, value) VALUES ('delivery', 0), ('run', 0), ('release', 0), ('rollout', 0), ('notification', 0);
 
 -- The inbox: every webhook that was accepted, by GitHub's GUID.
 CREATE TABLE deliveries (
     id            TEXT   NOT NULL PRIMARY KEY,
+    position      BIGINT NOT NULL UNIQUE,     -- in the order of their acceptance
     event         TEXT   NOT NULL,
     repository    TEXT,
     received_at   BIGINT NOT NULL,
@@ -75,6 +76,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_of_repository ON runs (repository, id);
 CREATE INDEX runs_of_pipeline ON runs (repository, pipeline, git_ref, id);
 CREATE INDEX runs_by_age ON runs (created_at);
+CREATE INDEX runs_of_delivery ON runs (delivery_id);
 
 CREATE TABLE attempts (
     run_id       BIGINT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
@@ -108,12 +110,15 @@ CREATE TABLE jobs (
     worker           TEXT,                    -- the last one to hold it
     incarnation      TEXT,
     lease_until      BIGINT,
+    deadline         BIGINT,                  -- its worker must have ended it by then; two leases past its time-out
     heard_at         BIGINT,
     tries            BIGINT NOT NULL DEFAULT 0,
     ran_ms           BIGINT NOT NULL DEFAULT 0, -- under leases that have ended
     cancel_requested BIGINT NOT NULL DEFAULT 0,
     next_step        BIGINT,                  -- where it goes on; NULL: from the beginning
+    waiting_step     BIGINT,                  -- the step that waits for the rollout
     rollout_id       BIGINT,                  -- what it waits for
+    skip_cause       TEXT,                    -- SkipCause: what its skip means for the jobs after it
     carried_from     TEXT,                    -- the job of an earlier attempt whose end this one took over
     created_at       BIGINT NOT NULL,
     queued_at        BIGINT,

@@ -1,0 +1,142 @@
+//! A rollout has ended, and the job that waited for it goes on.
+
+use indexmap::IndexMap;
+use segue_pipelines::{
+    expr::{Contexts, render_template},
+    progress::{AfterRollout, Next, after_rollout},
+};
+use segue_schemas::{
+    status::{Conclusion, FailureClass, JobStatus, StepStatus},
+    worker_api::StepReport,
+};
+use serde_json::json;
+
+use super::contexts;
+use crate::store::{
+    Bell, Result, Store, StoreError, Tx,
+    tables::{
+        jobs::{self, Job},
+        rollouts::StoredRollout,
+        runs,
+    },
+};
+
+/// Ends the waiting step, and the job with it or queues it again. The caller saves the job and advances its run.
+pub(super) async fn resume_after(store: &Store, tx: &mut Tx, job: &mut Job, rollout: &StoredRollout) -> Result<()> {
+    let ended = &rollout.record.rollout;
+    let step = job.waiting_step.or(rollout.record.step).unwrap_or(0);
+    let cancelled = job.record.cancel_requested;
+    let after = after_rollout(&job.record.plan, step, ended.status, ended.reason.as_deref(), cancelled)
+        .ok_or_else(|| StoreError::Conflict(format!("rollout {} has not ended", ended.id)))?;
+    end_step(tx, job, step, &after, rollout).await?;
+    job.waiting_step = None;
+    job.record.rollout = None;
+    match after.next {
+        Next::Requeue { next_step } => {
+            job.record.next_step = Some(next_step);
+            job.becomes(JobStatus::Queued, None, tx.now)?;
+            tx.ring(Bell::Jobs);
+            Ok(())
+        }
+        Next::Finish { conclusion, reason, class } => finish(store, tx, job, step, conclusion, reason, class).await,
+    }
+}
+
+async fn end_step(tx: &mut Tx, job: &Job, index: usize, after: &AfterRollout, rollout: &StoredRollout) -> Result<()> {
+    let ended = &rollout.record.rollout;
+    let known = jobs::steps(&mut tx.conn, job.record.id).await?.into_iter().find(|s| s.index == index);
+    let mut step = known.unwrap_or_else(|| not_reported(job, index));
+    step.status = after.step;
+    step.outcome = Some(after.outcome);
+    step.reason.clone_from(&after.reason);
+    step.ended_at = Some(tx.now);
+    step.outputs.extend([
+        ("release".to_owned(), ended.spec.release.id.to_string()),
+        ("rollout".to_owned(), ended.id.to_string()),
+        ("status".to_owned(), ended.status.as_str().to_owned()),
+    ]);
+    jobs::save_steps(&mut tx.conn, job.record.id, &[step]).await
+}
+
+async fn finish(
+    store: &Store,
+    tx: &mut Tx,
+    job: &mut Job,
+    step: usize,
+    conclusion: Conclusion,
+    reason: Option<String>,
+    class: Option<FailureClass>,
+) -> Result<()> {
+    let later = step + 1..job.record.plan.steps.len();
+    let skipped: Vec<StepReport> = later
+        .map(|index| StepReport {
+            status: StepStatus::Skipped,
+            outcome: Some(Conclusion::Skipped),
+            reason: Some("a step before it did not succeed".into()),
+            ..not_reported(job, index)
+        })
+        .collect();
+    jobs::save_steps(&mut tx.conn, job.record.id, &skipped).await?;
+    let (status, reason, class) = match outputs(store, tx, job).await? {
+        Ok(outputs) => {
+            job.record.outputs = outputs;
+            (conclusion.job_status(), reason, class)
+        }
+        Err(problem) if conclusion == Conclusion::Success => {
+            (JobStatus::Failed, Some(problem), Some(FailureClass::Configuration))
+        }
+        Err(_) => (conclusion.job_status(), reason, class),
+    };
+    job.record.failure_class = class;
+    job.becomes(status, reason, tx.now)?;
+    jobs::save_log(&mut tx.conn, job.record.id, 0, Some(tx.now)).await
+}
+
+/// The job's outputs, or what is wrong with them. No worker holds the job, so they are evaluated here, from what is stored.
+async fn outputs(
+    store: &Store,
+    tx: &mut Tx,
+    job: &Job,
+) -> Result<std::result::Result<IndexMap<String, String>, String>> {
+    let plan = &job.record.plan;
+    if plan.outputs.is_empty() {
+        return Ok(Ok(IndexMap::new()));
+    }
+    let run = runs::load(&mut tx.conn, job.record.run).await?;
+    let all = jobs::of_attempt(&mut tx.conn, job.record.run, job.record.attempt).await?;
+    let needs: Vec<Job> = all.into_iter().filter(|j| plan.needs.contains(&j.record.plan.key)).collect();
+    let mut visible = Contexts::new();
+    for (name, value) in contexts::of_job(&run, job, &needs, store.config()) {
+        visible.set(&name, value);
+    }
+    let mut steps = serde_json::Map::new();
+    for step in jobs::steps(&mut tx.conn, job.record.id).await? {
+        if let Some(id) = plan.steps.get(step.index).and_then(|s| s.id.clone()) {
+            let outcome = step.outcome.map_or("", Conclusion::as_str);
+            steps.insert(id, json!({ "outputs": step.outputs, "outcome": outcome, "conclusion": outcome }));
+        }
+    }
+    visible.set("steps", serde_json::Value::Object(steps));
+    visible.set("env", json!({}));
+    let rendered = plan.outputs.iter().map(|(name, template)| {
+        let text = render_template(template, &visible).map_err(|e| format!("the job's output `{name}`: {e}"))?;
+        Ok((name.clone(), text))
+    });
+    Ok(rendered.collect())
+}
+
+fn not_reported(job: &Job, index: usize) -> StepReport {
+    StepReport {
+        index,
+        name: job.record.plan.steps.get(index).map(|s| s.name.clone()).unwrap_or_default(),
+        status: StepStatus::Pending,
+        outcome: None,
+        exit_code: None,
+        reason: None,
+        outputs: IndexMap::new(),
+        started_at: None,
+        ended_at: None,
+        log_start: 0,
+        log_end: 0,
+    }
+}

@@ -1,0 +1,164 @@
+use segue_schemas::{
+    id::{CommitSha, DeliveryId},
+    time::Timestamp,
+    trigger::{Event, Trigger},
+};
+
+use crate::store::{
+    Delivery, DeliveryState, Meaning, NewDelivery, Payload, Result, StoreError,
+    sql::{Conn, Row, args, to_json},
+};
+
+impl DeliveryState {
+    /// The word that is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Planned => "planned",
+            Self::Ignored => "ignored",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Accepted, Self::Planned, Self::Ignored, Self::Failed].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
+/// Stores a delivery with its bell; `false` if its GUID is known.
+pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timestamp) -> Result<bool> {
+    let (inline, file, bytes) = match &delivery.payload {
+        Payload::Inline(text) => (Some(text), None, text.len() as u64),
+        Payload::File { name, bytes } => (None, Some(name), *bytes),
+    };
+    let (trigger, state, reason) = match &delivery.meaning {
+        Meaning::Starts(trigger) => (Some(to_json(trigger)?), DeliveryState::Accepted, None),
+        Meaning::Ignored(reason) => (None, DeliveryState::Ignored, Some(reason)),
+    };
+    let starts = trigger.is_some();
+    let settled = (!starts).then_some(now);
+    if find(conn, &delivery.id).await?.is_some() {
+        return Ok(false);
+    }
+    let position = conn.next_number("delivery").await?;
+    let sql =
+        "INSERT INTO deliveries (id, position, event, repository, received_at, payload, payload_file, payload_bytes,
+            trigger_json, state, reason, settled_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let args = args![
+        &delivery.id,
+        position,
+        &delivery.event,
+        delivery.repository.as_ref(),
+        now,
+        inline,
+        file,
+        bytes,
+        trigger,
+        state.as_str(),
+        reason,
+        settled,
+    ];
+    conn.run(sql, args).await?;
+    if starts {
+        let sql = "INSERT INTO outbox (kind, subject, created_at) VALUES ('delivery', $1, $2)";
+        conn.run(sql, args![&delivery.id, now]).await?;
+    }
+    Ok(true)
+}
+
+pub(crate) async fn find(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Delivery>> {
+    let sql = "SELECT id, position, event, repository, received_at, trigger_json, state, reason, tries, next_try_at
+        FROM deliveries WHERE id = $1";
+    conn.first(sql, args![id]).await?.as_ref().map(delivery).transpose()
+}
+
+/// Deliveries whose bell has not been answered and that are due.
+pub(crate) async fn waiting(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Delivery>> {
+    let sql = "SELECT id, position, event, repository, received_at, trigger_json, state, reason, tries, next_try_at
+        FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
+        WHERE outbox.kind = 'delivery' AND next_try_at <= $1 ORDER BY outbox.created_at, outbox.subject LIMIT $2";
+    conn.all(sql, args![now, limit]).await?.iter().map(delivery).collect()
+}
+
+/// Deliveries, newest first, from below a position on.
+pub(crate) async fn list(conn: &mut Conn, before: Option<i64>, limit: u32) -> Result<Vec<Delivery>> {
+    let sql = "SELECT id, position, event, repository, received_at, trigger_json, state, reason, tries, next_try_at
+        FROM deliveries WHERE position < $1 ORDER BY position DESC LIMIT $2";
+    conn.all(sql, args![before.unwrap_or(i64::MAX), limit.clamp(1, 200)]).await?.iter().map(delivery).collect()
+}
+
+/// When the next one that was put off is due.
+pub(crate) async fn next_due(conn: &mut Conn, now: Timestamp) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(next_try_at) AS due FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
+        WHERE outbox.kind = 'delivery' AND next_try_at > $1";
+    conn.first(sql, args![now]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+}
+
+/// Settles a delivery and answers its bell.
+pub(crate) async fn settle(
+    conn: &mut Conn,
+    id: &DeliveryId,
+    state: DeliveryState,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "UPDATE deliveries SET state = $2, reason = $3, settled_at = $4 WHERE id = $1";
+    conn.run(sql, args![id, state.as_str(), reason, now]).await?;
+    conn.run("DELETE FROM outbox WHERE kind = 'delivery' AND subject = $1", args![id]).await?;
+    Ok(())
+}
+
+/// Puts a delivery off.
+pub(crate) async fn defer(conn: &mut Conn, id: &DeliveryId, reason: &str, until: Timestamp) -> Result<()> {
+    let sql = "UPDATE deliveries SET reason = $2, tries = tries + 1, next_try_at = $3 WHERE id = $1";
+    conn.run(sql, args![id, reason, until]).await?;
+    Ok(())
+}
+
+/// Takes an identity of work; where it is taken, the delivery that has it.
+pub(crate) async fn claim_identity(
+    conn: &mut Conn,
+    trigger: &Trigger,
+    id: &DeliveryId,
+    now: Timestamp,
+) -> Result<Option<DeliveryId>> {
+    let (before, after) = ends(&trigger.event);
+    let key = || args![&trigger.repository, trigger.event.name(), trigger.event.git_ref(), before, after];
+    let sql =
+        "INSERT INTO work_identities (repository, event, git_ref, before_commit, after_commit, delivery_id, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+    if conn.run(sql, [key(), args![id, now]].concat()).await? > 0 {
+        return Ok(None);
+    }
+    let sql = "SELECT delivery_id FROM work_identities
+        WHERE repository = $1 AND event = $2 AND git_ref = $3 AND before_commit = $4 AND after_commit = $5";
+    match conn.first(sql, key()).await? {
+        Some(row) => Ok(Some(row.parsed("delivery_id")?)),
+        None => Err(StoreError::corrupt("work_identities", "an identity is taken by nobody")),
+    }
+}
+
+/// Before and after, by which the same work is known again.
+fn ends(event: &Event) -> (&CommitSha, &CommitSha) {
+    match event {
+        Event::Push { before, after, .. } => (before, after),
+        Event::PullRequest { base, head, .. } => (base, head),
+        Event::WorkflowDispatch { commit, .. } => (commit, commit),
+    }
+}
+
+fn delivery(row: &Row) -> Result<Delivery> {
+    Ok(Delivery {
+        id: row.parsed("id")?,
+        position: row.int("position")?,
+        event: row.text("event")?,
+        repository: row.maybe_text("repository")?,
+        received_at: row.time("received_at")?,
+        trigger: row.maybe_json("trigger_json")?,
+        state: row.word("state", DeliveryState::parse)?,
+        reason: row.maybe_text("reason")?,
+        tries: row.count("tries")?,
+        next_try_at: row.time("next_try_at")?,
+    })
+}

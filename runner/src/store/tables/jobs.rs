@@ -1,0 +1,490 @@
+use std::time::Duration;
+
+use segue_pipelines::progress::{JobView, SkipCause};
+use segue_schemas::{
+    artifact::Artifact,
+    id::{Epoch, JobId, RolloutId, RunId, WorkerId},
+    plan::JobPlan,
+    status::{Conclusion, FailureClass, JobStatus, StepStatus},
+    time::Timestamp,
+    worker_api::StepReport,
+};
+
+use crate::store::{
+    JobRecord, LogRecord, Result, StoreError,
+    sql::{Conn, Row, args, from_word, to_json},
+};
+
+/// A job with what only the control plane needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) record: JobRecord,
+    pub(crate) position: usize,
+    pub(crate) repository: String,
+    pub(crate) incarnation: Option<String>,
+    pub(crate) skip_cause: Option<SkipCause>,
+    /// The step that waits for the rollout.
+    pub(crate) waiting_step: Option<usize>,
+    /// Time under leases that have ended.
+    pub(crate) ran: Duration,
+    pub(crate) leased_at: Option<Timestamp>,
+    /// While it is held: when it has overstayed even its time-out.
+    pub(crate) deadline: Option<Timestamp>,
+}
+
+impl Job {
+    /// A job as planned.
+    pub(crate) fn planned(
+        id: JobId,
+        run: RunId,
+        attempt: u32,
+        position: usize,
+        repository: &str,
+        plan: JobPlan,
+    ) -> Self {
+        let record = JobRecord {
+            id,
+            run,
+            attempt,
+            plan,
+            status: JobStatus::Pending,
+            reason: None,
+            failure_class: None,
+            outputs: indexmap::IndexMap::new(),
+            epoch: Epoch(0),
+            worker: None,
+            lease_until: None,
+            heard_at: None,
+            tries: 0,
+            cancel_requested: false,
+            next_step: None,
+            rollout: None,
+            carried_from: None,
+            queued_at: None,
+            started_at: None,
+            ended_at: None,
+        };
+        Self {
+            record,
+            position,
+            repository: repository.into(),
+            incarnation: None,
+            skip_cause: None,
+            waiting_step: None,
+            ran: Duration::ZERO,
+            leased_at: None,
+            deadline: None,
+        }
+    }
+
+    /// Moves on to a status. A job that ends is let go and has ended.
+    pub(crate) fn becomes(&mut self, to: JobStatus, reason: Option<String>, now: Timestamp) -> Result<()> {
+        let job = &mut self.record;
+        job.status = job.status.transition(to)?;
+        job.reason = reason;
+        if !to.is_held() {
+            if let Some(leased_at) = self.leased_at.take() {
+                self.ran += now.since(leased_at);
+            }
+            job.lease_until = None;
+            self.deadline = None;
+        }
+        if matches!(to, JobStatus::Queued | JobStatus::Waiting) {
+            job.queued_at = Some(now);
+        }
+        if to.is_final() {
+            job.ended_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// As progress sees it.
+    pub(crate) fn view(&self) -> JobView {
+        JobView {
+            status: self.record.status,
+            has_started: self.record.epoch > Epoch(0),
+            skip_cause: self.skip_cause,
+            outputs: self.record.outputs.clone(),
+            ..JobView::planned(&self.record.plan)
+        }
+    }
+}
+
+/// Labels as they are stored: sorted, each once.
+pub(crate) fn joined(labels: &[String]) -> String {
+    let mut labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels.join(",")
+}
+
+pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result<()> {
+    let (r, plan) = (&job.record, &job.record.plan);
+    let sql =
+        "INSERT INTO jobs (id, run_id, attempt, position, job_key, name, repository, labels, environment, priority,
+            plan_json, status, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+    let args = args![
+        r.id,
+        r.run,
+        r.attempt,
+        job.position,
+        &plan.key,
+        &plan.name,
+        &job.repository,
+        joined(&plan.runs_on),
+        plan.environment.as_ref(),
+        plan.environment.is_some(),
+        to_json(plan)?,
+        r.status.as_str(),
+        now,
+    ];
+    conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// Stores everything of a job that changes.
+pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
+    let r = &job.record;
+    let sql = "UPDATE jobs SET status = $2, reason = $3, failure_class = $4, outputs_json = $5, epoch = $6, worker = $7,
+            incarnation = $8, lease_until = $9, heard_at = $10, tries = $11, ran_ms = $12, cancel_requested = $13,
+            next_step = $14, waiting_step = $15, rollout_id = $16, skip_cause = $17, carried_from = $18, queued_at = $19,
+            leased_at = $20, started_at = $21, ended_at = $22, deadline = $23, priority = $24
+        WHERE id = $1";
+    // what has begun is ended before something new begins; what changes an environment goes before what does not
+    let priority = i64::from(r.epoch > Epoch(0)) * 2 + i64::from(r.plan.environment.is_some());
+    let args = args![
+        r.id,
+        r.status.as_str(),
+        r.reason.as_ref(),
+        r.failure_class.map(FailureClass::as_str),
+        to_json(&r.outputs)?,
+        r.epoch,
+        r.worker.as_ref(),
+        job.incarnation.as_ref(),
+        r.lease_until,
+        r.heard_at,
+        r.tries,
+        u64::try_from(job.ran.as_millis()).unwrap_or(u64::MAX),
+        r.cancel_requested,
+        r.next_step,
+        job.waiting_step,
+        r.rollout,
+        job.skip_cause.map(SkipCause::as_str),
+        r.carried_from,
+        r.queued_at,
+        job.leased_at,
+        r.started_at,
+        r.ended_at,
+        job.deadline,
+        priority,
+    ];
+    conn.run(sql, args).await?;
+    Ok(())
+}
+
+pub(crate) async fn load(conn: &mut Conn, id: JobId) -> Result<Job> {
+    let row = conn.first("SELECT * FROM jobs WHERE id = $1", args![id]).await?;
+    job(&row.ok_or_else(|| StoreError::not_found("job", id))?)
+}
+
+/// The job, if the epoch is that of its lease.
+///
+/// Every write of a worker comes through here: this is the fence.
+pub(crate) async fn load_held(conn: &mut Conn, id: JobId, epoch: Epoch) -> Result<Job> {
+    let job = load(conn, id).await?;
+    if job.record.epoch != epoch || !job.record.status.is_held() {
+        // an ended lease is as stale as one that somebody else has
+        return Err(StoreError::StaleEpoch {
+            kind: "job",
+            id: id.to_string(),
+            given: epoch,
+            current: job.record.epoch,
+        });
+    }
+    Ok(job)
+}
+
+/// The jobs of an attempt in the plan's order.
+pub(crate) async fn of_attempt(conn: &mut Conn, run: RunId, attempt: u32) -> Result<Vec<Job>> {
+    let rows = conn
+        .all("SELECT * FROM jobs WHERE run_id = $1 AND attempt = $2 ORDER BY position", args![run, attempt])
+        .await?;
+    rows.iter().map(job).collect()
+}
+
+/// Extends a lease; nothing else is touched, so that a renewal is one statement.
+pub(crate) async fn extend(conn: &mut Conn, id: JobId, now: Timestamp, until: Timestamp) -> Result<()> {
+    conn.run("UPDATE jobs SET lease_until = $2, heard_at = $3 WHERE id = $1", args![id, until, now]).await?;
+    Ok(())
+}
+
+/// The sets of labels for which something is queued.
+pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<String>> {
+    let rows = conn.all("SELECT DISTINCT labels FROM jobs WHERE status = 'queued'", args![]).await?;
+    rows.iter().map(|row| row.text("labels")).collect()
+}
+
+/// Repositories that have something queued for a set of labels.
+pub(crate) async fn queued_repositories(conn: &mut Conn, labels: &str) -> Result<Vec<String>> {
+    let sql = "SELECT DISTINCT repository FROM jobs WHERE status = 'queued' AND labels = $1";
+    conn.all(sql, args![labels]).await?.iter().map(|row| row.text("repository")).collect()
+}
+
+/// Queued jobs of one repository and set of labels, the best first: id, priority, since when.
+pub(crate) async fn queued(
+    conn: &mut Conn,
+    labels: &str,
+    repository: &str,
+    limit: u32,
+) -> Result<Vec<(JobId, i64, Timestamp)>> {
+    let sql = "SELECT id, priority, queued_at FROM jobs WHERE status = 'queued' AND labels = $1 AND repository = $2
+        ORDER BY priority DESC, queued_at, id LIMIT $3";
+    let rows = conn.all(sql, args![labels, repository, limit]).await?;
+    rows.iter().map(|row| Ok((row.parsed("id")?, row.int("priority")?, row.time("queued_at")?))).collect()
+}
+
+/// How many jobs of each repository are held.
+pub(crate) async fn held_by_repository(conn: &mut Conn) -> Result<std::collections::HashMap<String, i64>> {
+    let sql = "SELECT repository, COUNT(*) AS n FROM jobs WHERE status IN ('leased', 'running') GROUP BY repository";
+    conn.all(sql, args![]).await?.iter().map(|row| Ok((row.text("repository")?, row.int("n")?))).collect()
+}
+
+/// The jobs that a worker holds, oldest first.
+pub(crate) async fn held_by(conn: &mut Conn, worker: &WorkerId) -> Result<Vec<Job>> {
+    let sql = "SELECT * FROM jobs WHERE status IN ('leased', 'running') AND worker = $1 ORDER BY leased_at, id";
+    conn.all(sql, args![worker]).await?.iter().map(job).collect()
+}
+
+/// Held jobs whose lease has run out, or that have overstayed.
+pub(crate) async fn expired(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Job>> {
+    let sql = "SELECT * FROM jobs WHERE lease_until IS NOT NULL AND (lease_until <= $1 OR deadline <= $1)
+        ORDER BY lease_until LIMIT $2";
+    conn.all(sql, args![now, limit]).await?.iter().map(job).collect()
+}
+
+/// When the next lease of a job ends, or the next job will have overstayed.
+pub(crate) async fn next_expiry(conn: &mut Conn) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(CASE WHEN deadline < lease_until THEN deadline ELSE lease_until END) AS next
+        FROM jobs WHERE lease_until IS NOT NULL";
+    conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
+}
+
+/// Jobs that are queued, or wait for a person, oldest first.
+pub(crate) async fn idle(conn: &mut Conn, status: JobStatus, limit: u32) -> Result<Vec<Job>> {
+    let sql =
+        "SELECT * FROM jobs WHERE status = $1 AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL
+        ORDER BY queued_at LIMIT $2";
+    conn.all(sql, args![status.as_str(), limit]).await?.iter().map(job).collect()
+}
+
+/// Since when the job that has been queued, or has waited for a person, for longest has.
+pub(crate) async fn idle_since(conn: &mut Conn, status: JobStatus) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(queued_at) AS since FROM jobs
+        WHERE status = $1 AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL";
+    conn.first(sql, args![status.as_str()]).await?.map_or(Ok(None), |row| row.maybe_time("since"))
+}
+
+/// The job, if it waits for the rollout.
+pub(crate) async fn waiting_for(conn: &mut Conn, id: JobId, rollout: RolloutId) -> Result<Option<Job>> {
+    let sql = "SELECT * FROM jobs WHERE id = $1 AND rollout_id = $2 AND status IN ('waiting', 'recovering')";
+    conn.first(sql, args![id, rollout]).await?.as_ref().map(job).transpose()
+}
+
+/// Stores how steps stand. A step that has ended stays as it ended.
+pub(crate) async fn save_steps(conn: &mut Conn, job: JobId, reports: &[StepReport]) -> Result<()> {
+    let known = steps(conn, job).await?;
+    for report in reports {
+        let before = known.iter().find(|s| s.index == report.index);
+        if let Some(before) = before
+            && before.status != report.status
+            && before.status.is_final()
+        {
+            before.status.transition(report.status)?;
+        }
+        if before == Some(report) {
+            continue;
+        }
+        save_step(conn, job, report).await?;
+    }
+    Ok(())
+}
+
+async fn save_step(conn: &mut Conn, job: JobId, step: &StepReport) -> Result<()> {
+    let sql = "INSERT INTO steps (job_id, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at,
+            log_start, log_end)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        ON CONFLICT (job_id, position) DO UPDATE SET name = excluded.name, status = excluded.status, outcome = excluded.outcome,
+            exit_code = excluded.exit_code, reason = excluded.reason, outputs_json = excluded.outputs_json,
+            started_at = excluded.started_at, ended_at = excluded.ended_at, log_start = excluded.log_start,
+            log_end = excluded.log_end";
+    let args = args![
+        job,
+        step.index,
+        &step.name,
+        step.status.as_str(),
+        step.outcome.map(Conclusion::as_str),
+        step.exit_code,
+        step.reason.as_ref(),
+        to_json(&step.outputs)?,
+        step.started_at,
+        step.ended_at,
+        step.log_start,
+        step.log_end,
+    ];
+    conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// The steps of a job that are not pending, in order.
+pub(crate) async fn steps(conn: &mut Conn, job: JobId) -> Result<Vec<StepReport>> {
+    conn.all("SELECT * FROM steps WHERE job_id = $1 ORDER BY position", args![job]).await?.iter().map(step).collect()
+}
+
+/// Forgets the steps from a position on: they run again.
+pub(crate) async fn forget_steps(conn: &mut Conn, job: JobId, from: usize) -> Result<()> {
+    conn.run("DELETE FROM steps WHERE job_id = $1 AND position >= $2", args![job, from]).await?;
+    Ok(())
+}
+
+/// Copies the steps of a job to the one that carries it over.
+pub(crate) async fn copy_steps(conn: &mut Conn, from: JobId, to: JobId) -> Result<()> {
+    let sql = "INSERT INTO steps (job_id, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at,
+            log_start, log_end)
+        SELECT $2, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at, log_start, log_end
+        FROM steps WHERE job_id = $1";
+    conn.run(sql, args![from, to]).await?;
+    Ok(())
+}
+
+/// Where a job's log lies; made at its first claim.
+pub(crate) async fn log(conn: &mut Conn, job: JobId) -> Result<Option<LogRecord>> {
+    let row = conn.first("SELECT * FROM logs WHERE job_id = $1", args![job]).await?;
+    row.map(|row| {
+        Ok(LogRecord {
+            job,
+            path: row.text("path")?,
+            bytes: row.count("bytes")?,
+            closed: row.maybe_int("closed_at")?.is_some(),
+            removed: row.maybe_int("removed_at")?.is_some(),
+        })
+    })
+    .transpose()
+}
+
+pub(crate) async fn insert_log(conn: &mut Conn, job: JobId, path: &str, now: Timestamp) -> Result<()> {
+    let sql = "INSERT INTO logs (job_id, path, bytes, created_at) VALUES ($1, $2, 0, $3)";
+    conn.run(sql, args![job, path, now]).await?;
+    Ok(())
+}
+
+/// Stores how long a log is, and whether it is at its end.
+pub(crate) async fn save_log(conn: &mut Conn, job: JobId, bytes: u64, closed_at: Option<Timestamp>) -> Result<()> {
+    let sql = "UPDATE logs SET bytes = CASE WHEN bytes < $2 THEN $2 ELSE bytes END, closed_at = COALESCE($3, closed_at)
+        WHERE job_id = $1";
+    conn.run(sql, args![job, bytes, closed_at]).await?;
+    Ok(())
+}
+
+/// An artifact of an attempt.
+pub(crate) async fn artifact(conn: &mut Conn, run: RunId, attempt: u32, name: &str) -> Result<Option<Artifact>> {
+    let sql = "SELECT * FROM artifacts WHERE run_id = $1 AND attempt = $2 AND name = $3";
+    conn.first(sql, args![run, attempt, name]).await?.as_ref().map(artifact_of).transpose()
+}
+
+/// Every artifact of an attempt, by name.
+pub(crate) async fn artifacts(conn: &mut Conn, run: RunId, attempt: u32) -> Result<Vec<Artifact>> {
+    let sql = "SELECT * FROM artifacts WHERE run_id = $1 AND attempt = $2 ORDER BY name";
+    conn.all(sql, args![run, attempt]).await?.iter().map(artifact_of).collect()
+}
+
+pub(crate) async fn insert_artifact(conn: &mut Conn, job: &JobRecord, artifact: &Artifact) -> Result<()> {
+    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let Artifact { name, digest, bytes, created_at } = artifact;
+    conn.run(sql, args![job.run, job.attempt, name, job.id, digest, *bytes, *created_at]).await?;
+    Ok(())
+}
+
+/// Gives an attempt the artifacts that a job of an earlier one made.
+pub(crate) async fn copy_artifacts(conn: &mut Conn, from: JobId, to: JobId, attempt: u32) -> Result<()> {
+    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at)
+        SELECT run_id, $3, name, $2, digest, bytes, created_at FROM artifacts WHERE job_id = $1";
+    conn.run(sql, args![from, to, attempt]).await?;
+    Ok(())
+}
+
+/// Notes that a content is needed, now.
+pub(crate) async fn touch_blob(
+    conn: &mut Conn,
+    digest: &segue_schemas::id::Digest,
+    bytes: u64,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO blobs (digest, bytes, created_at, used_at) VALUES ($1, $2, $3, $3)
+        ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at";
+    conn.run(sql, args![digest, bytes, now]).await?;
+    Ok(())
+}
+
+fn job(row: &Row) -> Result<Job> {
+    let index = |column| row.maybe_int(column).map(|n| n.and_then(|n| usize::try_from(n).ok()));
+    let record = JobRecord {
+        id: row.parsed("id")?,
+        run: RunId(row.int("run_id")?),
+        attempt: row.count("attempt")?,
+        plan: row.json("plan_json")?,
+        status: row.word("status", JobStatus::parse)?,
+        reason: row.maybe_text("reason")?,
+        failure_class: row.maybe_text("failure_class")?.and_then(|word| from_word(&word)),
+        outputs: row.json("outputs_json")?,
+        epoch: Epoch(row.int("epoch")?),
+        worker: row.maybe_parsed("worker")?,
+        lease_until: row.maybe_time("lease_until")?,
+        heard_at: row.maybe_time("heard_at")?,
+        tries: row.count("tries")?,
+        cancel_requested: row.flag("cancel_requested")?,
+        next_step: index("next_step")?,
+        rollout: row.maybe_int("rollout_id")?.map(RolloutId),
+        carried_from: row.maybe_parsed("carried_from")?,
+        queued_at: row.maybe_time("queued_at")?,
+        started_at: row.maybe_time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+    };
+    Ok(Job {
+        record,
+        position: row.count("position")?,
+        repository: row.text("repository")?,
+        incarnation: row.maybe_text("incarnation")?,
+        skip_cause: row.maybe_text("skip_cause")?.and_then(|word| SkipCause::parse(&word)),
+        waiting_step: index("waiting_step")?,
+        ran: Duration::from_millis(row.count("ran_ms")?),
+        leased_at: row.maybe_time("leased_at")?,
+        deadline: row.maybe_time("deadline")?,
+    })
+}
+
+fn step(row: &Row) -> Result<StepReport> {
+    Ok(StepReport {
+        index: row.count("position")?,
+        name: row.text("name")?,
+        status: row.word("status", StepStatus::parse)?,
+        outcome: row.maybe_text("outcome")?.and_then(|word| from_word(&word)),
+        exit_code: row.maybe_int("exit_code")?.and_then(|n| i32::try_from(n).ok()),
+        reason: row.maybe_text("reason")?,
+        outputs: row.json("outputs_json")?,
+        started_at: row.maybe_time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+        log_start: row.count("log_start")?,
+        log_end: row.count("log_end")?,
+    })
+}
+
+fn artifact_of(row: &Row) -> Result<Artifact> {
+    Ok(Artifact {
+        name: row.text("name")?,
+        digest: row.parsed("digest")?,
+        bytes: row.count("bytes")?,
+        created_at: row.time("created_at")?,
+    })
+}

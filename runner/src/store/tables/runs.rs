@@ -1,0 +1,214 @@
+use indexmap::IndexMap;
+use segue_schemas::{
+    id::{DeliveryId, RunId},
+    status::RunStatus,
+    time::Timestamp,
+    trigger::Trigger,
+};
+
+use crate::store::{
+    AttemptKind, AttemptRecord, Result, RunFilter, RunRecord, StoreError,
+    sql::{Conn, Row, args, to_json},
+};
+
+/// A run with what its jobs' contexts are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) record: RunRecord,
+    pub(crate) trigger: Trigger,
+    pub(crate) env: IndexMap<String, String>,
+}
+
+impl Run {
+    /// Moves on to a status, if it is another one.
+    pub(crate) fn becomes(&mut self, to: RunStatus) -> Result<()> {
+        if self.record.status != to {
+            self.record.status = self.record.status.transition(to)?;
+        }
+        Ok(())
+    }
+}
+
+impl AttemptKind {
+    /// The word that is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Whole => "whole",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::First, Self::Whole, Self::Failed].into_iter().find(|k| k.as_str() == word)
+    }
+}
+
+pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&DeliveryId>) -> Result<()> {
+    let r = &run.record;
+    let sql = "INSERT INTO runs (id, repository, pipeline, file, event, git_ref, commit_sha, title, actor, trusted, status, reason,
+            attempt, delivery_id, trigger_json, env_json, diagnostics, created_at, ended_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+    let args = args![
+        r.id,
+        &r.repository,
+        &r.pipeline,
+        &r.file,
+        &r.event,
+        &r.git_ref,
+        &r.commit,
+        &r.title,
+        &r.actor,
+        r.trusted,
+        r.status.as_str(),
+        r.reason.as_ref(),
+        r.attempt,
+        delivery,
+        to_json(&run.trigger)?,
+        to_json(&run.env)?,
+        r.diagnostics.as_ref(),
+        r.created_at,
+        r.ended_at,
+    ];
+    conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// Stores what changes of a run, and of its newest attempt with it.
+pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
+    let sql = "UPDATE runs SET status = $2, reason = $3, attempt = $4, cancel_requested = $5, cancelled_by = $6,
+        started_at = $7, ended_at = $8 WHERE id = $1";
+    let args = args![
+        run.id,
+        run.status.as_str(),
+        run.reason.as_ref(),
+        run.attempt,
+        run.cancel_requested,
+        run.cancelled_by.as_ref(),
+        run.started_at,
+        run.ended_at,
+    ];
+    conn.run(sql, args).await?;
+    let sql = "UPDATE attempts SET status = $3, started_at = $4, ended_at = $5 WHERE run_id = $1 AND attempt = $2";
+    conn.run(sql, args![run.id, run.attempt, run.status.as_str(), run.started_at, run.ended_at]).await?;
+    Ok(())
+}
+
+/// A run and its contexts; locked until the transaction ends (SQLite has one writer; elsewhere `FOR UPDATE`).
+pub(crate) async fn load(conn: &mut Conn, id: RunId) -> Result<Run> {
+    let row = conn.first("SELECT * FROM runs WHERE id = $1", args![id]).await?;
+    let row = row.ok_or_else(|| StoreError::not_found("run", id))?;
+    Ok(Run { record: record(&row)?, trigger: row.json("trigger_json")?, env: row.json("env_json")? })
+}
+
+/// Runs, newest first.
+pub(crate) async fn list(conn: &mut Conn, filter: &RunFilter) -> Result<Vec<RunRecord>> {
+    let sql = "SELECT * FROM runs
+        WHERE ($1 IS NULL OR repository = $1) AND ($2 IS NULL OR pipeline = $2 OR file LIKE '%/' || $2 || '.y%ml')
+            AND ($3 IS NULL OR git_ref = $3) AND ($4 IS NULL OR commit_sha = $4) AND ($5 IS NULL OR status = $5)
+            AND ($6 IS NULL OR event = $6) AND id < $7
+        ORDER BY id DESC LIMIT $8";
+    let args = args![
+        filter.repository.as_ref(),
+        filter.pipeline.as_ref(),
+        filter.git_ref.as_ref(),
+        filter.commit.as_ref(),
+        filter.status.map(|s| s.as_str()),
+        filter.event.as_ref(),
+        filter.before.map_or(i64::MAX, |id| id.0),
+        filter.limit.clamp(1, 200),
+    ];
+    conn.all(sql, args).await?.iter().map(record).collect()
+}
+
+/// The runs that came of a delivery.
+pub(crate) async fn of_delivery(conn: &mut Conn, delivery: &DeliveryId) -> Result<Vec<RunId>> {
+    let rows = conn.all("SELECT id FROM runs WHERE delivery_id = $1 ORDER BY id", args![delivery]).await?;
+    rows.iter().map(|row| Ok(RunId(row.int("id")?))).collect()
+}
+
+/// How the run of the same pipeline and ref that was planned before this one ended.
+pub(crate) async fn status_before(conn: &mut Conn, run: &RunRecord) -> Result<Option<RunStatus>> {
+    let sql = "SELECT status FROM runs
+        WHERE repository = $1 AND pipeline = $2 AND git_ref = $3 AND id < $4 AND status IN ('succeeded', 'failed')
+        ORDER BY id DESC LIMIT 1";
+    let row = conn.first(sql, args![&run.repository, &run.pipeline, &run.git_ref, run.id]).await?;
+    row.map(|row| row.word("status", RunStatus::parse)).transpose()
+}
+
+pub(crate) async fn insert_attempt(
+    conn: &mut Conn,
+    run: RunId,
+    attempt: u32,
+    kind: AttemptKind,
+    by: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO attempts (run_id, attempt, kind, requested_by, status, created_at)
+        VALUES ($1, $2, $3, $4, 'queued', $5)";
+    conn.run(sql, args![run, attempt, kind.as_str(), by, now]).await?;
+    Ok(())
+}
+
+pub(crate) async fn attempts(conn: &mut Conn, run: RunId) -> Result<Vec<AttemptRecord>> {
+    let rows = conn.all("SELECT * FROM attempts WHERE run_id = $1 ORDER BY attempt", args![run]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AttemptRecord {
+                attempt: row.count("attempt")?,
+                kind: row.word("kind", AttemptKind::parse)?,
+                requested_by: row.text("requested_by")?,
+                status: row.word("status", RunStatus::parse)?,
+                created_at: row.time("created_at")?,
+                started_at: row.maybe_time("started_at")?,
+                ended_at: row.maybe_time("ended_at")?,
+            })
+        })
+        .collect()
+}
+
+/// People who said yes to a run at a commit, for an environment (`""`: for foreign code at all).
+pub(crate) async fn approvals(conn: &mut Conn, run: &RunRecord, environment: &str) -> Result<u32> {
+    let sql = "SELECT COUNT(*) AS n FROM approvals WHERE run_id = $1 AND environment = $2 AND commit_sha = $3";
+    let row = conn.first(sql, args![run.id, environment, &run.commit]).await?;
+    row.map_or(Ok(0), |row| row.count("n"))
+}
+
+pub(crate) async fn approve(
+    conn: &mut Conn,
+    run: &RunRecord,
+    environment: &str,
+    by: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO approvals (run_id, environment, commit_sha, approver, at) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT DO NOTHING";
+    conn.run(sql, args![run.id, environment, &run.commit, by, now]).await?;
+    Ok(())
+}
+
+fn record(row: &Row) -> Result<RunRecord> {
+    Ok(RunRecord {
+        id: RunId(row.int("id")?),
+        repository: row.text("repository")?,
+        pipeline: row.text("pipeline")?,
+        file: row.text("file")?,
+        event: row.text("event")?,
+        git_ref: row.text("git_ref")?,
+        commit: row.parsed("commit_sha")?,
+        title: row.text("title")?,
+        actor: row.text("actor")?,
+        trusted: row.flag("trusted")?,
+        status: row.word("status", RunStatus::parse)?,
+        reason: row.maybe_text("reason")?,
+        attempt: row.count("attempt")?,
+        delivery: row.maybe_parsed("delivery_id")?,
+        diagnostics: row.maybe_text("diagnostics")?,
+        cancel_requested: row.flag("cancel_requested")?,
+        cancelled_by: row.maybe_text("cancelled_by")?,
+        created_at: row.time("created_at")?,
+        started_at: row.maybe_time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+    })
+}
