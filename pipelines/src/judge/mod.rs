@@ -1,12 +1,46 @@
 //! Judges a canary by the requests that it and the release before it answered. Comes in: observations, each with the
 //! probability with which it was assigned. Goes out: verdicts with the numbers they were made from. Never here: weights,
 //! clocks, randomness; the same observations give the same verdict, and the judge's memory is bounded.
+//!
+//! A release is rolled back when it is *proven* worse, at any request, and *measured* worse by more than the margin allows. It
+//! passes a stage when the time is over, enough requests were seen, and it is measured no worse than the margin allows; else the
+//! stage is held. The probability to roll a release back that is as good as the one before is `false_alarm` over the whole rollout,
+//! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, [`blocks`] against
+//! the former release's stored rates once it answers nothing any more.
+
+mod assigned;
+mod blocks;
+mod sketch;
+mod units;
+mod verdict;
+mod wealth;
 
 use segue_schemas::{
-    deploy::{CanarySpec, JudgeSpec, Observation},
+    deploy::{CanarySpec, JudgeSpec, Observation, Outcome},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
+
+use assigned::{ErrorTest, LatencyTest, QUANTILES};
+use blocks::{AboveRate, Blocks};
+use sketch::Sketch;
+pub use verdict::{ArmNumbers, Decision, Evidence, Verdict};
+use wealth::Wealth;
+
+/// The part of `false_alarm` that each of the two tests gets while both releases answer.
+const SIDE_BY_SIDE_PART: f64 = 0.4;
+/// The part that each of the three tests against stored rates gets: errors, median, 90th percentile.
+const STORED_PART: f64 = 0.2 / 3.0;
+/// Recent requests of the canary, at most; when they are reached, all that was measured weighs half.
+const RECENT_REQUESTS: f64 = 512.0;
+/// The same at 100 %, where there is nothing beside it that goes through the same swings.
+const RECENT_REQUESTS_ALONE: f64 = 4096.0;
+/// Requests of the control that are stored, at most; then they weigh half.
+const STORED_REQUESTS: f64 = 1_000_000.0;
+/// Requests of the control below which it is no measure.
+const MIN_CONTROL_REQUESTS: f64 = 20.0;
+/// Which of the quantiles are compared with the stored ones: median and 90th percentile.
+const STORED_QUANTILES: [usize; 2] = [0, 2];
 
 /// Which release answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,83 +52,428 @@ pub enum Arm {
     Control,
 }
 
-/// What follows from a verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// The stage is not over, and nothing speaks against the canary.
-    Continue,
-    /// The stage is passed.
-    Advance,
-    /// The stage is over, and there is too little evidence to go on.
-    Hold,
-    /// The canary is worse.
-    RollBack,
-}
-
-/// A decision, and what it was made from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// What follows.
-    pub decision: Decision,
-    /// Why, in words.
-    pub reason: String,
-    /// The canary's weight when it was made.
-    pub stage_percent: u8,
-}
-
 /// Watches one rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judge {
     rules: JudgeSpec,
     percent: u8,
+    stage_requests: u64,
     canary_requests: u64,
+    canary_errors: u64,
+    synthetic_requests: u64,
     lost: u64,
+    canary: Recent,
+    /// The control's, over the same time as the canary's.
+    control: Recent,
+    /// The control's, over the whole rollout: what is stored of it.
+    former: Recent,
+    error_test: ErrorTest,
+    latency_test: LatencyTest,
+    /// The control's errors, and its answers slower than its median and 90th percentile, by blocks.
+    control_blocks: [Blocks; 3],
+    stored: Option<Stored>,
+    max_errors: Option<Limit>,
+    max_p95: Option<Limit>,
+    canary_blocks: Blocks,
+}
+
+/// What was measured of one release lately.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Recent {
+    requests: f64,
+    errors: f64,
+    latency: Sketch,
+}
+
+/// The former release's stored rates, and the new one's blocks against them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    errors: Limit,
+    /// For the quantiles of `STORED_QUANTILES`: the latency in microseconds that is too slow.
+    latency: [(u64, Limit); 2],
+}
+
+/// A rate that must not be exceeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Limit {
+    blocks: Blocks,
+    test: AboveRate,
 }
 
 impl Judge {
     /// A judge that has seen nothing.
     #[must_use]
-    pub fn new(spec: &CanarySpec, _now: Timestamp) -> Self {
-        Self { rules: spec.judge.clone(), percent: 0, canary_requests: 0, lost: 0 }
+    pub fn new(spec: &CanarySpec) -> Self {
+        let blocks = Blocks::for_stage(spec.stage_duration.0);
+        let rules = spec.judge.clone();
+        Self {
+            percent: 0,
+            stage_requests: 0,
+            canary_requests: 0,
+            canary_errors: 0,
+            synthetic_requests: 0,
+            lost: 0,
+            canary: Recent::default(),
+            control: Recent::default(),
+            former: Recent::default(),
+            error_test: ErrorTest::new(),
+            latency_test: LatencyTest::new(),
+            control_blocks: [blocks.clone(), blocks.clone(), blocks.clone()],
+            stored: None,
+            max_errors: rules.max_error_rate.map(|rate| Limit::new(&blocks, rate)),
+            max_p95: rules.max_p95.map(|_| Limit::new(&blocks, 0.05)),
+            canary_blocks: blocks,
+            rules,
+        }
     }
 
-    /// The canary's weight changes; minimum samples are counted from here.
-    pub fn begin_stage(&mut self, percent: u8, _now: Timestamp) {
+    /// The canary's weight changes; the requests that a stage needs are counted from here. From 100 % on, what the control
+    /// did before is what the canary is compared with.
+    pub fn begin_stage(&mut self, percent: u8) {
         self.percent = percent;
-        self.canary_requests = 0;
+        self.stage_requests = 0;
+        if percent >= 100 && self.stored.is_none() {
+            self.canary = Recent::default();
+            self.control = self.former.clone();
+            let beside =
+                |former: &Blocks| Limit { blocks: self.canary_blocks.clone(), test: AboveRate::worse_than(former) };
+            let slow = |i: usize| {
+                let usual = self.former.latency.quantile(QUANTILES[STORED_QUANTILES[i]]).unwrap_or(f64::MAX);
+                ((usual * self.rules.latency_ratio) as u64, beside(&self.control_blocks[i + 1]))
+            };
+            self.stored = Some(Stored { errors: beside(&self.control_blocks[0]), latency: [slow(0), slow(1)] });
+        }
     }
 
-    /// Takes in one attempt of one request.
+    /// Takes in one attempt of one request. What the client gave up says nothing.
     pub fn observe(&mut self, arm: Arm, observation: &Observation) {
-        if arm == Arm::Canary && observation.outcome.is_error().is_some() {
-            self.canary_requests += 1;
+        let Some(is_error) = observation.outcome.is_error() else { return };
+        let latency_us = (observation.outcome == Outcome::Ok).then_some(observation.latency_us);
+        self.compare_side_by_side(arm, observation, latency_us);
+        match arm {
+            Arm::Canary => self.observe_canary(observation, is_error, latency_us),
+            Arm::Control => self.observe_control(observation.at, is_error, latency_us),
+        }
+        if self.stored.is_none() && self.canary.requests >= RECENT_REQUESTS {
+            self.canary.fade();
+            self.control.fade();
+        } else if self.canary.requests >= RECENT_REQUESTS_ALONE {
+            self.canary.fade();
         }
     }
 
     /// Requests that nobody saw.
     pub fn lose(&mut self, requests: u64) {
-        self.lost += requests;
+        self.lost = self.lost.saturating_add(requests);
     }
 
     /// Whether the verdict is to roll back, whatever the time.
     #[must_use]
     pub fn is_alarmed(&self) -> bool {
-        false
+        // cheap first: this is asked after every request
+        let part = self.rules.false_alarm;
+        let is_proven = |wealth: &Wealth, part: f64| wealth.reaches(part);
+        let side_by_side = part * SIDE_BY_SIDE_PART;
+        (is_proven(self.error_test.wealth(), side_by_side)
+            || is_proven(self.latency_test.wealth(), side_by_side)
+            || self.limits().any(|(limit, level)| is_proven(limit.test.wealth(), level)))
+            && self.accusation(&self.numbers(Decision::Continue, String::new())).is_some()
     }
 
     /// The verdict at this moment.
     #[must_use]
-    pub fn verdict(&self, _now: Timestamp, stage_is_over: bool) -> Verdict {
-        let enough = self.canary_requests >= self.rules.min_requests;
-        let (decision, reason) = match (stage_is_over, enough) {
-            (false, _) => (Decision::Continue, "nothing speaks against it".to_owned()),
-            (true, true) => (Decision::Advance, "no worse".to_owned()),
-            (true, false) => (
-                Decision::Hold,
-                format!("{} of the {} requests that a stage needs", self.canary_requests, self.rules.min_requests),
-            ),
+    pub fn verdict(&self, stage_is_over: bool) -> Verdict {
+        let numbers = self.numbers(Decision::Continue, "nothing speaks against it so far".into());
+        let (decision, reason) = if let Some(reason) = self.accusation(&numbers) {
+            (Decision::RollBack, reason)
+        } else if !stage_is_over {
+            return numbers;
+        } else if let Some(reason) = self.doubt(&numbers) {
+            (Decision::Hold, reason)
+        } else {
+            (Decision::Advance, self.praise(&numbers))
         };
-        Verdict { decision, reason, stage_percent: self.percent }
+        Verdict { decision, reason, ..numbers }
     }
+
+    // --- taking in ---
+
+    fn compare_side_by_side(&mut self, arm: Arm, observation: &Observation, latency_us: Option<u64>) {
+        let probability = match arm {
+            Arm::Canary => observation.probability,
+            Arm::Control => 1.0 - observation.probability,
+        };
+        // a later attempt goes where the first did not: it was not assigned at random
+        if !(probability > 0.0 && probability < 1.0) || observation.attempt > 1 {
+            return;
+        }
+        match latency_us {
+            Some(latency_us) => self.latency_test.answered(arm, probability, observation.unit, latency_us),
+            None => self.error_test.failed(arm, probability, observation.unit),
+        }
+    }
+
+    fn observe_canary(&mut self, observation: &Observation, is_error: bool, latency_us: Option<u64>) {
+        self.stage_requests += 1;
+        self.canary_requests += 1;
+        self.canary_errors += u64::from(is_error);
+        self.synthetic_requests += u64::from(observation.synthetic);
+        self.canary.add(is_error, latency_us);
+        if let Some(limit) = &mut self.max_errors {
+            limit.count(observation.at, is_error);
+        }
+        if let (Some(limit), Some(max)) = (&mut self.max_p95, self.rules.max_p95) {
+            limit.count(observation.at, observation.latency_us > max.as_millis().saturating_mul(1_000));
+        }
+        if let Some(stored) = &mut self.stored {
+            stored.errors.count(observation.at, is_error);
+            if let Some(latency_us) = latency_us {
+                for (slow, limit) in &mut stored.latency {
+                    limit.count(observation.at, latency_us > *slow);
+                }
+            }
+        }
+    }
+
+    fn observe_control(&mut self, at: Timestamp, is_error: bool, latency_us: Option<u64>) {
+        if self.stored.is_some() {
+            // stragglers; what is stored stays
+            return;
+        }
+        self.control_blocks[0].count(at, is_error);
+        if let Some(latency_us) = latency_us {
+            for (i, quantile) in STORED_QUANTILES.into_iter().enumerate() {
+                if let Some(cut) = self.latency_test.cut(quantile) {
+                    self.control_blocks[i + 1].count(at, Sketch::bucket(latency_us) > cut);
+                }
+            }
+        }
+        self.control.add(is_error, latency_us);
+        self.former.add(is_error, latency_us);
+        if self.former.requests >= STORED_REQUESTS {
+            self.former.fade();
+        }
+        self.latency_test.learn(&self.former.latency);
+    }
+
+    // --- making up its mind ---
+
+    /// Every limit in force, with the part of the false alarms that it may raise.
+    fn limits(&self) -> impl Iterator<Item = (&Limit, f64)> {
+        let all = self.rules.false_alarm;
+        let stored =
+            self.stored.iter().flat_map(|s| std::iter::once(&s.errors).chain(s.latency.iter().map(|(_, l)| l)));
+        let absolute = self.max_errors.iter().chain(&self.max_p95);
+        stored.map(move |limit| (limit, all * STORED_PART)).chain(absolute.map(move |limit| (limit, all)))
+    }
+
+    /// Why the canary is to be rolled back.
+    fn accusation(&self, n: &Verdict) -> Option<String> {
+        let side = if n.control_is_stored { "the former release's, as stored" } else { "the former release's" };
+        if n.errors.is_alarm() {
+            return Some(format!(
+                "{} of its requests failed, {} of {side} ({})",
+                n.canary.errors_words(),
+                n.control.errors_words(),
+                n.errors.words()
+            ));
+        }
+        if n.latency.is_alarm() {
+            return Some(format!(
+                "it is {:.2} times as slow at the {} as {side}, {:.2} times are allowed ({})",
+                n.latency.measured,
+                quantile_words(n.latency_quantile),
+                n.latency.allowed,
+                n.latency.words()
+            ));
+        }
+        if let Some(errors) = n.absolute_errors.as_ref().filter(|e| e.is_alarm()) {
+            return Some(format!(
+                "{:.2} % of its requests failed, {:.2} % are the limit ({})",
+                errors.measured * 100.0,
+                errors.allowed * 100.0,
+                errors.words()
+            ));
+        }
+        let latency = n.absolute_latency.as_ref().filter(|e| e.is_alarm())?;
+        Some(format!(
+            "{:.1} % of its requests took longer than {}, 5 % may ({})",
+            latency.measured * 100.0,
+            self.rules.max_p95.unwrap_or_default(),
+            latency.words()
+        ))
+    }
+
+    /// Why the stage cannot be left yet, although its time is over.
+    fn doubt(&self, n: &Verdict) -> Option<String> {
+        if n.stage_requests < n.min_requests {
+            return Some(format!(
+                "too few samples: it answered {} requests in this stage, {} are needed",
+                n.stage_requests, n.min_requests
+            ));
+        }
+        if !n.control_is_stored && n.control.requests < MIN_CONTROL_REQUESTS {
+            return Some(format!(
+                "too few samples to compare with: the former release answered {:.0} requests, {MIN_CONTROL_REQUESTS:.0} are needed",
+                n.control.requests
+            ));
+        }
+        if self.has_control() {
+            if n.errors.measured > n.errors.allowed {
+                return Some(format!(
+                    "{} of its requests failed, {} of the former release's: more than the margin of {:.2} points, and too few samples \
+                     to tell chance from fault",
+                    n.canary.errors_words(),
+                    n.control.errors_words(),
+                    n.errors.allowed * 100.0
+                ));
+            }
+            for quantile in [0.5, 0.9] {
+                let ratio = self.latency_ratio(quantile);
+                if ratio > n.latency.allowed {
+                    return Some(format!(
+                        "it is {ratio:.2} times as slow at the {} as the former release, {:.2} times are allowed, and there are too few \
+                         samples to tell chance from fault",
+                        quantile_words(quantile),
+                        n.latency.allowed
+                    ));
+                }
+            }
+        }
+        let over =
+            |e: &Option<Evidence>| e.as_ref().filter(|e| e.measured > e.allowed).map(|e| (e.measured, e.allowed));
+        if let Some((measured, allowed)) = over(&n.absolute_errors) {
+            let (measured, allowed) = (measured * 100.0, allowed * 100.0);
+            return Some(format!("{measured:.2} % of its requests failed, {allowed:.2} % are the limit"));
+        }
+        over(&n.absolute_latency).map(|(measured, _)| {
+            let limit = self.rules.max_p95.unwrap_or_default();
+            format!("{:.1} % of its requests took longer than {limit}, 5 % may", measured * 100.0)
+        })
+    }
+
+    fn praise(&self, n: &Verdict) -> String {
+        if !self.has_control() {
+            return format!(
+                "{} requests, {} failed; the former release answered too few to compare with",
+                n.stage_requests,
+                n.canary.errors_words()
+            );
+        }
+        format!(
+            "no worse: {} of its requests failed ({} of the former release's), {:.2} times as slow at the median ({:.2} are allowed)",
+            n.canary.errors_words(),
+            n.control.errors_words(),
+            self.latency_ratio(0.5),
+            n.latency.allowed
+        )
+    }
+
+    fn has_control(&self) -> bool {
+        self.control.requests >= MIN_CONTROL_REQUESTS
+    }
+
+    fn numbers(&self, decision: Decision, reason: String) -> Verdict {
+        let difference = self.canary.error_rate() - self.control.error_rate();
+        let stored_errors = self.stored.as_ref().map(|s| &s.errors);
+        let stored_latency = self.stored.as_ref().and_then(|s| {
+            let (i, (_, limit)) = s
+                .latency
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.1.test.wealth().value().total_cmp(&b.1.1.test.wealth().value()))?;
+            Some((QUANTILES[STORED_QUANTILES[i]], limit))
+        });
+        let latency_quantile =
+            stored_latency.map_or_else(|| self.latency_test.leading_quantile(), |(quantile, _)| quantile);
+        let all = self.rules.false_alarm;
+        let compared = |side_by_side: &Wealth, stored: Option<&Limit>| match stored {
+            Some(limit) => (limit.test.wealth().value(), 1.0 / (all * STORED_PART)),
+            None => (side_by_side.value(), 1.0 / (all * SIDE_BY_SIDE_PART)),
+        };
+        let evidence = |(e_value, needed), measured, allowed| Evidence { e_value, needed, measured, allowed };
+        let absolute =
+            |limit: &Limit, measured| evidence((limit.test.wealth().value(), 1.0 / all), measured, limit.test.rate());
+        Verdict {
+            decision,
+            reason,
+            stage_percent: self.percent,
+            stage_requests: self.stage_requests,
+            min_requests: self.rules.min_requests,
+            canary_requests: self.canary_requests,
+            canary_errors: self.canary_errors,
+            synthetic_requests: self.synthetic_requests,
+            lost_observations: self.lost,
+            canary: self.canary.numbers(),
+            control: self.control.numbers(),
+            control_is_stored: self.stored.is_some(),
+            errors: evidence(compared(self.error_test.wealth(), stored_errors), difference, self.rules.error_margin),
+            latency: evidence(
+                compared(self.latency_test.wealth(), stored_latency.map(|(_, limit)| limit)),
+                self.latency_ratio(latency_quantile),
+                self.rules.latency_ratio,
+            ),
+            latency_quantile,
+            absolute_errors: self.max_errors.as_ref().map(|limit| absolute(limit, self.canary.error_rate())),
+            absolute_latency: self.max_p95.as_ref().map(|limit| {
+                let max_us = self.rules.max_p95.unwrap_or_default().as_millis().saturating_mul(1_000);
+                absolute(limit, self.canary.latency.share_above(Sketch::bucket(max_us)))
+            }),
+        }
+    }
+
+    /// How many times as slow as the control the canary is; 1 where there is nothing to compare.
+    fn latency_ratio(&self, quantile: f64) -> f64 {
+        match (self.canary.latency.quantile(quantile), self.control.latency.quantile(quantile)) {
+            (Some(canary), Some(control)) if self.has_control() => canary / control,
+            _ => 1.0,
+        }
+    }
+}
+
+impl Recent {
+    fn add(&mut self, is_error: bool, latency_us: Option<u64>) {
+        self.requests += 1.0;
+        self.errors += f64::from(u8::from(is_error));
+        if let Some(latency_us) = latency_us {
+            self.latency.add(latency_us);
+        }
+    }
+
+    fn fade(&mut self) {
+        self.requests /= 2.0;
+        self.errors /= 2.0;
+        self.latency.fade();
+    }
+
+    fn error_rate(&self) -> f64 {
+        if self.requests > 0.0 { self.errors / self.requests } else { 0.0 }
+    }
+
+    fn numbers(&self) -> ArmNumbers {
+        let milliseconds = |quantile| self.latency.quantile(quantile).map(|us| us / 1_000.0);
+        ArmNumbers {
+            requests: self.requests,
+            error_rate: self.error_rate(),
+            p50_ms: milliseconds(0.5),
+            p90_ms: milliseconds(0.9),
+            p95_ms: milliseconds(0.95),
+        }
+    }
+}
+
+impl Limit {
+    fn new(blocks: &Blocks, rate: f64) -> Self {
+        Self { blocks: blocks.clone(), test: AboveRate::new(rate) }
+    }
+
+    fn count(&mut self, at: Timestamp, is_hit: bool) {
+        if let Some(share) = self.blocks.count(at, is_hit) {
+            self.test.block(share);
+        }
+    }
+}
+
+fn quantile_words(quantile: f64) -> String {
+    if quantile == 0.5 { "median".into() } else { format!("{:.0}th percentile", quantile * 100.0) }
 }

@@ -145,9 +145,9 @@ impl RolloutMachine {
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Claimed { facts } => self.on_claimed(&facts, now, &mut actions),
+            Input::Claimed { facts } => self.on_claimed(&facts, &mut actions),
             Input::Started { instance } => self.on_started(instance, &mut actions),
-            Input::Ready { instance } => self.on_ready(&instance, now, &mut actions),
+            Input::Ready { instance } => self.on_ready(&instance, &mut actions),
             Input::NotReady { instance, reason } => self.on_not_ready(&instance, &reason, now, &mut actions),
             Input::Shifted { percent } => self.on_shifted(percent, now, &mut actions),
             Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, &mut actions),
@@ -155,9 +155,9 @@ impl RolloutMachine {
                 self.observed_until = self.observed_until.max(next);
                 self.on_observations(&observations, lost, now, &mut actions);
             }
-            Input::Command { command, by } => self.on_command(command, by.as_deref(), now, &mut actions),
+            Input::Command { command, by } => self.on_command(command, by.as_deref(), &mut actions),
             Input::Route { route } => {
-                self.on_route(&route, now, &mut actions);
+                self.on_route(&route, &mut actions);
             }
             Input::Drained { instance, in_flight } => self.on_drained(instance, in_flight, &mut actions),
             Input::Retired { instance } | Input::Stopped { instance } => self.on_gone(&instance, &mut actions),
@@ -243,9 +243,9 @@ impl RolloutMachine {
 
     // --- beginning and taking over ---
 
-    fn on_claimed(&mut self, facts: &HostFacts, now: Timestamp, actions: &mut Vec<Action>) {
+    fn on_claimed(&mut self, facts: &HostFacts, actions: &mut Vec<Action>) {
         if self.phase == Phase::New {
-            return self.begin(facts, now, actions);
+            return self.begin(facts, actions);
         }
         record(
             actions,
@@ -253,7 +253,7 @@ impl RolloutMachine {
             json!({ "phase": self.phase_name(), "route": facts.route, "instances": facts.instances }),
         );
         if let Some(route) = &facts.route
-            && self.on_route(route, now, actions)
+            && self.on_route(route, actions)
         {
             return;
         }
@@ -271,7 +271,7 @@ impl RolloutMachine {
             }
             Phase::Shifting { .. } | Phase::Watching { .. } if lost.is_some() => {
                 let name = lost.map(|l| l.to_string()).unwrap_or_default();
-                self.roll_back(format!("the new release's instance {name} is gone from the host"), now, actions);
+                self.roll_back(format!("the new release's instance {name} is gone from the host"), actions);
             }
             Phase::Shifting { percent, then } => self.shift(percent, then, actions),
             Phase::Watching { ends, held_until } => {
@@ -288,7 +288,7 @@ impl RolloutMachine {
         }
     }
 
-    fn begin(&mut self, facts: &HostFacts, now: Timestamp, actions: &mut Vec<Action>) {
+    fn begin(&mut self, facts: &HostFacts, actions: &mut Vec<Action>) {
         self.status = RolloutStatus::Running;
         if let Some(route) = &facts.route {
             self.former = reduce(route.targets.clone());
@@ -329,7 +329,7 @@ impl RolloutMachine {
         if let Strategy::Canary(canary) = &self.spec.strategy
             && !self.former.is_empty()
         {
-            self.judge = Some(Judge::new(canary, now));
+            self.judge = Some(Judge::new(canary));
         }
         self.phase = Phase::Starting;
         self.start_new(actions);
@@ -361,14 +361,14 @@ impl RolloutMachine {
         }
     }
 
-    fn on_ready(&mut self, instance: &InstanceId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn on_ready(&mut self, instance: &InstanceId, actions: &mut Vec<Action>) {
         match &mut self.phase {
             Phase::Starting => {
                 if let Some(candidate) = self.new.iter_mut().find(|c| c.instance == *instance) {
                     candidate.ready = true;
                 }
                 if self.new.iter().all(|c| c.ready) {
-                    self.take_first_traffic(now, actions);
+                    self.take_first_traffic(actions);
                 }
             }
             Phase::Reviving { why, ready, .. } => {
@@ -378,14 +378,14 @@ impl RolloutMachine {
                 if ready.len() == self.former.len() {
                     self.former_warm = true;
                     let why = why.clone();
-                    self.roll_back(why, now, actions);
+                    self.roll_back(why, actions);
                 }
             }
             _ => {}
         }
     }
 
-    fn take_first_traffic(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn take_first_traffic(&mut self, actions: &mut Vec<Action>) {
         let canary = matches!(self.spec.strategy, Strategy::Canary(_));
         if self.former.is_empty() && canary {
             self.reason = Some(
@@ -395,7 +395,7 @@ impl RolloutMachine {
         if self.judge.is_none() || self.promote {
             self.shift(100, Then::Settle, actions);
         } else {
-            self.enter_stage(0, now, actions);
+            self.enter_stage(0, actions);
         }
     }
 
@@ -409,7 +409,7 @@ impl RolloutMachine {
                 self.clean_up(RolloutStatus::Failed, actions);
             }
             Phase::Shifting { .. } | Phase::Watching { .. } if is_new => {
-                self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), now, actions);
+                self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), actions);
             }
             Phase::Reviving { why, tries, retry_at, .. } if !is_new => {
                 if *tries >= REVIVE_TRIES {
@@ -474,7 +474,7 @@ impl RolloutMachine {
     fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, actions: &mut Vec<Action>) {
         match &mut self.phase {
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
-                self.roll_back(format!("the weights could not be set to {percent} %: {reason}"), now, actions);
+                self.roll_back(format!("the weights could not be set to {percent} %: {reason}"), actions);
             }
             Phase::GoingBack { tries, retry_at } if percent == 0 => {
                 *retry_at = Some(now + pause(*tries));
@@ -502,21 +502,21 @@ impl RolloutMachine {
         stages
     }
 
-    fn enter_stage(&mut self, stage: usize, now: Timestamp, actions: &mut Vec<Action>) {
+    fn enter_stage(&mut self, stage: usize, actions: &mut Vec<Action>) {
         let stages = self.stages();
         self.stage = stage.min(stages.len() - 1);
         let percent = stages[self.stage];
         self.status = RolloutStatus::Running;
         self.reason = None;
         if let Some(judge) = &mut self.judge {
-            judge.begin_stage(percent, now);
+            judge.begin_stage(percent);
         }
         self.shift(percent, Then::Watch { ends: None, held_until: None }, actions);
     }
 
-    fn leave_stage(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn leave_stage(&mut self, actions: &mut Vec<Action>) {
         if self.stage + 1 < self.stages().len() {
-            self.enter_stage(self.stage + 1, now, actions);
+            self.enter_stage(self.stage + 1, actions);
         } else {
             self.status = RolloutStatus::Running;
             self.reason = None;
@@ -557,7 +557,7 @@ impl RolloutMachine {
     fn on_tick(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         match self.phase.clone() {
             Phase::Shifting { then: Then::Watch { .. }, .. } => {
-                if let Some(verdict) = self.judge.as_ref().filter(|j| j.is_alarmed()).map(|j| j.verdict(now, false)) {
+                if let Some(verdict) = self.judge.as_ref().filter(|j| j.is_alarmed()).map(|j| j.verdict(false)) {
                     self.act_on(verdict, now, actions);
                 }
             }
@@ -565,18 +565,14 @@ impl RolloutMachine {
                 let Some(judge) = &self.judge else { return };
                 let is_over = now >= ends;
                 if is_over || judge.is_alarmed() {
-                    let verdict = judge.verdict(now, is_over);
+                    let verdict = judge.verdict(is_over);
                     self.act_on(verdict, now, actions);
                 }
                 if let (Phase::Watching { .. }, Some(until)) = (&self.phase, held_until)
                     && now >= until
                 {
                     let held = self.reason.clone().unwrap_or_default();
-                    self.roll_back(
-                        format!("held until the limit of {}: {held}", self.canary().hold_limit),
-                        now,
-                        actions,
-                    );
+                    self.roll_back(format!("held until the limit of {}: {held}", self.canary().hold_limit), actions);
                 }
             }
             Phase::Reviving { why, tries, retry_at: Some(at), .. } if now >= at => self.revive(why, tries + 1, actions),
@@ -596,8 +592,8 @@ impl RolloutMachine {
         self.verdict = Some(verdict);
         match decision {
             Decision::Continue => {}
-            Decision::Advance => self.leave_stage(now, actions),
-            Decision::RollBack => self.roll_back(reason, now, actions),
+            Decision::Advance => self.leave_stage(actions),
+            Decision::RollBack => self.roll_back(reason, actions),
             Decision::Hold => {
                 let limit = self.canary().hold_limit.0;
                 if let Phase::Watching { held_until: held_until @ None, .. } = &mut self.phase {
@@ -612,7 +608,7 @@ impl RolloutMachine {
 
     // --- a person's word ---
 
-    fn on_command(&mut self, command: RolloutCommand, by: Option<&str>, now: Timestamp, actions: &mut Vec<Action>) {
+    fn on_command(&mut self, command: RolloutCommand, by: Option<&str>, actions: &mut Vec<Action>) {
         let taken = match (command, &self.phase) {
             (_, Phase::Ended { .. } | Phase::CleaningUp { .. } | Phase::GoingBack { .. } | Phase::Reviving { .. }) => {
                 false
@@ -632,8 +628,8 @@ impl RolloutMachine {
         }
         let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match command {
-            RolloutCommand::Abort => self.roll_back(format!("aborted by a person{who}"), now, actions),
-            RolloutCommand::Skip => self.leave_stage(now, actions),
+            RolloutCommand::Abort => self.roll_back(format!("aborted by a person{who}"), actions),
+            RolloutCommand::Skip => self.leave_stage(actions),
             RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,
             RolloutCommand::Promote => {
                 self.status = RolloutStatus::Running;
@@ -647,7 +643,7 @@ impl RolloutMachine {
     // --- the host's own acts ---
 
     /// Whether the route showed news that changed the course.
-    fn on_route(&mut self, route: &RouteState, now: Timestamp, actions: &mut Vec<Action>) -> bool {
+    fn on_route(&mut self, route: &RouteState, actions: &mut Vec<Action>) -> bool {
         let (Some(restored), key) = (&route.restored, restore_key(route)) else { return false };
         if key == self.known_restore || matches!(self.phase, Phase::New | Phase::Ended { .. }) {
             return false;
@@ -662,7 +658,6 @@ impl RolloutMachine {
                 self.weight = 0;
                 self.roll_back(
                     format!("the host took the traffic back by itself at {}: {}", restored.at, restored.reason),
-                    now,
                     actions,
                 );
                 true
@@ -692,8 +687,7 @@ impl RolloutMachine {
 
     // --- going back ---
 
-    fn roll_back(&mut self, why: String, now: Timestamp, actions: &mut Vec<Action>) {
-        let _ = now;
+    fn roll_back(&mut self, why: String, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::New => {
                 self.reason = Some(why.clone());

@@ -169,5 +169,7 @@ pub fn print_entry(entry: &JournalEntry) {
     let kind = serde_json::to_value(entry.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
     let time = entry.at.as_chrono().format("%H:%M:%S%.3f");
     let host = entry.host.as_deref().unwrap_or("-");
-    anstream::println!("{time}  {:<16} {host:<8} {}", kind.unwrap_or_default(), entry.detail);
+    let detail = entry.detail.get("message").and_then(|message| message.as_str());
+    let detail = detail.map_or_else(|| entry.detail.to_string(), str::to_owned);
+    anstream::println!("{time}  {:<16} {host:<8} {detail}", kind.unwrap_or_default());
 }

@@ -7,7 +7,9 @@ mod approve;
 mod cancel;
 pub mod client;
 mod completions;
+pub mod configuration;
 mod connection;
+mod doctor;
 pub mod ending;
 pub mod follow;
 mod logs;
@@ -56,6 +58,7 @@ enum Command {
     Releases(releases::Args),
     Rollback(rollback::Args),
     Secret(secret::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     SampleService(crate::sample_service::Args),
@@ -85,6 +88,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Releases(args) => releases::run(args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Secret(args) => secret::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::SampleService(args) => crate::sample_service::run(&args),
     }

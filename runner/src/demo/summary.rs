@@ -253,7 +253,7 @@ fn rollback_figures(view: &RolloutView) -> Option<RollbackFigures> {
     let verdict = view.journal.iter().rfind(|entry| entry.kind == JournalKind::Verdict)?;
     let (first_traffic, _) = shifts(&view.journal).find(|(_, percent)| *percent > 0)?;
     Some(RollbackFigures {
-        canary_requests: verdict.detail.pointer("/canary/requests")?.as_u64()?,
+        canary_requests: verdict.detail.get("canary_requests")?.as_u64()?,
         verdict_seconds: seconds(verdict.at, first_traffic),
         traffic_back_seconds: seconds(traffic_back_at(&view.journal)?, verdict.at),
     })

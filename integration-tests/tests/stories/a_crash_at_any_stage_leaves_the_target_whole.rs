@@ -1,0 +1,110 @@
+//! `kill -9` of server and worker in each stage. The moment is found by watching the record from outside.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use segue_integration_tests::{load::Load, stand::Stand};
+use segue_schemas::{
+    api::{RolloutView, RunView},
+    deploy::JournalKind,
+    status::{JobStatus, RolloutStatus},
+};
+
+use crate::{QUICK, RUN_LIMIT, commit_version, good_release, nothing_was_dropped, version_in};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn in_the_test() -> Result<()> {
+    let mut stand = Stand::start(QUICK).await?;
+    good_release(&stand, "1").await?;
+    commit_version(&stand, "2", 0.0, "1s")?;
+    let guid = stand.push("main").await?;
+    let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
+    stand
+        .api()?
+        .job_becomes(run.0, "test", &[JobStatus::Leased, JobStatus::Running, JobStatus::Succeeded], SOON)
+        .await?;
+    crash_and_see(&mut stand, run.0).await
+}
+
+#[tokio::test]
+async fn while_staging_is_swapped() -> Result<()> {
+    crash_when("staging", 0.0, |view| has(view, JournalKind::ShiftIntent)).await
+}
+
+#[tokio::test]
+async fn while_the_canary_starts() -> Result<()> {
+    crash_when("production", 0.0, |view| has(view, JournalKind::StartIntent)).await
+}
+
+#[tokio::test]
+async fn while_the_canary_has_ten_percent() -> Result<()> {
+    crash_when("production", 0.0, |view| view.rollout.weight == 10).await
+}
+
+#[tokio::test]
+async fn while_the_canary_has_fifty_percent() -> Result<()> {
+    crash_when("production", 0.0, |view| view.rollout.weight == 50).await
+}
+
+#[tokio::test]
+async fn while_the_canary_has_everything() -> Result<()> {
+    crash_when("production", 0.0, |view| view.rollout.weight == 100).await
+}
+
+#[tokio::test]
+async fn while_it_is_rolled_back() -> Result<()> {
+    crash_when("production", 1.0, |view| has(view, JournalKind::RollBackIntent)).await
+}
+
+fn has(view: &RolloutView, kind: JournalKind) -> bool {
+    view.journal.iter().any(|entry| entry.kind == kind)
+}
+
+async fn crash_when(environment: &str, failing: f64, moment: impl Fn(&RolloutView) -> bool) -> Result<()> {
+    let mut stand = Stand::start(QUICK).await?;
+    good_release(&stand, "1").await?;
+    let newest = stand.api()?.rollouts(environment).await?.first().context("no rollout")?.id.0;
+    commit_version(&stand, "2", failing, "1s")?;
+    // the failing release needs somebody to fail, in the canary's first moments as well
+    let load = Load::to(&stand.proxy, environment).start();
+    let guid = stand.push("main").await?;
+    let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
+    stand.api()?.journaled(environment, newest, SOON, moment).await?;
+    crash_and_see(&mut stand, run.0).await?;
+    nothing_was_dropped(&load.stop().await);
+    Ok(())
+}
+
+/// Kills, starts again, and looks whether everything ends and says the truth.
+async fn crash_and_see(stand: &mut Stand, run: i64) -> Result<()> {
+    stand.kill_server()?;
+    stand.start_server().await?;
+    let api = stand.api()?;
+    let view: RunView = api.ended(run, RUN_LIMIT).await?;
+    for environment in ["staging", "production"] {
+        for rollout in api.rollouts(environment).await? {
+            let ended = api.rollout_ended(rollout.id, SOON).await?;
+            assert!(ended.rollout.status.is_final());
+        }
+        assert_record_and_traffic_agree(stand, environment, &view).await?;
+    }
+    Ok(())
+}
+
+async fn assert_record_and_traffic_agree(stand: &Stand, environment: &str, run: &RunView) -> Result<()> {
+    let rollouts = stand.api()?.rollouts(environment).await?;
+    let newest = rollouts.first().context("no rollout")?;
+    let serving = if newest.status == RolloutStatus::Succeeded {
+        Some(&newest.spec.release)
+    } else {
+        newest.spec.previous.as_ref()
+    };
+    let wanted = if serving.is_some_and(|release| release.commit == run.run.commit) { "2" } else { "1" };
+    // every request, not only one: the target is wholly one or the other
+    for _ in 0..40 {
+        assert_eq!(version_in(stand, environment).await?, wanted, "{environment} after {newest:#?}");
+    }
+    Ok(())
+}

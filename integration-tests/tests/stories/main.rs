@@ -1,0 +1,74 @@
+//! Stories: one per file, each told from the built binary on real git, real processes and the real proxy.
+
+mod a_bad_release_comes_back_by_itself;
+mod a_broken_pipeline_file_is_explained;
+mod a_crash_at_any_stage_leaves_the_target_whole;
+mod a_failing_canary_without_its_server_falls_back_by_itself;
+mod a_forged_signature_writes_nothing;
+mod a_large_log_under_a_slow_reader_is_whole;
+mod a_push_runs_to_production;
+mod a_rerun_runs_only_what_failed;
+mod a_secret_across_two_chunks_is_masked;
+mod a_stop_hands_work_on_to_the_next_start;
+mod an_approval_opens_the_gate_to_production;
+mod an_emergency_rollback_interrupts_a_canary;
+mod cancel_kills_grandchildren;
+mod the_host_alone_brings_the_last_good_release_back;
+mod the_same_delivery_twice_runs_once;
+mod the_state_is_backed_up_and_restored;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use segue_integration_tests::{load::Tally, sample, stand::Stand};
+use segue_schemas::{api::RunView, status::RunStatus};
+
+/// How long a whole run to production may take here.
+const RUN_LIMIT: Duration = Duration::from_secs(90);
+
+/// Short leases, so that a story about a lost worker is short.
+const QUICK: &str = "timing: {lease: 3s, renew: 500ms, dead-man: 3s}\n";
+
+/// Commits a version of the sample service with its pipeline; the commit.
+fn commit_version(stand: &Stand, version: &str, failing: f64, stage: &str) -> Result<String> {
+    stand.repository.commit(
+        &format!("version {version}"),
+        &[
+            (".segue/pipelines/release.yml", &sample::pipeline(stage)),
+            (".segue/services/api.yml", sample::SERVICE),
+            ("service.yml", &sample::service_yml(version, failing)),
+        ],
+    )
+}
+
+/// Commits and pushes a version, and follows its run to the end.
+async fn release(stand: &Stand, version: &str, failing: f64, stage: &str) -> Result<RunView> {
+    commit_version(stand, version, failing, stage)?;
+    let guid = stand.push("main").await?;
+    stand.api()?.run_of(&guid, RUN_LIMIT).await
+}
+
+/// A release that must succeed.
+async fn good_release(stand: &Stand, version: &str) -> Result<RunView> {
+    let view = release(stand, version, 0.0, "1s").await?;
+    ensure!(view.run.status == RunStatus::Succeeded, "version {version} ended so: {view:#?}");
+    Ok(view)
+}
+
+/// What the service in production says.
+async fn version_in(stand: &Stand, environment: &str) -> Result<String> {
+    let answer = reqwest::Client::new()
+        .get(format!("http://{}/", stand.proxy))
+        .header("host", sample::host_name(environment))
+        .timeout(Duration::from_secs(5))
+        .send()
+        .await?;
+    let body: serde_json::Value = answer.json().await?;
+    Ok(body["version"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Fails, naming the first reasons, where a request was not answered whole.
+fn nothing_was_dropped(tally: &Tally) {
+    assert_eq!(tally.dropped, 0, "of {} requests {} were dropped: {:#?}", tally.sent, tally.dropped, tally.reasons);
+    assert!(tally.sent > 50, "too few requests to tell: {}", tally.sent);
+}

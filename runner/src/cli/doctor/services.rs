@@ -1,0 +1,154 @@
+//! What should answer: the server, the host, the proxy's addresses.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+};
+
+use segue_schemas::{
+    api::ServerStatus,
+    config::Config,
+    host_api::{HostState, InstanceState},
+};
+use segue_worker::host::client::{HostClient, HostClientError};
+
+use super::Check;
+use crate::cli::{client::CallError, connection::ServerArgs, ending::Failure};
+
+/// Whether the server answers, is ready, and takes the token.
+pub async fn server(args: &ServerArgs) -> Vec<Check> {
+    const NAME: &str = "server";
+    let client = match args.anonymous() {
+        Ok(client) => client,
+        Err(failure) => return vec![Check::bad(NAME, failure.to_string(), "name it with --server URL")],
+    };
+    match client.plain("/readyz").await {
+        Ok(_) => {}
+        Err(error @ CallError::Unreachable(_)) => {
+            let found = Failure::from(error).to_string();
+            return vec![Check::bad(NAME, found, "start it with `segue up`, or name another with --server URL")];
+        }
+        Err(error) => {
+            let found = format!("is not ready: {}", Failure::from(error));
+            return vec![Check::bad(NAME, found, "look at what it printed; `GET /readyz` says what is missing")];
+        }
+    }
+    let mut checks = vec![Check::good(NAME, format!("{} is ready", client.base()))];
+    checks.push(token(args).await);
+    checks
+}
+
+async fn token(args: &ServerArgs) -> Check {
+    const NAME: &str = "admin's token";
+    let remedy = "take the admin-token of that server's data directory: --token-file FILE, SEGUE_TOKEN or --data DIR";
+    let client = match args.client() {
+        Ok(client) => client,
+        Err(failure) => return Check::bad(NAME, failure.to_string(), remedy),
+    };
+    match client.get::<ServerStatus>("/status", &()).await {
+        Ok(status) => Check::good(
+            NAME,
+            format!(
+                "is taken; version {}, {} jobs wait, {} run",
+                status.version, status.queued_jobs, status.running_jobs
+            ),
+        ),
+        Err(error) => Check::bad(NAME, Failure::from(error).to_string(), remedy),
+    }
+}
+
+/// Whether each host of this machine answers, and whether its proxy has its addresses.
+pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let is_named = config.hosts.contains_key("local");
+    let built_in = (!is_named).then(|| ("local".to_owned(), segue_schemas::config::HostConfig::default()));
+    for (name, host) in built_in.into_iter().chain(config.hosts.clone()) {
+        let socket = host.socket.clone().unwrap_or_else(|| data.join("host/host.sock"));
+        let title = format!("host {name}");
+        let state = match HostClient::new(socket.clone()).state().await {
+            Ok(state) => Some(state),
+            Err(error) => {
+                checks.push(silent(&title, &socket, &error));
+                None
+            }
+        };
+        if let Some(state) = &state {
+            checks.push(well(&title, state));
+        }
+        let listening = state.map(|state| state.listen).unwrap_or_default();
+        checks.extend(host.listen.iter().map(|address| port(address, &listening)));
+    }
+    checks
+}
+
+fn silent(title: &str, socket: &Path, error: &HostClientError) -> Check {
+    let remedy = match error {
+        HostClientError::Unreachable(_) => {
+            format!(
+                "`segue up` starts it; apart from that, run `segue host --data {}`",
+                socket.parent().unwrap_or(socket).display()
+            )
+        }
+        HostClientError::Host(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => {
+            "look at what `segue host` printed; restart it: its services live on meanwhile".into()
+        }
+    };
+    Check::bad(title, error.to_string(), remedy)
+}
+
+fn well(title: &str, state: &HostState) -> Check {
+    let troubled: Vec<String> = state
+        .instances
+        .iter()
+        .filter_map(|instance| match &instance.state {
+            InstanceState::BackingOff { exit } => {
+                Some(format!("{} ended with {exit} and is started again", instance.id))
+            }
+            InstanceState::Failed { reason } => Some(format!("{} can't be started: {reason}", instance.id)),
+            InstanceState::Preparing | InstanceState::Running | InstanceState::Stopped => None,
+        })
+        .collect();
+    if state.proxy_pid.is_none() {
+        return Check::bad(title, "answers, but its proxy does not run", "look at what it printed: is a port taken?");
+    }
+    if let Some(first) = troubled.first() {
+        let found = format!("{} of {} instances are in trouble: {first}", troubled.len(), state.instances.len());
+        return Check::bad(title, found, "look at the instance's output; go back with `segue rollback`");
+    }
+    let counts = format!("{} instances, {} routes", state.instances.len(), state.routes.len());
+    Check::good(title, format!("version {}, {counts}", state.version))
+}
+
+/// Whether the proxy has an address, or could have it.
+fn port(address: &str, listening: &[String]) -> Check {
+    let title = format!("port {}", address.rsplit(':').next().unwrap_or(address));
+    if listening.iter().any(|known| known == address) {
+        return Check::good(&title, format!("the proxy listens on {address}"));
+    }
+    let Ok(wanted) = address.parse::<SocketAddr>() else {
+        return Check::bad(&title, format!("`{address}` is no address"), "write IP:PORT in hosts.*.listen");
+    };
+    match TcpListener::bind(wanted) {
+        Ok(_) => Check::good(&title, format!("{address} is free")),
+        Err(error) => Check::bad(
+            &title,
+            format!("{address} can't be listened on: {error}"),
+            format!("find who has it (ss -ltnp 'sport = :{}'), or choose another in hosts.*.listen", wanted.port()),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::State, *};
+
+    #[test]
+    fn a_taken_port_is_found_unless_the_proxy_has_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        assert_eq!(port(&address, &[]).state, State::Bad);
+        assert_eq!(port(&address, std::slice::from_ref(&address)).state, State::Good);
+        drop(taken);
+        assert_eq!(port(&address, &[]).state, State::Good);
+    }
+}
