@@ -3,6 +3,7 @@
 //! Comes in: texts, events, observations and times, all as data. Goes out: values, plans, actions and diagnostics, for
 //! others to store and perform. Never here: IO, clocks, randomness, environment, processes; `clippy.toml` holds that.
 
+pub mod actions;
 pub mod config;
 pub mod diagnostic;
 pub mod document;
@@ -10,6 +11,8 @@ pub mod expr;
 pub mod filter;
 pub mod judge;
 mod nearest;
+pub mod pipeline;
+pub mod plan;
 pub mod progress;
 pub mod rollout;
 pub mod service;

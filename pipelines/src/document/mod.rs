@@ -13,6 +13,7 @@ use std::{ops::Range, rc::Rc};
 use crate::diagnostic::Findings;
 
 pub(crate) use deserialize::deserialize;
+pub(crate) use scalar::locate;
 pub use scalar::{Scalar, ScalarKind};
 
 /// The largest file.

@@ -15,11 +15,13 @@ mod syntax;
 mod template;
 mod value;
 
+pub(crate) use value::equal_ignoring_case;
+
 pub use contexts::{CONTEXT_NAMES, Contexts, HashFiles, StatusFunctions};
 pub use error::{ErrorKind, ExprError};
 pub use evaluate::MAX_TEXT_BYTES;
 pub use parser::{MAX_DEPTH, MAX_LENGTH_BYTES};
-pub use references::{Reference, Step, references, template_references};
+pub use references::{Call, Reference, Step, calls, references, template_expressions, template_references};
 pub use value::Value;
 
 use evaluate::Scope;

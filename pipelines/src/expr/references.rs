@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::{
-    ExprError, parser,
+    ExprError,
+    functions::Function,
+    parser,
     syntax::{Accessor, Node, NodeKind},
     template::{Piece, pieces},
     value::Value,
@@ -74,7 +76,50 @@ pub fn template_references(text: &str) -> Result<Vec<Reference>, ExprError> {
     Ok(all)
 }
 
-pub(super) fn of_node(node: &Node) -> Vec<Reference> {
+/// A call of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The function, as the language spells it.
+    pub function: &'static str,
+    /// Where the call stands, in bytes of the text that was given.
+    pub span: Range<usize>,
+}
+
+impl Call {
+    /// Whether it asks how things went so far, which only `if` may.
+    #[must_use]
+    pub fn is_status(&self) -> bool {
+        Function::named(self.function).is_some_and(Function::is_status)
+    }
+}
+
+/// The functions that a single expression (without `${{ }}`) calls, outer ones first.
+///
+/// # Errors
+/// As [`references`].
+pub fn calls(source: &str) -> Result<Vec<Call>, ExprError> {
+    let mut found = Vec::new();
+    parser::parse(source)?.walk(&mut |node| {
+        if let NodeKind::Call { function, .. } = &node.kind {
+            found.push(Call { function: function.name(), span: node.span.clone() });
+        }
+    });
+    Ok(found)
+}
+
+/// The expressions of a text with `${{ }}`: each with where it begins, in bytes of the text.
+///
+/// # Errors
+/// A `${{` that is not closed.
+pub fn template_expressions(text: &str) -> Result<Vec<(&str, usize)>, ExprError> {
+    let expressions = pieces(text)?.into_iter().filter_map(|piece| match piece {
+        Piece::Expression { source, offset } => Some((source, offset)),
+        Piece::Text(_) => None,
+    });
+    Ok(expressions.collect())
+}
+
+fn of_node(node: &Node) -> Vec<Reference> {
     let mut found: Vec<Reference> = Vec::new();
     node.walk(&mut |node| match &node.kind {
         NodeKind::Context(name) if !found.iter().any(|reference| reference.span.start == node.span.start) => {

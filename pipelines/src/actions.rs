@@ -1,0 +1,175 @@
+//! The built-in actions and what their `with` takes.
+//!
+//! Comes in: names and texts from a pipeline. Goes out: what is wrong with them, as far as it can be told before a run.
+//! Never here: performing them; the worker checks the evaluated values again.
+
+use segue_schemas::{duration::Span, id::is_name};
+
+/// An action that ships with Segue.
+#[derive(Debug)]
+pub struct Action {
+    /// Its name, as `uses` says it.
+    pub name: &'static str,
+    /// What `with` takes.
+    pub inputs: &'static [Input],
+    /// Inputs of which exactly one must be given.
+    pub one_of: &'static [&'static str],
+    /// Whether it changes an environment, which the job must name.
+    pub deploys: bool,
+}
+
+/// One input of an action.
+#[derive(Debug)]
+pub struct Input {
+    /// Its key under `with`.
+    pub name: &'static str,
+    /// Whether it must be given.
+    pub required: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Name,
+    Path,
+    Stages,
+    Duration,
+    Count,
+    Rate,
+    Ratio,
+}
+
+const fn required(name: &'static str, kind: Kind) -> Input {
+    Input { name, required: true, kind }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Input {
+    Input { name, required: false, kind }
+}
+
+/// Every action.
+pub const ACTIONS: [Action; 5] = [
+    Action {
+        name: "segue/checkout",
+        inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
+        one_of: &[],
+        deploys: false,
+    },
+    Action {
+        name: "segue/upload-artifact",
+        inputs: &[required("name", Kind::Name), required("path", Kind::Path)],
+        one_of: &[],
+        deploys: false,
+    },
+    Action {
+        name: "segue/download-artifact",
+        inputs: &[required("name", Kind::Name), optional("path", Kind::Path)],
+        one_of: &[],
+        deploys: false,
+    },
+    Action {
+        name: "segue/deploy",
+        inputs: &[required("service", Kind::Name), optional("artifact", Kind::Name), optional("path", Kind::Path)],
+        one_of: &["artifact", "path"],
+        deploys: true,
+    },
+    Action {
+        name: "segue/canary",
+        inputs: &[
+            required("service", Kind::Name),
+            optional("artifact", Kind::Name),
+            optional("path", Kind::Path),
+            optional("stages", Kind::Stages),
+            optional("stage-duration", Kind::Duration),
+            optional("hold-limit", Kind::Duration),
+            optional("min-requests", Kind::Count),
+            optional("false-alarm", Kind::Rate),
+            optional("error-margin", Kind::Rate),
+            optional("latency-ratio", Kind::Ratio),
+            optional("max-error-rate", Kind::Rate),
+            optional("max-p95", Kind::Duration),
+        ],
+        one_of: &["artifact", "path"],
+        deploys: true,
+    },
+];
+
+/// Actions of the language that this version does not have.
+pub(crate) const LATER: [&str; 5] =
+    ["segue/cache", "segue/rollback", "segue/promote", "segue/health-check", "segue/notify"];
+
+/// The action of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Action> {
+    ACTIONS.iter().find(|action| action.name == name)
+}
+
+impl Action {
+    /// Its input of that name.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Option<&'static Input> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+}
+
+impl Input {
+    /// Refuses a value that cannot be used. An empty one counts as left out.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn check(&self, value: &str) -> Result<(), String> {
+        let value = value.trim();
+        if value.is_empty() {
+            return if self.required { Err(format!("`{}` is empty", self.name)) } else { Ok(()) };
+        }
+        let name = self.name;
+        let rate = || value.strip_suffix('%').map_or_else(|| number(value), |share| number(share).map(|n| n / 100.0));
+        match self.kind {
+            Kind::Text => Ok(()),
+            Kind::Name if is_name(value) => Ok(()),
+            Kind::Name => Err(format!("`{value}` cannot be a name; use letters, digits, `-`, `_` and `.`")),
+            Kind::Path => path(value),
+            Kind::Stages => stages(value),
+            Kind::Duration => match value.parse::<Span>() {
+                Ok(span) if span.0.is_zero() => Err(format!("`{name}` cannot be 0; write a duration such as `15m`")),
+                Ok(_) => Ok(()),
+                Err(message) => Err(message),
+            },
+            Kind::Count => match value.parse::<u64>() {
+                Ok(_) => Ok(()),
+                Err(_) => Err(format!("`{value}` is no whole number of requests, such as `50`")),
+            },
+            Kind::Rate if rate().is_some_and(|rate| (0.0..1.0).contains(&rate)) => Ok(()),
+            Kind::Rate => Err(format!("`{value}` is no share from 0 to below 1, such as `0.01` or `1%`")),
+            Kind::Ratio if number(value).is_some_and(|ratio| ratio >= 1.0) => Ok(()),
+            Kind::Ratio => Err(format!("`{value}` is no factor of at least 1, such as `1.25`")),
+        }
+    }
+}
+
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+fn path(value: &str) -> Result<(), String> {
+    if value.starts_with('/') || value.split('/').any(|segment| segment == "..") {
+        return Err(format!("`{value}` leads out of the workspace; write a path from its root"));
+    }
+    Ok(())
+}
+
+fn stages(value: &str) -> Result<(), String> {
+    const REMEDY: &str = "write rising percentages that end with 100, such as `10,50,100`";
+    let mut last = 0;
+    for stage in value.split(',') {
+        let stage = stage.trim().trim_end_matches('%').trim_end();
+        let percent = stage.parse::<u8>().ok().filter(|percent| (1..=100).contains(percent));
+        let percent = percent.ok_or_else(|| format!("`{stage}` is no percentage from 1 to 100; {REMEDY}"))?;
+        if percent <= last {
+            return Err(format!("{last} does not rise to {percent}; {REMEDY}"));
+        }
+        last = percent;
+    }
+    if last == 100 { Ok(()) } else { Err(format!("the last stage is {last}; {REMEDY}")) }
+}

@@ -1,0 +1,283 @@
+//! Expressions in their places: which contexts and functions each place has, and whether what is read exists.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Range,
+    rc::Rc,
+};
+
+use super::{
+    reader::Reader,
+    untrusted::{is_untrusted, variable_for},
+};
+use crate::{
+    diagnostic::Code,
+    document::{Node, locate},
+    expr::{self, ErrorKind, ExprError, Reference, equal_ignoring_case},
+    nearest::did_you_mean,
+    plan::GITHUB_CONTEXT_KEYS,
+};
+
+/// A place where expressions stand.
+pub(super) struct Place {
+    /// The contexts that it has.
+    contexts: &'static [&'static str],
+    /// Whether `success()` and its like are known.
+    status: bool,
+    /// Whether there is a workspace to hash files of.
+    hash_files: bool,
+    /// Whether the value is run by a shell.
+    script: bool,
+}
+
+const fn place(contexts: &'static [&'static str]) -> Place {
+    Place { contexts, status: false, hash_files: false, script: false }
+}
+
+const IN_STEPS: &[&str] = &["github", "env", "vars", "inputs", "needs", "steps", "job", "runner", "secrets"];
+pub(super) const PIPELINE_ENV: Place = place(&["github", "vars", "inputs", "secrets"]);
+pub(super) const JOB_NAME: Place = place(&["github", "vars", "inputs", "needs"]);
+pub(super) const JOB_IF: Place = Place { status: true, ..place(&["github", "vars", "inputs", "needs"]) };
+pub(super) const JOB_ENV: Place = place(&["github", "vars", "inputs", "needs", "secrets"]);
+pub(super) const JOB_OUTPUT: Place = place(IN_STEPS);
+pub(super) const STEP_IF: Place = Place {
+    status: true,
+    hash_files: true,
+    ..place(&["github", "env", "vars", "inputs", "needs", "steps", "job", "runner"])
+};
+pub(super) const STEP: Place = Place { hash_files: true, ..place(IN_STEPS) };
+pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..place(IN_STEPS) };
+
+/// The jobs of the file: key to names of outputs. Read before anything else, as `needs` may point down the file.
+pub(super) type Jobs = HashMap<String, Vec<String>>;
+
+/// What expressions can name where reading stands.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scope {
+    /// The jobs of the file.
+    pub jobs: Rc<Jobs>,
+    /// What the job needs.
+    pub needs: Vec<String>,
+    /// The ids of the steps so far.
+    pub steps: Vec<String>,
+    /// Whether a step so far has an id that could not be read; then nothing is said about ids.
+    pub steps_unknown: bool,
+    /// Variables that hold what an outsider chooses.
+    untrusted_variables: HashSet<String>,
+    /// The secrets used so far.
+    pub secrets: BTreeSet<String>,
+}
+
+impl Scope {
+    /// Notes a variable of `env`; one that takes the place of another takes over its trust as well.
+    pub(super) fn note_variable(&mut self, name: &str, value: &str) {
+        let references = expr::template_references(value).unwrap_or_default();
+        if references.iter().any(|reference| self.is_untrusted(reference)) {
+            self.untrusted_variables.insert(name.to_owned());
+        } else {
+            self.untrusted_variables.remove(name);
+        }
+    }
+
+    fn is_untrusted(&self, reference: &Reference) -> bool {
+        is_untrusted(reference)
+            || (reference.is_in("env")
+                && match reference.name(0) {
+                    Some(name) => self.untrusted_variables.contains(name),
+                    None => !self.untrusted_variables.is_empty(),
+                })
+    }
+}
+
+impl Reader<'_, '_> {
+    /// A text that may hold `${{ }}`, checked. Numbers and booleans are taken as written.
+    pub(super) fn template(&mut self, node: &Node, what: &str, place: &Place, scope: &mut Scope) -> Option<String> {
+        let text = self.text(node, what)?;
+        match expr::template_expressions(&text) {
+            Ok(expressions) => {
+                for (source, offset) in expressions {
+                    self.check_expression(node, source, offset, place, scope);
+                }
+            }
+            Err(error) => self.refuse_expression(node, &error, 0),
+        }
+        Some(text)
+    }
+
+    /// An `if`: one expression, given back without its `${{ }}`.
+    pub(super) fn condition(&mut self, node: &Node, place: &Place, scope: &mut Scope) -> Option<String> {
+        let text = self.text(node, "if")?;
+        if text.trim().is_empty() {
+            return None;
+        }
+        match expr::condition_source(&text) {
+            Ok((source, offset)) => {
+                self.check_expression(node, source, offset, place, scope);
+                Some(source.trim().to_owned())
+            }
+            Err(error) => {
+                self.refuse_expression(node, &error, 0);
+                None
+            }
+        }
+    }
+
+    /// Where a part of a scalar's text stands in the file.
+    pub(super) fn within(&self, node: &Node, part: &Range<usize>) -> Range<usize> {
+        let written = self.findings.source.text.get(node.span.clone()).unwrap_or_default();
+        let text = node.scalar().map_or("", |scalar| scalar.text.as_str());
+        locate(text, part, written, node.span.start)
+    }
+
+    fn check_expression(&mut self, node: &Node, source: &str, offset: usize, place: &Place, scope: &mut Scope) {
+        let (references, calls) = match (expr::references(source), expr::calls(source)) {
+            (Ok(references), Ok(calls)) => (references, calls),
+            (Err(error), _) | (_, Err(error)) => return self.refuse_expression(node, &error, offset),
+        };
+        for call in calls {
+            let hash_files = call.function == "hashFiles";
+            if (call.is_status() && !place.status) || (hash_files && !place.hash_files) {
+                let span = self.within(node, &shifted(&call.span, offset));
+                let home = if hash_files { "in steps, where there is a workspace" } else { "in `if`" };
+                let message = format!("`{}` is only known {home}", call.function);
+                self.findings.error(Code::UnknownFunction, &span, message, None);
+            }
+        }
+        for reference in references {
+            let problem = context_problem(&reference, place)
+                .or_else(|| existence_problem(&reference, scope))
+                .or_else(|| secret_problem(&reference, scope))
+                .or_else(|| if place.script { script_problem(&reference, source, scope) } else { None });
+            if let Some((code, message, help)) = problem {
+                let span = self.within(node, &shifted(&reference.span, offset));
+                self.findings.error(code, &span, message, help);
+            } else if let Some(key) = missing_github_key(&reference) {
+                let span = self.within(node, &shifted(&reference.span, offset));
+                let help = did_you_mean(key, GITHUB_CONTEXT_KEYS)
+                    .unwrap_or_else(|| format!("known: {}", GITHUB_CONTEXT_KEYS.join(", ")));
+                let message = format!("`github.{key}` does not exist here, so this is always empty");
+                self.findings.warning(Code::UnknownReference, &span, message, Some(help));
+            }
+        }
+    }
+
+    fn refuse_expression(&mut self, node: &Node, error: &ExprError, offset: usize) {
+        let code = match error.kind {
+            ErrorKind::Syntax | ErrorKind::Value => Code::ExpressionSyntax,
+            ErrorKind::UnknownContext => Code::UnknownContext,
+            ErrorKind::UnknownFunction => Code::UnknownFunction,
+            ErrorKind::ArgumentCount => Code::ArgumentCount,
+            ErrorKind::Limit => Code::ExpressionLimit,
+        };
+        let span = self.within(node, &shifted(&error.span, offset));
+        self.findings.error(code, &span, error.to_string(), error.help.clone());
+    }
+}
+
+type Problem = (Code, String, Option<String>);
+
+fn context_problem(reference: &Reference, place: &Place) -> Option<Problem> {
+    if place.contexts.iter().any(|context| reference.is_in(context)) {
+        return None;
+    }
+    let name = &reference.context;
+    let known = expr::CONTEXT_NAMES.iter().any(|context| reference.is_in(context));
+    let here = format!("available here: {}", place.contexts.join(", "));
+    Some(if known {
+        (Code::UnknownContext, format!("the context `{name}` is not available here"), Some(here))
+    } else {
+        let help = did_you_mean(name, place.contexts.iter().copied())
+            .unwrap_or_else(|| format!("{here}; a text stands in single quotes: `'{name}'`"));
+        (Code::UnknownContext, format!("there is no context `{name}`"), Some(help))
+    })
+}
+
+/// `needs.x` and `steps.x` that lead nowhere.
+fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
+    let first = reference.name(0)?;
+    let unknown = |message: String, help: String| Some((Code::UnknownReference, message, Some(help)));
+    let has = |list: &[String], name: &str| list.iter().any(|known| equal_ignoring_case(known, name));
+    if reference.is_in("needs") {
+        if !has(&scope.needs, first) {
+            return if scope.jobs.keys().any(|key| equal_ignoring_case(key, first)) {
+                let help = format!("add it to this job's `needs`: `needs: [{first}]`");
+                unknown(format!("this job does not need `{first}`, so nothing is known of it"), help)
+            } else {
+                let help = suggestion(first, &scope.needs, "`needs` of this job");
+                unknown(format!("there is no job `{first}`"), help)
+            };
+        }
+        let outputs = scope.jobs.get(first)?;
+        return match (reference.name(1)?, reference.name(2)) {
+            ("result", _) | ("outputs", None) => None,
+            ("outputs", Some(output)) if has(outputs, output) => None,
+            ("outputs", Some(output)) => unknown(
+                format!("the job `{first}` has no output `{output}`"),
+                suggestion(output, outputs, &format!("`outputs` of `{first}`")),
+            ),
+            (other, _) => unknown(
+                format!("a needed job has no `{other}`"),
+                did_you_mean(other, ["result", "outputs"]).unwrap_or_else(|| "it has `result` and `outputs`".into()),
+            ),
+        };
+    }
+    if reference.is_in("steps") && !scope.steps_unknown {
+        if !has(&scope.steps, first) {
+            let help = suggestion(first, &scope.steps, "ids of the steps before");
+            return unknown(format!("no step before this one has the id `{first}`"), help);
+        }
+        const KEYS: [&str; 3] = ["outputs", "outcome", "conclusion"];
+        let key = reference.name(1)?;
+        if !KEYS.contains(&key) {
+            let help = did_you_mean(key, KEYS).unwrap_or_else(|| format!("it has {}", KEYS.join(", ")));
+            return unknown(format!("a step has no `{key}`"), help);
+        }
+    }
+    None
+}
+
+/// Secrets come with the claim of a job, by name; so each must be named in the text. Notes those that are.
+fn secret_problem(reference: &Reference, scope: &mut Scope) -> Option<Problem> {
+    if !reference.is_in("secrets") {
+        return None;
+    }
+    if let Some(name) = reference.name(0) {
+        scope.secrets.insert(name.to_owned());
+        return None;
+    }
+    let message = "a secret must be named: a job gets only those that its text names".to_owned();
+    Some((Code::UnnamedSecret, message, Some("write `secrets.NAME` for each that is needed".into())))
+}
+
+fn script_problem(reference: &Reference, source: &str, scope: &Scope) -> Option<Problem> {
+    if !scope.is_untrusted(reference) {
+        return None;
+    }
+    let written = source.get(reference.span.clone()).unwrap_or_default();
+    let help = if reference.is_in("env") {
+        match reference.name(0) {
+            Some(name) => format!("it is in the environment of the script already: write `\"${name}\"`"),
+            None => "read the variables in the script: `\"$NAME\"`".into(),
+        }
+    } else {
+        let name = variable_for(reference);
+        format!("give the step `env: {{ {name}: \"${{{{ {written} }}}}\" }}` and write `\"${name}\"` in the script")
+    };
+    let message = format!("`{written}` is chosen by whoever makes the event; pasted into a script, it would be run");
+    Some((Code::UntrustedValue, message, Some(help)))
+}
+
+fn missing_github_key(reference: &Reference) -> Option<&str> {
+    let key = reference.name(0).filter(|_| reference.is_in("github"))?;
+    (!GITHUB_CONTEXT_KEYS.iter().any(|known| known.eq_ignore_ascii_case(key))).then_some(key)
+}
+
+fn suggestion(name: &str, known: &[String], what: &str) -> String {
+    did_you_mean(name, known.iter().map(String::as_str)).unwrap_or_else(|| {
+        if known.is_empty() { format!("there are no {what}") } else { format!("{what}: {}", known.join(", ")) }
+    })
+}
+
+fn shifted(span: &Range<usize>, offset: usize) -> Range<usize> {
+    span.start + offset..span.end + offset
+}

@@ -1,0 +1,56 @@
+//! Pipeline files, `.segue/pipelines/*.yml`.
+//!
+//! Comes in: a file's name and text. Goes out: the pipeline as a model in which every name is resolved and every expression
+//! follows the grammar, and all that is wrong with the file, located. Never here: events, what would run, reading files.
+
+mod expressions;
+mod graph;
+mod jobs;
+mod model;
+mod reader;
+mod steps;
+mod triggers;
+mod untrusted;
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Findings, Source},
+    document,
+    service::file_stem,
+};
+pub use model::{Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, Triggers};
+
+use reader::Reader;
+
+/// What a pipeline file says.
+#[derive(Debug)]
+pub struct Parsed {
+    /// Its name, also where the rest is broken: `name:`, or the file's stem.
+    pub name: String,
+    /// What starts it, where that much could be read.
+    pub triggers: Option<Triggers>,
+    /// The pipeline; `None` where anything in the file is wrong.
+    pub pipeline: Option<Pipeline>,
+    /// Everything found, in the order of its lines; errors where there is no pipeline, otherwise warnings at most.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads a pipeline file.
+#[must_use]
+pub fn parse(path: &str, text: &str) -> Parsed {
+    let mut findings = Findings::new(Source::new(path, text));
+    let mut parsed =
+        Parsed { name: file_stem(path).to_owned(), triggers: None, pipeline: None, diagnostics: Vec::new() };
+    match document::parse(&mut findings) {
+        Some(root) if !root.is_null() => {
+            let pipeline = Reader::new(&mut findings).pipeline(&root, &mut parsed);
+            parsed.pipeline = pipeline.filter(|_| !findings.has_errors());
+        }
+        _ if findings.has_errors() => {}
+        _ => {
+            let help = "a pipeline has at least `on:` and `jobs:`";
+            findings.error(Code::EmptyDocument, &(0..0), "the pipeline file is empty", Some(help.into()));
+        }
+    }
+    parsed.diagnostics = findings.finish();
+    parsed
+}

@@ -1,0 +1,96 @@
+//! A pipeline, read and checked.
+
+use indexmap::IndexMap;
+use segue_schemas::plan::StepPlan;
+
+use crate::filter::Patterns;
+
+/// A pipeline. Texts that may hold `${{ }}` are kept as written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pipeline {
+    /// Its name: `name:`, or the file's stem.
+    pub name: String,
+    /// What starts it.
+    pub triggers: Triggers,
+    /// `env:`; templates.
+    pub env: IndexMap<String, String>,
+    /// Its jobs, each after those that it needs; ties in the file's order.
+    pub jobs: Vec<Job>,
+}
+
+/// What starts a pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Triggers {
+    /// `push`.
+    pub push: Option<PushFilter>,
+    /// `pull_request`.
+    pub pull_request: Option<PullRequestFilter>,
+    /// `workflow_dispatch`.
+    pub workflow_dispatch: Option<Dispatch>,
+}
+
+/// Which pushes start it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushFilter {
+    /// Of branches. `None`: all, unless only tags are named.
+    pub branches: Option<RefFilter>,
+    /// Of tags. `None`: all, unless only branches are named.
+    pub tags: Option<RefFilter>,
+    /// By the files that changed; not asked for tags.
+    pub paths: Option<RefFilter>,
+}
+
+/// Which pull requests start it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullRequestFilter {
+    /// What must have happened to it.
+    pub types: Vec<String>,
+    /// By the branch that it goes to.
+    pub branches: Option<RefFilter>,
+    /// By the files that changed.
+    pub paths: Option<RefFilter>,
+}
+
+/// Names that are taken in, or names that are ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefFilter {
+    /// Those that match, with `!` in the list taking out again.
+    Only(Patterns),
+    /// All but those that match.
+    Ignore(Patterns),
+}
+
+/// Started by a person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dispatch {}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its key.
+    pub key: String,
+    /// `name:`, a template; the key where it is left out.
+    pub name: String,
+    /// The keys of the jobs before it.
+    pub needs: Vec<String>,
+    /// `if:`, without `${{ }}`.
+    pub condition: Option<String>,
+    /// Labels that the worker must have.
+    pub runs_on: Vec<String>,
+    /// The environment that it changes.
+    pub environment: Option<String>,
+    /// Whether it may be run again after its worker was lost.
+    pub idempotent: bool,
+    /// Time limit in seconds.
+    pub timeout_seconds: u64,
+    /// `env:`; templates.
+    pub env: IndexMap<String, String>,
+    /// `outputs:`; templates.
+    pub outputs: IndexMap<String, String>,
+    /// The secrets that it names, sorted.
+    pub secrets: Vec<String>,
+    /// Its steps.
+    pub steps: Vec<StepPlan>,
+    /// Line of its key, from 1.
+    pub line: usize,
+}

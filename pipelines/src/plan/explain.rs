@@ -1,0 +1,171 @@
+//! The plan in words: what would run and why, what not and why not. Decided by the very code that plans and advances runs.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use segue_schemas::{
+    plan::JobPlan,
+    status::{JobStatus, RunStatus},
+    trigger::Trigger,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{GITHUB_CONTEXT_KEYS, Outcome, RunNumbers, github_context, outcome, run_plan};
+use crate::{
+    diagnostic::Diagnostic,
+    expr::{self, Contexts},
+    pipeline,
+    progress::{Action, JobView, RunView, SkipCause, advance},
+};
+
+/// A pipeline, explained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExplainedPipeline {
+    /// Its file.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// Whether the event starts it.
+    pub matches: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// Its jobs in the order in which they could start; none where the file is broken.
+    pub jobs: Vec<ExplainedJob>,
+    /// What is wrong with the file.
+    #[serde(skip)]
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A job, explained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExplainedJob {
+    /// Its key.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its combination of the matrix.
+    pub matrix: IndexMap<String, Value>,
+    /// The jobs before it.
+    pub needs: Vec<String>,
+    /// Whether it would run if every job before it ended well.
+    pub would_run: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+/// Explains what an event does to each of the files; arguments as for [`super::plan`].
+#[must_use]
+pub fn explain<P: AsRef<str>, T: AsRef<str>>(
+    files: &[(P, T)],
+    trigger: &Trigger,
+    changed_files: Option<&[String]>,
+) -> Vec<ExplainedPipeline> {
+    files
+        .iter()
+        .map(|(file, text)| {
+            let file = file.as_ref();
+            let parsed = pipeline::parse(file, text.as_ref());
+            let plan = parsed.pipeline.as_ref().map(|pipeline| run_plan(file, pipeline));
+            let jobs = plan.as_ref().map_or(&[][..], |plan| &plan.jobs);
+            let (matches, reason, jobs) = match outcome(file, &parsed, trigger, changed_files) {
+                Outcome::Run(pipeline, reason) => (true, reason, foresee(jobs, trigger, &pipeline.name)),
+                Outcome::NotMatching(reason) => {
+                    let why = "the event does not start the pipeline";
+                    (false, reason, jobs.iter().map(|job| explained(job, &job.name, false, why.into())).collect())
+                }
+                Outcome::Broken => (false, "the file is broken".into(), Vec::new()),
+            };
+            let (name, diagnostics) = (parsed.name, parsed.diagnostics);
+            ExplainedPipeline { file: file.to_owned(), name, matches, reason, jobs, diagnostics }
+        })
+        .collect()
+}
+
+/// Plays the run with every job that starts ending well at once, and notes what happens to each.
+fn foresee(jobs: &[JobPlan], trigger: &Trigger, pipeline: &str) -> Vec<ExplainedJob> {
+    let github = github_context(trigger, pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
+    let contexts = Contexts::new().with("github", &github);
+    let mut run = RunView {
+        status: RunStatus::Queued,
+        cancelled: false,
+        jobs: jobs.iter().map(JobView::planned).collect(),
+        contexts: BTreeMap::from([("github".to_owned(), github)]),
+    };
+    let mut fates: BTreeMap<String, (bool, String)> = BTreeMap::new();
+    // each round ends at least one job, so there are at most as many as jobs
+    for _ in 0..=jobs.len() {
+        for action in advance(&run) {
+            let (key, status, cause, fate) = match action {
+                Action::Queue { job } => (job, JobStatus::Succeeded, None, None),
+                Action::Skip { job, cause, reason } => (job, JobStatus::Skipped, Some(cause), Some(reason)),
+                Action::Cancel { job, reason } => (job, JobStatus::Cancelled, None, Some(reason)),
+                Action::Fail { job, reason, .. } => (job, JobStatus::Failed, None, Some(reason)),
+                Action::Run { .. } => continue,
+            };
+            set(&mut run, &key, status, cause);
+            fates.insert(key, fate.map_or_else(|| (true, String::new()), |reason| (false, reason)));
+        }
+        if run.jobs.iter().all(|job| job.status.is_final()) {
+            break;
+        }
+    }
+    jobs.iter()
+        .map(|job| {
+            let name = expr::render_template(&job.name, &contexts).unwrap_or_else(|_| job.name.clone());
+            let (would_run, reason) = match fates.remove(&job.key) {
+                Some((true, _)) => (true, why_it_runs(job)),
+                Some((false, reason)) => (false, reason + assumed(job)),
+                None => (false, "a job before it never ends".into()),
+            };
+            explained(job, &name, would_run, reason)
+        })
+        .collect()
+}
+
+fn set(run: &mut RunView, key: &str, status: JobStatus, cause: Option<SkipCause>) {
+    if let Some(job) = run.jobs.iter_mut().find(|job| job.key == key) {
+        job.status = status;
+        job.skip_cause = cause;
+    }
+}
+
+fn why_it_runs(job: &JobPlan) -> String {
+    let condition = match &job.condition {
+        Some(condition) => format!("its `if` holds: {condition}{}", assumed(job)),
+        None => String::new(),
+    };
+    let needs = match job.needs.as_slice() {
+        [] => "it waits for nothing".to_owned(),
+        needs => format!("once {} ended well", needs.join(", ")),
+    };
+    let environment = match &job.environment {
+        Some(environment) => format!("; the environment `{environment}` may ask for approval"),
+        None => String::new(),
+    };
+    if condition.is_empty() { format!("{needs}{environment}") } else { format!("{needs}; {condition}{environment}") }
+}
+
+/// What a condition reads that only the run will know.
+fn assumed(job: &JobPlan) -> &'static str {
+    let Some(condition) = &job.condition else { return "" };
+    let references = expr::references(condition).unwrap_or_default();
+    let unknown = references.iter().any(|reference| {
+        let reads_output = reference.is_in("needs") && reference.name(1) != Some("result");
+        let reads_github = reference.is_in("github")
+            && !reference.name(0).is_some_and(|key| GITHUB_CONTEXT_KEYS.iter().any(|k| k.eq_ignore_ascii_case(key)));
+        reads_output || reads_github || reference.is_in("vars") || reference.is_in("inputs")
+    });
+    if unknown { " (outputs, variables and inputs are taken as empty here; the run decides)" } else { "" }
+}
+
+fn explained(job: &JobPlan, name: &str, would_run: bool, reason: String) -> ExplainedJob {
+    ExplainedJob {
+        id: job.key.clone(),
+        name: name.to_owned(),
+        matrix: job.matrix.clone(),
+        needs: job.needs.clone(),
+        would_run,
+        reason,
+    }
+}

@@ -1,0 +1,135 @@
+//! Whether an event starts a pipeline, with the reason either way.
+
+use segue_schemas::trigger::{Event, Trigger};
+
+use crate::{
+    pipeline::{PullRequestFilter, PushFilter, RefFilter, Triggers},
+    service::file_stem,
+};
+
+/// Why the event starts the pipeline, or why not.
+pub(super) fn matching(
+    file: &str,
+    name: &str,
+    triggers: &Triggers,
+    trigger: &Trigger,
+    changed_files: Option<&[String]>,
+) -> Result<String, String> {
+    match &trigger.event {
+        Event::Push { r#ref, after, .. } => {
+            let filter = triggers.push.as_ref().ok_or_else(|| not_listed(triggers, "push"))?;
+            push(filter, r#ref, after.is_zero(), changed_files)
+        }
+        Event::PullRequest { action, base_ref, number, .. } => {
+            let filter = triggers.pull_request.as_ref().ok_or_else(|| not_listed(triggers, "pull_request"))?;
+            pull_request(filter, action, *number, base_ref, changed_files)
+        }
+        Event::WorkflowDispatch { pipeline, .. } => {
+            if let Some(asked) =
+                pipeline.as_deref().filter(|asked| *asked != name && *asked != file_stem(file) && *asked != file)
+            {
+                return Err(format!("a run of `{asked}` was asked for"));
+            }
+            if triggers.workflow_dispatch.is_none() {
+                return Err(not_listed(triggers, "workflow_dispatch"));
+            }
+            Ok("a person asked for it".into())
+        }
+    }
+}
+
+fn not_listed(triggers: &Triggers, event: &str) -> String {
+    let listed: Vec<&str> = [
+        ("push", triggers.push.is_some()),
+        ("pull_request", triggers.pull_request.is_some()),
+        ("workflow_dispatch", triggers.workflow_dispatch.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, listed)| listed.then_some(name))
+    .collect();
+    match listed.as_slice() {
+        [] => format!("it is not started by `{event}`"),
+        listed => format!("it is started by {}, not by `{event}`", listed.join(", ")),
+    }
+}
+
+fn push(
+    filter: &PushFilter,
+    full_ref: &str,
+    deleted: bool,
+    changed_files: Option<&[String]>,
+) -> Result<String, String> {
+    if let Some(tag) = full_ref.strip_prefix("refs/tags/") {
+        if deleted {
+            return Err(format!("the tag `{tag}` was deleted"));
+        }
+        return match (&filter.tags, &filter.branches) {
+            (Some(tags), _) => admits(tags, "tags", tag).map(|by| format!("the tag `{tag}` was pushed{by}")),
+            (None, Some(_)) => Err(format!("`{tag}` is a tag, and `on.push` names only branches")),
+            (None, None) => Ok(format!("the tag `{tag}` was pushed")),
+        };
+    }
+    let Some(branch) = full_ref.strip_prefix("refs/heads/") else {
+        return Err(format!("`{full_ref}` is neither a branch nor a tag"));
+    };
+    if deleted {
+        return Err(format!("the branch `{branch}` was deleted"));
+    }
+    let by = match (&filter.branches, &filter.tags) {
+        (Some(branches), _) => admits(branches, "branches", branch)?,
+        (None, Some(_)) => return Err(format!("`{branch}` is a branch, and `on.push` names only tags")),
+        (None, None) => String::new(),
+    };
+    let paths = paths(filter.paths.as_ref(), changed_files)?;
+    Ok(format!("the branch `{branch}` was pushed{by}{paths}"))
+}
+
+fn pull_request(
+    filter: &PullRequestFilter,
+    action: &str,
+    number: u64,
+    base: &str,
+    changed_files: Option<&[String]>,
+) -> Result<String, String> {
+    if !filter.types.iter().any(|kind| kind == action) {
+        return Err(format!("the pull request was `{action}`, and `types` is {}", filter.types.join(", ")));
+    }
+    let by = match &filter.branches {
+        Some(branches) => admits(branches, "branches", base)?,
+        None => String::new(),
+    };
+    let paths = paths(filter.paths.as_ref(), changed_files)?;
+    Ok(format!("pull request {number} into `{base}` was `{action}`{by}{paths}"))
+}
+
+/// By which pattern a name is let in, or why not.
+fn admits(filter: &RefFilter, key: &str, name: &str) -> Result<String, String> {
+    match filter {
+        RefFilter::Only(patterns) => match patterns.deciding_text(name) {
+            Some(text) if !text.starts_with('!') => Ok(format!(", which `{key}` takes in by `{text}`")),
+            Some(text) => Err(format!("`{key}` leaves `{name}` out by `{text}`")),
+            None => Err(format!("no pattern of `{key}` matches `{name}`")),
+        },
+        RefFilter::Ignore(patterns) => match patterns.deciding_text(name) {
+            Some(text) => Err(format!("`{key}-ignore` leaves `{name}` out by `{text}`")),
+            None => Ok(format!(", which `{key}-ignore` does not leave out")),
+        },
+    }
+}
+
+fn paths(filter: Option<&RefFilter>, changed_files: Option<&[String]>) -> Result<String, String> {
+    let Some(filter) = filter else { return Ok(String::new()) };
+    let Some(files) = changed_files else {
+        return Ok("; which files changed is not known, so `paths` is not asked".into());
+    };
+    match filter {
+        RefFilter::Only(patterns) => match files.iter().find(|file| patterns.matches(file)) {
+            Some(file) => Ok(format!("; `{file}` changed, which `paths` takes in")),
+            None => Err(format!("`paths` takes none of the {} changed files in", files.len())),
+        },
+        RefFilter::Ignore(patterns) => match files.iter().find(|file| !patterns.matches(file)) {
+            Some(file) => Ok(format!("; `{file}` changed, which `paths-ignore` does not leave out")),
+            None => Err(format!("`paths-ignore` leaves all of the {} changed files out", files.len())),
+        },
+    }
+}
