@@ -5,7 +5,7 @@
 //! | `GET /status` | -> [`ServerStatus`] |
 //! | `GET /deliveries?limit=&before=` | -> [`DeliveryPage`], newest first |
 //! | `GET /deliveries/{guid}` | -> [`DeliveryView`] with the runs that came of it |
-//! | `GET /runs?repository=&pipeline=&ref=&commit=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
+//! | `GET /runs?repository=&pipeline=&ref=&commit=&event=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
 //! | `GET /runs/{id}?attempt=` | -> [`RunView`]; the newest attempt where none is named |
 //! | `GET /runs/{id}/events` | -> SSE of [`RunEvent`]: the state first, then each change, `end` last |
 //! | `POST /repositories/{owner}/{name}/dispatches` | [`DispatchRequest`] -> 201 [`Dispatched`] |
@@ -43,7 +43,7 @@ use crate::{
     artifact::Artifact,
     deploy::{JournalEntry, Release, Rollout},
     host_api::EmergencyResult,
-    id::{CommitSha, DeliveryId, JobId, RolloutId, RunId, WorkerId},
+    id::{CommitSha, DeliveryId, JobId, ReleaseId, RolloutId, RunId, WorkerId},
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
     time::Timestamp,
 };
@@ -115,7 +115,7 @@ pub struct DeliveryPage {
     /// The deliveries.
     pub items: Vec<DeliveryView>,
     /// Pass as `before` for the next page; `None`: this is the last.
-    pub next: Option<Timestamp>,
+    pub next: Option<i64>,
 }
 
 /// Which deliveries.
@@ -123,8 +123,8 @@ pub struct DeliveryPage {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
-    /// Only those received earlier: what `next` said on the page before.
-    pub before: Option<Timestamp>,
+    /// What `next` said on the page before.
+    pub before: Option<i64>,
     /// How many, 1 to 200; 50 where it is left out.
     pub limit: Option<u32>,
 }
@@ -143,6 +143,8 @@ pub struct RunQuery {
     pub r#ref: Option<String>,
     /// Only of this commit.
     pub commit: Option<CommitSha>,
+    /// Only of this event.
+    pub event: Option<String>,
     /// Only in this status.
     pub status: Option<RunStatus>,
     /// Only runs with a lower number: what `next` said on the page before.
@@ -182,7 +184,7 @@ pub struct RunSummary {
     pub title: String,
     /// Who did it.
     pub actor: String,
-    /// The webhook delivery that it came of; none for a run by hand.
+    /// The delivery that it came of, or the key under which it was started by hand.
     pub delivery: Option<DeliveryId>,
     /// How it stands.
     pub status: RunStatus,
@@ -258,6 +260,8 @@ pub struct JobView {
     pub reason: Option<String>,
     /// What kind of failure.
     pub failure_class: Option<FailureClass>,
+    /// What an approval would be for; `None` where none is missing.
+    pub approval: Option<ApprovalView>,
     /// Who has it or had it last.
     pub worker: Option<WorkerId>,
     /// Its outputs.
@@ -272,6 +276,15 @@ pub struct JobView {
     pub ended_at: Option<Timestamp>,
     /// Its steps as last reported.
     pub steps: Vec<StepView>,
+}
+
+/// An approval that a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct ApprovalView {
+    /// How many are needed.
+    pub required: u32,
+    /// Who has approved already.
+    pub by: Vec<String>,
 }
 
 /// A step of a job.
@@ -332,6 +345,9 @@ pub struct DispatchRequest {
     /// The inputs.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub inputs: IndexMap<String, String>,
+    /// Chosen by the caller: the same key again starts nothing and answers with what it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<DeliveryId>,
     /// Who asks, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -340,6 +356,8 @@ pub struct DispatchRequest {
 /// What was started by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Dispatched {
+    /// The GUID under which it is recorded.
+    pub delivery: DeliveryId,
     /// The runs.
     pub runs: Vec<RunSummary>,
 }
@@ -522,6 +540,8 @@ pub struct RolloutQuery {
     pub service: Option<String>,
     /// Only those that a step of this run made.
     pub run: Option<RunId>,
+    /// Only of this release.
+    pub release: Option<ReleaseId>,
     /// Only those that have (not) ended.
     pub active: Option<bool>,
     /// How many, 1 to 200; 50 where it is left out.

@@ -9,14 +9,14 @@ mod reader;
 mod tree;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use segue_schemas::id::CommitSha;
-use tokio::sync::Semaphore;
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore};
 
 pub use self::name::{InvalidName, RefName, RepositoryName, Source};
 use self::reader::{Found, Reader, WarmReaders};
@@ -37,6 +37,8 @@ pub const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
 const CHANGED_LIMIT: usize = 8 * 1024 * 1024;
 const SMALL_OUTPUT: usize = 64 * 1024;
 const PIPELINES: &str = ".segue/pipelines";
+/// Holds, in a mirror, the address that it was last fetched from.
+const SOURCE_FILE: &str = "segue-source";
 
 /// Why something can't be had from a mirror.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -110,7 +112,8 @@ pub enum MirrorError {
 pub struct Wanted {
     /// The commit.
     pub commit: CommitSha,
-    /// The ref that the mirror keeps it by; also asked for where a remote gives no single commits.
+    /// The remote's ref that leads to it. The mirror keeps the commit for it, and asks for it where a remote gives no
+    /// single commits.
     pub git_ref: RefName,
 }
 
@@ -190,7 +193,17 @@ impl Mirrors {
         };
         let path = self.path(repository);
         let limit = if make_mirror(&path).await? { CLONE_LIMIT } else { FETCH_LIMIT };
-        self.fetch(repository, &path, source, &missing, limit).await
+        self.fetch(repository, &path, source, &missing, limit).await?;
+        if self.last_source(repository).await.as_ref() != Some(source) {
+            note_source(&path, source).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the mirror was last fetched from, where it ever was.
+    pub async fn last_source(&self, repository: &RepositoryName) -> Option<Source> {
+        let text = tokio::fs::read_to_string(self.path(repository).join(SOURCE_FILE)).await.ok()?;
+        Source::parse(text.trim_end()).ok()
     }
 
     /// The pipeline files at a commit that is in the mirror, by name.
@@ -223,7 +236,8 @@ impl Mirrors {
         Ok(files)
     }
 
-    /// The paths that differ between two commits; `None` where that can't be told (the older one is not there any more,
+    /// The paths that differ between two commits (`since_fork`: between the newer one and where it left the older one's line);
+    /// `None` where that can't be told (the older one is not there any more,
     /// or there are too many), so that every path counts as changed.
     ///
     /// # Errors
@@ -233,6 +247,7 @@ impl Mirrors {
         repository: &RepositoryName,
         from: &CommitSha,
         to: &CommitSha,
+        since_fork: bool,
     ) -> Result<Option<Vec<String>>, MirrorError> {
         if from.is_zero() || !self.contains(repository, from).await? {
             return Ok(None);
@@ -240,6 +255,7 @@ impl Mirrors {
         let mut command = git::command(Some(&self.path(repository)));
         command
             .args(["diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff"])
+            .args(since_fork.then_some("--merge-base"))
             .arg(git::end_of_options())
             .args([from.as_str(), to.as_str()]);
         let what = format!("comparing {} with {}", from.short(), to.short());
@@ -346,12 +362,11 @@ impl Mirrors {
         limit: Duration,
     ) -> Result<(), MirrorError> {
         let what = format!("fetching from {}", source.shown());
-        let by_commit = wanted.iter().map(|one| format!("+{}:{}", one.commit, one.git_ref.as_str()));
+        let by_commit = refspecs(wanted, |one| one.commit.as_str());
         let first = git::run(&what, fetch_command(path, source, by_commit), limit, SMALL_OUTPUT).await?;
         if !first.status.success() {
-            let by_ref = wanted.iter().map(|one| format!("+{0}:{0}", one.git_ref.as_str()));
+            let by_ref = refspecs(wanted, |one| one.git_ref.as_str());
             let second = git::run(&what, fetch_command(path, source, by_ref), limit, SMALL_OUTPUT).await?;
-            // what is said about the ref is the better message, except where the remote has the repository but not the commit
             if !second.status.success() {
                 return Err(MirrorError::Git { what, message: git::last_words(&second) });
             }
@@ -405,7 +420,36 @@ async fn make_mirror(path: &Path) -> Result<bool, MirrorError> {
     Ok(true)
 }
 
-fn fetch_command(path: &Path, source: &Source, refspecs: impl Iterator<Item = String>) -> tokio::process::Command {
+/// The address may hold a password: only the owner reads it.
+async fn note_source(mirror: &Path, source: &Source) -> Result<(), MirrorError> {
+    let path = mirror.join(SOURCE_FILE);
+    let problem = |problem: std::io::Error| MirrorError::Folder { path: path.clone(), problem: problem.to_string() };
+    let mut options = tokio::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).await;
+    let mut file = file.map_err(problem)?;
+    file.write_all(source.as_str().as_bytes()).await.map_err(problem)?;
+    file.flush().await.map_err(problem)
+}
+
+/// What to fetch and where to keep it: the newest commit of each of the remote's refs, under a name made of the ref's hash.
+/// Under their own names `a` and `a/b` could not stand side by side, which they may do one after the other.
+fn refspecs(wanted: &[&Wanted], source: impl Fn(&Wanted) -> &str) -> Vec<String> {
+    let mut specs = Vec::with_capacity(wanted.len());
+    let mut kept = HashSet::new();
+    for one in wanted.iter().rev() {
+        if kept.insert(&one.git_ref) {
+            let hash = ring::digest::digest(&ring::digest::SHA256, one.git_ref.as_str().as_bytes());
+            specs.push(format!("+{}:refs/segue/{}", source(one), hex::encode(&hash.as_ref()[..16])));
+        } else {
+            specs.push(source(one).to_owned());
+        }
+    }
+    specs.sort_unstable();
+    specs.dedup();
+    specs
+}
+
+fn fetch_command(path: &Path, source: &Source, refspecs: Vec<String>) -> tokio::process::Command {
     let mut command = git::command(Some(path));
     command
         .args(["-c", "protocol.version=2", "-c", "fetch.writeCommitGraph=false"])

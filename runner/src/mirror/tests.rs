@@ -38,7 +38,7 @@ async fn a_pushed_commit_is_fetched_and_its_pipelines_are_read() {
     let files = world.mirrors.pipelines(&world.repository, &second).await.unwrap();
     assert_eq!(files[0].text.as_deref(), Ok("changed"));
     assert_eq!(world.mirrors.pipelines(&world.repository, &first).await.unwrap()[0].text.as_deref(), Ok("a"));
-    let changed = world.mirrors.changed_files(&world.repository, &first, &second).await.unwrap();
+    let changed = world.mirrors.changed_files(&world.repository, &first, &second, false).await.unwrap();
     assert_eq!(changed.unwrap(), [".segue/pipelines/a.yml", "README.md"]);
     assert_eq!(world.mirrors.readers.len(), 1, "one process did it all");
 }
@@ -108,9 +108,9 @@ async fn after_a_forced_push_every_path_counts_as_changed() {
     let commit = world.upstream.commit("main", &[("a", "1")]);
     world.bring("refs/heads/main", &commit).await.unwrap();
     let forgotten: CommitSha = "0123456789012345678901234567890123456789".parse().unwrap();
-    assert_eq!(world.mirrors.changed_files(&world.repository, &forgotten, &commit).await.unwrap(), None);
+    assert_eq!(world.mirrors.changed_files(&world.repository, &forgotten, &commit, false).await.unwrap(), None);
     let none: CommitSha = "0".repeat(40).parse().unwrap();
-    assert_eq!(world.mirrors.changed_files(&world.repository, &none, &commit).await.unwrap(), None);
+    assert_eq!(world.mirrors.changed_files(&world.repository, &none, &commit, false).await.unwrap(), None);
 }
 
 #[tokio::test]

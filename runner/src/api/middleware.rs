@@ -1,0 +1,108 @@
+//! What lies around the handlers: tokens, request ids, bounds on bodies, times and requests at a time, and no panic that
+//! takes a connection down without an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use http::HeaderName;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+};
+use tracing::Instrument as _;
+
+use super::{App, error::ApiError};
+use crate::{
+    auth::{TokenHash, bearer},
+    telemetry::Api,
+};
+
+/// The largest JSON body in bytes. Logs, artifacts and webhooks have limits of their own.
+pub const BODY_LIMIT: usize = 4 * 1024 * 1024;
+/// People's requests at a time.
+const PUBLIC_AT_A_TIME: usize = 256;
+/// Workers' requests at a time: two long polls per worker, one per job that runs, and logs.
+const WORKERS_AT_A_TIME: usize = 4096;
+/// How long people's requests take at most until the answer begins; streams go on after that.
+const PUBLIC_LIMIT: Duration = Duration::from_secs(60);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Around people's API.
+pub fn public(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    router
+        .fallback(no_such_path)
+        .layer(from_fn(within_limit))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(GlobalConcurrencyLimitLayer::new(PUBLIC_AT_A_TIME))
+        .layer(from_fn_with_state(app.clone(), need_admin))
+}
+
+/// Around the workers' API.
+pub fn worker(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    router
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(GlobalConcurrencyLimitLayer::new(WORKERS_AT_A_TIME))
+        .layer(from_fn_with_state(app.clone(), need_worker))
+}
+
+/// Around everything.
+pub fn everywhere(router: Router) -> Router {
+    router
+        .fallback(no_such_path)
+        .layer(from_fn(in_span))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            ApiError::internal("a fault of the server; its log says more").into_response()
+        }))
+}
+
+async fn need_admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let hint = "it lies in `admin-token` of the server's data directory";
+    let response = guarded(&app.tokens.admin, "admin", hint, request, next).await;
+    app.metrics.request(Api::Public, response.status());
+    response
+}
+
+async fn need_worker(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let hint = "it lies in `worker-token` of the server's data directory";
+    let response = guarded(&app.tokens.worker, "worker", hint, request, next).await;
+    app.metrics.request(Api::Worker, response.status());
+    response
+}
+
+async fn guarded(wanted: &TokenHash, kind: &str, hint: &str, request: Request, next: Next) -> Response {
+    match bearer(request.headers()) {
+        Some(token) if wanted.is(token) => next.run(request).await,
+        Some(_) => ApiError::unauthorized(format!("this is not the {kind} token: {hint}")).into_response(),
+        None => {
+            ApiError::unauthorized(format!("send the {kind} token as `Authorization: Bearer`: {hint}")).into_response()
+        }
+    }
+}
+
+async fn within_limit(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(PUBLIC_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable(format!("no answer within {} s", PUBLIC_LIMIT.as_secs())).into_response(),
+    }
+}
+
+async fn in_span(request: Request, next: Next) -> Response {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    // the query is left out: it may be long, and a value in it may be nobody's business
+    let span = tracing::debug_span!("request", id, method = %request.method(), path = request.uri().path());
+    next.run(request).instrument(span).await
+}
+
+async fn no_such_path(request: Request) -> ApiError {
+    ApiError::not_found(format!("there is no {} {}", request.method(), request.uri().path()))
+}

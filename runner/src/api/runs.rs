@@ -1,0 +1,199 @@
+//! Runs and deliveries: lists, one with all that belongs to it, its changes live, and what people do to it.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, response::IntoResponse};
+use http::StatusCode;
+use segue_schemas::{
+    api::{
+        ApproveRequest, Approved, CancelRequest, DeliveryPage, DeliveryQuery, DeliveryView, DispatchRequest,
+        Dispatched, RerunRequest, RunEvent, RunPage, RunQuery, RunSummary, RunView,
+    },
+    id::{DeliveryId, RunId},
+    worker_api::ErrorBody,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    App,
+    error::{ApiError, Result},
+    extract::{OptionalBody, Path, Query},
+    stream, views,
+};
+use crate::{
+    mirror::RefName,
+    store::{AttemptKind, RunFilter},
+};
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(events))
+        .routes(routes!(dispatch))
+        .routes(routes!(rerun))
+        .routes(routes!(cancel))
+        .routes(routes!(approve))
+        .routes(routes!(deliveries))
+        .routes(routes!(delivery))
+}
+
+/// Runs, newest first.
+#[utoipa::path(get, path = "/runs", tag = "runs", params(RunQuery),
+    responses((status = 200, body = RunPage), (status = 400, body = ErrorBody)))]
+async fn list(State(app): State<Arc<App>>, Query(query): Query<RunQuery>) -> Result<Json<RunPage>> {
+    let limit = views::limit(query.limit);
+    let git_ref = query.r#ref.as_deref().map(RefName::parse_branch_or_ref).transpose()?;
+    let filter = RunFilter {
+        repository: query.repository,
+        pipeline: query.pipeline,
+        event: query.event,
+        git_ref: git_ref.map(RefName::into_string),
+        commit: query.commit,
+        status: query.status,
+        before: query.before,
+        limit,
+    };
+    let items: Vec<RunSummary> = app.store.runs(filter).await?.into_iter().map(views::run).collect();
+    let next = items.last().map(|run| run.id).filter(|_| items.len() == limit as usize);
+    Ok(Json(RunPage { items, next }))
+}
+
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct WhichAttempt {
+    /// Which attempt; the newest where it is left out.
+    attempt: Option<u32>,
+}
+
+/// A run with its jobs, steps, artifacts and rollouts.
+#[utoipa::path(get, path = "/runs/{id}", tag = "runs", params(("id" = RunId, Path), WhichAttempt),
+    responses((status = 200, body = RunView), (status = 404, body = ErrorBody)))]
+async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<RunId>,
+    Query(which): Query<WhichAttempt>,
+) -> Result<Json<RunView>> {
+    let detail = app.store.run_detail(id, which.attempt).await?;
+    let attempts = app.store.attempts(id).await?.into_iter().map(views::attempt).collect();
+    let attempt = detail.attempt.attempt;
+    let artifacts = app.store.run_artifacts(id, attempt).await?;
+    let (run, rollouts) = (views::run(detail.run.clone()), detail.rollouts.clone());
+    Ok(Json(RunView { run, attempts, attempt, jobs: views::jobs(detail), artifacts, rollouts }))
+}
+
+/// Server-sent events: the run as it stands, then each change, `end` last.
+#[utoipa::path(get, path = "/runs/{id}/events", tag = "runs", params(("id" = RunId, Path)),
+    responses((status = 200, body = RunEvent, content_type = "text/event-stream"), (status = 404, body = ErrorBody)))]
+async fn events(State(app): State<Arc<App>>, Path(id): Path<RunId>) -> Result<impl IntoResponse> {
+    stream::run_events(app, id).await
+}
+
+/// Runs a commit by hand.
+#[utoipa::path(post, path = "/repositories/{owner}/{name}/dispatches", tag = "runs", request_body = DispatchRequest,
+    params(("owner" = String, Path), ("name" = String, Path)),
+    responses((status = 201, body = Dispatched), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn dispatch(
+    State(app): State<Arc<App>>,
+    Path((owner, name)): Path<(String, String)>,
+    OptionalBody(request): OptionalBody<DispatchRequest>,
+) -> Result<impl IntoResponse> {
+    let (delivery, made) = app.planner.dispatch(&format!("{owner}/{name}"), request).await?;
+    let mut runs = Vec::with_capacity(made.len());
+    for id in made {
+        runs.push(views::run(app.store.run(id).await?));
+    }
+    Ok((StatusCode::CREATED, Json(Dispatched { delivery, runs })))
+}
+
+/// Runs a run once more: a new attempt with the same commit and inputs.
+#[utoipa::path(post, path = "/runs/{id}/rerun", tag = "runs", request_body = RerunRequest, params(("id" = RunId, Path)),
+    responses((status = 200, body = RunSummary), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn rerun(
+    State(app): State<Arc<App>>,
+    Path(id): Path<RunId>,
+    OptionalBody(request): OptionalBody<RerunRequest>,
+) -> Result<Json<RunSummary>> {
+    let kind = if request.failed { AttemptKind::Failed } else { AttemptKind::Whole };
+    Ok(Json(views::run(app.store.rerun(id, kind, somebody(request.by)).await?)))
+}
+
+/// Cancels a run. One that has ended is left as it is.
+#[utoipa::path(post, path = "/runs/{id}/cancel", tag = "runs", request_body = CancelRequest, params(("id" = RunId, Path)),
+    responses((status = 200, body = RunSummary), (status = 404, body = ErrorBody)))]
+async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(id): Path<RunId>,
+    OptionalBody(request): OptionalBody<CancelRequest>,
+) -> Result<Json<RunSummary>> {
+    let by = with_reason(somebody(request.by), request.reason);
+    Ok(Json(views::run(app.store.cancel_run(id, by).await?)))
+}
+
+/// Approves what a run waits for, for the commit that it has.
+#[utoipa::path(post, path = "/runs/{id}/approve", tag = "runs", request_body = ApproveRequest, params(("id" = RunId, Path)),
+    responses((status = 200, body = Approved), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn approve(
+    State(app): State<Arc<App>>,
+    Path(id): Path<RunId>,
+    OptionalBody(request): OptionalBody<ApproveRequest>,
+) -> Result<Json<Approved>> {
+    let jobs = app.store.run_detail(id, None).await?.jobs;
+    let environment = match &request.job {
+        None => None,
+        Some(key) => {
+            let job = jobs.iter().find(|(job, _)| job.plan.key == *key);
+            let (job, _) = job.ok_or_else(|| ApiError::not_found(format!("run {id} has no job `{key}`")))?;
+            let environment = job.plan.environment.clone();
+            Some(environment.ok_or_else(|| ApiError::refused(format!("job `{key}` has no environment to approve")))?)
+        }
+    };
+    let environments = app.store.approve(id, environment.as_deref(), somebody(request.by)).await?;
+    // an approval counts for the environment: for each of its jobs that has not ended
+    let counts = |environment: &Option<String>| environment.as_ref().is_some_and(|e| environments.contains(e));
+    let approved =
+        jobs.iter().map(|(job, _)| job).filter(|job| !job.status.is_final() && counts(&job.plan.environment));
+    Ok(Json(Approved { jobs: approved.map(|job| job.plan.key.clone()).collect() }))
+}
+
+/// Deliveries, newest first: what came in, and what became of it.
+#[utoipa::path(get, path = "/deliveries", tag = "deliveries", params(DeliveryQuery),
+    responses((status = 200, body = DeliveryPage)))]
+async fn deliveries(State(app): State<Arc<App>>, Query(query): Query<DeliveryQuery>) -> Result<Json<DeliveryPage>> {
+    let limit = views::limit(query.limit);
+    let records = app.store.deliveries(query.before, limit).await?;
+    let next = records.last().map(|record| record.position).filter(|_| records.len() == limit as usize);
+    let mut items = Vec::with_capacity(records.len());
+    for record in records {
+        let runs = app.store.runs_of_delivery(&record.id).await?;
+        items.push(views::delivery(record, runs));
+    }
+    Ok(Json(DeliveryPage { items, next }))
+}
+
+/// One delivery.
+#[utoipa::path(get, path = "/deliveries/{guid}", tag = "deliveries", params(("guid" = DeliveryId, Path)),
+    responses((status = 200, body = DeliveryView), (status = 404, body = ErrorBody)))]
+async fn delivery(State(app): State<Arc<App>>, Path(id): Path<DeliveryId>) -> Result<Json<DeliveryView>> {
+    let record = app.store.delivery(&id).await?;
+    let runs = app.store.runs_of_delivery(&id).await?;
+    Ok(Json(views::delivery(record, runs)))
+}
+
+/// Who it was, for the record.
+pub fn somebody(by: Option<String>) -> String {
+    by.map(|by| by.trim().chars().take(100).collect::<String>())
+        .filter(|by| !by.is_empty())
+        .unwrap_or_else(|| "admin".into())
+}
+
+/// Who it was and why, for the record.
+pub fn with_reason(by: String, reason: Option<String>) -> String {
+    match reason.map(|reason| reason.trim().chars().take(500).collect::<String>()).filter(|reason| !reason.is_empty()) {
+        Some(reason) => format!("{by}: {reason}"),
+        None => by,
+    }
+}

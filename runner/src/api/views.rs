@@ -1,0 +1,169 @@
+//! From the store's records to what the API shows. Pure.
+
+use std::collections::HashMap;
+
+use segue_schemas::{
+    api::{
+        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, JobView, QueuedJob, ReleaseView, RollbackPoint,
+        RunSummary, SecretScope, SecretView, StepView, WorkerView,
+    },
+    deploy::{Release, Rollout},
+    id::{JobId, RunId},
+    worker_api::StepReport,
+};
+
+use crate::store::{self, AttemptRecord, Delivery, DeliveryState, JobRecord, RunDetail, RunRecord};
+
+/// Items of a page: what was asked for, within 1 to 200; 50 where nothing was.
+pub fn limit(asked: Option<u32>) -> u32 {
+    asked.unwrap_or(50).clamp(1, 200)
+}
+
+pub fn run(record: RunRecord) -> RunSummary {
+    RunSummary {
+        id: record.id,
+        repository: record.repository,
+        pipeline: record.pipeline,
+        file: record.file,
+        event: record.event,
+        r#ref: record.git_ref,
+        commit: record.commit,
+        title: record.title.lines().next().unwrap_or_default().chars().take(200).collect(),
+        actor: record.actor,
+        delivery: record.delivery,
+        status: record.status,
+        reason: record.diagnostics.or(record.reason),
+        attempt: record.attempt,
+        created_at: record.created_at,
+        started_at: record.started_at,
+        ended_at: record.ended_at,
+    }
+}
+
+pub fn attempt(record: AttemptRecord) -> AttemptView {
+    AttemptView {
+        attempt: record.attempt,
+        status: record.status,
+        reason: None,
+        by: Some(record.requested_by).filter(|by| !by.is_empty()),
+        created_at: record.created_at,
+        started_at: record.started_at,
+        ended_at: record.ended_at,
+    }
+}
+
+/// The jobs of an attempt, in the plan's order.
+pub fn jobs(detail: RunDetail) -> Vec<JobView> {
+    let approvals = detail.approvals.into_iter().map(|a| (a.job, ApprovalView { required: a.required, by: a.by }));
+    let mut approvals: HashMap<JobId, ApprovalView> = approvals.collect();
+    detail
+        .jobs
+        .into_iter()
+        .map(|(record, steps)| {
+            let approval = approvals.remove(&record.id);
+            job(record, steps, approval)
+        })
+        .collect()
+}
+
+fn job(record: JobRecord, steps: Vec<StepReport>, approval: Option<ApprovalView>) -> JobView {
+    JobView {
+        id: record.id,
+        run: record.run,
+        attempt: record.attempt,
+        key: record.plan.key,
+        name: record.plan.name,
+        needs: record.plan.needs,
+        environment: record.plan.environment,
+        status: record.status,
+        reason: record.reason,
+        failure_class: record.failure_class,
+        approval,
+        worker: record.worker,
+        outputs: record.outputs,
+        log_bytes: steps.iter().map(|step| step.log_end).max().unwrap_or(0),
+        queued_at: record.queued_at,
+        started_at: record.started_at,
+        ended_at: record.ended_at,
+        steps: steps.into_iter().map(step).collect(),
+    }
+}
+
+fn step(report: StepReport) -> StepView {
+    StepView {
+        index: report.index,
+        name: report.name,
+        status: report.status,
+        outcome: report.outcome,
+        exit_code: report.exit_code,
+        reason: report.reason,
+        outputs: report.outputs,
+        started_at: report.started_at,
+        ended_at: report.ended_at,
+        log_start: report.log_start,
+        log_end: report.log_end,
+    }
+}
+
+/// A rollout without the decision machine's state, which is for its driver alone.
+pub fn rollout(mut rollout: Rollout) -> Rollout {
+    rollout.state = None;
+    rollout
+}
+
+/// A release with its rollback points.
+pub fn release(release: Release, points: Vec<store::RollbackPoint>) -> ReleaseView {
+    let points = points.into_iter().map(|point| RollbackPoint {
+        environment: point.environment,
+        tag: point.tag,
+        rollout: point.rollout,
+        is_current: point.current,
+        at: point.created_at,
+    });
+    ReleaseView { release, points: points.collect() }
+}
+
+pub fn delivery(record: Delivery, runs: Vec<RunId>) -> DeliveryView {
+    let status = match record.state {
+        DeliveryState::Accepted => DeliveryStatus::Pending,
+        DeliveryState::Planned => DeliveryStatus::Planned,
+        DeliveryState::Ignored => DeliveryStatus::Ignored,
+        DeliveryState::Failed => DeliveryStatus::Failed,
+    };
+    DeliveryView {
+        id: record.id,
+        event: record.event,
+        repository: record.repository,
+        status,
+        reason: record.reason,
+        runs,
+        received_at: record.received_at,
+    }
+}
+
+pub fn secret(record: store::SecretRecord) -> SecretView {
+    let scope = SecretScope { repository: record.scope.repository, environment: record.scope.environment };
+    SecretView { name: record.name, scope, updated_at: record.updated_at }
+}
+
+pub fn worker(record: store::WorkerRecord) -> WorkerView {
+    WorkerView {
+        id: record.id,
+        labels: record.labels,
+        capacity: record.capacity,
+        version: record.version,
+        heard_at: record.heard_at,
+        jobs: record.jobs,
+    }
+}
+
+pub fn queued(record: store::QueuedJob) -> QueuedJob {
+    QueuedJob {
+        job: record.job,
+        run: record.run,
+        key: record.key,
+        repository: record.repository,
+        since: record.since,
+        reason: record.reason,
+    }
+}

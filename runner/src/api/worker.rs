@@ -1,0 +1,355 @@
+//! The workers' API, as [`segue_schemas::worker_api`] describes it. Claims and renewals are long polls: each listens to its
+//! bell from before the first look, so that nothing falls between looking and waiting.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::{Body as StreamBody, BodyDataStream},
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use http::{StatusCode, header};
+use segue_schemas::{
+    artifact::Artifact,
+    host_api::HostState,
+    id::{Digest, Epoch, JobId, RolloutId},
+    worker_api::{
+        AttachArtifact, ClaimRequest, CreateRollout, CreatedRollout, JobClaim, JobFinish, JobHandBack, JobReport,
+        JobWait, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutHandBack, RolloutRenewed,
+        RolloutReport,
+    },
+};
+use serde::Deserialize;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    App,
+    error::{ApiError, Result},
+    extract::{Body, Path, Query},
+};
+use crate::{
+    artifact_store::{ArtifactError, Stored},
+    mirror::RepositoryName,
+    reconcile,
+    store::{Bell, Listener},
+};
+
+/// The longest wait of a long poll.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// The largest chunk of log in one request.
+const CHUNK_LIMIT: usize = 8 * 1024 * 1024;
+/// Log bytes that are gathered before they are written.
+const GATHER_BYTES: usize = 256 * 1024;
+/// How long a part of a body may take to come in.
+const BODY_LIMIT: Duration = Duration::from_secs(60);
+/// The largest artifact in bytes.
+const ARTIFACT_LIMIT: u64 = 16 << 30;
+/// Parts of an artifact between the connection and the disk.
+const ARTIFACT_PARTS: usize = 8;
+const FILE_BUFFER_BYTES: usize = 256 * 1024;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/register", post(register))
+        .route("/jobs/claim", post(claim_job))
+        .route("/jobs/{job}/renew", post(renew_job))
+        .route("/jobs/{job}/report", post(report_steps))
+        .route("/jobs/{job}/finish", post(finish_job))
+        .route("/jobs/{job}/wait", post(wait_job))
+        .route("/jobs/{job}/hand-back", post(hand_back_job))
+        .route("/jobs/{job}/logs", post(append_log))
+        .route("/jobs/{job}/artifacts", post(attach_artifact))
+        .route("/jobs/{job}/artifacts/{name}", get(job_artifact))
+        .route("/jobs/{job}/rollouts", post(create_rollout))
+        // GET answers HEAD as well
+        .route("/artifacts/{digest}", get(get_artifact).put(put_artifact))
+        .route("/rollouts/claim", post(claim_rollout))
+        .route("/rollouts/{rollout}/renew", post(renew_rollout))
+        .route("/rollouts/{rollout}/journal", post(report_rollout))
+        .route("/rollouts/{rollout}/hand-back", post(hand_back_rollout))
+        .route("/hosts/{host}/state", post(host_state))
+}
+
+async fn register(State(app): State<Arc<App>>, Body(register): Body<Register>) -> Result<Json<Registered>> {
+    tracing::info!(worker = %register.worker, capacity = register.capacity, "a worker registers");
+    let mut registered = app.store.register_worker(register).await?;
+    registered.max_log_chunk = registered.max_log_chunk.min(CHUNK_LIMIT as u64);
+    Ok(Json(registered))
+}
+
+async fn claim_job(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
+    let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
+    loop {
+        if let Some(claim) = app.store.claim_job(&request).await? {
+            return Ok(Json(completed(&app, claim)).into_response());
+        }
+        if !poll.wait().await {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+}
+
+/// Fills in what the store does not know: where the repository lies.
+fn completed(app: &App, mut claim: JobClaim) -> JobClaim {
+    if let Ok(repository) = RepositoryName::parse(&claim.repository) {
+        claim.mirror = Some(app.mirrors.path(&repository).display().to_string());
+    }
+    claim
+}
+
+async fn renew_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(renew): Body<Renew>,
+) -> Result<Json<Renewed>> {
+    let mut poll = Poll::new(&app, Bell::Job(job), renew.wait_ms);
+    let mut cancel = app.store.renew_job(job, renew.epoch).await?.cancel;
+    while !cancel && poll.wait().await {
+        cancel = app.store.job_cancel_requested(job, renew.epoch).await?;
+    }
+    Ok(Json(Renewed { cancel }))
+}
+
+async fn report_steps(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(report): Body<JobReport>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.report_steps(job, report).await?))
+}
+
+async fn finish_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(finish): Body<JobFinish>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.finish_job(job, finish).await?))
+}
+
+async fn wait_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(wait): Body<JobWait>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.wait_job(job, wait).await?))
+}
+
+async fn hand_back_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(hand_back): Body<JobHandBack>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.hand_back_job(job, hand_back).await?))
+}
+
+#[derive(Deserialize)]
+struct ChunkQuery {
+    epoch: Epoch,
+    offset: u64,
+}
+
+/// Writes the body to the log as it comes in. What was written before the body broke off stays, and is not sent again:
+/// the acknowledged offset says how far the log is.
+async fn append_log(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Query(chunk): Query<ChunkQuery>,
+    body: StreamBody,
+) -> Result<Json<LogAck>> {
+    let mut parts = Parts::new(body, CHUNK_LIMIT as u64);
+    let mut offset = chunk.offset;
+    loop {
+        let gathered = parts.gather(GATHER_BYTES).await?;
+        // an empty body asks how far the log is
+        if gathered.is_empty() && offset > chunk.offset {
+            return Ok(Json(LogAck { offset }));
+        }
+        let end = offset + gathered.len() as u64;
+        let ack = app.store.append_log(job, chunk.epoch, offset, gathered).await?;
+        // a gap, or further than this chunk reaches: the worker goes on from where the log is
+        if ack.offset != end || parts.ended {
+            return Ok(Json(ack));
+        }
+        offset = end;
+    }
+}
+
+async fn attach_artifact(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(attach): Body<AttachArtifact>,
+) -> Result<Json<Artifact>> {
+    Ok(Json(app.store.attach_artifact(job, attach).await?))
+}
+
+async fn job_artifact(State(app): State<Arc<App>>, Path((job, name)): Path<(JobId, String)>) -> Result<Json<Artifact>> {
+    Ok(Json(app.store.job_artifact(job, &name).await?))
+}
+
+async fn create_rollout(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(create): Body<CreateRollout>,
+) -> Result<Json<CreatedRollout>> {
+    Ok(Json(app.store.create_rollout(job, create).await?))
+}
+
+async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, body: StreamBody) -> Result<StatusCode> {
+    if app.store.artifacts().bytes_of(&digest).is_some() {
+        return Ok(StatusCode::OK);
+    }
+    let store = app.store.artifacts().clone();
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(ARTIFACT_PARTS);
+    // hashing and writing block; the parts reach them through a short queue
+    let writing = tokio::task::spawn_blocking(move || -> std::result::Result<Stored, ArtifactError> {
+        let mut upload = store.upload(ARTIFACT_LIMIT)?;
+        while let Some(part) = receiver.blocking_recv() {
+            upload.write(&part)?;
+        }
+        upload.finish(&digest)
+    });
+    let mut parts = Parts::new(body, ARTIFACT_LIMIT);
+    while let Some(part) = parts.next().await? {
+        // the writer has given up: its error says why
+        if sender.send(part).await.is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    let stored = writing.await.map_err(|error| ApiError::internal(error.to_string()))??;
+    Ok(if stored.new { StatusCode::CREATED } else { StatusCode::OK })
+}
+
+async fn get_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>) -> Result<Response> {
+    let path = app.store.artifacts().path(&digest);
+    let file = tokio::fs::File::open(&path).await;
+    let file = file.map_err(|_| ApiError::not_found(format!("there is no artifact {digest}")))?;
+    let bytes = file.metadata().await.map_err(|error| ApiError::unavailable(error.to_string()))?.len();
+    let head = [(header::CONTENT_TYPE, "application/zstd".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
+    Ok((head, StreamBody::from_stream(ReaderStream::with_capacity(file, FILE_BUFFER_BYTES))).into_response())
+}
+
+async fn claim_rollout(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
+    let mut poll = Poll::new(&app, Bell::Rollouts, request.wait_ms);
+    loop {
+        if let Some(claim) = app.store.claim_rollout(&request).await? {
+            return Ok(Json(claim).into_response());
+        }
+        if !poll.wait().await {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+}
+
+async fn renew_rollout(
+    State(app): State<Arc<App>>,
+    Path(rollout): Path<RolloutId>,
+    Body(renew): Body<Renew>,
+) -> Result<Json<RolloutRenewed>> {
+    let mut poll = Poll::new(&app, Bell::Rollout(rollout), renew.wait_ms);
+    let mut renewed = app.store.renew_rollout(rollout, renew.epoch).await?;
+    while renewed.command.is_none() && poll.wait().await {
+        renewed = app.store.rollout_command(rollout, renew.epoch).await?;
+    }
+    Ok(Json(renewed))
+}
+
+async fn report_rollout(
+    State(app): State<Arc<App>>,
+    Path(rollout): Path<RolloutId>,
+    Body(report): Body<RolloutReport>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.report_rollout(rollout, report).await?))
+}
+
+async fn hand_back_rollout(
+    State(app): State<Arc<App>>,
+    Path(rollout): Path<RolloutId>,
+    Body(hand_back): Body<RolloutHandBack>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.hand_back_rollout(rollout, hand_back).await?))
+}
+
+/// What a host carries, told by a worker that has just reached it: what was done there without the server is put on record.
+async fn host_state(
+    State(app): State<Arc<App>>,
+    Path(host): Path<String>,
+    Body(state): Body<HostState>,
+) -> Result<Json<Reported>> {
+    reconcile::host(&app.store, &host, &state).await?;
+    Ok(Json(Reported { cancel: false }))
+}
+
+/// A long poll: a listener and the time until which it may wait.
+struct Poll {
+    listener: Listener,
+    until: Instant,
+    stopping: tokio_util::sync::CancellationToken,
+}
+
+impl Poll {
+    fn new(app: &App, bell: Bell, wait_ms: u64) -> Self {
+        let until = Instant::now() + Duration::from_millis(wait_ms).min(WAIT_LIMIT);
+        Self { listener: app.store.doorbell().listen(bell), until, stopping: app.stopping.clone() }
+    }
+
+    /// Whether the bell rang before the time was over and before the server stops.
+    async fn wait(&mut self) -> bool {
+        tokio::select! {
+            () = self.listener.rung() => true,
+            () = tokio::time::sleep_until(self.until) => false,
+            () = self.stopping.cancelled() => false,
+        }
+    }
+}
+
+/// A body part by part, bounded in bytes and in the time of each part.
+struct Parts {
+    stream: BodyDataStream,
+    left: u64,
+    limit: u64,
+    ended: bool,
+}
+
+impl Parts {
+    fn new(body: StreamBody, limit: u64) -> Self {
+        Self { stream: body.into_data_stream(), left: limit, limit, ended: false }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let part = tokio::time::timeout(BODY_LIMIT, self.stream.next());
+        match part.await.map_err(|_| ApiError::timeout("the body did not come in time"))? {
+            None => {
+                self.ended = true;
+                Ok(None)
+            }
+            Some(Err(error)) => Err(ApiError::bad_request(format!("the body broke off: {error}"))),
+            Some(Ok(part)) => {
+                self.left = self.left.checked_sub(part.len() as u64).ok_or(ApiError::too_large(self.limit))?;
+                Ok(Some(part))
+            }
+        }
+    }
+
+    /// The next parts as one, of at least `bytes` unless the body ends before. One that is large enough is not copied.
+    async fn gather(&mut self, bytes: usize) -> Result<Bytes> {
+        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        if first.len() >= bytes {
+            return Ok(first);
+        }
+        let mut gathered = BytesMut::with_capacity(bytes + first.len());
+        gathered.extend_from_slice(&first);
+        while gathered.len() < bytes {
+            match self.next().await? {
+                Some(part) => gathered.extend_from_slice(&part),
+                None => break,
+            }
+        }
+        Ok(gathered.freeze())
+    }
+}

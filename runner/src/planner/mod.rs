@@ -1,0 +1,205 @@
+//! From deliveries to runs. Comes in: deliveries that the store has taken up, and what people start by hand. Goes out: runs
+//! with their jobs, stored in one transaction, or the reason why there are none. Brings the commit into the mirror, reads
+//! the pipelines there and lets `segue_pipelines` plan them. Never here: what a pipeline means.
+//!
+//! Nothing polls: the store's bell wakes the planner, a timer only where a delivery was put off. What is not planned when
+//! the process ends is found again at the next start.
+
+mod queue;
+mod read;
+
+use std::{sync::Arc, time::Instant};
+
+use segue_schemas::{
+    api::DispatchRequest,
+    config::Config,
+    id::{DeliveryId, RunId},
+    trigger::{Event, Trigger},
+};
+use uuid::Uuid;
+
+use crate::{
+    mirror::{InvalidName, MirrorError, Mirrors, RefName, RepositoryName, Source, Wanted},
+    store::{Delivery, NewRun, PlanOutcome, Planning, Store, StoreError},
+    telemetry::Metrics,
+};
+
+/// Tries of a delivery whose commit the repository does not have: a server's copies may lag behind its webhook.
+const TRIES_FOR_A_MISSING_COMMIT: u32 = 4;
+/// Tries of a delivery whose repository can't be reached: about a quarter of an hour with the store's pauses.
+const TRIES: u32 = 11;
+
+/// Why something can't be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The commit or its pipelines can't be had.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// A name can't be used.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The store can't do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody said where the repository is.
+    #[error("nothing says where to fetch {repository} from: set `repositories.{repository}.clone-url` in segue.yaml")]
+    NoSource {
+        /// `owner/name`.
+        repository: String,
+    },
+    /// A person asked for something that would run nothing.
+    #[error("{0}")]
+    NothingMatches(String),
+}
+
+/// The planner of one server.
+pub struct Planner {
+    store: Store,
+    mirrors: Arc<Mirrors>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+}
+
+impl Planner {
+    /// A planner that fetches into `mirrors` and stores into `store`.
+    #[must_use]
+    pub fn new(store: Store, mirrors: Arc<Mirrors>, metrics: Arc<Metrics>) -> Self {
+        let config = store.config().clone();
+        Self { store, mirrors, config, metrics }
+    }
+
+    /// Starts runs of a commit by hand. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`PlanError`]; a pipeline file that can't be read is no error, but a failed run that shows why.
+    pub async fn dispatch(
+        &self,
+        repository: &str,
+        request: DispatchRequest,
+    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+        let name = RepositoryName::parse(repository)?;
+        let mut trigger = Trigger {
+            repository: repository.to_owned(),
+            clone_url: None,
+            actor: request.by.unwrap_or_else(|| "admin".into()),
+            event: Event::WorkflowDispatch {
+                r#ref: String::new(),
+                commit: unknown_commit(),
+                pipeline: request.pipeline,
+                inputs: request.inputs,
+            },
+        };
+        let source = self.source(&trigger)?;
+        let git_ref = request.r#ref.as_deref().map(RefName::parse_branch_or_ref).transpose()?;
+        let (git_ref, commit) = match (git_ref, request.commit) {
+            (Some(git_ref), Some(commit)) => (git_ref, commit),
+            (git_ref, commit) => {
+                let (git_ref, newest) = self.mirrors.resolve(&source, git_ref.as_ref()).await?;
+                (git_ref, commit.unwrap_or(newest))
+            }
+        };
+        let wanted = Wanted { commit: commit.clone(), git_ref: git_ref.clone() };
+        self.mirrors.ensure(&name, &source, &[wanted]).await?;
+        if let Event::WorkflowDispatch { r#ref, commit: at, .. } = &mut trigger.event {
+            *r#ref = git_ref.into_string();
+            *at = commit;
+        }
+        let runs = match self.read(&name, &trigger).await? {
+            Planning::Runs(runs) => runs,
+            Planning::Ignored(reason) | Planning::Failed(reason) => return Err(PlanError::NothingMatches(reason)),
+        };
+        let key = request.key.map_or_else(new_key, Ok)?;
+        let outcome = self.store.create_dispatch_run(key.clone(), trigger, runs).await?;
+        Ok((key, outcome.runs))
+    }
+
+    /// Plans one delivery and stores what came of it, or puts it off. An error is the store's own: the delivery stays as
+    /// it is.
+    async fn settle(&self, delivery: Delivery) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let id = delivery.id.clone();
+        let planning = match &delivery.trigger {
+            Some(trigger) => self.plan(trigger).await,
+            None => Ok(Planning::Ignored("it starts nothing".into())),
+        };
+        let planning = match planning {
+            Ok(planning) => planning,
+            Err(PlanError::Store(error)) => return Err(error),
+            Err(error) if may_pass(&error) && delivery.tries + 1 < tries(&error) => {
+                tracing::warn!(delivery = %id, tries = delivery.tries + 1, %error, "a delivery can't be planned yet");
+                self.store.defer_delivery(&id, error.to_string()).await?;
+                return Ok(());
+            }
+            Err(error) => failed_run(&error),
+        };
+        let outcome = self.store.record_planned(&id, planning).await?;
+        self.metrics.planned(begun.elapsed());
+        if let PlanOutcome::Made(runs) = outcome {
+            tracing::info!(delivery = %id, runs = runs.len(), took_us = begun.elapsed().as_micros() as u64, "planned");
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, trigger: &Trigger) -> Result<Planning, PlanError> {
+        let name = RepositoryName::parse(&trigger.repository)?;
+        self.mirrors.ensure(&name, &self.source(trigger)?, &wanted(trigger)?).await?;
+        self.read(&name, trigger).await
+    }
+
+    /// Where to fetch from: the operator's word goes before the event's.
+    fn source(&self, trigger: &Trigger) -> Result<Source, PlanError> {
+        let configured = self.config.repositories.get(&trigger.repository).and_then(|r| r.clone_url.as_deref());
+        match configured.or(trigger.clone_url.as_deref()) {
+            Some(address) => Ok(Source::parse(address)?),
+            None => Err(PlanError::NoSource { repository: trigger.repository.clone() }),
+        }
+    }
+}
+
+/// The commits that planning an event and running it needs.
+fn wanted(trigger: &Trigger) -> Result<Vec<Wanted>, InvalidName> {
+    let one = |commit: &_, git_ref: &str| {
+        RefName::parse(git_ref).map(|git_ref| Wanted { commit: Clone::clone(commit), git_ref })
+    };
+    match &trigger.event {
+        Event::Push { r#ref, after, .. } => Ok(vec![one(after, r#ref)?]),
+        Event::WorkflowDispatch { r#ref, commit, .. } => Ok(vec![one(commit, r#ref)?]),
+        Event::PullRequest { number, head, base, base_ref, .. } => {
+            Ok(vec![one(head, &format!("refs/pull/{number}/head"))?, one(base, &format!("refs/heads/{base_ref}"))?])
+        }
+    }
+}
+
+/// Whether a later try may go well.
+fn may_pass(error: &PlanError) -> bool {
+    match error {
+        PlanError::Mirror(error) => !matches!(error, MirrorError::TooManyFiles { .. }),
+        PlanError::Store(_) => true,
+        PlanError::Name(_) | PlanError::NoSource { .. } | PlanError::NothingMatches(_) => false,
+    }
+}
+
+fn tries(error: &PlanError) -> u32 {
+    if matches!(error, PlanError::Mirror(MirrorError::NoCommit { .. })) { TRIES_FOR_A_MISSING_COMMIT } else { TRIES }
+}
+
+/// What a person is to see is a run: one that failed, and says why.
+fn failed_run(error: &PlanError) -> Planning {
+    Planning::Runs(vec![NewRun::Broken {
+        file: ".segue/pipelines".into(),
+        pipeline: "planning".into(),
+        diagnostics: format!("error: {error}"),
+    }])
+}
+
+/// Stands in until the commit is known; never stored.
+fn unknown_commit() -> segue_schemas::id::CommitSha {
+    "0".repeat(40).parse().unwrap_or_else(|_| unreachable!("forty zeros are a commit's name"))
+}
+
+fn new_key() -> Result<DeliveryId, PlanError> {
+    Uuid::now_v7().to_string().parse().map_err(|_| PlanError::NothingMatches("no key can be made".into()))
+}
+
+#[cfg(test)]
+mod tests;

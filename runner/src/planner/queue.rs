@@ -1,0 +1,129 @@
+//! The planner's loop: which deliveries are planned when. Those of one repository share a fetch; repositories do not wait
+//! for each other.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Planner, wanted};
+use crate::{
+    mirror::{RepositoryName, Wanted},
+    store::{Bell, Delivery, Result},
+};
+
+/// Repositories at a time.
+const REPOSITORIES: usize = 16;
+/// Deliveries that are looked at in one go. More wait in the store.
+const DELIVERIES: u32 = 512;
+/// Deliveries of one repository that are planned at a time: their commits to the store join into few syncs.
+const OF_ONE_REPOSITORY: usize = 16;
+/// Pause after the store has failed.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Planner {
+    /// Plans until `stop`; then finishes what it is at.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut bell = self.store.doorbell().listen(Bell::Deliveries);
+        let mut batches = JoinSet::new();
+        // the repositories that are being planned; a delivery of one of them waits for its batch to end
+        let mut busy = HashSet::new();
+        loop {
+            let next_due = match self.start_batches(&mut batches, &mut busy).await {
+                Ok(next_due) => next_due,
+                Err(error) => {
+                    tracing::warn!(%error, "deliveries can't be read");
+                    Some(Instant::now() + STORE_PAUSE)
+                }
+            };
+            tokio::select! {
+                () = bell.rung() => {}
+                () = at(next_due) => {}
+                Some(ended) = batches.join_next_with_id() => forget(&mut busy, ended),
+                () = stop.cancelled() => break,
+            }
+        }
+        while batches.join_next().await.is_some() {}
+    }
+
+    /// Starts a batch for each repository with due deliveries that has none. Gives when to look again at the latest.
+    async fn start_batches(self: &Arc<Self>, batches: &mut Batches, busy: &mut Busy) -> Result<Option<Instant>> {
+        let mut groups: HashMap<String, Vec<Delivery>> = HashMap::new();
+        for delivery in self.store.next_deliveries(DELIVERIES).await? {
+            groups.entry(delivery.repository.clone().unwrap_or_default()).or_default().push(delivery);
+        }
+        for (repository, deliveries) in groups {
+            if busy.len() >= REPOSITORIES {
+                break;
+            }
+            if busy.iter().any(|(_, name)| *name == repository) {
+                continue;
+            }
+            let planner = Arc::clone(self);
+            let task = batches.spawn(async move { planner.batch(deliveries).await });
+            busy.insert((task.id(), repository));
+        }
+        let due = self.store.next_delivery_due().await?;
+        Ok(due.map(|due| Instant::now() + due.since(self.store.now())))
+    }
+
+    async fn batch(self: Arc<Self>, deliveries: Vec<Delivery>) {
+        if deliveries.len() > 1 {
+            self.fetch_together(&deliveries).await;
+        }
+        let all = stream::iter(deliveries).for_each_concurrent(OF_ONE_REPOSITORY, |delivery| {
+            let planner = Arc::clone(&self);
+            async move {
+                let id = delivery.id.clone();
+                if let Err(error) = planner.settle(delivery).await {
+                    tracing::warn!(delivery = %id, %error, "what came of a delivery can't be stored");
+                    tokio::time::sleep(STORE_PAUSE).await;
+                }
+            }
+        });
+        all.await;
+    }
+
+    /// One fetch for all commits of a batch. If it fails, each delivery tries for itself and shows its own error.
+    async fn fetch_together(&self, deliveries: &[Delivery]) {
+        let triggers: Vec<_> = deliveries.iter().filter_map(|delivery| delivery.trigger.as_ref()).collect();
+        let Some(first) = triggers.first() else { return };
+        let (Ok(name), Ok(source)) = (RepositoryName::parse(&first.repository), self.source(first)) else { return };
+        let mut all: Vec<Wanted> = Vec::new();
+        for &trigger in &triggers {
+            // events of one repository may name different addresses; those are fetched one by one
+            if self.source(trigger).is_ok_and(|other| other == source) {
+                all.extend(wanted(trigger).unwrap_or_default());
+            }
+        }
+        if let Err(error) = self.mirrors.ensure(&name, &source, &all).await {
+            tracing::debug!(repository = first.repository, %error, "a common fetch failed");
+        }
+    }
+}
+
+type Batches = JoinSet<()>;
+type Busy = HashSet<(tokio::task::Id, String)>;
+
+fn forget(busy: &mut Busy, ended: std::result::Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+    let id = match ended {
+        Ok((id, ())) => id,
+        Err(error) => {
+            tracing::error!(%error, "planning broke off");
+            error.id()
+        }
+    };
+    busy.retain(|(task, _)| *task != id);
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,98 @@
+//! From a commit in the mirror to what is to be stored.
+
+use segue_pipelines::{
+    diagnostic::{Diagnostic, Style, render},
+    plan::{Planned, plan},
+};
+use segue_schemas::{
+    id::CommitSha,
+    trigger::{Event, Trigger},
+};
+
+use super::{PlanError, Planner};
+use crate::{
+    mirror::{PipelineFile, RepositoryName},
+    store::{NewRun, Planning},
+};
+
+/// Diagnostics of one file at most, in bytes; who has mended those sees the rest.
+const DIAGNOSTICS_BYTES: usize = 64 * 1024;
+
+impl Planner {
+    /// Reads the pipelines at the event's commit, which is in the mirror, and plans them.
+    pub(super) async fn read(&self, name: &RepositoryName, trigger: &Trigger) -> Result<Planning, PlanError> {
+        let commit = pipelines_commit(trigger);
+        let files = self.mirrors.pipelines(name, commit).await?;
+        if files.is_empty() {
+            return Ok(Planning::Ignored(format!("there is no `.segue/pipelines/*.yml` at {}", commit.short())));
+        }
+        let changed = if files.iter().any(filters_paths) { self.changed_files(name, trigger).await? } else { None };
+        let texts: Vec<(&str, &str)> =
+            files.iter().filter_map(|file| Some((file.path.as_str(), file.text.as_deref().ok()?))).collect();
+        let planned = plan(&texts, trigger, changed.as_deref());
+        let mut runs: Vec<NewRun> = files.iter().filter_map(unreadable).collect();
+        Ok(settle(planned, &texts, &mut runs))
+    }
+
+    async fn changed_files(&self, name: &RepositoryName, trigger: &Trigger) -> Result<Option<Vec<String>>, PlanError> {
+        Ok(match &trigger.event {
+            Event::Push { before, after, .. } => self.mirrors.changed_files(name, before, after, false).await?,
+            Event::PullRequest { base, head, .. } => self.mirrors.changed_files(name, base, head, true).await?,
+            Event::WorkflowDispatch { .. } => None,
+        })
+    }
+}
+
+/// Whose pipelines run: foreign code does not bring its own.
+fn pipelines_commit(trigger: &Trigger) -> &CommitSha {
+    match &trigger.event {
+        Event::PullRequest { base, .. } if trigger.event.is_from_fork(&trigger.repository) => base,
+        event => event.commit(),
+    }
+}
+
+/// Whether a file may ask for the changed paths; comparing commits costs a process.
+fn filters_paths(file: &PipelineFile) -> bool {
+    file.text.as_ref().is_ok_and(|text| text.contains("paths"))
+}
+
+fn settle(planned: Planned, texts: &[(&str, &str)], runs: &mut Vec<NewRun>) -> Planning {
+    for broken in planned.broken {
+        let text = texts.iter().find(|(path, _)| *path == broken.file).map_or("", |(_, text)| *text);
+        let diagnostics = rendered(&broken.diagnostics, text);
+        runs.push(NewRun::Broken { file: broken.file, pipeline: broken.name, diagnostics });
+    }
+    runs.extend(planned.runs.into_iter().map(NewRun::Planned));
+    if runs.is_empty() {
+        let reasons = planned.not_matching.iter().map(|one| format!("{}: {}", one.file, one.reason));
+        let reasons: Vec<String> = reasons.take(20).collect();
+        return Planning::Ignored(format!("no pipeline is for this event. {}", reasons.join("; ")));
+    }
+    Planning::Runs(std::mem::take(runs))
+}
+
+/// A file that is there and is no text: nobody can say that it is not for this event.
+fn unreadable(file: &PipelineFile) -> Option<NewRun> {
+    let problem = file.text.as_ref().err()?;
+    let stem = file.path.rsplit('/').next().unwrap_or(&file.path).split('.').next().unwrap_or_default();
+    Some(NewRun::Broken {
+        file: file.path.clone(),
+        pipeline: stem.to_owned(),
+        diagnostics: format!("error: {} can't be read: it is {problem}", file.path),
+    })
+}
+
+fn rendered(diagnostics: &[Diagnostic], text: &str) -> String {
+    let mut all = String::new();
+    for (n, diagnostic) in diagnostics.iter().enumerate() {
+        if all.len() > DIAGNOSTICS_BYTES {
+            all.push_str(&format!("\n\n... and {} more", diagnostics.len() - n));
+            break;
+        }
+        if n > 0 {
+            all.push_str("\n\n");
+        }
+        all.push_str(&render(diagnostic, text, Style::Plain));
+    }
+    all
+}
