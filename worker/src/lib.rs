@@ -3,7 +3,6 @@
 //! Comes in: claims, over the worker's API. Goes out: logs, reports, artifacts and journal entries over the same API,
 //! and changes of hosts. Never here: a decision about what runs next or whether a release is good (`pipelines`), and no
 //! access to the server's store.
-pub use options::WorkerOptions;
 
 pub mod artifact;
 pub mod control_plane;
@@ -14,3 +13,5 @@ pub mod log;
 pub mod options;
 pub mod proxy;
 pub mod supervisor;
+
+pub use options::WorkerOptions;

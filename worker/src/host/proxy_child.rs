@@ -68,7 +68,10 @@ pub struct ProxyChild {
     store: Arc<Store>,
     listeners: Vec<TcpListener>,
     living: watch::Sender<Option<Living>>,
+    /// Set to end the proxy.
     stopping: watch::Sender<bool>,
+    /// Set once it has ended for good.
+    finished: watch::Sender<bool>,
     order: Mutex<()>,
 }
 
@@ -104,8 +107,9 @@ impl ProxyChild {
                 None => bind(*asked, before).map_err(|e| (*asked, e))?,
             });
         }
-        let (data, living, stopping) = (data.to_owned(), watch::Sender::new(None), watch::Sender::new(false));
-        Ok(Self { data, program, drain, store, listeners, living, stopping, order: Mutex::new(()) })
+        let (data, living, order) = (data.to_owned(), watch::Sender::new(None), Mutex::new(()));
+        let (stopping, finished) = (watch::Sender::new(false), watch::Sender::new(false));
+        Ok(Self { data, program, drain, store, listeners, living, stopping, finished, order })
     }
 
     /// The addresses that are listened on.
@@ -120,14 +124,23 @@ impl ProxyChild {
         self.living.borrow().clone()
     }
 
-    /// Looks after the proxy for ever: finds the one that lives, or starts one once `ready` has come; restarts it whenever
-    /// it dies.
+    /// Looks after the proxy until [`Self::stop`]: finds the one that lives, or starts one once `ready` has come; restarts it
+    /// whenever it dies.
     pub async fn run(self: Arc<Self>, ready: impl Future<Output = ()>) {
+        self.look_after(ready).await;
+        self.finished.send_replace(true);
+    }
+
+    /// Returns when the proxy has ended because it was told to; no other is started then.
+    async fn look_after(&self, ready: impl Future<Output = ()>) -> Option<()> {
         let mut process = match self.find().await {
             Some(process) => process,
             None => {
-                ready.await;
-                self.start_again(Duration::ZERO).await
+                tokio::select! {
+                    () = ready => {}
+                    () = self.told_to_stop() => return None,
+                }
+                self.start_again(Duration::ZERO).await?
             }
         };
         let mut deaths = 0;
@@ -142,14 +155,14 @@ impl ProxyChild {
                 () = self.told_to_stop() => {
                     process.terminate(self.drain + CALL_LIMIT).await;
                     self.living.send_replace(None);
-                    return;
+                    return None;
                 }
             };
             self.living.send_replace(None);
             deaths = if began.elapsed() > WELL_AFTER { 1 } else { deaths + 1 };
             let pause = pause_after(deaths);
             tracing::error!(%exit, ?pause, "the proxy died and is started again");
-            process = self.start_again(pause).await;
+            process = self.start_again(pause).await?;
         }
     }
 
@@ -223,9 +236,9 @@ impl ProxyChild {
     /// Ends the proxy, which drains what is in flight for as long as it may, and starts no other.
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
-        let mut watch = self.living.subscribe();
-        // The sender is in `self` and outlives this; `run` says when it is done.
-        let _ = watch.wait_for(Option::is_none).await;
+        let mut finished = self.finished.subscribe();
+        // The sender is in `self` and outlives this.
+        let _ = finished.wait_for(|finished| *finished).await;
     }
 
     async fn wait_for_living(&self) -> Living {
@@ -266,7 +279,7 @@ impl ProxyChild {
             return Some(process);
         }
         tracing::info!(pid = state.pid, version = state.version, "the proxy of an earlier host is replaced");
-        let new = self.start_again(Duration::ZERO).await;
+        let new = self.start_again(Duration::ZERO).await?;
         let drain = self.drain + CALL_LIMIT;
         tokio::spawn(async move {
             let mut old = process;
@@ -275,18 +288,18 @@ impl ProxyChild {
         Some(new)
     }
 
-    async fn start_again(&self, first_pause: Duration) -> Process {
+    /// Starts a proxy, however many tries it takes; `None` when there is to be none any more.
+    async fn start_again(&self, first_pause: Duration) -> Option<Process> {
         let mut pause = first_pause;
         loop {
-            tokio::time::sleep(pause).await;
-            if *self.stopping.borrow() {
-                // Its task goes with the host.
-                std::future::pending::<()>().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.told_to_stop() => return None,
             }
             match self.start().await {
                 Ok((process, living)) => {
                     self.living.send_replace(Some(living));
-                    return process;
+                    return Some(process);
                 }
                 Err(error) => {
                     pause = (pause * 2).clamp(Duration::from_millis(100), MAX_PAUSE);

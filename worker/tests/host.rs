@@ -1,0 +1,543 @@
+//! Stories of a real host, a real proxy and real services, each as processes of their own.
+
+// The lint knows tests by their attribute; what they share has none.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use segue_schemas::{
+    deploy::Outcome,
+    host_api::{
+        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, Probe, RenewDeadMan,
+        RetireInstance, StopInstance, Target,
+    },
+    id::{Epoch, ReleaseId},
+};
+use segue_worker::host::client::HostClientError;
+use world::{Load, World, get, read_all};
+
+fn targets(list: &[(&str, u32)]) -> Vec<Target> {
+    list.iter().map(|(id, weight)| Target { instance: id.parse().unwrap(), weight: *weight }).collect()
+}
+
+fn code(error: HostClientError) -> HostErrorCode {
+    match error {
+        HostClientError::Host(error) => error.code,
+        other => panic!("not an answer of the host: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_hot_swap_under_load_drops_nothing() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let load = Load::begin(&world, 8);
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=20"));
+    load.wait_for(50).await;
+
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-2", 100)], &[("web-1", 100)]).await;
+    let swapped = Instant::now();
+    let drained = world.client.drain(&"web-1".parse().unwrap(), &DrainInstance { limit_ms: 10_000 }).await.unwrap();
+    assert_eq!(drained.in_flight, 0, "the stream ended within the limit");
+    let stop = StopInstance { fence: world.fence(1) };
+    let stopped = world.client.stop(&"web-1".parse().unwrap(), &stop).await.unwrap();
+    assert_eq!((stopped.state, stopped.pid), (InstanceState::Stopped, None));
+    load.wait_for(100).await;
+    let answers = load.end().await;
+
+    let bad: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+    assert!(bad.is_empty(), "{} of {} failed: {:?}", bad.len(), answers.len(), bad[0]);
+    let late: Vec<_> = answers.iter().filter(|a| a.began > swapped && a.body != "v2").collect();
+    assert!(late.is_empty(), "after the answer to the change, {} requests went to the former release", late.len());
+    let (status, body) = stream.await.unwrap().unwrap();
+    assert_eq!((status, body.lines().count()), (200, 20), "the streamed answer was not cut");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn services_and_traffic_survive_kill_9_of_the_host_and_are_found_again() {
+    let mut world = World::start().await;
+    let before = world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 90), ("web-2", 10)], &[("web-1", 100)]).await;
+    let proxy_pid = world.client.state().await.unwrap().proxy_pid;
+    let load = Load::begin(&world, 4);
+    load.wait_for(20).await;
+
+    world.kill_host();
+    load.wait_for(20).await;
+    world.start_host().await;
+    load.wait_for(20).await;
+
+    let state = world.client.state().await.unwrap();
+    assert_eq!(state.proxy_pid, proxy_pid, "the proxy is the same process");
+    let after = state.instances.iter().find(|i| i.id == before.id).unwrap();
+    assert_eq!((after.pid, after.restarts, &after.state), (before.pid, 0, &InstanceState::Running));
+    assert_eq!(state.routes[0].targets, targets(&[("web-1", 90), ("web-2", 10)]));
+    assert_eq!(state.routes[0].epoch, Epoch(1));
+
+    // What is found again is looked after: it is seen when it ends, although it is not the host's child.
+    let web_2 = "web-2".parse().unwrap();
+    world::kill(state.instances.iter().find(|i| i.id == web_2).unwrap().pid.unwrap());
+    let again = world.until(&web_2, |i| i.restarts == 1 && i.state == InstanceState::Running).await;
+    assert_ne!(again.pid, None);
+    let answers = load.end().await;
+    assert!(answers.iter().all(|a| a.status == 200), "{:?}", answers.iter().find(|a| a.status != 200));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn connections_wait_while_a_killed_proxy_is_started_again() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let before = world.client.state().await.unwrap();
+    let position = before.routes[0].newest_observation;
+    for _ in 0..3 {
+        let killed = world.until_proxy(None).await;
+        world::kill(killed);
+        // A fresh connection is neither refused nor dropped: it waits in the host's listening socket.
+        let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+        assert_eq!((status, body.as_str()), (200, "v1"));
+        world.until_proxy(Some(killed)).await;
+    }
+    let batch = world.client.observations("production", "web", position, Duration::from_secs(5), 100).await.unwrap();
+    assert_eq!((batch.observations.len(), batch.lost), (1, 1), "the last proxy's observation, and word of a gap");
+    assert!(batch.next > position);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn kill_9_of_everything_and_a_reboot_bring_the_last_good_release_back() {
+    let mut world = World::start().await;
+    for (id, release) in [("web-1", 1), ("web-2", 2), ("web-3", 3)] {
+        world.run(id, release, 1).await;
+    }
+    world.route(4, &[("web-1", 75), ("web-2", 25)], &[("web-1", 100)]).await;
+    world.reboot();
+    world.start_host().await;
+
+    // Connections wait until what serves is well again.
+    for _ in 0..20 {
+        let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+        assert_eq!(status, 200);
+        assert!(["v1", "v2"].contains(&body.as_str()), "{body}");
+    }
+    let state = world.client.state().await.unwrap();
+    let ids: Vec<&str> = state.instances.iter().map(|i| i.id.as_str()).collect();
+    assert_eq!(ids, ["web-1", "web-2"], "what has neither weight nor is fallen back to is not started");
+    assert_eq!(state.routes[0].targets, targets(&[("web-1", 75), ("web-2", 25)]));
+    assert_eq!(state.routes[0].epoch, Epoch(4));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_lower_epoch_is_refused_everywhere_and_over_a_restart() {
+    let mut world = World::start().await;
+    world.run("web-1", 1, 5).await;
+    world.run("web-2", 2, 5).await;
+    world.route(7, &[("web-1", 100)], &[("web-1", 100)]).await;
+    for restarted in [false, true] {
+        if restarted {
+            world.kill_host();
+            world.start_host().await;
+        }
+        let id = "web-2".parse().unwrap();
+        let fence = world.fence(6);
+        let route = ApplyRoute {
+            fence: fence.clone(),
+            rules: vec![],
+            targets: targets(&[("web-2", 1)]),
+            fallback: vec![],
+            dead_man_ms: None,
+        };
+        let refused = [
+            world.client.apply_route(&route).await.unwrap_err(),
+            world.client.stop(&id, &StopInstance { fence: fence.clone() }).await.unwrap_err(),
+            world
+                .client
+                .retire(&id, &RetireInstance { fence: fence.clone(), after_ms: 0, drain_ms: 0 })
+                .await
+                .unwrap_err(),
+            world.client.renew(&RenewDeadMan { fence, dead_man_ms: 1 }).await.unwrap_err(),
+            world.client.start_instance(&world.start_request("web-3", 3, 6)).await.unwrap_err(),
+        ];
+        for error in refused {
+            let HostClientError::Host(error) = error else { panic!("{error}") };
+            assert_eq!((error.code, error.epoch), (HostErrorCode::StaleEpoch, Some(Epoch(7))), "{error}");
+        }
+    }
+    let state = world.client.state().await.unwrap();
+    assert_eq!(state.routes[0].targets, targets(&[("web-1", 100)]));
+    assert_eq!(state.instances.len(), 2);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_dead_mans_switch_restores_the_fallback_by_itself() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.canary(1, &[("web-1", 50), ("web-2", 50)], &[("web-1", 100)], 400).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let renewed = RenewDeadMan { fence: world.fence(1), dead_man_ms: 400 };
+        let route = world.client.renew(&renewed).await.unwrap();
+        assert_eq!((route.restored, route.targets.len()), (None, 2), "renewed in time, nothing is restored");
+    }
+    let began = Instant::now();
+    let restored = world.until_restored().await;
+    assert!((300..1500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!(restored.reason.starts_with("dead-man"), "{}", restored.reason);
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap().1, "v1");
+    }
+    // A late renewal does not arm it again, and the one who asks sees what happened.
+    let late = world.client.renew(&RenewDeadMan { fence: world.fence(1), dead_man_ms: 400 }).await.unwrap();
+    assert_eq!((late.dead_man_at, late.restored.is_some()), (None, true));
+    assert_eq!(late.targets, targets(&[("web-1", 100)]));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_dead_mans_deadline_that_passes_while_the_host_is_away_counts() {
+    let mut world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.canary(1, &[("web-1", 50), ("web-2", 50)], &[("web-1", 100)], 300).await;
+    world.kill_host();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    world.start_host().await;
+    world.until_restored().await;
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap().1, "v1");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_rollback_needs_nobody_and_shuts_the_rollout_out() {
+    let world = World::start().await;
+    world.run("web-1", 1, 3).await;
+    world.run("web-2", 2, 3).await;
+    world.canary(3, &[("web-1", 90), ("web-2", 10)], &[("web-1", 100)], 60_000).await;
+    let rollback = EmergencyRollback { to: None, reason: "it is on fire".into() };
+    let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!((result.epoch, result.to.id), (Epoch(4), ReleaseId(1)));
+    assert!(result.took_us < 2_000_000, "{} us", result.took_us);
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap().1, "v1");
+    }
+    let stale = RenewDeadMan { fence: world.fence(3), dead_man_ms: 1 };
+    assert_eq!(code(world.client.renew(&stale).await.unwrap_err()), HostErrorCode::StaleEpoch);
+    let state = world.client.state().await.unwrap();
+    assert!(state.routes[0].restored.as_ref().unwrap().reason.contains("it is on fire"));
+    let displaced = state.instances.iter().find(|i| i.id.as_str() == "web-2").unwrap();
+    assert!(displaced.retire_at.is_some(), "what lost its traffic goes by itself");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_rollback_starts_a_kept_release_again() {
+    let world = World::start().await;
+    for release in [1, 2] {
+        let id = format!("web-{release}");
+        world.run(&id, release, release).await;
+        world.route(release, &[(&id, 100)], &[]).await;
+    }
+    world.client.stop(&"web-1".parse().unwrap(), &StopInstance { fence: world.fence(2) }).await.unwrap();
+    let rollback = EmergencyRollback { to: None, reason: "no fallback is left".into() };
+    let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!((result.from.unwrap().id, result.to.id), (ReleaseId(2), ReleaseId(1)));
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+
+    let forward = EmergencyRollback { to: Some(ReleaseId(2)), reason: "it was not that".into() };
+    world.client.emergency_rollback("production", "web", &forward).await.unwrap();
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+    let unknown = EmergencyRollback { to: Some(ReleaseId(9)), reason: "?".into() };
+    let error = world.client.emergency_rollback("production", "web", &unknown).await.unwrap_err();
+    assert!(error.to_string().contains("releases that are: 2, 1"), "{error}");
+    assert_eq!(code(error), HostErrorCode::NotFound);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_a_streamed_answer_and_says_what_is_left_at_its_limit() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=30"));
+    world.until_in_flight("web-1", 1).await;
+    let id = "web-1".parse().unwrap();
+    let early = world.client.drain(&id, &DrainInstance { limit_ms: 10 }).await.unwrap_err();
+    assert_eq!(code(early), HostErrorCode::BadRequest, "with weight it would never be drained");
+
+    world.route(1, &[("web-2", 100)], &[]).await;
+    let short = world.client.drain(&id, &DrainInstance { limit_ms: 100 }).await.unwrap();
+    assert_eq!(short.in_flight, 1);
+    let began = Instant::now();
+    let whole = world.client.drain(&id, &DrainInstance { limit_ms: 30_000 }).await.unwrap();
+    assert_eq!(whole.in_flight, 0);
+    assert!(began.elapsed() < Duration::from_secs(5), "it ends with the stream, not with the limit");
+    assert_eq!(stream.await.unwrap().unwrap().1.lines().count(), 30);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn every_attempt_is_observed_and_a_lost_connection_is_tried_elsewhere() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let route = world.route(1, &[("web-1", 30), ("web-2", 70)], &[]).await;
+    let mut position = route.newest_observation;
+    let mut read = async |n: usize| {
+        let mut all = Vec::new();
+        while all.len() < n {
+            let wait = Duration::from_secs(5);
+            let batch = world.client.observations("production", "web", position, wait, 1000).await.unwrap();
+            assert!(!batch.observations.is_empty(), "only {} of {n} observations came", all.len());
+            assert_eq!(batch.lost, 0);
+            position = batch.next;
+            all.extend(batch.observations);
+        }
+        all
+    };
+    for (path, status, outcome) in [("/", 200, Outcome::Ok), ("/fail", 500, Outcome::ServerError)] {
+        assert_eq!(get(world.address, world.host(), path).await.unwrap().0, status);
+        let seen = read(1).await.remove(0);
+        assert_eq!((seen.status, seen.outcome, seen.attempt, seen.synthetic), (status, outcome, 1, false));
+        let share = if seen.instance.as_str() == "web-1" { 0.3 } else { 0.7 };
+        assert!((seen.probability - share).abs() < 1e-9);
+        assert!(seen.latency_us > 0 && seen.latency_us <= seen.duration_us);
+    }
+    let (status, body) = get(world.address, world.host(), "/hang-up").await.unwrap();
+    assert_eq!(status, 502, "{body}");
+    let seen = read(1).await;
+    assert!(seen.iter().all(|o| o.outcome == Outcome::Unreachable && o.status == 0), "{seen:?}");
+
+    // An instance that is down: its requests are answered by the other one, and both attempts are there.
+    let down = world.client.state().await.unwrap().instances[0].pid.unwrap();
+    let before = Instant::now();
+    world::stop_for_good(&world, down).await;
+    let mut refused = 0;
+    while refused == 0 && before.elapsed() < Duration::from_secs(20) {
+        let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+        assert_eq!((status, body.as_str()), (200, "v2"));
+        let mut seen = read(1).await;
+        if seen[0].outcome == Outcome::Unreachable {
+            if seen.len() == 1 {
+                seen.extend(read(1).await);
+            }
+            assert_eq!((seen[0].instance.as_str(), seen[0].attempt), ("web-1", 1));
+            assert_eq!((seen[1].instance.as_str(), seen[1].attempt, seen[1].status), ("web-2", 2, 200));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_observation_is_there_a_few_milliseconds_after_the_answer() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    let mut position = world.route(1, &[("web-1", 100)], &[]).await.newest_observation;
+    let mut took = Vec::new();
+    for _ in 0..20 {
+        let (client, after) = (world.client.clone(), position);
+        let reader = tokio::spawn(async move {
+            let batch = client.observations("production", "web", after, Duration::from_secs(10), 10).await.unwrap();
+            (batch, Instant::now())
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        get(world.address, world.host(), "/").await.unwrap();
+        let answered = Instant::now();
+        let (batch, seen) = reader.await.unwrap();
+        assert_eq!(batch.observations.len(), 1);
+        position = batch.next;
+        took.push(seen.saturating_duration_since(answered));
+    }
+    took.sort();
+    println!("answer to observation: median {:?}, worst {:?}", took[10], took[19]);
+    assert!(took[10] < Duration::from_millis(50), "median {:?}", took[10]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_web_socket_and_what_a_client_sends_pass_through() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let head = format!(
+        "GET /upgrade HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+        world.host()
+    );
+    let answer = read_all(&mut stream, head.as_bytes(), b"\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    for word in ["one", "two"] {
+        assert_eq!(read_all(&mut stream, word.as_bytes(), word.as_bytes()).await, word);
+    }
+    world.until_in_flight("web-1", 1).await;
+    drop(stream);
+    world.until_in_flight("web-1", 0).await;
+
+    let (_, headers) = get(world.address, world.host(), "/headers").await.unwrap();
+    for line in ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", &format!("host: {}", world.host())] {
+        assert!(headers.contains(line), "{headers}");
+    }
+    let body = "x".repeat(300_000);
+    let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let post = format!("POST /echo HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}!", world.host(), 300_001);
+    assert!(read_all(&mut stream, post.as_bytes(), b"x!").await.ends_with("x!"));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_has_no_route_or_no_instance_is_told_so() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let (status, body) = get(world.address, "other.test".into(), "/").await.unwrap();
+    assert_eq!((status, body.as_str()), (404, "no service is routed at host `other.test`, path `/`\n"));
+    world.route(1, &[("web-1", 0)], &[]).await;
+    let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+    assert_eq!((status, body.as_str()), (503, "web: no instance has traffic in environment `production`\n"));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_crashes_is_started_again_with_growing_pauses() {
+    let world = World::start().await;
+    let mut start = world.start_request("web-1", 1, 1);
+    start.command = vec!["sh".into(), "-c".into(), "echo attempt; exit 7".into()];
+    world.client.start_instance(&start).await.unwrap();
+    let id = start.instance.clone();
+    let instance = world.until(&id, |i| i.restarts >= 3).await;
+    assert_eq!(instance.state, InstanceState::BackingOff { exit: "exit code 7".into() });
+    let output = std::fs::read_to_string(&instance.output).unwrap();
+    assert!(output.matches("attempt").count() >= 3, "{output}");
+    let stop = StopInstance { fence: world.fence(1) };
+    assert_eq!(world.client.stop(&id, &stop).await.unwrap().state, InstanceState::Stopped);
+
+    let mut missing = world.start_request("web-2", 1, 1);
+    missing.command = vec!["no-such-program".into()];
+    let failed = world.client.start_instance(&missing).await.unwrap();
+    assert!(
+        matches!(&failed.state, InstanceState::Failed { reason } if reason.contains("no-such-program")),
+        "{failed:?}"
+    );
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_retired_instance_goes_by_itself_and_out_of_the_fallback() {
+    let mut world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-2", 100)], &[("web-1", 100)]).await;
+    let id = "web-1".parse().unwrap();
+    let retire = RetireInstance { fence: world.fence(1), after_ms: 700, drain_ms: 1000 };
+    let retiring = world.client.retire(&id, &retire).await.unwrap();
+    assert!(retiring.retire_at.is_some());
+    assert_eq!(retiring.state, InstanceState::Running);
+    // The timer is recorded: it goes off in the next host as well.
+    world.kill_host();
+    world.start_host().await;
+    world.until(&id, |i| i.state == InstanceState::Stopped).await;
+    let state = world.client.state().await.unwrap();
+    assert!(state.routes[0].fallback.is_empty());
+    assert_eq!(state.routes[0].targets, targets(&[("web-2", 100)]));
+
+    // One that has traffic is left alone, whatever was asked for before.
+    let serving = "web-2".parse().unwrap();
+    world.client.retire(&serving, &RetireInstance { after_ms: 0, ..retire }).await.unwrap();
+    let kept = world.until(&serving, |i| i.retire_at.is_none()).await;
+    assert_eq!(kept.state, InstanceState::Running);
+    let error = world.client.stop(&serving, &StopInstance { fence: world.fence(1) }).await.unwrap_err();
+    assert_eq!(code(error), HostErrorCode::BadRequest);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_start_is_repeatable_and_an_instance_can_be_probed() {
+    let world = World::start().await;
+    let first = world.run("web-1", 1, 1).await;
+    let again = world.client.start_instance(&world.start_request("web-1", 1, 1)).await.unwrap();
+    assert_eq!((again.pid, again.restarts), (first.pid, 0));
+    let error = world.client.start_instance(&world.start_request("web-1", 2, 1)).await.unwrap_err();
+    assert_eq!(code(error), HostErrorCode::BadRequest);
+    let id = first.id;
+    let probe =
+        async |path: &str| world.client.probe(&id, &Probe { path: path.into(), timeout_ms: 2000 }).await.unwrap();
+    assert_eq!(probe("/").await.status, Some(200));
+    assert_eq!(probe("/fail").await.status, Some(500));
+    assert!(probe("/hang-up").await.error.is_some());
+    let slow = world.client.probe(&id, &Probe { path: "/stream?lines=100".into(), timeout_ms: 100 }).await.unwrap();
+    assert!(slow.status.is_none() && slow.error.unwrap().contains("within 100ms"));
+
+    let mut wrong = world.start_request("web-9", 9, 1);
+    wrong.release.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    let error = world.client.start_instance(&wrong).await.unwrap_err();
+    assert_eq!(code(error), HostErrorCode::Artifact);
+    assert_eq!(world.client.state().await.unwrap().instances.len(), 1, "nothing is left of it");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn there_is_never_a_second_host_and_a_taken_address_is_said() {
+    let mut world = World::start().await;
+    let second = world.host_command().output().unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another `segue host` has its data in"), "{said}");
+
+    let other = tempfile::tempdir().unwrap();
+    let taken = std::process::Command::new(world::FIXTURE)
+        .args(["host", "--data"])
+        .arg(other.path())
+        .args(["--listen", &world.address.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(!taken.status.success() && said.contains("can't listen on"), "{said}");
+    let proxy = std::process::Command::new(world::FIXTURE)
+        .args(["proxy", "--control"])
+        .arg(other.path().join("p.sock"))
+        .args(["--listen", &world.address.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&proxy.stderr).into_owned();
+    assert!(!proxy.status.success() && said.contains("another process may have it"), "{said}");
+    world.kill_host();
+    world.start_host().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_host_is_started_when_none_answers_and_only_then() {
+    use segue_worker::host::{Ensured, HostOptions, ensure_running};
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = HostOptions::new(folder.path().join("host")).unwrap();
+    options.program = world::FIXTURE.into();
+    let (a, b) = tokio::join!(ensure_running(&options), ensure_running(&options));
+    let mut outcomes = [a.unwrap(), b.unwrap()];
+    outcomes.sort_by_key(|o| *o == Ensured::Started);
+    assert_eq!(outcomes, [Ensured::Running, Ensured::Started]);
+    let client = segue_worker::host::client::HostClient::new(&options.socket);
+    let pid = client.state().await.unwrap().pid;
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()))).unwrap();
+    assert_eq!(session.as_raw(), i32::try_from(pid).unwrap(), "it leads a session of its own");
+    client.shutdown(segue_schemas::host_api::Shutdown { services: true }).await.unwrap();
+
+    options.program = "/bin/false".into();
+    world::until_gone(pid).await;
+    let error = ensure_running(&options).await.unwrap_err().to_string();
+    assert!(error.contains("ended (exit status: 1)"), "{error}");
+}
