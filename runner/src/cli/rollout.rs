@@ -113,6 +113,7 @@ fn list(args: ListArgs) -> Result<Exit, Failure> {
         run: args.run,
         active: args.active.then_some(true),
         limit: Some(args.limit),
+        ..RolloutQuery::default()
     };
     let client = args.server.client()?;
     let list: RolloutList = place::client_runtime()?.block_on(client.get("/rollouts", &query))?;

@@ -58,6 +58,7 @@ async fn dispatch(client: &Client, args: Args) -> Result<Exit, Failure> {
         pipeline: args.pipeline,
         inputs: args.inputs.into_iter().collect::<IndexMap<_, _>>(),
         by: show::me(),
+        ..DispatchRequest::default()
     };
     let (owner, name) = args.repository.split_once('/').unwrap_or((&args.repository, ""));
     let path = format!("/repositories/{}/{}/dispatches", segment(owner), segment(name));

@@ -133,7 +133,7 @@ impl Intake {
                 let known = &self.config.repositories;
                 let repository = trigger.repository.clone();
                 let meaning = if known.is_empty() || known.contains_key(&repository) {
-                    Meaning::Starts(trigger)
+                    Meaning::Starts(*trigger)
                 } else {
                     Meaning::Ignored(format!("{repository} is not in segue.yaml: add it under `repositories`"))
                 };

@@ -17,7 +17,7 @@ use crate::mirror::{RefName, RepositoryName};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meaning {
     /// Runs may come of it.
-    Trigger(Trigger),
+    Trigger(Box<Trigger>),
     /// Nothing comes of it.
     Ignored {
         /// `owner/name`, where the payload has a usable one.
@@ -161,7 +161,7 @@ fn push(payload: Payload) -> Result<Meaning, PayloadError> {
     let message = payload.head_commit.get().and_then(|commit| commit.0.message.get()).unwrap_or_default();
     let forced = payload.forced.get().unwrap_or(false);
     let event = Event::Push { r#ref: git_ref, before, after, message, forced };
-    Ok(Meaning::Trigger(Trigger { repository, clone_url, actor, event }))
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
 }
 
 fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
@@ -186,7 +186,7 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         base: commit(base.sha, "pull_request.base.sha")?,
         draft: pull_request.draft.get().unwrap_or(false),
     };
-    Ok(Meaning::Trigger(Trigger { repository, clone_url, actor, event }))
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
 }
 
 fn ignored(repository: Field<Object<Repository>>, reason: String) -> Meaning {

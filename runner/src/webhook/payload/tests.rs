@@ -50,7 +50,7 @@ fn read_changed(event: &str, mut payload: Value, pointer: &str, to: Option<Value
 
 fn trigger(meaning: Result<Meaning, String>) -> Trigger {
     match meaning {
-        Ok(Meaning::Trigger(trigger)) => trigger,
+        Ok(Meaning::Trigger(trigger)) => *trigger,
         other => panic!("{other:?}"),
     }
 }
