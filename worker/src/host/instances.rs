@@ -40,7 +40,8 @@ impl Host {
     pub(super) async fn start_instance(self: &Arc<Self>, start: StartInstance) -> Result<Instance, HostError> {
         check_start(&start)?;
         let id = start.instance.clone();
-        if let Some(existing) = self.store.current().instances.get(&id) {
+        // One that was stopped may be asked for again: a rollout that goes back needs it under its old name.
+        if let Some(existing) = self.store.current().instances.get(&id).filter(|i| !i.is_stopped()) {
             if existing.release != start.release || existing.environment != start.fence.environment {
                 let message = format!("instance `{id}` is already here with another release; choose another name");
                 return Err(refusal(HostErrorCode::BadRequest, message));
@@ -64,7 +65,7 @@ impl Host {
             .store
             .change(move |recorded| {
                 recorded.admit(&start.fence)?;
-                if recorded.instances.contains_key(&named) {
+                if recorded.instances.get(&named).is_some_and(|i| !i.is_stopped()) {
                     return Ok(None);
                 }
                 let port = free_port(recorded)?;
