@@ -24,6 +24,11 @@ use super::{
 /// How long the traffic's way back waits for the journal. A durable write takes a millisecond or two.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long an instance that was taken over warm is kept without traffic: longer than any readiness ladder, so that it is
+/// also cleared away where its new owner is never heard of again.
+const KEPT_MS: u64 = 24 * 3600 * 1000;
+const KEPT_DRAIN_MS: u64 = 30_000;
+
 /// A change of the world.
 #[derive(Debug)]
 pub(super) enum Act {
@@ -128,12 +133,23 @@ pub(super) async fn perform(
     }
     let begun = Instant::now();
     let seen = match &act {
-        Act::Start(start) => host.start(start).await.map(|instance| Seen::Instance(Box::new(instance))),
+        Act::Start(start) => start_and_keep(host, start).await.map(|instance| Seen::Instance(Box::new(instance))),
         Act::Shift { apply, .. } => host.apply_route(apply).await.map(|route| Seen::Route(Box::new(route))),
         Act::Retire(id, retire) => host.retire(id, retire).await.map(|instance| Seen::Instance(Box::new(instance))),
         Act::Stop(id, stop) => host.stop(id, stop).await.map(|instance| Seen::Instance(Box::new(instance))),
     };
     Done { act, reported, seen: seen.unwrap_or_else(Seen::Trouble), took: begun.elapsed() }
+}
+
+/// Starts an instance. One that is there already, kept warm from an earlier rollout, must not be retired by its host
+/// before it gets traffic; with the traffic the host forgets the retirement.
+async fn start_and_keep(host: &Host, start: &StartInstance) -> Result<Instance, HostTrouble> {
+    let instance = host.start(start).await?;
+    if instance.retire_at.is_none() {
+        return Ok(instance);
+    }
+    let put_off = RetireInstance { fence: start.fence.clone(), after_ms: KEPT_MS, drain_ms: KEPT_DRAIN_MS };
+    host.retire(&start.instance, &put_off).await
 }
 
 /// Whether the report is durable; an error where the act must not be made.

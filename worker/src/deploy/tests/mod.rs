@@ -1,5 +1,6 @@
 //! Rollouts, driven against a server and a host that are scripted and kept in memory.
 
+mod real_host;
 mod scripted_host;
 mod scripted_server;
 

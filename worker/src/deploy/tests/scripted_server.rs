@@ -13,9 +13,10 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::pending;
 use segue_schemas::{
-    deploy::{JournalEntry, JournalKind, Rollout, RolloutCommand},
+    deploy::{JournalEntry, JournalKind, Release, Rollout, RolloutCommand},
     host_api::ArtifactSource,
-    id::{Epoch, RolloutId},
+    id::{Digest, Epoch, RolloutId},
+    time::Timestamp,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport},
 };
 use tokio::sync::Notify;
@@ -40,6 +41,7 @@ pub(super) struct ScriptedServer {
     changed: Notify,
     dead_man_ms: u64,
     host_socket: String,
+    artifacts: BTreeMap<Digest, ArtifactSource>,
 }
 
 struct State {
@@ -56,6 +58,20 @@ struct State {
 
 impl ScriptedServer {
     pub(super) fn new(rollout: Rollout, epoch: Epoch, host_socket: String, dead_man_ms: u64) -> Self {
+        let spec = &rollout.spec;
+        let source =
+            |release: &Release| (release.digest.clone(), ArtifactSource::File(format!("/nowhere/{}", release.digest)));
+        let artifacts = std::iter::once(&spec.release).chain(&spec.previous).map(source).collect();
+        Self::with_artifacts(rollout, epoch, host_socket, dead_man_ms, artifacts)
+    }
+
+    pub(super) fn with_artifacts(
+        rollout: Rollout,
+        epoch: Epoch,
+        host_socket: String,
+        dead_man_ms: u64,
+        artifacts: BTreeMap<Digest, ArtifactSource>,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 rollout,
@@ -73,6 +89,7 @@ impl ScriptedServer {
             changed: Notify::new(),
             dead_man_ms,
             host_socket,
+            artifacts,
         }
     }
 
@@ -164,8 +181,10 @@ impl ScriptedServer {
 
 /// The journal as a person reads it.
 pub(super) fn lines(journal: &[JournalEntry]) -> String {
+    let began = journal.first().map(|e| e.at).unwrap_or_default();
     let line = |e: &JournalEntry| {
-        format!("{:>3} epoch {} {:?}: {}\n", e.sequence, e.epoch, e.kind, e.detail["message"].as_str().unwrap_or("?"))
+        let (ms, message) = (e.at.since(began).as_millis(), e.detail["message"].as_str().unwrap_or("?"));
+        format!("{:>3} {ms:>6} ms epoch {} {:?}: {message}\n", e.sequence, e.epoch, e.kind)
     };
     journal.iter().map(line).collect()
 }
@@ -182,15 +201,12 @@ impl RolloutServer for ScriptedServer {
         let mut state = self.state.lock().unwrap();
         state.is_leased = true;
         state.epoch = state.epoch.next();
-        let spec = &state.rollout.spec;
-        let releases = std::iter::once(&spec.release).chain(&spec.previous);
-        let source = |digest| ArtifactSource::File(format!("/nowhere/{digest}"));
         Ok(Some(RolloutClaim {
             rollout: state.rollout.clone(),
             epoch: state.epoch,
             journal: state.journal.clone(),
             hosts: [("local".to_owned(), self.host_socket.clone())].into(),
-            artifacts: releases.map(|r| (r.digest.clone(), source(&r.digest))).collect::<BTreeMap<_, _>>(),
+            artifacts: self.artifacts.clone(),
             dead_man_ms: self.dead_man_ms,
         }))
     }
@@ -269,7 +285,8 @@ impl State {
             if entry.detail["message"].as_str().is_none_or(str::is_empty) {
                 self.faults.push(format!("entry {} ({:?}) has no message", entry.sequence, entry.kind));
             }
-            self.journal.push(entry.clone());
+            let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+            self.journal.push(JournalEntry { at: Timestamp(since as i64), ..entry.clone() });
         }
         let from = self.rollout.status;
         if from != report.status
