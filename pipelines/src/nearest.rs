@@ -1,9 +1,10 @@
 //! The nearest known word to one that is not known, for suggestions.
 
-/// The candidate that was probably meant: at most a third of its letters differ, without regard to case. The first of
-/// equally near ones.
+/// The candidate that was probably meant: at most a third of its letters differ, without regard to case, or else it goes on
+/// where the word stops. The first of equally near ones.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     const LONGEST: usize = 64;
+    const SHORTEST_BEGINNING: usize = 4;
     let word: Vec<char> = word.to_lowercase().chars().take(LONGEST + 1).collect();
     if word.len() > LONGEST {
         return None;
@@ -14,7 +15,8 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
             let letters: Vec<char> = candidate.to_lowercase().chars().collect();
             let allowed = (word.len().max(letters.len()) / 3).max(1);
             let distance = distance(&word, &letters);
-            (distance <= allowed).then_some((distance, candidate))
+            let begins = word.len() >= SHORTEST_BEGINNING && letters.starts_with(&word);
+            (distance <= allowed || begins).then_some((distance, candidate))
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -59,6 +61,7 @@ mod tests {
         check("setps", Some("steps"));
         check("timeout-minute", Some("timeout-minutes"));
         check("fi", Some("if"));
+        check("timeout", Some("timeout-minutes"));
         check("entirely-else", None);
         check(&"x".repeat(100_000), None);
     }

@@ -9,6 +9,10 @@ mod sample_service;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // one for each job slot, kept ready: it has to be small, and to start before any thread does
+    if std::env::args_os().nth(1).is_some_and(|command| command == "step-supervisor") {
+        return segue_worker::supervisor::main();
+    }
     install_crypto();
     cli::main()
 }

@@ -25,7 +25,7 @@ pub fn render(diagnostic: &Diagnostic, text: &str, style: Style) -> String {
     };
     let line = text.lines().nth(diagnostic.line - 1).unwrap_or_default();
     let (shown, start, end) =
-        window(line, diagnostic.column - 1, &text.get(diagnostic.span.clone()).unwrap_or_default());
+        window(line, diagnostic.column - 1, text.get(diagnostic.span.clone()).unwrap_or_default());
     let snippet = Snippet::source(shown)
         .line_start(diagnostic.line)
         .path(diagnostic.file.as_str())

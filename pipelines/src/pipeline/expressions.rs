@@ -203,7 +203,7 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
                 let help = format!("add it to this job's `needs`: `needs: [{first}]`");
                 unknown(format!("this job does not need `{first}`, so nothing is known of it"), help)
             } else {
-                let help = suggestion(first, &scope.needs, "`needs` of this job");
+                let help = suggestion(first, &scope.needs, "this job needs", "this job needs no other");
                 unknown(format!("there is no job `{first}`"), help)
             };
         }
@@ -213,7 +213,7 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
             ("outputs", Some(output)) if has(outputs, output) => None,
             ("outputs", Some(output)) => unknown(
                 format!("the job `{first}` has no output `{output}`"),
-                suggestion(output, outputs, &format!("`outputs` of `{first}`")),
+                suggestion(output, outputs, "it has", "it has no `outputs`"),
             ),
             (other, _) => unknown(
                 format!("a needed job has no `{other}`"),
@@ -223,7 +223,8 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
     }
     if reference.is_in("steps") && !scope.steps_unknown {
         if !has(&scope.steps, first) {
-            let help = suggestion(first, &scope.steps, "ids of the steps before");
+            let help =
+                suggestion(first, &scope.steps, "the steps before it have the ids", "no step before it has an `id`");
             return unknown(format!("no step before this one has the id `{first}`"), help);
         }
         const KEYS: [&str; 3] = ["outputs", "outcome", "conclusion"];
@@ -261,7 +262,8 @@ fn script_problem(reference: &Reference, source: &str, scope: &Scope) -> Option<
         }
     } else {
         let name = variable_for(reference);
-        format!("give the step `env: {{ {name}: \"${{{{ {written} }}}}\" }}` and write `\"${name}\"` in the script")
+        let whole = source.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("give the step `env: {{ {name}: \"${{{{ {whole} }}}}\" }}` and write `\"${name}\"` in the script")
     };
     let message = format!("`{written}` is chosen by whoever makes the event; pasted into a script, it would be run");
     Some((Code::UntrustedValue, message, Some(help)))
@@ -272,10 +274,9 @@ fn missing_github_key(reference: &Reference) -> Option<&str> {
     (!GITHUB_CONTEXT_KEYS.iter().any(|known| known.eq_ignore_ascii_case(key))).then_some(key)
 }
 
-fn suggestion(name: &str, known: &[String], what: &str) -> String {
-    did_you_mean(name, known.iter().map(String::as_str)).unwrap_or_else(|| {
-        if known.is_empty() { format!("there are no {what}") } else { format!("{what}: {}", known.join(", ")) }
-    })
+fn suggestion(name: &str, known: &[String], sentence: &str, none: &str) -> String {
+    did_you_mean(name, known.iter().map(String::as_str))
+        .unwrap_or_else(|| if known.is_empty() { none.to_owned() } else { format!("{sentence} {}", known.join(", ")) })
 }
 
 fn shifted(span: &Range<usize>, offset: usize) -> Range<usize> {

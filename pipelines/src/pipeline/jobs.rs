@@ -85,7 +85,7 @@ impl Reader<'_, '_> {
         let env = self.env(node, &JOB_ENV, &mut scope);
         let defaults = self.defaults(node, defaults);
         let steps = match node.entry("steps") {
-            Some(steps) => self.steps(steps, &defaults, environment.is_some(), &mut scope),
+            Some(steps) => self.steps(steps, &defaults, node.get("environment").is_some(), &mut scope),
             None => {
                 let what = format!("the job `{key}`");
                 self.missing("steps", &what, &entry.key_span, "add `steps:` with at least one `run` or `uses`");

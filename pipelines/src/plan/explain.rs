@@ -6,12 +6,12 @@ use indexmap::IndexMap;
 use segue_schemas::{
     plan::JobPlan,
     status::{JobStatus, RunStatus},
-    trigger::Trigger,
+    trigger::{Event, Trigger},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{GITHUB_CONTEXT_KEYS, Outcome, RunNumbers, github_context, outcome, run_plan};
+use super::{Outcome, RunNumbers, github_context, outcome, run_plan};
 use crate::{
     diagnostic::Diagnostic,
     expr::{self, Contexts},
@@ -48,7 +48,7 @@ pub struct ExplainedJob {
     pub matrix: IndexMap<String, Value>,
     /// The jobs before it.
     pub needs: Vec<String>,
-    /// Whether it would run if every job before it ended well.
+    /// Whether it would run if every job before it ended well, and its condition holds where that is not known yet.
     pub would_run: bool,
     /// Why, or why not.
     pub reason: String,
@@ -85,12 +85,20 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
 /// Plays the run with every job that starts ending well at once, and notes what happens to each.
 fn foresee(jobs: &[JobPlan], trigger: &Trigger, pipeline: &str) -> Vec<ExplainedJob> {
     let github = github_context(trigger, pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
-    let contexts = Contexts::new().with("github", &github);
+    let inputs = match &trigger.event {
+        Event::WorkflowDispatch { inputs, .. } => json!(inputs),
+        _ => json!({}),
+    };
+    let contexts = Contexts::new().with("github", &github).with("inputs", &inputs);
+    let view = |job: &JobPlan| JobView {
+        condition: if is_open(job) { None } else { job.condition.clone() },
+        ..JobView::planned(job)
+    };
     let mut run = RunView {
         status: RunStatus::Queued,
         cancelled: false,
-        jobs: jobs.iter().map(JobView::planned).collect(),
-        contexts: BTreeMap::from([("github".to_owned(), github)]),
+        jobs: jobs.iter().map(view).collect(),
+        contexts: BTreeMap::from([("github".to_owned(), github), ("inputs".to_owned(), inputs)]),
     };
     let mut fates: BTreeMap<String, (bool, String)> = BTreeMap::new();
     // each round ends at least one job, so there are at most as many as jobs
@@ -115,7 +123,7 @@ fn foresee(jobs: &[JobPlan], trigger: &Trigger, pipeline: &str) -> Vec<Explained
             let name = expr::render_template(&job.name, &contexts).unwrap_or_else(|_| job.name.clone());
             let (would_run, reason) = match fates.remove(&job.key) {
                 Some((true, _)) => (true, why_it_runs(job)),
-                Some((false, reason)) => (false, reason + assumed(job)),
+                Some((false, reason)) => (false, reason),
                 None => (false, "a job before it never ends".into()),
             };
             explained(job, &name, would_run, reason)
@@ -131,32 +139,32 @@ fn set(run: &mut RunView, key: &str, status: JobStatus, cause: Option<SkipCause>
 }
 
 fn why_it_runs(job: &JobPlan) -> String {
-    let condition = match &job.condition {
-        Some(condition) => format!("its `if` holds: {condition}{}", assumed(job)),
-        None => String::new(),
-    };
-    let needs = match job.needs.as_slice() {
+    let mut reason = match job.needs.as_slice() {
         [] => "it waits for nothing".to_owned(),
-        needs => format!("once {} ended well", needs.join(", ")),
+        needs => format!("after {}", needs.join(", ")),
     };
-    let environment = match &job.environment {
-        Some(environment) => format!("; the environment `{environment}` may ask for approval"),
-        None => String::new(),
-    };
-    if condition.is_empty() { format!("{needs}{environment}") } else { format!("{needs}; {condition}{environment}") }
+    match &job.condition {
+        Some(condition) if is_open(job) => {
+            reason.push_str(&format!("; if then `{condition}` holds, which is not known yet"))
+        }
+        Some(condition) => reason.push_str(&format!("; its condition `{condition}` holds")),
+        None => {}
+    }
+    if let Some(environment) = &job.environment {
+        reason.push_str(&format!("; the environment `{environment}` may ask for an approval"));
+    }
+    reason
 }
 
-/// What a condition reads that only the run will know.
-fn assumed(job: &JobPlan) -> &'static str {
-    let Some(condition) = &job.condition else { return "" };
+/// Whether the job's condition reads what only the run will know: outputs of jobs, and the operator's variables. Such a
+/// job is taken to run. A condition that asks how things went is decided all the same, with these values empty.
+fn is_open(job: &JobPlan) -> bool {
+    let Some(condition) = &job.condition else { return false };
     let references = expr::references(condition).unwrap_or_default();
-    let unknown = references.iter().any(|reference| {
-        let reads_output = reference.is_in("needs") && reference.name(1) != Some("result");
-        let reads_github = reference.is_in("github")
-            && !reference.name(0).is_some_and(|key| GITHUB_CONTEXT_KEYS.iter().any(|k| k.eq_ignore_ascii_case(key)));
-        reads_output || reads_github || reference.is_in("vars") || reference.is_in("inputs")
-    });
-    if unknown { " (outputs, variables and inputs are taken as empty here; the run decides)" } else { "" }
+    let reads_unknown = references
+        .iter()
+        .any(|reference| reference.is_in("vars") || (reference.is_in("needs") && reference.name(1) != Some("result")));
+    reads_unknown && !expr::uses_status_function(condition).unwrap_or(false)
 }
 
 fn explained(job: &JobPlan, name: &str, would_run: bool, reason: String) -> ExplainedJob {

@@ -12,6 +12,8 @@ mod connection;
 mod doctor;
 pub mod ending;
 pub mod follow;
+mod host;
+pub mod logging;
 mod logs;
 pub mod place;
 mod releases;
@@ -48,6 +50,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Host(host::HostArgs),
+    Proxy(host::ProxyArgs),
     Run(run::Args),
     Runs(runs::Args),
     Logs(logs::Args),
@@ -78,6 +82,8 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Host(args) => host::run_host(args),
+        Command::Proxy(args) => host::run_proxy(args),
         Command::Run(args) => run::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Logs(args) => logs::run(&args),
