@@ -222,14 +222,14 @@ impl RolloutStatus {
         matches!(self, Self::Succeeded | Self::RolledBack | Self::Failed)
     }
 
-    #[expect(clippy::match_like_matches_macro, reason = "one table per kind of thing, all of one form")]
     const fn may_become(self, to: Self) -> bool {
         use RolloutStatus::{Failed, Held, Queued, RolledBack, RollingBack, Running, Succeeded};
         match (self, to) {
             (Queued, Running | Failed | RolledBack)
             | (Running, Held | RollingBack | Succeeded | Failed)
             | (Held, Running | RollingBack | Succeeded)
-            | (RollingBack, RolledBack) => true,
+            // where nothing of the former release can be brought back, the target stays wholly new
+            | (RollingBack, RolledBack | Succeeded) => true,
             _ => false,
         }
     }

@@ -1,8 +1,8 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use segue_schemas::{
-    deploy::{CanarySpec, JournalKind, Release, RolloutCommand, RolloutSpec, Strategy},
-    host_api::{RouteState, Target},
+    deploy::{JournalKind, Release, RolloutSpec, Strategy},
+    host_api::{InstanceState, RouteState, Target},
     id::{InstanceId, RolloutId},
     status::RolloutStatus,
     time::Timestamp,
@@ -15,16 +15,10 @@ use super::{
     input::{HostFacts, Input},
     weights::{reduce, split},
 };
-use crate::judge::{Arm, Decision, Judge, Verdict};
+use crate::judge::{Judge, Verdict};
 
 /// The form of the stored state. Raised when an older one can't be read any more.
 const VERSION: u32 = 1;
-/// How often the former release is started again before it is given up.
-const REVIVE_TRIES: u32 = 3;
-/// The longest pause between two tries to take the traffic back.
-const RETRY_CAP: Duration = Duration::from_secs(30);
-/// The first pause between two tries; it doubles.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// Why a stored state can't be gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +32,7 @@ pub enum RestoreError {
         found: u64,
     },
     /// It is damaged.
-    #[error("the rollout's state cannot be read ({0}); abort the rollout and start it again")]
+    #[error("the rollout's state cannot be read ({0}); roll back with `--emergency` and start a new rollout")]
     Unreadable(#[from] serde_json::Error),
 }
 
@@ -46,30 +40,31 @@ pub enum RestoreError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolloutMachine {
     version: u32,
-    id: RolloutId,
-    spec: RolloutSpec,
-    status: RolloutStatus,
-    phase: Phase,
-    new: Vec<Candidate>,
-    /// What had the traffic before.
-    former: Vec<Target>,
-    /// Whether the former instances can take the traffic back at once: none was stopped or is on its way to be.
-    former_warm: bool,
+    pub(super) id: RolloutId,
+    pub(super) spec: RolloutSpec,
+    pub(super) status: RolloutStatus,
+    pub(super) phase: Phase,
+    pub(super) new: Vec<Candidate>,
+    /// What had the traffic before, and what it is if one release had it all.
+    pub(super) former: Vec<Target>,
+    pub(super) former_release: Option<Release>,
+    /// How often the former release was started anew, to take the traffic back.
+    pub(super) revivals: u32,
     /// The host's own change of weights that was known when the rollout began: no news.
     known_restore: Option<(Timestamp, String)>,
-    stage: usize,
-    weight: u8,
-    reason: Option<String>,
-    judge: Option<Judge>,
-    verdict: Option<Verdict>,
+    pub(super) stage: usize,
+    pub(super) weight: u8,
+    pub(super) reason: Option<String>,
+    pub(super) judge: Option<Judge>,
+    pub(super) verdict: Option<Verdict>,
     /// A person wants all traffic on the new release as soon as it is ready.
-    promote: bool,
+    pub(super) promote: bool,
     observed_until: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing is known of the host yet.
     New,
     /// The new instances are started and climb the readiness ladder.
@@ -80,10 +75,12 @@ enum Phase {
     Watching { ends: Timestamp, held_until: Option<Timestamp> },
     /// All traffic is on the new release; the former instances are being retired.
     Settling { pending: BTreeSet<InstanceId> },
-    /// The former instances are brought back, because the traffic is to go back to them and they may be gone.
-    Reviving { why: String, tries: u32, ready: BTreeSet<InstanceId>, retry_at: Option<Timestamp> },
     /// The traffic is going back.
     GoingBack { tries: u32, retry_at: Option<Timestamp> },
+    /// The former instances cannot take the traffic, so the former release is started anew and climbs the ladder.
+    Reviving { ready: BTreeSet<InstanceId>, retry_at: Option<Timestamp> },
+    /// Nothing of the former release can be brought back; all traffic goes to the new one.
+    GivingUp { tries: u32, retry_at: Option<Timestamp> },
     /// The traffic is where it was before the rollout; the new instances are drained and stopped.
     CleaningUp { pending: BTreeSet<InstanceId>, end: RolloutStatus },
     /// It has ended.
@@ -93,17 +90,17 @@ enum Phase {
 /// What follows when the weights are confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Then {
-    /// The stage is watched, to this time at least where it was begun before.
+pub(super) enum Then {
+    /// The stage is watched; it goes on where it was begun before.
     Watch { ends: Option<Timestamp>, held_until: Option<Timestamp> },
     /// The rollout settles.
     Settle,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Candidate {
-    instance: InstanceId,
-    ready: bool,
+pub(super) struct Candidate {
+    pub(super) instance: InstanceId,
+    pub(super) ready: bool,
 }
 
 impl RolloutMachine {
@@ -118,7 +115,8 @@ impl RolloutMachine {
             phase: Phase::New,
             new: Vec::new(),
             former: Vec::new(),
-            former_warm: true,
+            former_release: None,
+            revivals: 0,
             known_restore: None,
             stage: 0,
             weight: 0,
@@ -144,25 +142,27 @@ impl RolloutMachine {
     /// Takes in what happened, and says what is to be done, in order.
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
+        let out = &mut actions;
         match input {
-            Input::Claimed { facts } => self.on_claimed(&facts, &mut actions),
-            Input::Started { instance } => self.on_started(instance, &mut actions),
-            Input::Ready { instance } => self.on_ready(&instance, &mut actions),
-            Input::NotReady { instance, reason } => self.on_not_ready(&instance, &reason, now, &mut actions),
-            Input::Shifted { percent } => self.on_shifted(percent, now, &mut actions),
-            Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, &mut actions),
+            Input::Claimed { facts } => self.on_claimed(&facts, out),
+            Input::Started { instance } => self.on_started(instance, out),
+            Input::Ready { instance } => self.on_ready(&instance, out),
+            Input::NotReady { instance, reason } => self.on_not_ready(&instance, &reason, now, out),
+            Input::Shifted { percent } => self.on_shifted(percent, now, out),
+            Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, out),
             Input::Observations { observations, lost, next } => {
                 self.observed_until = self.observed_until.max(next);
-                self.on_observations(&observations, lost, now, &mut actions);
+                self.on_observations(&observations, lost, now, out);
             }
-            Input::Command { command, by } => self.on_command(command, by.as_deref(), &mut actions),
+            Input::Command { command, by } => self.on_command(command, by.as_deref(), out),
             Input::Route { route } => {
-                self.on_route(&route, &mut actions);
+                self.on_route(&route, out);
             }
-            Input::Drained { instance, in_flight } => self.on_drained(instance, in_flight, &mut actions),
-            Input::Retired { instance } | Input::Stopped { instance } => self.on_gone(&instance, &mut actions),
-            Input::CleanUpFailed { instance, reason } => self.on_clean_up_failed(instance, &reason, &mut actions),
-            Input::Tick => self.on_tick(now, &mut actions),
+            Input::Drained { instance, in_flight } => self.on_drained(instance, in_flight, out),
+            Input::Retired { instance } => self.on_retired(&instance, out),
+            Input::Stopped { instance } => self.on_stopped(&instance, out),
+            Input::CleanUpFailed { instance, reason } => self.on_clean_up_failed(&instance, &reason, out),
+            Input::Tick => self.on_tick(now, out),
         }
         actions
     }
@@ -191,7 +191,7 @@ impl RolloutMachine {
         self.reason.as_deref()
     }
 
-    /// The judge's last word, with its numbers.
+    /// The judge's last word, with its numbers; brought up to date with each batch of observations.
     #[must_use]
     pub fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
@@ -213,7 +213,9 @@ impl RolloutMachine {
     pub fn next_wake(&self) -> Option<Timestamp> {
         match &self.phase {
             Phase::Watching { ends, held_until } => Some(held_until.unwrap_or(*ends)),
-            Phase::Reviving { retry_at, .. } | Phase::GoingBack { retry_at, .. } => *retry_at,
+            Phase::Reviving { retry_at, .. } | Phase::GoingBack { retry_at, .. } | Phase::GivingUp { retry_at, .. } => {
+                *retry_at
+            }
             _ => None,
         }
     }
@@ -243,206 +245,180 @@ impl RolloutMachine {
 
     // --- beginning and taking over ---
 
-    fn on_claimed(&mut self, facts: &HostFacts, actions: &mut Vec<Action>) {
+    fn on_claimed(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
         if self.phase == Phase::New {
-            return self.begin(facts, actions);
+            return self.begin(facts, out);
         }
-        record(
-            actions,
-            JournalKind::Recovered,
-            json!({ "phase": self.phase_name(), "route": facts.route, "instances": facts.instances }),
-        );
+        let targets = facts.route.as_ref().map(|r| &r.targets);
+        record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
         if let Some(route) = &facts.route
-            && self.on_route(route, actions)
+            && self.on_route(route, out)
         {
             return;
         }
         let lost = self.new.iter().find(|c| c.ready && !facts.carries(&c.instance)).map(|c| c.instance.clone());
-        if self.former.iter().any(|t| !facts.carries(&t.instance)) {
-            self.former_warm = false;
-        }
-        match self.phase.clone() {
-            Phase::New => {}
-            Phase::Starting => {
-                for candidate in &mut self.new {
-                    candidate.ready = false;
-                }
-                self.start_new(actions);
+        match (self.phase.clone(), lost) {
+            (Phase::Shifting { .. } | Phase::Watching { .. }, Some(lost)) => {
+                self.roll_back(format!("the new release's instance {lost} is gone from the host"), out);
             }
-            Phase::Shifting { .. } | Phase::Watching { .. } if lost.is_some() => {
-                let name = lost.map(|l| l.to_string()).unwrap_or_default();
-                self.roll_back(format!("the new release's instance {name} is gone from the host"), actions);
+            (Phase::Shifting { percent, then }, None) => self.shift(percent, then, out),
+            // asserts the weights, and with them this owner's epoch and the dead-man's switch
+            (Phase::Watching { ends, held_until }, None) => {
+                self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
             }
-            Phase::Shifting { percent, then } => self.shift(percent, then, actions),
-            Phase::Watching { ends, held_until } => {
-                // asserts the weights, and with them this owner's epoch and the dead-man's switch
-                self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, actions);
+            (Phase::Starting, _) => self.start_new(out),
+            (Phase::Settling { pending }, _) => self.retire(&pending, out),
+            (Phase::GoingBack { tries, .. }, _) => self.go_back(tries, out),
+            (Phase::Reviving { .. }, _) => self.start_former(out),
+            (Phase::GivingUp { tries, .. }, _) => self.give_all_to_new(tries, out),
+            (Phase::CleaningUp { pending, .. }, _) => self.drain(&pending, out),
+            (Phase::Ended { status, serves }, _) => {
+                out.push(Action::Finish { status, serves, reason: self.reason.clone() });
             }
-            Phase::Settling { pending } => self.retire(&pending, actions),
-            Phase::Reviving { why, tries, .. } => self.revive(why, tries, actions),
-            Phase::GoingBack { .. } => self.go_back(actions),
-            Phase::CleaningUp { pending, .. } => self.drain(&pending, actions),
-            Phase::Ended { status, serves } => {
-                actions.push(Action::Finish { status, serves, reason: self.reason.clone() });
-            }
+            (Phase::New, _) => {}
         }
     }
 
-    fn begin(&mut self, facts: &HostFacts, actions: &mut Vec<Action>) {
+    fn begin(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
         self.status = RolloutStatus::Running;
+        self.former_release = self.spec.previous.clone();
         if let Some(route) = &facts.route {
             self.former = reduce(route.targets.clone());
             self.known_restore = restore_key(route);
             self.observed_until = route.newest_observation;
         }
-        let former_instances: BTreeSet<&InstanceId> = self.former.iter().map(|t| &t.instance).collect();
         let release_of =
             |instance: &InstanceId| facts.instances.iter().find(|i| i.id == *instance).map(|i| i.release.id);
-        if self.spec.is_rollback
-            && !self.former.is_empty()
-            && self
-                .former
-                .iter()
-                .all(|t| release_of(&t.instance) == Some(self.spec.release.id) && facts.carries(&t.instance))
-        {
+        let serves = |release| self.former.iter().all(|t| release_of(&t.instance) == Some(release));
+        if self.former_release.as_ref().is_some_and(|former| !serves(former.id)) {
+            // the host carries something else than the server knows of, which only its own instances can bring back
+            self.former_release = None;
+        }
+        if self.spec.is_rollback && !self.former.is_empty() && serves(self.spec.release.id) {
             self.weight = 100;
-            return self.finish(
-                RolloutStatus::Succeeded,
-                Serves::New,
-                Some(format!("release {} has all the traffic already", self.spec.release.id)),
-                actions,
-            );
+            let reason = format!("release {} has all the traffic already", self.spec.release.id);
+            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
         }
-        // going back takes what is still warm
-        let warm = facts.instances.iter().filter(|i| {
-            self.spec.is_rollback
-                && i.release.id == self.spec.release.id
-                && facts.carries(&i.id)
-                && !former_instances.contains(&i.id)
-        });
-        let replicas = self.spec.service.replicas.clamp(1, 64) as usize;
-        let mut names: Vec<InstanceId> = warm.map(|i| i.id.clone()).take(replicas).collect();
-        for replica in names.len()..replicas {
-            names.extend(self.instance_name(replica));
-        }
-        self.new = names.into_iter().map(|instance| Candidate { instance, ready: false }).collect();
+        self.name_instances(facts, out);
         if let Strategy::Canary(canary) = &self.spec.strategy
             && !self.former.is_empty()
         {
             self.judge = Some(Judge::new(canary));
         }
         self.phase = Phase::Starting;
-        self.start_new(actions);
+        self.start_new(out);
     }
 
-    /// `<service>-<release>-<replica>-<rollout>`: the same for every owner, so that starting twice starts once.
-    fn instance_name(&self, replica: usize) -> Option<InstanceId> {
-        let service: String = self.spec.service.name.chars().take(32).collect();
-        let name = format!("{service}-{}-{replica}-{}", self.spec.release.id, self.id);
-        name.parse().or_else(|_| format!("service-{}-{replica}-{}", self.spec.release.id, self.id).parse()).ok()
+    /// Gives the new instances their names. Going back takes the instances of the release that are still warm.
+    fn name_instances(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
+        let replicas = self.spec.service.replicas.clamp(1, 64) as usize;
+        let is_warm = |instance: &segue_schemas::host_api::Instance| {
+            self.spec.is_rollback
+                && instance.release.id == self.spec.release.id
+                && instance.state == InstanceState::Running
+                && !self.former.iter().any(|t| t.instance == instance.id)
+        };
+        let mut names: Vec<InstanceId> =
+            facts.instances.iter().filter(|i| is_warm(i)).map(|i| i.id.clone()).take(replicas).collect();
+        // puts their end off; with traffic they stay by themselves
+        out.extend(names.iter().map(|instance| self.retirement(instance)));
+        let release = self.spec.release.id;
+        for replica in names.len()..replicas {
+            names.extend(self.instance_name(&format!("{release}-{replica}-{}", self.id)));
+        }
+        self.new = names.into_iter().map(|instance| Candidate { instance, ready: false }).collect();
     }
 
-    fn start_new(&self, actions: &mut Vec<Action>) {
-        actions.extend(
-            self.new.iter().map(|c| Action::Start { instance: c.instance.clone(), release: self.spec.release.clone() }),
-        );
+    /// `<service>-<suffix>`: the same for every owner, so that starting twice starts once.
+    pub(super) fn instance_name(&self, suffix: &str) -> Option<InstanceId> {
+        let service: String = self.spec.service.name.chars().take(30).collect();
+        format!("{service}-{suffix}").parse().or_else(|_| format!("service-{suffix}").parse()).ok()
+    }
+
+    fn start_new(&mut self, out: &mut Vec<Action>) {
+        let release = &self.spec.release;
+        for candidate in &mut self.new {
+            candidate.ready = false;
+            out.push(Action::Start { instance: candidate.instance.clone(), release: release.clone() });
+        }
     }
 
     // --- the readiness ladder ---
 
-    fn on_started(&mut self, instance: InstanceId, actions: &mut Vec<Action>) {
-        let expected = match self.phase {
-            Phase::Starting => self.new.iter().any(|c| c.instance == instance),
+    fn on_started(&self, instance: InstanceId, out: &mut Vec<Action>) {
+        let is_expected = match self.phase {
+            Phase::Starting => self.new_instances().any(|new| *new == instance),
             Phase::Reviving { .. } => self.former.iter().any(|t| t.instance == instance),
             _ => false,
         };
-        if expected {
-            actions.push(Action::AwaitReady { instance });
+        if is_expected {
+            out.push(Action::AwaitReady { instance });
         }
     }
 
-    fn on_ready(&mut self, instance: &InstanceId, actions: &mut Vec<Action>) {
+    fn on_ready(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
         match &mut self.phase {
             Phase::Starting => {
-                if let Some(candidate) = self.new.iter_mut().find(|c| c.instance == *instance) {
-                    candidate.ready = true;
-                }
+                let Some(candidate) = self.new.iter_mut().find(|c| c.instance == *instance) else { return };
+                candidate.ready = true;
                 if self.new.iter().all(|c| c.ready) {
-                    self.take_first_traffic(actions);
+                    self.take_first_traffic(out);
                 }
             }
-            Phase::Reviving { why, ready, .. } => {
-                if self.former.iter().any(|t| t.instance == *instance) {
-                    ready.insert(instance.clone());
-                }
+            Phase::Reviving { ready, .. } if self.former.iter().any(|t| t.instance == *instance) => {
+                ready.insert(instance.clone());
                 if ready.len() == self.former.len() {
-                    self.former_warm = true;
-                    let why = why.clone();
-                    self.roll_back(why, actions);
+                    self.go_back(1, out);
                 }
             }
             _ => {}
         }
     }
 
-    fn take_first_traffic(&mut self, actions: &mut Vec<Action>) {
-        let canary = matches!(self.spec.strategy, Strategy::Canary(_));
-        if self.former.is_empty() && canary {
-            self.reason = Some(
-                "nothing served before: there is nothing to compare with, so all traffic goes to it at once".into(),
-            );
+    fn on_not_ready(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        let is_new = self.new_instances().any(|new| new == instance);
+        match self.phase {
+            Phase::Starting if is_new => {
+                self.reason = Some(format!("instance {instance} did not become ready: {reason}"));
+                record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": self.reason }));
+                self.clean_up(RolloutStatus::Failed, out);
+            }
+            Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if is_new => {
+                self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);
+            }
+            Phase::Reviving { .. } if !is_new => self.on_revival_failed(instance, reason, now, out),
+            _ => {}
+        }
+    }
+
+    fn take_first_traffic(&mut self, out: &mut Vec<Action>) {
+        if self.former.is_empty() && matches!(self.spec.strategy, Strategy::Canary(_)) {
+            let reason = "nothing served before, so there is nothing to compare with: all traffic goes to it at once";
+            self.reason = Some(reason.into());
         }
         if self.judge.is_none() || self.promote {
-            self.shift(100, Then::Settle, actions);
+            self.shift(100, Then::Settle, out);
         } else {
-            self.enter_stage(0, actions);
-        }
-    }
-
-    fn on_not_ready(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, actions: &mut Vec<Action>) {
-        let is_new = self.new.iter().any(|c| c.instance == *instance);
-        match &mut self.phase {
-            Phase::Starting if is_new => {
-                let reason = format!("instance {instance} did not become ready: {reason}");
-                record(actions, JournalKind::NotReady, json!({ "instance": instance, "reason": reason }));
-                self.reason = Some(reason);
-                self.clean_up(RolloutStatus::Failed, actions);
-            }
-            Phase::Shifting { .. } | Phase::Watching { .. } if is_new => {
-                self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), actions);
-            }
-            Phase::Reviving { why, tries, retry_at, .. } if !is_new => {
-                if *tries >= REVIVE_TRIES {
-                    let reason = format!(
-                        "{why}; but the former release could not be started again ({reason}), so all traffic stays with the new one"
-                    );
-                    record(actions, JournalKind::NotReady, json!({ "instance": instance, "reason": reason }));
-                    self.reason = Some(reason);
-                    self.former = Vec::new();
-                    self.status = RolloutStatus::Running;
-                    self.shift(100, Then::Settle, actions);
-                } else {
-                    *retry_at = Some(now + pause(*tries));
-                }
-            }
-            _ => {}
+            self.enter_stage(0, out);
         }
     }
 
     // --- weights ---
 
-    fn shift(&mut self, percent: u8, then: Then, actions: &mut Vec<Action>) {
+    /// While a stage is watched the dead man's hand is on the switch, at 100 % as well: until the judge's word the former release
+    /// is what the host comes back to.
+    pub(super) fn shift(&mut self, percent: u8, then: Then, out: &mut Vec<Action>) {
         self.phase = Phase::Shifting { percent, then };
         let instances: Vec<InstanceId> = self.new_instances().cloned().collect();
-        actions.push(Action::Shift {
+        out.push(Action::Shift {
             percent,
             targets: split(percent, &instances, &self.former),
             fallback: self.former.clone(),
-            dead_man: percent < 100 && !self.former.is_empty(),
+            dead_man: matches!(then, Then::Watch { .. }) && !self.former.is_empty(),
         });
     }
 
-    fn on_shifted(&mut self, percent: u8, now: Timestamp, actions: &mut Vec<Action>) {
+    fn on_shifted(&mut self, percent: u8, now: Timestamp, out: &mut Vec<Action>) {
         match self.phase.clone() {
             Phase::Shifting { percent: asked, then } if asked == percent => {
                 self.weight = percent;
@@ -453,401 +429,111 @@ impl RolloutMachine {
                     }
                     Then::Settle => {
                         self.judge = None;
-                        let former: BTreeSet<InstanceId> = self.former.iter().map(|t| t.instance.clone()).collect();
-                        self.retire(&former, actions);
+                        self.retire(&self.former_instances(), out);
                     }
                 }
             }
             Phase::GoingBack { .. } if percent == 0 => {
                 self.weight = 0;
-                record(
-                    actions,
-                    JournalKind::RolledBack,
-                    json!({ "reason": self.reason, "serves": self.former, "release": self.spec.previous.as_ref().map(|p| p.id) }),
-                );
-                self.clean_up(RolloutStatus::RolledBack, actions);
+                let release = self.former_release.as_ref().map(|r| r.id);
+                let detail = json!({ "reason": self.reason, "serves": self.former, "release": release });
+                record(out, JournalKind::RolledBack, detail);
+                self.clean_up(RolloutStatus::RolledBack, out);
+            }
+            Phase::GivingUp { .. } if percent == 100 => {
+                self.weight = 100;
+                let reason = self.reason.clone();
+                self.finish(RolloutStatus::Succeeded, Serves::New, reason, out);
             }
             _ => {}
-        }
-    }
-
-    fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, actions: &mut Vec<Action>) {
-        match &mut self.phase {
-            Phase::Shifting { percent: asked, .. } if *asked == percent => {
-                self.roll_back(format!("the weights could not be set to {percent} %: {reason}"), actions);
-            }
-            Phase::GoingBack { tries, retry_at } if percent == 0 => {
-                *retry_at = Some(now + pause(*tries));
-                *tries += 1;
-            }
-            _ => {}
-        }
-    }
-
-    // --- stages ---
-
-    fn canary(&self) -> CanarySpec {
-        match &self.spec.strategy {
-            Strategy::Canary(canary) => canary.clone(),
-            Strategy::HotSwap => CanarySpec::default(),
-        }
-    }
-
-    /// Rising weights that end with 100, whatever was asked for.
-    fn stages(&self) -> Vec<u8> {
-        let mut stages: Vec<u8> = self.canary().stages.into_iter().filter(|s| (1..100).contains(s)).collect();
-        stages.sort_unstable();
-        stages.dedup();
-        stages.push(100);
-        stages
-    }
-
-    fn enter_stage(&mut self, stage: usize, actions: &mut Vec<Action>) {
-        let stages = self.stages();
-        self.stage = stage.min(stages.len() - 1);
-        let percent = stages[self.stage];
-        self.status = RolloutStatus::Running;
-        self.reason = None;
-        if let Some(judge) = &mut self.judge {
-            judge.begin_stage(percent);
-        }
-        self.shift(percent, Then::Watch { ends: None, held_until: None }, actions);
-    }
-
-    fn leave_stage(&mut self, actions: &mut Vec<Action>) {
-        if self.stage + 1 < self.stages().len() {
-            self.enter_stage(self.stage + 1, actions);
-        } else {
-            self.status = RolloutStatus::Running;
-            self.reason = None;
-            let former: BTreeSet<InstanceId> = self.former.iter().map(|t| t.instance.clone()).collect();
-            self.judge = None;
-            self.retire(&former, actions);
-        }
-    }
-
-    fn on_observations(
-        &mut self,
-        observations: &[segue_schemas::deploy::Observation],
-        lost: u64,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        if !self.is_watching() {
-            return;
-        }
-        let Some(judge) = &mut self.judge else { return };
-        judge.lose(lost);
-        for observation in observations {
-            let arm = if self.new.iter().any(|c| c.instance == observation.instance) {
-                Arm::Canary
-            } else if self.former.iter().any(|t| t.instance == observation.instance) {
-                Arm::Control
-            } else {
-                continue;
-            };
-            judge.observe(arm, observation);
-            if judge.is_alarmed() {
-                break;
-            }
-        }
-        self.on_tick(now, actions);
-    }
-
-    fn on_tick(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        match self.phase.clone() {
-            Phase::Shifting { then: Then::Watch { .. }, .. } => {
-                if let Some(verdict) = self.judge.as_ref().filter(|j| j.is_alarmed()).map(|j| j.verdict(false)) {
-                    self.act_on(verdict, now, actions);
-                }
-            }
-            Phase::Watching { ends, held_until } => {
-                let Some(judge) = &self.judge else { return };
-                let is_over = now >= ends;
-                if is_over || judge.is_alarmed() {
-                    let verdict = judge.verdict(is_over);
-                    self.act_on(verdict, now, actions);
-                }
-                if let (Phase::Watching { .. }, Some(until)) = (&self.phase, held_until)
-                    && now >= until
-                {
-                    let held = self.reason.clone().unwrap_or_default();
-                    self.roll_back(format!("held until the limit of {}: {held}", self.canary().hold_limit), actions);
-                }
-            }
-            Phase::Reviving { why, tries, retry_at: Some(at), .. } if now >= at => self.revive(why, tries + 1, actions),
-            Phase::GoingBack { retry_at: Some(at), .. } if now >= at => self.go_back(actions),
-            _ => {}
-        }
-    }
-
-    fn act_on(&mut self, verdict: Verdict, now: Timestamp, actions: &mut Vec<Action>) {
-        let decision = verdict.decision;
-        let reason = verdict.reason.clone();
-        let is_news =
-            self.verdict.as_ref().is_none_or(|v| v.decision != decision || v.stage_percent != verdict.stage_percent);
-        if is_news {
-            record(actions, JournalKind::Verdict, json!(verdict));
-        }
-        self.verdict = Some(verdict);
-        match decision {
-            Decision::Continue => {}
-            Decision::Advance => self.leave_stage(actions),
-            Decision::RollBack => self.roll_back(reason, actions),
-            Decision::Hold => {
-                let limit = self.canary().hold_limit.0;
-                if let Phase::Watching { held_until: held_until @ None, .. } = &mut self.phase {
-                    *held_until = Some(now + limit);
-                    record(actions, JournalKind::Held, json!({ "reason": reason, "until": now + limit }));
-                }
-                self.status = RolloutStatus::Held;
-                self.reason = Some(reason);
-            }
-        }
-    }
-
-    // --- a person's word ---
-
-    fn on_command(&mut self, command: RolloutCommand, by: Option<&str>, actions: &mut Vec<Action>) {
-        let taken = match (command, &self.phase) {
-            (_, Phase::Ended { .. } | Phase::CleaningUp { .. } | Phase::GoingBack { .. } | Phase::Reviving { .. }) => {
-                false
-            }
-            (RolloutCommand::Abort, _) => true,
-            (RolloutCommand::Promote, Phase::Settling { .. }) => false,
-            (RolloutCommand::Promote, _) => true,
-            (RolloutCommand::Skip, phase) => matches!(phase, Phase::Watching { .. }),
-        };
-        record(
-            actions,
-            JournalKind::Command,
-            json!({ "command": command, "by": by, "taken": taken, "phase": self.phase_name() }),
-        );
-        if !taken {
-            return;
-        }
-        let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
-        match command {
-            RolloutCommand::Abort => self.roll_back(format!("aborted by a person{who}"), actions),
-            RolloutCommand::Skip => self.leave_stage(actions),
-            RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,
-            RolloutCommand::Promote => {
-                self.status = RolloutStatus::Running;
-                self.reason = Some(format!("promoted by a person{who}"));
-                self.stage = self.stages().len() - 1;
-                self.shift(100, Then::Settle, actions);
-            }
         }
     }
 
     // --- the host's own acts ---
 
     /// Whether the route showed news that changed the course.
-    fn on_route(&mut self, route: &RouteState, actions: &mut Vec<Action>) -> bool {
+    fn on_route(&mut self, route: &RouteState, out: &mut Vec<Action>) -> bool {
         let (Some(restored), key) = (&route.restored, restore_key(route)) else { return false };
         if key == self.known_restore || matches!(self.phase, Phase::New | Phase::Ended { .. }) {
             return false;
         }
         self.known_restore = key;
         if restored.reason.starts_with("emergency") {
-            self.on_emergency(route, &restored.reason, actions);
+            self.on_emergency(route, &restored.reason, out);
             return true;
         }
-        match self.phase {
-            Phase::Shifting { .. } | Phase::Watching { .. } => {
-                self.weight = 0;
-                self.roll_back(
-                    format!("the host took the traffic back by itself at {}: {}", restored.at, restored.reason),
-                    actions,
-                );
-                true
-            }
-            _ => false,
+        if matches!(self.phase, Phase::Shifting { .. } | Phase::Watching { .. }) {
+            let (at, reason) = (restored.at, &restored.reason);
+            self.roll_back(format!("the host took the traffic back by itself at {at}: {reason}"), out);
+            return true;
         }
+        false
     }
 
-    /// The host's epoch is above this rollout's now, so nothing more can be changed; what it did is recorded.
-    fn on_emergency(&mut self, route: &RouteState, reason: &str, actions: &mut Vec<Action>) {
-        let has_weight = |instance: &InstanceId| route.targets.iter().any(|t| t.weight > 0 && t.instance == *instance);
-        record(actions, JournalKind::Emergency, json!({ "reason": reason, "targets": route.targets }));
-        let reason = format!("rolled back at the host: {reason}");
-        let serves_new = !route.targets.is_empty()
-            && route.targets.iter().filter(|t| t.weight > 0).all(|t| self.new_instances().any(|i| *i == t.instance));
-        if serves_new && self.status != RolloutStatus::RollingBack {
+    /// Somebody has put all traffic elsewhere at the host, and that stays so.
+    fn on_emergency(&mut self, route: &RouteState, reason: &str, out: &mut Vec<Action>) {
+        let with_weight = reduce(route.targets.clone());
+        let has_weight = |instance: &InstanceId| with_weight.iter().any(|t| t.instance == *instance);
+        record(out, JournalKind::Emergency, json!({ "reason": reason, "serves": route.targets }));
+        let reason = format!("taken back at the host, {reason}");
+        if self.new_instances().any(has_weight) {
+            // back to the very release that is rolled out
             self.weight = 100;
-            self.status = RolloutStatus::Running;
-            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), actions);
+            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
         }
         self.status = RolloutStatus::RollingBack;
         self.weight = 0;
+        self.former = with_weight;
         self.reason = Some(reason);
-        self.new.retain(|c| !has_weight(&c.instance));
-        self.clean_up(RolloutStatus::RolledBack, actions);
+        self.clean_up(RolloutStatus::RolledBack, out);
     }
 
-    // --- going back ---
+    // --- what several parts use ---
 
-    fn roll_back(&mut self, why: String, actions: &mut Vec<Action>) {
-        match self.phase {
-            Phase::New => {
-                self.reason = Some(why.clone());
-                return self.finish(RolloutStatus::RolledBack, Serves::Former, Some(why), actions);
-            }
-            Phase::GoingBack { .. } | Phase::CleaningUp { .. } | Phase::Ended { .. } => return,
-            Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if !self.former_warm => {
-                return self.revive(why, 1, actions);
-            }
-            _ => {}
-        }
-        self.status = RolloutStatus::RollingBack;
-        record(
-            actions,
-            JournalKind::RollBackIntent,
-            json!({ "reason": why, "weight": self.weight, "stage": self.stage }),
-        );
-        self.reason = Some(why);
-        self.judge = None;
-        if self.phase == Phase::Starting {
-            // no weight was ever asked for
-            self.clean_up(RolloutStatus::RolledBack, actions);
-        } else {
-            self.go_back(actions);
-        }
+    pub(super) fn former_instances(&self) -> BTreeSet<InstanceId> {
+        self.former.iter().map(|t| t.instance.clone()).collect()
     }
 
-    fn go_back(&mut self, actions: &mut Vec<Action>) {
-        let tries = if let Phase::GoingBack { tries, .. } = self.phase { tries } else { 1 };
-        self.phase = Phase::GoingBack { tries, retry_at: None };
-        actions.push(Action::Shift {
-            percent: 0,
-            targets: self.former.clone(),
-            fallback: self.former.clone(),
-            dead_man: false,
-        });
-    }
-
-    fn revive(&mut self, why: String, tries: u32, actions: &mut Vec<Action>) {
-        self.reason = Some(why.clone());
-        self.status = RolloutStatus::Running;
-        self.judge = None;
-        self.phase = Phase::Reviving { why, tries, ready: BTreeSet::new(), retry_at: None };
-        if let Some(previous) = self.spec.previous.clone() {
-            actions.extend(
-                self.former
-                    .iter()
-                    .map(|t| Action::Start { instance: t.instance.clone(), release: Release::clone(&previous) }),
-            );
-        }
-    }
-
-    // --- ending ---
-
-    fn retire(&mut self, former: &BTreeSet<InstanceId>, actions: &mut Vec<Action>) {
-        if former.is_empty() {
-            let reason = self.reason.clone();
-            return self.finish(RolloutStatus::Succeeded, Serves::New, reason, actions);
-        }
-        self.former_warm = false;
-        self.phase = Phase::Settling { pending: former.clone() };
-        actions.extend(former.iter().map(|instance| Action::Retire {
-            instance: instance.clone(),
-            after: self.spec.service.keep_warm,
-            drain: self.spec.service.drain,
-        }));
-    }
-
-    /// Drains and stops the new instances, none of which has weight.
-    fn clean_up(&mut self, end: RolloutStatus, actions: &mut Vec<Action>) {
-        let pending: BTreeSet<InstanceId> = self.new_instances().cloned().collect();
-        self.judge = None;
-        self.phase = Phase::CleaningUp { pending: pending.clone(), end };
-        self.drain(&pending, actions);
-        self.finish_when_clean(actions);
-    }
-
-    fn drain(&self, pending: &BTreeSet<InstanceId>, actions: &mut Vec<Action>) {
-        let limit = self.spec.service.drain;
-        actions.extend(pending.iter().map(|instance| Action::Drain { instance: instance.clone(), limit }));
-    }
-
-    fn on_drained(&mut self, instance: InstanceId, in_flight: u64, actions: &mut Vec<Action>) {
-        if let Phase::CleaningUp { pending, .. } = &self.phase
-            && pending.contains(&instance)
-        {
-            if in_flight > 0 {
-                let detail = json!({ "instance": instance, "cut": in_flight, "drain": self.spec.service.drain });
-                record(actions, JournalKind::RetireIntent, detail);
-            }
-            actions.push(Action::Stop { instance });
-        }
-    }
-
-    fn on_gone(&mut self, instance: &InstanceId, actions: &mut Vec<Action>) {
-        match &mut self.phase {
-            Phase::Settling { pending } => {
-                pending.remove(instance);
-                if pending.is_empty() {
-                    let reason = self.reason.clone();
-                    self.finish(RolloutStatus::Succeeded, Serves::New, reason, actions);
-                }
-            }
-            Phase::CleaningUp { pending, .. } => {
-                pending.remove(instance);
-                self.finish_when_clean(actions);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_clean_up_failed(&mut self, instance: InstanceId, reason: &str, actions: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Settling { .. } | Phase::CleaningUp { .. }) {
-            record(actions, JournalKind::Retired, json!({ "instance": instance, "left_over": true, "reason": reason }));
-            self.on_gone(&instance, actions);
-        }
-    }
-
-    fn finish_when_clean(&mut self, actions: &mut Vec<Action>) {
-        if let Phase::CleaningUp { pending, end } = &self.phase
-            && pending.is_empty()
-        {
-            let (end, reason) = (*end, self.reason.clone());
-            self.finish(end, Serves::Former, reason, actions);
-        }
-    }
-
-    fn finish(&mut self, status: RolloutStatus, serves: Serves, reason: Option<String>, actions: &mut Vec<Action>) {
+    pub(super) fn finish(
+        &mut self,
+        status: RolloutStatus,
+        serves: Serves,
+        reason: Option<String>,
+        out: &mut Vec<Action>,
+    ) {
         self.phase = Phase::Ended { status, serves };
         self.status = status;
         self.reason.clone_from(&reason);
         self.judge = None;
-        record(actions, JournalKind::Ended, json!({ "status": status, "serves": serves, "reason": reason }));
-        actions.push(Action::Finish { status, serves, reason });
+        let release = match serves {
+            Serves::New => Some(self.spec.release.id),
+            Serves::Former => self.former_release.as_ref().map(|r| r.id),
+        };
+        let detail = json!({ "status": status, "serves": serves, "release": release, "reason": reason });
+        record(out, JournalKind::Ended, detail);
+        out.push(Action::Finish { status, serves, reason });
     }
 
-    fn phase_name(&self) -> &'static str {
+    pub(super) fn phase_name(&self) -> &'static str {
         match self.phase {
             Phase::New => "new",
             Phase::Starting => "starting",
             Phase::Shifting { .. } => "shifting",
             Phase::Watching { .. } => "watching",
             Phase::Settling { .. } => "settling",
-            Phase::Reviving { .. } => "reviving",
             Phase::GoingBack { .. } => "going_back",
+            Phase::Reviving { .. } => "reviving",
+            Phase::GivingUp { .. } => "giving_up",
             Phase::CleaningUp { .. } => "cleaning_up",
             Phase::Ended { .. } => "ended",
         }
     }
 }
 
-fn record(actions: &mut Vec<Action>, kind: JournalKind, detail: Value) {
-    actions.push(Action::Record { kind, detail });
+pub(super) fn record(out: &mut Vec<Action>, kind: JournalKind, detail: Value) {
+    out.push(Action::Record { kind, detail });
 }
 
 fn restore_key(route: &RouteState) -> Option<(Timestamp, String)> {
     route.restored.as_ref().map(|r| (r.at, r.reason.clone()))
-}
-
-/// The pause after the given try, from 1.
-fn pause(tries: u32) -> Duration {
-    RETRY_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(RETRY_CAP)
 }

@@ -14,7 +14,7 @@
 //!   follow are performed. A new owner restores it and gives `Claimed`: the machine asks again for whatever was under way,
 //!   so every action must be safe to perform twice. There is no other path of recovery.
 //! * `Shift` is confirmed with `Shifted` once the proxy carries it. Actions may come while an earlier one is under way; they
-//!   are performed in order, but a `Shift` towards percent 0 goes before everything that has not begun.
+//!   are performed in order. A `Shift` to 0 % takes the place of every action before it that has not begun, `Record` excepted.
 //! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
 //!   gives each renewal's answer that shows `restored` back as `Route`.
 //! * A call to the host that fails is tried again by the owner within its own bound; what it gives up on comes back as `NotReady`,
@@ -23,6 +23,8 @@
 mod action;
 mod input;
 mod machine;
+mod stages;
+mod way_back;
 mod weights;
 
 pub use action::{Action, Serves};

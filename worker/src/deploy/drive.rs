@@ -429,19 +429,16 @@ impl Driver {
         }
     }
 
-    /// Gives the machine what happened and takes its actions: in order after those that wait, but before all of them when the
-    /// traffic is to go back.
+    /// Gives the machine what happened and takes its actions, in order after those that wait. The traffic's way back takes the
+    /// place of all that waits but records.
     fn feed(&mut self, input: Input) {
         let actions = self.machine.handle(input, now());
         let goes_back = actions.iter().any(|action| matches!(action, Action::Shift { percent: 0, .. }));
         if goes_back {
             self.going_back_since.get_or_insert_with(Instant::now);
-            for action in actions.into_iter().rev() {
-                self.queue.push_front(action);
-            }
-        } else {
-            self.queue.extend(actions);
+            self.queue.retain(|waiting| matches!(waiting, Action::Record { .. }));
         }
+        self.queue.extend(actions);
     }
 
     /// Begins what can be begun: everything up to the next act, then that act; where nothing waits, what the server does not have

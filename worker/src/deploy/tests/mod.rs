@@ -192,7 +192,8 @@ async fn a_good_canary_is_promoted_stage_by_stage() {
         .filter(|entry| entry.kind == JournalKind::Shifted)
         .map(|entry| entry.detail["weight"].as_u64().unwrap())
         .collect();
-    assert_eq!(weights, [10, 50, 100]);
+    // the last one takes the dead man's hand off
+    assert_eq!(weights, [10, 50, 100, 100]);
 }
 
 #[tokio::test]

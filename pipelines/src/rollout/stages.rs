@@ -1,0 +1,171 @@
+//! A canary's stages: what is observed, what the judge makes of it, and what a person says.
+
+use segue_schemas::{
+    deploy::{CanarySpec, JournalKind, Observation, RolloutCommand, Strategy},
+    status::RolloutStatus,
+    time::Timestamp,
+};
+use serde_json::json;
+
+use super::{
+    action::Action,
+    machine::{Phase, RolloutMachine, Then, record},
+};
+use crate::judge::{Arm, Decision, Verdict};
+
+impl RolloutMachine {
+    /// The rules of the canary; a hot swap has no stages and does not ask.
+    pub(super) fn canary(&self) -> CanarySpec {
+        match &self.spec.strategy {
+            Strategy::Canary(canary) => canary.clone(),
+            Strategy::HotSwap => CanarySpec::default(),
+        }
+    }
+
+    /// Rising weights that end with 100, whatever was asked for.
+    fn stages(&self) -> Vec<u8> {
+        let mut stages: Vec<u8> = self.canary().stages.into_iter().filter(|s| (1..100).contains(s)).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        stages.push(100);
+        stages
+    }
+
+    pub(super) fn enter_stage(&mut self, stage: usize, out: &mut Vec<Action>) {
+        let stages = self.stages();
+        self.stage = stage.min(stages.len() - 1);
+        let percent = stages[self.stage];
+        self.status = RolloutStatus::Running;
+        self.reason = None;
+        if let Some(judge) = &mut self.judge {
+            judge.begin_stage(percent);
+        }
+        self.shift(percent, Then::Watch { ends: None, held_until: None }, out);
+    }
+
+    fn leave_stage(&mut self, out: &mut Vec<Action>) {
+        if self.stage + 1 < self.stages().len() {
+            self.enter_stage(self.stage + 1, out);
+        } else {
+            self.status = RolloutStatus::Running;
+            self.reason = None;
+            self.shift(100, Then::Settle, out);
+        }
+    }
+
+    pub(super) fn on_observations(
+        &mut self,
+        observations: &[Observation],
+        lost: u64,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.is_watching() {
+            return;
+        }
+        let Some(judge) = &mut self.judge else { return };
+        judge.lose(lost);
+        for observation in observations {
+            let arm = if self.new.iter().any(|c| c.instance == observation.instance) {
+                Arm::Canary
+            } else if self.former.iter().any(|t| t.instance == observation.instance) {
+                Arm::Control
+            } else {
+                continue;
+            };
+            judge.observe(arm, observation);
+            if judge.is_alarmed() {
+                break;
+            }
+        }
+        self.review(now, out);
+    }
+
+    pub(super) fn on_tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Watching { .. } => self.review(now, out),
+            Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
+            Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(out),
+            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.give_all_to_new(tries, out),
+            _ => {}
+        }
+    }
+
+    /// Asks the judge. A bad release is rolled back at any time, a good one goes on when its stage is over.
+    fn review(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(judge) = &self.judge else { return };
+        match self.phase {
+            Phase::Shifting { .. } => {
+                let verdict = judge.verdict(false);
+                self.act_on(verdict, now, out);
+            }
+            Phase::Watching { ends, .. } => {
+                let verdict = judge.verdict(now >= ends);
+                self.act_on(verdict, now, out);
+                self.end_hold(now, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn act_on(&mut self, verdict: Verdict, now: Timestamp, out: &mut Vec<Action>) {
+        let (decision, reason) = (verdict.decision, verdict.reason.clone());
+        let is_same = |last: &Verdict| last.decision == decision && last.stage_percent == verdict.stage_percent;
+        if decision != Decision::Continue && !self.verdict.as_ref().is_some_and(is_same) {
+            record(out, JournalKind::Verdict, json!(verdict));
+        }
+        self.verdict = Some(verdict);
+        match decision {
+            Decision::Continue => {}
+            Decision::Advance => self.leave_stage(out),
+            Decision::RollBack => self.roll_back(reason, out),
+            Decision::Hold => {
+                let until = now + self.canary().hold_limit.0;
+                if let Phase::Watching { held_until: held_until @ None, .. } = &mut self.phase {
+                    *held_until = Some(until);
+                    record(out, JournalKind::Held, json!({ "reason": reason, "until": until }));
+                }
+                self.status = RolloutStatus::Held;
+                self.reason = Some(reason);
+            }
+        }
+    }
+
+    fn end_hold(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if let Phase::Watching { held_until: Some(until), .. } = self.phase
+            && now >= until
+        {
+            let held = self.reason.clone().unwrap_or_default();
+            self.roll_back(format!("held for {}, the limit: {held}", self.canary().hold_limit), out);
+        }
+    }
+
+    pub(super) fn on_command(&mut self, command: RolloutCommand, by: Option<&str>, out: &mut Vec<Action>) {
+        if self.is_ended() {
+            return;
+        }
+        let is_taken = match &self.phase {
+            Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. } => true,
+            Phase::New | Phase::Starting => command != RolloutCommand::Skip,
+            Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
+            _ => false,
+        };
+        let detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });
+        record(out, JournalKind::Command, detail);
+        if !is_taken {
+            return;
+        }
+        let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
+        match command {
+            RolloutCommand::Abort => self.roll_back(format!("aborted{who}"), out),
+            RolloutCommand::Skip => self.leave_stage(out),
+            RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,
+            RolloutCommand::Promote => {
+                self.status = RolloutStatus::Running;
+                self.reason = Some(format!("promoted{who}"));
+                self.stage = self.stages().len() - 1;
+                self.shift(100, Then::Settle, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The way back, and the ways to end.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use segue_schemas::{deploy::JournalKind, host_api::Target, id::InstanceId, status::RolloutStatus, time::Timestamp};
+use serde_json::json;
+
+use super::{
+    action::{Action, Serves},
+    machine::{Phase, RolloutMachine, record},
+};
+
+/// How often the weights are tried to be set back before the former release is started anew.
+const TRIES_BEFORE_REVIVAL: u32 = 2;
+/// How often the former release is started anew.
+const MAX_REVIVALS: u32 = 3;
+/// The first pause between two tries; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl RolloutMachine {
+    /// Takes the traffic back, from wherever the rollout stands.
+    pub(super) fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::New => self.finish(RolloutStatus::RolledBack, Serves::Former, Some(why), out),
+            Phase::Starting => {
+                // no weight was ever asked for
+                self.announce_way_back(why, out);
+                self.clean_up(RolloutStatus::RolledBack, out);
+            }
+            Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } => {
+                self.announce_way_back(why, out);
+                self.go_back(1, out);
+            }
+            Phase::GoingBack { .. }
+            | Phase::Reviving { .. }
+            | Phase::GivingUp { .. }
+            | Phase::CleaningUp { .. }
+            | Phase::Ended { .. } => {}
+        }
+    }
+
+    fn announce_way_back(&mut self, why: String, out: &mut Vec<Action>) {
+        self.status = RolloutStatus::RollingBack;
+        self.judge = None;
+        let detail = json!({ "reason": why, "weight": self.weight, "stage": self.stage });
+        record(out, JournalKind::RollBackIntent, detail);
+        self.reason = Some(why);
+    }
+
+    pub(super) fn go_back(&mut self, tries: u32, out: &mut Vec<Action>) {
+        self.phase = Phase::GoingBack { tries, retry_at: None };
+        out.push(Action::Shift {
+            percent: 0,
+            targets: self.former.clone(),
+            fallback: self.former.clone(),
+            dead_man: false,
+        });
+    }
+
+    pub(super) fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Shifting { percent: asked, .. } if *asked == percent => {
+                self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
+            }
+            Phase::GoingBack { tries, retry_at } if percent == 0 => {
+                if *tries < TRIES_BEFORE_REVIVAL {
+                    *retry_at = Some(now + pause(*tries));
+                    *tries += 1;
+                } else {
+                    self.revive(out);
+                }
+            }
+            Phase::GivingUp { tries, retry_at } if percent == 100 => {
+                *retry_at = Some(now + pause(*tries));
+                *tries += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts the former release anew, under names that were not used yet; an instance that has stopped stays so.
+    pub(super) fn revive(&mut self, out: &mut Vec<Action>) {
+        let may_try = !self.former.is_empty() && self.revivals < MAX_REVIVALS;
+        let Some(release) = self.former_release.clone().filter(|_| may_try) else {
+            return self.give_up(out);
+        };
+        self.revivals += 1;
+        if self.revivals > 1 {
+            // those of the try before
+            out.extend(self.former.iter().map(|t| self.retirement(&t.instance)));
+        }
+        let names = (0..self.former.len()).filter_map(|replica| {
+            self.instance_name(&format!("{}-{replica}-{}-back{}", release.id, self.id, self.revivals))
+        });
+        self.former = names.map(|instance| Target { instance, weight: 1 }).collect();
+        self.start_former(out);
+    }
+
+    pub(super) fn start_former(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Reviving { ready: BTreeSet::new(), retry_at: None };
+        if let Some(release) = &self.former_release {
+            let start = |t: &Target| Action::Start { instance: t.instance.clone(), release: release.clone() };
+            out.extend(self.former.iter().map(start));
+        }
+    }
+
+    pub(super) fn on_revival_failed(
+        &mut self,
+        instance: &InstanceId,
+        reason: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let revivals = self.revivals;
+        if let Phase::Reviving { retry_at: retry_at @ None, .. } = &mut self.phase {
+            *retry_at = Some(now + pause(revivals));
+            let reason = format!("the former release did not become ready as {instance}: {reason}");
+            record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": reason }));
+        }
+    }
+
+    /// Nothing of the former release can be brought back. Rather than to leave the traffic between a dead release and a bad one,
+    /// all of it goes to the one that lives, and the record says so.
+    fn give_up(&mut self, out: &mut Vec<Action>) {
+        let why = self.reason.take().unwrap_or_default();
+        self.reason = Some(format!(
+            "{why}; but the former release could not be brought back, so all traffic is with release {}",
+            self.spec.release.id
+        ));
+        record(out, JournalKind::Held, json!({ "reason": self.reason }));
+        self.former = Vec::new();
+        self.give_all_to_new(1, out);
+    }
+
+    pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
+        self.phase = Phase::GivingUp { tries, retry_at: None };
+        let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
+        out.push(Action::Shift { percent: 100, targets, fallback: Vec::new(), dead_man: false });
+    }
+
+    // --- ending ---
+
+    pub(super) fn retire(&mut self, former: &BTreeSet<InstanceId>, out: &mut Vec<Action>) {
+        self.phase = Phase::Settling { pending: former.clone() };
+        out.extend(former.iter().map(|instance| self.retirement(instance)));
+        self.finish_when_settled(out);
+    }
+
+    pub(super) fn retirement(&self, instance: &InstanceId) -> Action {
+        let (after, drain) = (self.spec.service.keep_warm, self.spec.service.drain);
+        Action::Retire { instance: instance.clone(), after, drain }
+    }
+
+    pub(super) fn on_retired(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
+        if let Phase::Settling { pending } = &mut self.phase {
+            pending.remove(instance);
+            self.finish_when_settled(out);
+        }
+    }
+
+    fn finish_when_settled(&mut self, out: &mut Vec<Action>) {
+        if matches!(&self.phase, Phase::Settling { pending } if pending.is_empty()) {
+            let reason = self.reason.clone();
+            self.finish(RolloutStatus::Succeeded, Serves::New, reason, out);
+        }
+    }
+
+    /// Drains and stops the new instances, none of which has weight.
+    pub(super) fn clean_up(&mut self, end: RolloutStatus, out: &mut Vec<Action>) {
+        let pending: BTreeSet<InstanceId> = self.new_instances().cloned().collect();
+        self.judge = None;
+        self.drain(&pending, out);
+        self.phase = Phase::CleaningUp { pending, end };
+        self.finish_when_clean(out);
+    }
+
+    pub(super) fn drain(&self, pending: &BTreeSet<InstanceId>, out: &mut Vec<Action>) {
+        let limit = self.spec.service.drain;
+        out.extend(pending.iter().map(|instance| Action::Drain { instance: instance.clone(), limit }));
+    }
+
+    pub(super) fn on_drained(&self, instance: InstanceId, in_flight: u64, out: &mut Vec<Action>) {
+        if let Phase::CleaningUp { pending, .. } = &self.phase
+            && pending.contains(&instance)
+        {
+            if in_flight > 0 {
+                let (cut, limit) = (in_flight, self.spec.service.drain);
+                record(out, JournalKind::RetireIntent, json!({ "instance": instance, "cut": cut, "drain": limit }));
+            }
+            out.push(Action::Stop { instance });
+        }
+    }
+
+    pub(super) fn on_stopped(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
+        if let Phase::CleaningUp { pending, .. } = &mut self.phase {
+            pending.remove(instance);
+            self.finish_when_clean(out);
+        }
+    }
+
+    /// What cannot be cleaned up does not keep the rollout from its end; it is written down.
+    pub(super) fn on_clean_up_failed(&mut self, instance: &InstanceId, reason: &str, out: &mut Vec<Action>) {
+        if let Phase::Settling { pending } | Phase::CleaningUp { pending, .. } = &mut self.phase
+            && pending.remove(instance)
+        {
+            record(out, JournalKind::Retired, json!({ "instance": instance, "left_over": true, "reason": reason }));
+            self.finish_when_settled(out);
+            self.finish_when_clean(out);
+        }
+    }
+
+    fn finish_when_clean(&mut self, out: &mut Vec<Action>) {
+        if let Phase::CleaningUp { pending, end } = &self.phase
+            && pending.is_empty()
+        {
+            let (end, reason) = (*end, self.reason.clone());
+            self.finish(end, Serves::Former, reason, out);
+        }
+    }
+}
+
+/// The pause after the given try, from 1.
+fn pause(tries: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
+}

@@ -1,0 +1,309 @@
+//! Rollouts against a host in memory: the main ways as stories, and any order of any events as properties.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod world;
+
+use proptest::prelude::*;
+use segue_pipelines::rollout::{Input, RestoreError, RolloutMachine, Serves};
+use segue_schemas::{
+    deploy::{RolloutCommand, Strategy as How},
+    status::RolloutStatus,
+};
+use world::{World, canary, release};
+
+/// Traffic and time until nothing more happens, at most for so many minutes.
+fn live(world: &mut World, minutes: u32, fails: Option<u64>) {
+    for _ in 0..minutes {
+        world.settle();
+        if world.finished.is_some() {
+            return;
+        }
+        world.traffic(600, fails);
+        world.settle();
+        world.pass(61);
+    }
+    world.settle();
+}
+
+#[test]
+fn a_good_canary_goes_from_stage_to_stage() {
+    let mut world = World::new(canary());
+    world.claim();
+    live(&mut world, 10, None);
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn a_bad_canary_is_taken_back() {
+    let mut world = World::new(canary());
+    world.claim();
+    live(&mut world, 10, Some(2));
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    let verdict = world.machine.verdict().unwrap();
+    assert!(verdict.canary_requests <= 15, "{verdict:?}");
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn a_hot_swap_starts_shifts_and_retires() {
+    let mut world = World::new(How::HotSwap);
+    world.claim();
+    world.settle();
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn the_first_release_has_nothing_to_be_compared_with() {
+    let mut world = World::first(canary());
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+    assert!(world.machine.reason().unwrap().contains("nothing to compare with"));
+}
+
+#[test]
+fn without_traffic_a_stage_is_held_and_then_taken_back() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    assert!(world.sleep());
+    assert_eq!(world.machine.status(), RolloutStatus::Held);
+    assert!(world.machine.reason().unwrap().contains("too few samples"), "{:?}", world.machine.reason());
+    assert!(world.sleep());
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    assert!(world.machine.reason().unwrap().starts_with("held for 10m"), "{:?}", world.machine.reason());
+}
+
+#[test]
+fn a_held_stage_goes_on_once_there_is_evidence() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.sleep();
+    assert_eq!(world.machine.status(), RolloutStatus::Held);
+    world.traffic(600, None);
+    world.settle();
+    assert_eq!((world.machine.status(), world.machine.weight()), (RolloutStatus::Running, 50));
+}
+
+#[test]
+fn a_release_that_is_not_ready_never_gets_weight() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.perform(true);
+    world.perform(false);
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn a_new_owner_asserts_the_weights_and_goes_on() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.traffic(600, None);
+    world.claim();
+    insta::assert_snapshot!(world.story.iter().rev().take(4).rev().cloned().collect::<Vec<_>>().join("\n"));
+    live(&mut world, 10, None);
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+}
+
+#[test]
+fn what_the_dead_man_took_back_stays_back() {
+    for is_told in [true, false] {
+        let mut world = World::new(canary());
+        world.claim();
+        world.settle();
+        world.let_dead_man_act(is_told);
+        world.claim();
+        world.settle();
+        assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+        assert!(world.machine.reason().unwrap().contains("dead-man"), "{:?}", world.machine.reason());
+    }
+}
+
+#[test]
+fn an_emergency_at_the_host_ends_the_rollout() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.emergency();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    assert!(world.machine.reason().unwrap().contains("emergency: ada"));
+}
+
+#[test]
+fn an_abort_is_taken_while_the_former_release_retires() {
+    let mut world = World::new(How::HotSwap);
+    world.claim();
+    for _ in 0..3 {
+        world.perform(true);
+    }
+    assert_eq!(world.machine.weight(), 100);
+    world.say(RolloutCommand::Abort);
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+}
+
+#[test]
+fn a_former_release_that_died_is_started_anew() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.lose(false);
+    world.say(RolloutCommand::Abort);
+    world.settle();
+    world.sleep();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn a_rollback_takes_the_instances_that_are_still_warm() {
+    let mut world = World::new(How::HotSwap);
+    let mut spec = world.machine.spec().clone();
+    spec.is_rollback = true;
+    world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(8), spec);
+    world.keep_warm("still-warm", release(2));
+    world.claim();
+    world.settle();
+    assert_eq!(world.targets.len(), 1);
+    assert_eq!(world.targets[0].instance.as_str(), "still-warm");
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+}
+
+#[test]
+fn a_state_of_another_form_is_refused_in_words() {
+    let mut state = serde_json::to_value(&World::new(canary()).machine).unwrap();
+    state["version"] = 9.into();
+    let error = RolloutMachine::restore(state).unwrap_err();
+    assert!(matches!(error, RestoreError::Version { found: 9 }));
+    assert!(error.to_string().contains("finish it with the version that began it"));
+    assert!(RolloutMachine::restore(serde_json::json!({ "version": 1 })).is_err());
+}
+
+/// What may happen at any time.
+#[derive(Debug, Clone)]
+enum Happening {
+    Perform { well: bool },
+    Traffic { count: u64, fails: Option<u64> },
+    Pass { seconds: i64 },
+    Say(RolloutCommand),
+    NewOwner,
+    DeadMan { is_told: bool },
+    Emergency,
+    Lose { is_new: bool },
+    Stray(Box<Input>),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let instance = || prop_oneof![Just("old"), Just("web-2-0-7"), Just("who")].prop_map(|name| name.parse().unwrap());
+    let command = prop_oneof![Just(RolloutCommand::Promote), Just(RolloutCommand::Abort), Just(RolloutCommand::Skip)];
+    prop_oneof![
+        12 => proptest::bool::weighted(0.85).prop_map(|well| Happening::Perform { well }),
+        3 => (1..400_u64, proptest::option::weighted(0.2, 1..10_u64))
+            .prop_map(|(count, fails)| Happening::Traffic { count, fails }),
+        3 => (1..100_i64).prop_map(|seconds| Happening::Pass { seconds }),
+        1 => command.prop_map(Happening::Say),
+        1 => Just(Happening::NewOwner),
+        1 => any::<bool>().prop_map(|is_told| Happening::DeadMan { is_told }),
+        1 => Just(Happening::Emergency),
+        1 => any::<bool>().prop_map(|is_new| Happening::Lose { is_new }),
+        1 => (instance(), 0..4_u8).prop_map(|(instance, kind)| Happening::Stray(Box::new(match kind {
+            0 => Input::Retired { instance },
+            1 => Input::Stopped { instance },
+            2 => Input::Drained { instance, in_flight: 0 },
+            _ => Input::NotReady { instance, reason: "stray".into() },
+        }))),
+    ]
+}
+
+fn happen(world: &mut World, what: Happening) {
+    if world.finished.is_some() {
+        return;
+    }
+    match what {
+        Happening::Perform { well } => drop(world.perform(well)),
+        Happening::Traffic { count, fails } => world.traffic(count, fails),
+        Happening::Pass { seconds } => world.pass(seconds),
+        Happening::Say(command) => world.say(command),
+        Happening::NewOwner => world.claim(),
+        Happening::DeadMan { is_told } => world.let_dead_man_act(is_told),
+        // one that comes after the end is another story
+        Happening::Emergency if world.machine.is_ended() => {}
+        Happening::Emergency => world.emergency(),
+        Happening::Lose { is_new } => world.lose(is_new),
+        Happening::Stray(input) => world.give(*input),
+    }
+}
+
+/// From here on everything that can work does, and time passes; a person may have said a last word.
+fn come_to_an_end(world: &mut World, word: Option<RolloutCommand>) {
+    if world.finished.is_some() {
+        return;
+    }
+    world.claim();
+    if let Some(word) = word {
+        world.say(word);
+    }
+    for _ in 0..200 {
+        world.settle();
+        if world.finished.is_some() || !world.sleep() {
+            break;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The world checks at each act that nothing gets weight before it was ready, that nothing with weight is stopped, that every
+    /// change of status is legal, and at the end that the target is wholly old or new.
+    #[test]
+    fn any_order_of_any_events_keeps_what_must_hold_and_ends(
+        is_canary in any::<bool>(),
+        is_first in proptest::bool::weighted(0.2),
+        happenings in proptest::collection::vec(happening(), 0..60),
+        word in proptest::option::of(Just(RolloutCommand::Abort)),
+    ) {
+        let how = if is_canary { canary() } else { How::HotSwap };
+        let mut world = if is_first { World::first(how) } else { World::new(how) };
+        world.claim();
+        let mut both_dead = (false, false);
+        for what in happenings {
+            if let Happening::Lose { is_new } = what {
+                if is_new { both_dead.0 = true } else { both_dead.1 = true }
+            }
+            happen(&mut world, what);
+        }
+        come_to_an_end(&mut world, word);
+        // where nothing lives any more, on either side, there is nothing to end in
+        if !(both_dead.0 && both_dead.1) {
+            prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
+        }
+    }
+
+    #[test]
+    fn a_way_back_is_always_open(happenings in proptest::collection::vec(happening(), 0..40)) {
+        let mut world = World::new(canary());
+        world.claim();
+        for what in happenings {
+            if !matches!(what, Happening::Lose { .. } | Happening::Say(_)) {
+                happen(&mut world, what);
+            }
+        }
+        if world.finished.is_none() {
+            come_to_an_end(&mut world, Some(RolloutCommand::Abort));
+            prop_assert!(
+                matches!(world.finished, Some((RolloutStatus::RolledBack | RolloutStatus::Failed, Serves::Former))),
+                "{:?}\n{}", world.finished, world.story.join("\n")
+            );
+        }
+    }
+}

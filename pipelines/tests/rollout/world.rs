@@ -1,0 +1,437 @@
+//! A host that lives in memory: it performs what the machine asks for, as `segue host` would, and fails the test where the machine
+//! asks for what must never be.
+
+use std::{collections::BTreeMap, collections::VecDeque};
+
+use indexmap::IndexMap;
+use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine, Serves};
+use segue_schemas::{
+    deploy::{
+        CanarySpec, Health, JudgeSpec, Observation, Outcome, Release, RolloutCommand, RolloutSpec, ServiceSpec,
+        Strategy,
+    },
+    duration::Span,
+    host_api::{Instance, InstanceState, Restored, RouteState, Target},
+    id::{Epoch, InstanceId, ReleaseId, RolloutId, RunId},
+    status::RolloutStatus,
+    time::Timestamp,
+};
+
+pub struct World {
+    pub machine: RolloutMachine,
+    pub now: Timestamp,
+    pub queue: VecDeque<Action>,
+    instances: BTreeMap<InstanceId, (Release, InstanceState, bool)>,
+    pub targets: Vec<Target>,
+    fallback: Vec<Target>,
+    pub dead_man: bool,
+    restored: Option<Restored>,
+    sequence: u64,
+    /// What happened, as people read it.
+    pub story: Vec<String>,
+    pub finished: Option<(RolloutStatus, Serves)>,
+    statuses: Vec<RolloutStatus>,
+}
+
+pub fn release(number: i64) -> Release {
+    Release {
+        id: ReleaseId(number),
+        repository: "acme/web".into(),
+        service: "web".into(),
+        digest: format!("sha256:{number:064}").parse().unwrap(),
+        commit: format!("{number:040}").parse().unwrap(),
+        run: RunId(number),
+        created_at: Timestamp(0),
+    }
+}
+
+pub fn canary() -> Strategy {
+    Strategy::Canary(CanarySpec {
+        stages: vec![10, 50, 100],
+        stage_duration: Span::seconds(60),
+        hold_limit: Span::seconds(600),
+        judge: JudgeSpec { min_requests: 20, ..JudgeSpec::default() },
+    })
+}
+
+impl World {
+    /// A rollout of release 2 over release 1, which serves with one instance, `old`.
+    pub fn new(strategy: Strategy) -> Self {
+        let mut world = Self::empty(RolloutSpec { previous: Some(release(1)), ..spec(strategy) });
+        let old: InstanceId = "old".parse().unwrap();
+        world.instances.insert(old.clone(), (release(1), InstanceState::Running, true));
+        world.targets = vec![Target { instance: old, weight: 100 }];
+        world
+    }
+
+    /// The first rollout of a service.
+    pub fn first(strategy: Strategy) -> Self {
+        Self::empty(spec(strategy))
+    }
+
+    pub fn empty(spec: RolloutSpec) -> Self {
+        Self {
+            machine: RolloutMachine::new(RolloutId(7), spec),
+            now: Timestamp(1_000_000),
+            queue: VecDeque::new(),
+            instances: BTreeMap::new(),
+            targets: Vec::new(),
+            fallback: Vec::new(),
+            dead_man: false,
+            restored: None,
+            sequence: 0,
+            story: Vec::new(),
+            finished: None,
+            statuses: vec![RolloutStatus::Queued],
+        }
+    }
+
+    pub fn keep_warm(&mut self, name: &str, release: Release) {
+        self.instances.insert(name.parse().unwrap(), (release, InstanceState::Running, true));
+    }
+
+    /// A new owner: what the last one had not done yet is lost, the state is what was stored.
+    pub fn claim(&mut self) {
+        self.queue.clear();
+        let stored = serde_json::to_value(&self.machine).unwrap();
+        self.machine = RolloutMachine::restore(stored).unwrap();
+        let facts = self.facts();
+        self.give(Input::Claimed { facts });
+    }
+
+    fn facts(&self) -> HostFacts {
+        let instance = |(id, (release, state, _)): (&InstanceId, &(Release, InstanceState, bool))| Instance {
+            id: id.clone(),
+            environment: "production".into(),
+            release: release.clone(),
+            address: "127.0.0.1:1".into(),
+            state: state.clone(),
+            pid: None,
+            restarts: 0,
+            retire_at: None,
+            output: String::new(),
+        };
+        let is_there = |i: &Instance| i.state != InstanceState::Stopped;
+        HostFacts {
+            route: Some(self.route()),
+            instances: self.instances.iter().map(instance).filter(is_there).collect(),
+        }
+    }
+
+    fn route(&self) -> RouteState {
+        RouteState {
+            environment: "production".into(),
+            service: "web".into(),
+            epoch: Epoch(1),
+            rules: Vec::new(),
+            targets: self.targets.clone(),
+            fallback: self.fallback.clone(),
+            dead_man_at: None,
+            restored: self.restored.clone(),
+            in_flight: IndexMap::new(),
+            newest_observation: self.sequence,
+        }
+    }
+
+    pub fn give(&mut self, input: Input) {
+        self.story.push(format!("{} <- {}", self.clock(), short_input(&input)));
+        let before = self.machine.status();
+        let actions = self.machine.handle(input, self.now);
+        let after = self.machine.status();
+        if before != after {
+            assert!(leads_to(before, after), "{before} -> {after}");
+            self.statuses.push(after);
+        }
+        if actions.iter().any(|a| matches!(a, Action::Shift { percent: 0, .. })) {
+            self.queue.retain(|a| matches!(a, Action::Record { .. }));
+        }
+        for action in actions {
+            let words = short_action(&action);
+            self.story.push(format!("          -> {words}"));
+            self.queue.push_back(action);
+        }
+    }
+
+    fn clock(&self) -> String {
+        format!("{:>7.1}s", (self.now.0 - 1_000_000) as f64 / 1_000.0)
+    }
+
+    /// Performs the next action; whether there was one. `well`: it works, where it can.
+    pub fn perform(&mut self, well: bool) -> bool {
+        let Some(action) = self.queue.pop_front() else { return false };
+        assert!(self.finished.is_none(), "after the end: {action:?}");
+        match action {
+            Action::Start { instance, release } => self.start(instance, release, well),
+            Action::AwaitReady { instance } => self.climb(&instance, well),
+            Action::Shift { percent, targets, fallback, dead_man } => {
+                self.shift(percent, targets, fallback, dead_man, well);
+            }
+            Action::Record { .. } => {}
+            Action::Drain { instance, .. } => {
+                assert!(!self.has_weight(&instance), "drains {instance}, which has weight");
+                self.give(Input::Drained { instance, in_flight: u64::from(!well) });
+            }
+            Action::Retire { instance, .. } => {
+                let input = if well {
+                    Input::Retired { instance }
+                } else {
+                    Input::CleanUpFailed { instance, reason: "no disk".into() }
+                };
+                self.give(input);
+            }
+            Action::Stop { instance } => {
+                assert!(!self.has_weight(&instance), "stops {instance}, which has weight");
+                if let Some(known) = self.instances.get_mut(&instance).filter(|_| well) {
+                    known.1 = InstanceState::Stopped;
+                    self.give(Input::Stopped { instance });
+                } else {
+                    self.give(Input::CleanUpFailed { instance, reason: "it hangs".into() });
+                }
+            }
+            Action::Finish { status, serves, .. } => self.finish(status, serves),
+        }
+        true
+    }
+
+    fn start(&mut self, instance: InstanceId, release: Release, well: bool) {
+        if well {
+            self.instances.entry(instance.clone()).or_insert((release, InstanceState::Running, false));
+            self.give(Input::Started { instance });
+        } else {
+            self.give(Input::NotReady { instance, reason: "the artifact is gone".into() });
+        }
+    }
+
+    fn climb(&mut self, instance: &InstanceId, well: bool) {
+        let known = self.instances.get_mut(instance).expect("only what was started climbs");
+        if well && known.1 == InstanceState::Running {
+            known.2 = true;
+            self.give(Input::Ready { instance: instance.clone() });
+        } else {
+            self.give(Input::NotReady { instance: instance.clone(), reason: "health: 503".into() });
+        }
+    }
+
+    fn shift(&mut self, percent: u8, targets: Vec<Target>, fallback: Vec<Target>, dead_man: bool, well: bool) {
+        for target in &targets {
+            let ready = self.instances.get(&target.instance).is_some_and(|(_, _, ready)| *ready);
+            assert!(ready || target.weight == 0, "{} gets weight without having been ready", target.instance);
+        }
+        assert!(!dead_man || !fallback.is_empty(), "nothing to fall back to");
+        let usable = |t: &Target| self.instances.get(&t.instance).is_some_and(|i| i.1 == InstanceState::Running);
+        if well && targets.iter().chain(&fallback).all(usable) {
+            (self.targets, self.fallback, self.dead_man, self.restored) = (targets, fallback, dead_man, None);
+            self.give(Input::Shifted { percent });
+        } else {
+            self.give(Input::ShiftFailed { percent, reason: "refused".into() });
+        }
+    }
+
+    fn finish(&mut self, status: RolloutStatus, serves: Serves) {
+        let releases: Vec<i64> =
+            self.targets.iter().filter(|t| t.weight > 0).map(|t| self.instances[&t.instance].0.id.0).collect();
+        let new = self.machine.spec().release.id.0;
+        match serves {
+            Serves::New => {
+                assert!(!releases.is_empty() && releases.iter().all(|r| *r == new), "not wholly new: {releases:?}")
+            }
+            Serves::Former => assert!(releases.iter().all(|r| *r != new), "not wholly old: {releases:?}"),
+        }
+        assert_eq!(status == RolloutStatus::Succeeded, serves == Serves::New);
+        assert!(status.is_final() && self.machine.is_ended() && !self.dead_man);
+        assert_eq!(self.machine.status(), status);
+        self.finished = Some((status, serves));
+        self.story.push(format!("{}    END {status}, {serves:?} serves", self.clock()));
+    }
+
+    pub fn has_weight(&self, instance: &InstanceId) -> bool {
+        self.targets.iter().any(|t| t.weight > 0 && t.instance == *instance)
+    }
+
+    /// Performs everything that waits, well.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000 {
+            if !self.perform(true) {
+                return;
+            }
+        }
+        panic!("the machine never comes to rest:\n{}", self.story.join("\n"));
+    }
+
+    pub fn pass(&mut self, seconds: i64) {
+        self.now = Timestamp(self.now.0 + seconds * 1_000);
+        if self.machine.next_wake().is_some_and(|wake| wake <= self.now) {
+            self.give(Input::Tick);
+        }
+    }
+
+    /// Time goes on to where the machine wants to be woken, if it does.
+    pub fn sleep(&mut self) -> bool {
+        let Some(wake) = self.machine.next_wake() else { return false };
+        self.now = self.now.max(wake);
+        self.give(Input::Tick);
+        true
+    }
+
+    pub fn say(&mut self, command: RolloutCommand) {
+        self.give(Input::Command { command, by: Some("ada".into()) });
+    }
+
+    /// `count` requests spread over the targets by weight, in order; every `fails`-th of the new release's fails.
+    pub fn traffic(&mut self, count: u64, fails: Option<u64>) {
+        let total: u64 = self.targets.iter().map(|t| u64::from(t.weight)).sum();
+        if total == 0 {
+            return;
+        }
+        let mut canaries = 0;
+        let observations = (0..count)
+            .map(|i| {
+                self.sequence += 1;
+                let mut place = i % total;
+                let target = self.targets.iter().find(|t| {
+                    let is_here = place < u64::from(t.weight);
+                    place = place.saturating_sub(u64::from(t.weight));
+                    is_here
+                });
+                let target = target.expect("a place below the total");
+                let is_new = self.instances[&target.instance].0.id == self.machine.spec().release.id;
+                canaries += u64::from(is_new);
+                let failed = is_new && fails.is_some_and(|every| canaries % every == 0);
+                Observation {
+                    sequence: self.sequence,
+                    at: Timestamp(self.now.0 + i as i64 * 10),
+                    instance: target.instance.clone(),
+                    probability: f64::from(target.weight) / total as f64,
+                    status: if failed { 500 } else { 200 },
+                    outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
+                    latency_us: 20_000 + (i * 7_919) % 10_000,
+                    duration_us: 30_000,
+                    attempt: 1,
+                    unit: None,
+                    synthetic: false,
+                }
+            })
+            .collect();
+        self.give(Input::Observations { observations, lost: 0, next: self.sequence });
+    }
+
+    /// The dead-man's switch goes off, if it is set; the owner may learn of it.
+    pub fn let_dead_man_act(&mut self, is_told: bool) {
+        if !self.dead_man {
+            return;
+        }
+        let usable: Vec<Target> = self
+            .fallback
+            .iter()
+            .filter(|t| self.instances.get(&t.instance).is_some_and(|i| i.1 == InstanceState::Running))
+            .cloned()
+            .collect();
+        if !usable.is_empty() {
+            self.targets = usable;
+        }
+        self.dead_man = false;
+        self.restored = Some(Restored { at: self.now, reason: "dead-man: nobody renewed".into(), epoch: Epoch(1) });
+        if is_told {
+            let route = self.route();
+            self.give(Input::Route { route });
+        }
+    }
+
+    /// Somebody pulls the emergency brake at the host; the owner learns of it when it next takes over.
+    pub fn emergency(&mut self) {
+        let back: InstanceId = "emergency".parse().unwrap();
+        self.instances.insert(back.clone(), (release(1), InstanceState::Running, true));
+        self.targets = vec![Target { instance: back, weight: 1 }];
+        self.fallback.clone_from(&self.targets);
+        self.dead_man = false;
+        self.restored = Some(Restored { at: self.now, reason: "emergency: ada".into(), epoch: Epoch(2) });
+        self.claim();
+    }
+
+    /// An instance ends for good; new or former.
+    pub fn lose(&mut self, is_new: bool) {
+        let release = self.machine.spec().release.id;
+        for known in self.instances.values_mut().filter(|i| (i.0.id == release) == is_new) {
+            known.1 = InstanceState::Failed { reason: "killed".into() };
+        }
+    }
+}
+
+fn spec(strategy: Strategy) -> RolloutSpec {
+    RolloutSpec {
+        release: release(2),
+        service: ServiceSpec {
+            name: "web".into(),
+            command: vec!["./web".into()],
+            env: IndexMap::new(),
+            health: Health::default(),
+            warm_up: Vec::new(),
+            drain: Span::seconds(30),
+            keep_warm: Span::seconds(600),
+            replicas: 1,
+            routes: Vec::new(),
+        },
+        environment: "production".into(),
+        hosts: vec!["local".into()],
+        strategy,
+        previous: None,
+        is_rollback: false,
+        variables: IndexMap::new(),
+    }
+}
+
+fn leads_to(from: RolloutStatus, to: RolloutStatus) -> bool {
+    let mut reached = vec![from];
+    let mut next = 0;
+    while let Some(&at) = reached.get(next) {
+        reached.extend(RolloutStatus::ALL.iter().filter(|s| at.transition(**s).is_ok()));
+        reached.dedup();
+        next += 1;
+        if next > 100 {
+            break;
+        }
+    }
+    reached.contains(&to)
+}
+
+fn short_input(input: &Input) -> String {
+    match input {
+        Input::Claimed { .. } => "claimed".into(),
+        Input::Started { instance } => format!("started {instance}"),
+        Input::Ready { instance } => format!("ready {instance}"),
+        Input::NotReady { instance, reason } => format!("not ready {instance}: {reason}"),
+        Input::Shifted { percent } => format!("shifted {percent} %"),
+        Input::ShiftFailed { percent, reason } => format!("shift to {percent} % failed: {reason}"),
+        Input::Observations { observations, .. } => format!("{} requests", observations.len()),
+        Input::Command { command, .. } => format!("{command:?}").to_lowercase(),
+        Input::Route { .. } => "route changed by the host".into(),
+        Input::Drained { instance, in_flight } => format!("drained {instance}, {in_flight} cut"),
+        Input::Retired { instance } => format!("retired {instance}"),
+        Input::Stopped { instance } => format!("stopped {instance}"),
+        Input::CleanUpFailed { instance, reason } => format!("clean-up of {instance} failed: {reason}"),
+        Input::Tick => "tick".into(),
+    }
+}
+
+fn short_action(action: &Action) -> String {
+    let weights = |targets: &[Target]| {
+        let all: Vec<String> = targets.iter().map(|t| format!("{}={}", t.instance, t.weight)).collect();
+        if all.is_empty() { "nothing".into() } else { all.join(" ") }
+    };
+    match action {
+        Action::Start { instance, release } => format!("start {instance} (release {})", release.id),
+        Action::AwaitReady { instance } => format!("await ready {instance}"),
+        Action::Shift { percent, targets, fallback, dead_man } => {
+            let hand = if *dead_man { ", dead-man" } else { "" };
+            format!("shift {percent} %: {}, fallback {}{hand}", weights(targets), weights(fallback))
+        }
+        Action::Record { kind, detail } => {
+            let reason = detail["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
+            format!("record {kind:?}{reason}")
+        }
+        Action::Drain { instance, limit } => format!("drain {instance} for {limit}"),
+        Action::Retire { instance, after, .. } => format!("retire {instance} after {after}"),
+        Action::Stop { instance } => format!("stop {instance}"),
+        Action::Finish { status, serves, .. } => format!("finish {status}, {serves:?} serves"),
+    }
+}
