@@ -51,9 +51,7 @@ impl Store {
 }
 
 async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
-    let capacity = workers::check(tx, &request.worker, &request.incarnation).await?;
-    let held = jobs::held_by(&mut tx.conn, &request.worker).await?;
-    if held.len() >= capacity as usize {
+    if workers::room(tx, &request.worker, &request.incarnation).await? == 0 {
         return Ok(None);
     }
     for id in candidates(tx, request).await? {

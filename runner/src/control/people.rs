@@ -86,6 +86,7 @@ async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, 
     let selection = if kind == AttemptKind::Failed { Selection::Failed } else { Selection::Whole };
     let views: Vec<JobView> = last.iter().map(Job::view).collect();
     let chosen = rerun(&views, selection).map_err(|e| StoreError::Conflict(e.to_string()))?;
+    runs::close_attempt(&mut tx.conn, &run.record).await?;
     run.becomes(RunStatus::Queued)?;
     run.record.attempt += 1;
     run.record.reason = None;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use segue_pipelines::progress::{LostJob, LostStep, OnLoss, on_worker_lost};
 use segue_schemas::{
+    id::JobId,
     plan::StepAction,
     status::{FailureClass, JobStatus, StepStatus},
     time::Timestamp,
@@ -33,7 +34,8 @@ impl Store {
         let mut ended = 0;
         loop {
             let store = self.clone();
-            let now = self.write(move |tx| Box::pin(async move { reap(&store, tx).await })).await?;
+            let (now, lost) = self.write(move |tx| Box::pin(async move { reap(&store, tx).await })).await?;
+            lost.into_iter().for_each(|job| self.logs().release(job, false));
             ended += now;
             if now == 0 {
                 return Ok(ended);
@@ -81,10 +83,12 @@ impl Store {
     }
 }
 
-async fn reap(store: &Store, tx: &mut Tx) -> Result<usize> {
-    let mut ended = 0;
+/// How many leases and waits it ended, and the jobs that were taken from their workers.
+async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<JobId>)> {
+    let (mut ended, mut lost) = (0, Vec::new());
     for job in jobs::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
         ended += 1;
+        lost.push(job.record.id);
         if job.record.lease_until.is_some_and(|until| until <= tx.now) {
             lose_job(store, tx, job).await?;
         } else {
@@ -113,7 +117,7 @@ async fn reap(store: &Store, tx: &mut Tx) -> Result<usize> {
     if rollouts::next_claimable(&mut tx.conn, tx.now).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
         tx.ring(Bell::Rollouts);
     }
-    Ok(ended)
+    Ok((ended, lost))
 }
 
 async fn fail(store: &Store, tx: &mut Tx, mut job: Job, class: FailureClass, reason: String) -> Result<()> {

@@ -128,7 +128,7 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
     if known.record.epoch == finish.epoch && known.record.status == finish.conclusion.job_status() {
         return Ok(reported(&known));
     }
-    let mut job = jobs::load_held(&mut tx.conn, id, finish.epoch).await?;
+    let mut job = jobs::held_under(known, finish.epoch)?;
     jobs::save_steps(&mut tx.conn, id, &finish.steps).await?;
     jobs::save_log(&mut tx.conn, id, finish.log_bytes, Some(tx.now)).await?;
     job.record.outputs = finish.outputs;
@@ -146,7 +146,7 @@ async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Res
     if known.record.epoch == wait.epoch && known.record.status == JobStatus::Waiting {
         return Ok(reported(&known));
     }
-    let mut job = jobs::load_held(&mut tx.conn, id, wait.epoch).await?;
+    let mut job = jobs::held_under(known, wait.epoch)?;
     let rollout = rollouts::load(&mut tx.conn, wait.rollout).await?;
     if rollout.record.job != Some(id) || rollout.record.step != Some(wait.step) {
         return Err(StoreError::Conflict(format!(
@@ -173,7 +173,7 @@ async fn take_back(store: &Store, tx: &mut Tx, id: JobId, back: JobHandBack) -> 
     if known.record.epoch == back.epoch && known.record.status == JobStatus::Queued {
         return Ok(reported(&known));
     }
-    let mut job = jobs::load_held(&mut tx.conn, id, back.epoch).await?;
+    let mut job = jobs::held_under(known, back.epoch)?;
     let keep = back.next_step.unwrap_or(0);
     let kept: Vec<_> = back.steps.into_iter().filter(|s| s.index < keep).collect();
     jobs::save_steps(&mut tx.conn, id, &kept).await?;

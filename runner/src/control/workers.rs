@@ -29,23 +29,28 @@ impl Store {
             max_log_chunk: MAX_LOG_CHUNK,
         };
         let store = self.clone();
-        self.write(move |tx| {
-            Box::pin(async move {
-                insert(tx, &register).await?;
-                for job in jobs::held_by(&mut tx.conn, &register.worker).await? {
-                    if job.incarnation.as_deref() != Some(&register.incarnation) {
-                        lose_job(&store, tx, job).await?;
+        let lost = self
+            .write(move |tx| {
+                Box::pin(async move {
+                    insert(tx, &register).await?;
+                    let mut lost = Vec::new();
+                    for job in jobs::held_by(&mut tx.conn, &register.worker).await? {
+                        if job.incarnation.as_deref() != Some(&register.incarnation) {
+                            lost.push(job.record.id);
+                            lose_job(&store, tx, job).await?;
+                        }
                     }
-                }
-                for rollout in rollouts::held_by(&mut tx.conn, &register.worker).await? {
-                    if rollout.incarnation.as_deref() != Some(&register.incarnation) {
-                        lose_rollout(tx, rollout).await?;
+                    for rollout in rollouts::held_by(&mut tx.conn, &register.worker).await? {
+                        if rollout.incarnation.as_deref() != Some(&register.incarnation) {
+                            lose_rollout(tx, rollout).await?;
+                        }
                     }
-                }
-                Ok(registered)
+                    Ok(lost)
+                })
             })
-        })
-        .await
+            .await?;
+        lost.into_iter().for_each(|job| self.logs().release(job, false));
+        Ok(registered)
     }
 
     /// Notes that a worker was heard; kept in memory, so that an idle worker costs no write.
@@ -72,11 +77,13 @@ async fn insert(tx: &mut Tx, register: &Register) -> Result<()> {
     Ok(())
 }
 
-/// The capacity of a worker that is registered under this incarnation.
-pub(super) async fn check(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<u32> {
-    let sql = "SELECT capacity FROM workers WHERE id = $1 AND incarnation = $2";
+/// How many more jobs a worker that is registered under this incarnation may hold.
+pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<u32> {
+    let sql =
+        "SELECT capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
+        FROM workers WHERE id = $1 AND incarnation = $2";
     match tx.conn.first(sql, args![worker, incarnation]).await? {
-        Some(row) => row.count("capacity"),
+        Some(row) => Ok(u32::try_from(row.int("room")?).unwrap_or(0)),
         None => Err(StoreError::StaleWorker { worker: worker.to_string() }),
     }
 }

@@ -35,7 +35,7 @@ impl Store {
         let mut conn = self.read().await?;
         let run = runs::load(&mut conn, id).await?;
         let wanted = attempt.unwrap_or(run.record.attempt);
-        let attempt = runs::attempts(&mut conn, id).await?.into_iter().find(|a| a.attempt == wanted);
+        let attempt = runs::attempts(&mut conn, &run.record).await?.into_iter().find(|a| a.attempt == wanted);
         let attempt = attempt.ok_or_else(|| StoreError::not_found("attempt", format!("{wanted} of run {id}")))?;
         let (mut jobs, mut approvals) = (Vec::new(), Vec::new());
         for job in jobs::of_attempt(&mut conn, id, wanted).await? {
@@ -50,7 +50,9 @@ impl Store {
 
     /// Every attempt of a run, oldest first.
     pub async fn attempts(&self, id: RunId) -> Result<Vec<AttemptRecord>> {
-        runs::attempts(&mut self.read().await?, id).await
+        let mut conn = self.read().await?;
+        let run = runs::load(&mut conn, id).await?.record;
+        runs::attempts(&mut conn, &run).await
     }
 
     /// One job.

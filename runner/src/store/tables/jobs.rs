@@ -192,15 +192,15 @@ pub(crate) async fn load(conn: &mut Conn, id: JobId) -> Result<Job> {
 ///
 /// Every write of a worker comes through here: this is the fence.
 pub(crate) async fn load_held(conn: &mut Conn, id: JobId, epoch: Epoch) -> Result<Job> {
-    let job = load(conn, id).await?;
+    held_under(load(conn, id).await?, epoch)
+}
+
+/// The job that was loaded, if the epoch is that of its lease.
+pub(crate) fn held_under(job: Job, epoch: Epoch) -> Result<Job> {
     if job.record.epoch != epoch || !job.record.status.is_held() {
         // an ended lease is as stale as one that somebody else has
-        return Err(StoreError::StaleEpoch {
-            kind: "job",
-            id: id.to_string(),
-            given: epoch,
-            current: job.record.epoch,
-        });
+        let (id, current) = (job.record.id.to_string(), job.record.epoch);
+        return Err(StoreError::StaleEpoch { kind: "job", id, given: epoch, current });
     }
     Ok(job)
 }

@@ -75,7 +75,7 @@ pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&Deliver
     Ok(())
 }
 
-/// Stores what changes of a run, and of its newest attempt with it.
+/// Stores what changes of a run. Its newest attempt stands as the run does, and is not written until another begins.
 pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
     let sql = "UPDATE runs SET status = $2, reason = $3, attempt = $4, cancel_requested = $5, cancelled_by = $6,
         started_at = $7, ended_at = $8 WHERE id = $1";
@@ -90,6 +90,11 @@ pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
         run.ended_at,
     ];
     conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// Stores how the newest attempt of a run ended, before another begins.
+pub(crate) async fn close_attempt(conn: &mut Conn, run: &RunRecord) -> Result<()> {
     let sql = "UPDATE attempts SET status = $3, started_at = $4, ended_at = $5 WHERE run_id = $1 AND attempt = $2";
     conn.run(sql, args![run.id, run.attempt, run.status.as_str(), run.started_at, run.ended_at]).await?;
     Ok(())
@@ -151,21 +156,26 @@ pub(crate) async fn insert_attempt(
     Ok(())
 }
 
-pub(crate) async fn attempts(conn: &mut Conn, run: RunId) -> Result<Vec<AttemptRecord>> {
-    let rows = conn.all("SELECT * FROM attempts WHERE run_id = $1 ORDER BY attempt", args![run]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(AttemptRecord {
-                attempt: row.count("attempt")?,
-                kind: row.word("kind", AttemptKind::parse)?,
-                requested_by: row.text("requested_by")?,
-                status: row.word("status", RunStatus::parse)?,
-                created_at: row.time("created_at")?,
-                started_at: row.maybe_time("started_at")?,
-                ended_at: row.maybe_time("ended_at")?,
-            })
-        })
-        .collect()
+/// The attempts of a run, oldest first.
+pub(crate) async fn attempts(conn: &mut Conn, run: &RunRecord) -> Result<Vec<AttemptRecord>> {
+    let rows = conn.all("SELECT * FROM attempts WHERE run_id = $1 ORDER BY attempt", args![run.id]).await?;
+    let mut attempts = rows.iter().map(attempt).collect::<Result<Vec<_>>>()?;
+    if let Some(newest) = attempts.iter_mut().find(|a| a.attempt == run.attempt) {
+        (newest.status, newest.started_at, newest.ended_at) = (run.status, run.started_at, run.ended_at);
+    }
+    Ok(attempts)
+}
+
+fn attempt(row: &Row) -> Result<AttemptRecord> {
+    Ok(AttemptRecord {
+        attempt: row.count("attempt")?,
+        kind: row.word("kind", AttemptKind::parse)?,
+        requested_by: row.text("requested_by")?,
+        status: row.word("status", RunStatus::parse)?,
+        created_at: row.time("created_at")?,
+        started_at: row.maybe_time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+    })
 }
 
 /// People who said yes to a run at a commit, for an environment (`""`: for foreign code at all).

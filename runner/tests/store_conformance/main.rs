@@ -1,0 +1,90 @@
+//! What every backend of the store must do, told through its public operations. A backend is a constructor; a second one
+//! is one more line at the end of this file.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod intake;
+mod jobs;
+mod people;
+mod random;
+mod rollouts;
+mod speed;
+mod world;
+
+/// Runs each story on a backend, each in a world of its own.
+macro_rules! conformance {
+    ($backend:ident: $($module:ident::{$($story:ident),* $(,)?})*) => {
+        mod $backend {
+            $(mod $module {$(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $story() {
+                    crate::$module::$story(crate::world::$backend().await).await;
+                }
+            )*})*
+        }
+    };
+}
+
+conformance! {
+    sqlite:
+    intake::{
+        a_delivery_twice_is_stored_once_and_planned_once,
+        an_accepted_delivery_is_there_after_a_crash,
+        the_same_work_under_another_guid_makes_nothing,
+        a_delivery_that_starts_nothing_is_kept_with_its_reason,
+        a_delivery_that_was_put_off_comes_back_later,
+        a_pipeline_that_cannot_be_planned_is_a_failed_run_that_people_hear_of,
+        a_key_dispatches_once,
+    }
+    jobs::{
+        a_job_goes_from_the_queue_to_its_end,
+        two_claims_get_one_job,
+        two_last_jobs_start_the_fan_in_once,
+        a_stale_epoch_changes_nothing,
+        the_same_end_twice_is_one_end,
+        a_failed_need_skips_what_comes_after_and_says_why,
+        outputs_reach_the_jobs_that_need_them,
+        labels_and_capacity_are_kept,
+        environments_and_the_repository_with_less_go_first,
+        a_lost_worker_without_an_environment_is_forgiven_twice,
+        a_lost_worker_in_an_environment_fails_the_job_by_name,
+        a_new_incarnation_ends_the_leases_of_the_old_one_at_once,
+        a_job_that_overstays_ends,
+        a_job_handed_back_goes_on_at_its_step_with_its_worker,
+        low_disk_stops_jobs_and_not_deliveries,
+        logs_are_fenced_and_survive_a_restart,
+        artifacts_are_named_once_per_attempt,
+        secrets_come_with_the_claim_to_trusted_code_alone,
+        a_claim_that_waits_is_woken,
+    }
+    people::{
+        an_approval_is_bound_to_the_commit_and_counts_people,
+        a_ref_that_an_environment_does_not_let_in_fails,
+        foreign_code_waits_for_a_yes_and_never_deploys,
+        cancelling_takes_back_what_waits_and_tells_what_runs,
+        a_rerun_of_what_failed_carries_the_rest_over,
+        recovery_is_told_after_a_failure,
+        tokens_open_what_they_say,
+    }
+    rollouts::{
+        a_deploy_waits_without_a_slot_and_goes_on,
+        a_job_whose_rollout_fails_ends_with_its_reason,
+        one_rollout_at_a_time_per_pair,
+        a_lost_driver_hands_over_under_a_higher_epoch,
+        the_journal_takes_each_entry_once_and_no_gap,
+        production_refuses_what_has_not_passed_staging,
+        a_rollback_aborts_what_runs_first,
+        rollback_points_have_tags_of_their_own,
+        a_word_is_given_once_to_each_owner,
+        an_emergency_ends_what_drove_the_pair,
+        a_lost_worker_that_had_asked_for_a_rollout_waits_for_it,
+        cancelling_aborts_the_rollout_that_is_waited_for,
+    }
+    random::{
+        invariants_hold_under_random_operations,
+    }
+    speed::{
+        a_thousand_deliveries_over_a_hundred_connections,
+        a_thousand_jobs_two_at_a_time,
+    }
+}

@@ -1,0 +1,321 @@
+use std::time::Duration;
+
+use segue_runner::store::{ReleaseFilter, RollbackTarget, RolloutFilter, StoreError};
+use segue_schemas::{
+    config::NotificationEvent,
+    deploy::{JournalKind, RolloutCommand},
+    host_api::EmergencyResult,
+    id::Epoch,
+    status::{Conclusion, JobStatus, RolloutStatus, RunStatus},
+    worker_api::{RolloutHandBack, RolloutRenewed},
+};
+
+use crate::world::{World, deploy_job, report, running, script};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+pub async fn a_deploy_waits_without_a_slot_and_goes_on(world: World) {
+    let worker = world.worker_with("w", "1", 1, &["default"]).await;
+    let mut plan = deploy_job("deploy", "staging");
+    plan.steps.push(script());
+    plan.outputs.insert("release".into(), "${{ steps.deploy.outputs.release }}".into());
+    let run = world.run(vec![plan]).await;
+    let job = world.claim(&worker).await;
+    let created = world.ask(&job, b"v1").await.unwrap();
+    assert_eq!(world.ask(&job, b"v1").await.unwrap().rollout, created.rollout, "one step has one rollout");
+    world.wait(&job, created.rollout).await;
+    world.wait(&job, created.rollout).await;
+    assert_eq!(world.status(run).await, RunStatus::Waiting);
+    world.run(vec![crate::world::job("other", &[])]).await;
+    let other = world.claim(&worker).await;
+    world.finish(&other, Conclusion::Success).await;
+    let rollout = world.claim_rollout(&worker).await;
+    assert_eq!((rollout.rollout.status, rollout.epoch), (RolloutStatus::Running, Epoch(1)));
+    assert!(rollout.hosts["local"].ends_with("host/host.sock"));
+    assert_eq!(rollout.artifacts.len(), 1);
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    let resumed = world.claim(&worker).await;
+    let resume = resumed.resume.clone().unwrap();
+    assert_eq!((resumed.job, resume.next_step), (job.job, 1));
+    assert_eq!(resume.steps[0].outputs["status"], "succeeded");
+    assert_eq!(resume.steps[0].outputs["release"], created.release.id.to_string());
+    world.finish(&resumed, Conclusion::Success).await;
+    assert_eq!(world.status(run).await, RunStatus::Succeeded);
+
+    // a job with nothing after its deploy ends without a worker, with its outputs
+    let mut last = deploy_job("deploy", "staging");
+    last.outputs.insert("release".into(), "${{ steps.deploy.outputs.release }}".into());
+    let run = world.run(vec![last]).await;
+    let job = world.claim(&worker).await;
+    let created = world.ask(&job, b"v2").await.unwrap();
+    let rollout = world.claim_rollout(&worker).await;
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    assert_eq!(world.store.job(job.job).await.unwrap().status, JobStatus::Leased);
+    // the rollout was faster than the word that the job waits
+    world.wait(&job, created.rollout).await;
+    let ended = world.store.job(job.job).await.unwrap();
+    assert_eq!(ended.outputs["release"], created.release.id.to_string());
+    assert_eq!(world.status(run).await, RunStatus::Succeeded);
+}
+
+pub async fn a_job_whose_rollout_fails_ends_with_its_reason(world: World) {
+    let worker = world.worker("w", "1").await;
+    world.deployed(&worker, "staging", b"v1").await;
+    let (run, job, created) = world.deploy(&worker, "staging", b"v2").await;
+    let rollout = world.claim_rollout(&worker).await;
+    let mut end = report(&rollout, RolloutStatus::RolledBack, vec![(1, JournalKind::Verdict), (2, JournalKind::Ended)]);
+    end.reason = Some("20 of 50 requests failed".into());
+    end.verdict = Some(serde_json::json!({ "errors": 20 }));
+    world.store.report_rollout(created.rollout, end).await.unwrap();
+    assert_eq!(world.jobs(run).await, ["deploy failed: the rollout was rolled back: 20 of 50 requests failed"]);
+    assert_eq!(world.store.job(job.job).await.unwrap().failure_class.map(|c| c.as_str()), Some("rollout"));
+    let told = world.store.due_notifications(10).await.unwrap();
+    assert_eq!(told[0].event, NotificationEvent::RolledBack);
+    assert_eq!(told[0].detail["verdict"]["errors"], 20);
+    let served = world.store.served().await.unwrap();
+    assert_ne!(served[0].current.as_ref().unwrap().id, created.release.id, "the record says that the old one serves");
+}
+
+pub async fn one_rollout_at_a_time_per_pair(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, first) = world.deploy(&worker, "staging", b"v1").await;
+    let (_, _, second) = world.deploy(&worker, "staging", b"v2").await;
+    let (_, _, elsewhere) = world.deploy(&worker, "preview", b"v2").await;
+    let (a, b) = tokio::join!(world.claim_rollout(&worker), world.claim_rollout(&worker));
+    let mut claimed = [a.rollout.id, b.rollout.id];
+    claimed.sort_unstable();
+    assert_eq!(claimed, [first.rollout, elsewhere.rollout]);
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none(), "the slot of the pair is taken");
+    let first_claim = if a.rollout.id == first.rollout { a } else { b };
+    world.end_rollout(&first_claim, RolloutStatus::Succeeded).await;
+    let next = world.claim_rollout(&worker).await;
+    assert_eq!((next.rollout.id, next.epoch), (second.rollout, Epoch(2)), "epochs rise over the rollouts of the pair");
+    assert_eq!(next.rollout.spec.previous.as_ref(), Some(&first.release), "it replaces what serves now");
+}
+
+pub async fn a_lost_driver_hands_over_under_a_higher_epoch(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let first = world.claim_rollout(&worker).await;
+    let started = report(&first, RolloutStatus::Running, vec![(1, JournalKind::StartIntent)]);
+    world.store.report_rollout(created.rollout, started.clone()).await.unwrap();
+    world.pass(LEASE);
+    world.store.reap_expired().await.unwrap();
+    let late = world.store.report_rollout(created.rollout, started).await;
+    assert!(matches!(late, Err(StoreError::StaleEpoch { .. })), "{late:?}");
+    let second = world.claim_rollout(&worker).await;
+    assert_eq!((second.epoch, second.journal.len()), (Epoch(2), 1));
+    assert_eq!(second.rollout.state, Some(serde_json::json!({ "phase": "some" })));
+    let hand_back = RolloutHandBack { epoch: second.epoch, reason: "the host is away".into(), not_before_ms: 5000 };
+    world.store.hand_back_rollout(created.rollout, hand_back).await.unwrap();
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.claim_rollout(&worker).await.epoch, Epoch(3));
+    let anew = world.worker("w", "2").await;
+    assert_eq!(world.claim_rollout(&anew).await.epoch, Epoch(4), "a new incarnation ends the old one's leases");
+}
+
+pub async fn the_journal_takes_each_entry_once_and_no_gap(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let claim = world.claim_rollout(&worker).await;
+    let id = created.rollout;
+    let one = report(&claim, RolloutStatus::Running, vec![(1, JournalKind::StartIntent), (2, JournalKind::Started)]);
+    world.store.report_rollout(id, one.clone()).await.unwrap();
+    world.store.report_rollout(id, one).await.unwrap();
+    let gap = report(&claim, RolloutStatus::Running, vec![(4, JournalKind::Ready)]);
+    assert!(matches!(world.store.report_rollout(id, gap).await, Err(StoreError::Conflict(_))));
+    assert_eq!(world.store.journal(id, 0).await.unwrap().len(), 2);
+    assert_eq!(world.store.journal(id, 1).await.unwrap()[0].kind, JournalKind::Started);
+    let world = world.reopened().await;
+    assert_eq!(world.store.journal(id, 0).await.unwrap().len(), 2);
+    let end = report(&claim, RolloutStatus::Failed, vec![(3, JournalKind::NotReady)]);
+    world.store.report_rollout(id, end.clone()).await.unwrap();
+    world.store.report_rollout(id, end).await.unwrap();
+    let after = report(&claim, RolloutStatus::Running, vec![(4, JournalKind::Ready)]);
+    assert!(matches!(world.store.report_rollout(id, after).await, Err(StoreError::StaleEpoch { .. })));
+}
+
+pub async fn production_refuses_what_has_not_passed_staging(world: World) {
+    let worker = world.worker("w", "1").await;
+    world.run(vec![deploy_job("deploy", "production")]).await;
+    let job = world.claim(&worker).await;
+    let refused = world.ask(&job, b"v1").await.unwrap_err();
+    assert!(refused.to_string().contains("takes only what has passed `staging`"), "{refused}");
+    // asked for and running is not passed
+    let (_, _, staged) = world.deploy(&worker, "staging", b"v1").await;
+    let rollout = world.claim_rollout(&worker).await;
+    assert!(world.ask(&job, b"v1").await.is_err());
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    assert!(world.ask(&job, b"v2").await.is_err(), "another artifact");
+    world.ask(&job, b"v1").await.unwrap();
+    let (digest, staging) = (staged.release.digest, vec!["staging".to_owned()]);
+    assert!(world.artifact(b"v1") == digest && world.store.required_environments("production") == staging);
+    let world = world
+        .configured(|config| {
+            config.environments.entry("production".into()).or_default().requires = Some(Vec::new());
+        })
+        .await;
+    world.run(vec![deploy_job("deploy", "production")]).await;
+    let job = world.claim(&worker).await;
+    world.ask(&job, b"v3").await.unwrap();
+}
+
+pub async fn a_rollback_aborts_what_runs_first(world: World) {
+    let worker = world.worker("w", "1").await;
+    let rollback = |target| world.store.create_rollback("staging", "web", target, "ada".into());
+    assert!(matches!(rollback(RollbackTarget::Previous).await, Err(StoreError::Refused(_))), "nothing serves");
+    let one = world.deployed(&worker, "staging", b"v1").await;
+    assert!(matches!(rollback(RollbackTarget::Previous).await, Err(StoreError::Refused(_))), "there is none before");
+    let two = world.deployed(&worker, "staging", b"v2").await;
+
+    // nothing runs: a rollout of what was before
+    let id = rollback(RollbackTarget::Previous).await.unwrap();
+    let back = world.claim_rollout(&worker).await;
+    assert_eq!((back.rollout.id, &back.rollout.spec.release), (id, &one.release));
+    assert!(back.rollout.spec.is_rollback && back.rollout.run.is_none());
+    world.end_rollout(&back, RolloutStatus::Succeeded).await;
+
+    // one runs and another waits: the abort alone brings back what served, and who waited is told
+    let (_, _, three) = world.deploy(&worker, "staging", b"v3").await;
+    let running = world.claim_rollout(&worker).await;
+    let (waiting_run, _, four) = world.deploy(&worker, "staging", b"v4").await;
+    assert_eq!(rollback(RollbackTarget::Previous).await.unwrap(), three.rollout);
+    assert_eq!(world.store.rollout(four.rollout).await.unwrap().rollout.status, RolloutStatus::Failed);
+    assert_eq!(world.status(waiting_run).await, RunStatus::Failed);
+    let word = world.store.renew_rollout(three.rollout, running.epoch).await.unwrap();
+    assert_eq!((word.command, word.by.as_deref()), (Some(RolloutCommand::Abort), Some("ada (rollback)")));
+
+    // to another release: abort first, then go
+    let id = rollback(RollbackTarget::Release(two.release.id)).await.unwrap();
+    assert_ne!(id, three.rollout);
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none(), "the slot is taken until the abort is done");
+    world.end_rollout(&running, RolloutStatus::RolledBack).await;
+    let back = world.claim_rollout(&worker).await;
+    assert_eq!((back.rollout.id, back.rollout.spec.release.id), (id, two.release.id));
+    assert_eq!(back.rollout.spec.previous.as_ref().unwrap().id, one.release.id);
+    let never = rollback(RollbackTarget::Release(three.release.id)).await;
+    assert!(matches!(never, Err(StoreError::Refused(_))), "it has never served: {never:?}");
+}
+
+pub async fn rollback_points_have_tags_of_their_own(world: World) {
+    let worker = world.worker("w", "1").await;
+    let one = world.deployed(&worker, "staging", b"v1").await;
+    world.deployed(&worker, "production", b"v1").await;
+    world.pass(Duration::from_secs(1));
+    world.deployed(&worker, "staging", b"v2").await;
+    let points = world.store.rollback_points(None, None).await.unwrap();
+    let tags: Vec<_> = points.iter().map(|p| (p.tag.as_str(), p.environment.as_str(), p.current)).collect();
+    assert_eq!(
+        tags,
+        [
+            ("rollback-20231114-221321", "staging", true),
+            ("rollback-20231114-221320-2", "production", true),
+            ("rollback-20231114-221320", "staging", false),
+        ]
+    );
+    let wanted = world.store.wanted_tags(10).await.unwrap();
+    assert_eq!((wanted.len(), &wanted[0].commit), (3, &one.release.commit));
+    world.store.tag_pushed("rollback-20231114-221320", None).await.unwrap();
+    world.store.tag_pushed("rollback-20231114-221321", Some("read only".into())).await.unwrap();
+    assert_eq!(world.store.wanted_tags(10).await.unwrap().len(), 1);
+    let tag = RollbackTarget::Tag("rollback-20231114-221320".into());
+    let other = world.store.create_rollback("production", "web", tag.clone(), "ada".into()).await;
+    assert!(matches!(other, Err(StoreError::NotFound { .. })), "that of another environment: {other:?}");
+    let id = world.store.create_rollback("staging", "web", tag, "ada".into()).await.unwrap();
+    let back = world.claim_rollout(&worker).await;
+    assert_eq!((back.rollout.id, back.rollout.spec.release.id), (id, one.release.id));
+    world.end_rollout(&back, RolloutStatus::Succeeded).await;
+    assert_eq!(world.store.rollback_points(None, None).await.unwrap().len(), 3, "it is a point already");
+    let filter = ReleaseFilter { environment: Some("production".into()), limit: 10, ..Default::default() };
+    let releases = world.store.releases(filter).await.unwrap();
+    assert_eq!(releases.len(), 1);
+    assert!(releases[0].1.len() == 1 || releases[0].1.len() == 2);
+}
+
+pub async fn a_word_is_given_once_to_each_owner(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let id = created.rollout;
+    let early = world.store.command_rollout(id, RolloutCommand::Promote, "ada".into()).await;
+    assert!(matches!(early, Err(StoreError::Conflict(_))), "{early:?}");
+    let claim = world.claim_rollout(&worker).await;
+    let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Rollout(id));
+    world.store.command_rollout(id, RolloutCommand::Promote, "ada".into()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("the driver is woken");
+    let is_told = |renewed: RolloutRenewed| renewed.command == Some(RolloutCommand::Promote);
+    assert!(is_told(world.store.rollout_command(id, claim.epoch).await.unwrap()));
+    assert!(!is_told(world.store.renew_rollout(id, claim.epoch).await.unwrap()), "once");
+    world.pass(Duration::from_secs(10));
+    assert!(is_told(world.store.renew_rollout(id, claim.epoch).await.unwrap()), "the answer was lost");
+    let back = RolloutHandBack { epoch: claim.epoch, reason: "stops".into(), not_before_ms: 0 };
+    world.store.hand_back_rollout(id, back).await.unwrap();
+    let claim = world.claim_rollout(&worker).await;
+    assert!(is_told(world.store.renew_rollout(id, claim.epoch).await.unwrap()), "the next owner as well");
+    let heard = report(&claim, RolloutStatus::Running, vec![(1, JournalKind::Command)]);
+    world.store.report_rollout(id, heard).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    assert!(!is_told(world.store.renew_rollout(id, claim.epoch).await.unwrap()), "the journal has it");
+    world.end_rollout_at(&claim, RolloutStatus::Succeeded, 2).await;
+    let late = world.store.command_rollout(id, RolloutCommand::Abort, "ada".into()).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+}
+
+pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
+    let worker = world.worker("w", "1").await;
+    let one = world.deployed(&worker, "staging", b"v1").await;
+    let (run, _, two) = world.deploy(&worker, "staging", b"v2").await;
+    let driven = world.claim_rollout(&worker).await;
+    let result = EmergencyResult {
+        epoch: Epoch(driven.epoch.0 + 1),
+        from: Some(two.release.clone()),
+        to: one.release.clone(),
+        took_us: 800,
+    };
+    let record = || world.store.record_emergency("staging", "web", result.clone(), "ada: it burns".into());
+    let id = record().await.unwrap();
+    assert_eq!(record().await.unwrap(), id, "recorded once");
+    let late = world.store.report_rollout(two.rollout, report(&driven, RolloutStatus::Succeeded, vec![])).await;
+    assert!(matches!(late, Err(StoreError::StaleEpoch { .. })), "{late:?}");
+    assert_eq!(world.store.rollout(two.rollout).await.unwrap().rollout.status, RolloutStatus::RolledBack);
+    assert_eq!(world.status(run).await, RunStatus::Failed);
+    assert_eq!(world.store.served().await.unwrap()[0].current.as_ref(), Some(&one.release));
+    let journal = world.store.journal(id, 0).await.unwrap();
+    assert_eq!((journal[0].kind, &journal[0].detail["took_us"]), (JournalKind::Emergency, &800.into()));
+    assert_eq!(world.store.highest_epoch("staging", "web").await.unwrap(), result.epoch);
+    world.deploy(&worker, "staging", b"v3").await;
+    assert_eq!(world.claim_rollout(&worker).await.epoch, result.epoch.next());
+    let open = RolloutFilter { open: Some(true), limit: 10, ..Default::default() };
+    assert_eq!(world.store.rollouts(open).await.unwrap().len(), 1);
+}
+
+pub async fn a_lost_worker_that_had_asked_for_a_rollout_waits_for_it(world: World) {
+    let worker = world.worker("w", "1").await;
+    let run = world.run(vec![deploy_job("deploy", "staging")]).await;
+    let job = world.claim(&worker).await;
+    world.store.report_steps(job.job, running(job.epoch, 0)).await.unwrap();
+    let created = world.ask(&job, b"v1").await.unwrap();
+    let anew = world.worker("w", "2").await;
+    assert_eq!(world.status(run).await, RunStatus::Waiting);
+    let rollout = world.claim_rollout(&anew).await;
+    assert_eq!(rollout.rollout.id, created.rollout);
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    assert_eq!(world.status(run).await, RunStatus::Succeeded);
+}
+
+pub async fn cancelling_aborts_the_rollout_that_is_waited_for(world: World) {
+    let worker = world.worker("w", "1").await;
+    // one that nobody drives yet ends at once
+    let (run, ..) = world.deploy(&worker, "staging", b"v1").await;
+    world.store.cancel_run(run, "ada".into()).await.unwrap();
+    assert_eq!(world.status(run).await, RunStatus::Cancelled);
+    // one that is driven is aborted by its driver
+    let (run, _, created) = world.deploy(&worker, "staging", b"v2").await;
+    let rollout = world.claim_rollout(&worker).await;
+    world.store.cancel_run(run, "ada".into()).await.unwrap();
+    assert_eq!(world.status(run).await, RunStatus::Waiting);
+    let word = world.store.renew_rollout(created.rollout, rollout.epoch).await.unwrap();
+    assert_eq!(word.command, Some(RolloutCommand::Abort));
+    world.end_rollout(&rollout, RolloutStatus::RolledBack).await;
+    assert_eq!(world.status(run).await, RunStatus::Cancelled);
+}

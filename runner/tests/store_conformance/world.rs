@@ -1,0 +1,346 @@
+//! A store with a clock that tests turn, and short words for what a server, a worker and a person do.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use indexmap::IndexMap;
+use segue_runner::store::{Clock, Meaning, NewDelivery, NewRun, Payload, PlanOutcome, Planning, Store, StoreOptions};
+use segue_schemas::{
+    config::Config,
+    deploy::{JournalEntry, JournalKind, ServiceSpec, Strategy},
+    id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId},
+    plan::{JobPlan, RunPlan, StepAction, StepPlan},
+    status::{Conclusion, FailureClass, RolloutStatus, RunStatus, StepStatus},
+    time::Timestamp,
+    trigger::{Event, Trigger},
+    worker_api::{
+        ClaimRequest, CreateRollout, CreatedRollout, JobClaim, JobFinish, JobReport, JobWait, Register, RolloutClaim,
+        RolloutReport, StepReport,
+    },
+};
+
+pub struct World {
+    pub store: Store,
+    pub directory: Arc<tempfile::TempDir>,
+    clock: Arc<AtomicI64>,
+    next: AtomicU64,
+}
+
+/// The world of the embedded backend.
+pub async fn sqlite() -> World {
+    World::open(Config::default()).await
+}
+
+impl World {
+    pub async fn open(config: Config) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
+        let store = open(directory.path().join("data"), config, clock.clone()).await;
+        Self { store, directory, clock, next: AtomicU64::new(1) }
+    }
+
+    /// The same world under another configuration.
+    pub async fn configured(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.secrets.key_file = Some(self.directory.path().join("secret.key"));
+        change(&mut config);
+        self.reopened_with(config).await
+    }
+
+    /// What a crash and a new start leave: nothing is closed in order.
+    pub async fn reopened(self) -> Self {
+        let config = (**self.store.config()).clone();
+        self.reopened_with(config).await
+    }
+
+    async fn reopened_with(self, config: Config) -> Self {
+        let Self { store, directory, clock, next } = self;
+        drop(store);
+        let store = open(directory.path().join("data"), config, clock.clone()).await;
+        Self { store, directory, clock, next }
+    }
+
+    pub fn pass(&self, time: Duration) {
+        self.clock.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub fn push(&self, repository: &str) -> Trigger {
+        let n = self.next.fetch_add(1, Ordering::SeqCst);
+        Trigger {
+            repository: repository.into(),
+            clone_url: Some(format!("https://example.invalid/{repository}.git")),
+            actor: "ada".into(),
+            event: Event::Push {
+                r#ref: "refs/heads/main".into(),
+                before: commit(n),
+                after: commit(n + 1_000_000),
+                message: format!("Change {n}\n\nbody"),
+                forced: false,
+            },
+        }
+    }
+
+    pub fn delivery(&self, trigger: Trigger) -> NewDelivery {
+        let n = self.next.fetch_add(1, Ordering::SeqCst);
+        NewDelivery {
+            id: format!("guid-{n}").parse().unwrap(),
+            event: trigger.event.name().into(),
+            repository: Some(trigger.repository.clone()),
+            payload: Payload::Inline("{}".into()),
+            meaning: Meaning::Starts(trigger),
+        }
+    }
+
+    /// A push that becomes one run with these jobs.
+    pub async fn run(&self, jobs: Vec<JobPlan>) -> RunId {
+        self.run_of(self.push("o/r"), jobs).await
+    }
+
+    pub async fn run_of(&self, trigger: Trigger, jobs: Vec<JobPlan>) -> RunId {
+        let delivery = self.delivery(trigger);
+        let id = delivery.id.clone();
+        self.store.accept_delivery(delivery).await.unwrap();
+        match self.store.record_planned(&id, Planning::Runs(vec![NewRun::Planned(plan(jobs))])).await.unwrap() {
+            PlanOutcome::Made(runs) => runs[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn worker(&self, name: &str, incarnation: &str) -> ClaimRequest {
+        self.worker_with(name, incarnation, 8, &["default"]).await
+    }
+
+    pub async fn worker_with(&self, name: &str, incarnation: &str, capacity: u32, labels: &[&str]) -> ClaimRequest {
+        let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
+        let register = Register {
+            worker: name.parse().unwrap(),
+            incarnation: incarnation.into(),
+            labels: labels.clone(),
+            capacity,
+            version: "0".into(),
+        };
+        self.store.register_worker(register).await.unwrap();
+        ClaimRequest { worker: name.parse().unwrap(), incarnation: incarnation.into(), labels, wait_ms: 0 }
+    }
+
+    pub async fn claim(&self, worker: &ClaimRequest) -> JobClaim {
+        self.store.claim_job(worker).await.unwrap().expect("something is claimable")
+    }
+
+    pub async fn finish(&self, claim: &JobClaim, conclusion: Conclusion) {
+        self.store.finish_job(claim.job, finish(claim, conclusion)).await.unwrap();
+    }
+
+    pub async fn status(&self, run: RunId) -> RunStatus {
+        self.store.run(run).await.unwrap().status
+    }
+
+    /// Each job of the newest attempt as `key status`, with its reason where it has one.
+    pub async fn jobs(&self, run: RunId) -> Vec<String> {
+        let detail = self.store.run_detail(run, None).await.unwrap();
+        let line = |job: &segue_runner::store::JobRecord| match &job.reason {
+            Some(reason) => format!("{} {}: {reason}", job.plan.key, job.status),
+            None => format!("{} {}", job.plan.key, job.status),
+        };
+        detail.jobs.iter().map(|(job, _)| line(job)).collect()
+    }
+
+    pub async fn job_id(&self, run: RunId, key: &str) -> JobId {
+        let detail = self.store.run_detail(run, None).await.unwrap();
+        detail.jobs.iter().find(|(job, _)| job.plan.key == key).unwrap().0.id
+    }
+
+    /// Uploads an artifact of these bytes.
+    pub fn artifact(&self, bytes: &[u8]) -> Digest {
+        let hash = ring_digest(bytes);
+        let digest: Digest = format!("sha256:{hash}").parse().unwrap();
+        let mut upload = self.store.artifacts().upload(1 << 20).unwrap();
+        upload.write(bytes).unwrap();
+        upload.finish(&digest).unwrap();
+        digest
+    }
+
+    /// Runs one deploy job up to where it waits for its rollout of these bytes.
+    pub async fn deploy(
+        &self,
+        worker: &ClaimRequest,
+        environment: &str,
+        bytes: &[u8],
+    ) -> (RunId, JobClaim, CreatedRollout) {
+        let run = self.run(vec![deploy_job("deploy", environment)]).await;
+        let claim = self.claim(worker).await;
+        let created = self.ask(&claim, bytes).await.unwrap();
+        self.wait(&claim, created.rollout).await;
+        (run, claim, created)
+    }
+
+    pub async fn ask(&self, claim: &JobClaim, bytes: &[u8]) -> segue_runner::store::Result<CreatedRollout> {
+        let create = CreateRollout {
+            epoch: claim.epoch,
+            step: 0,
+            service: service(),
+            environment: claim.plan.environment.clone().unwrap(),
+            digest: self.artifact(bytes),
+            strategy: Strategy::HotSwap,
+        };
+        self.store.create_rollout(claim.job, create).await
+    }
+
+    pub async fn wait(&self, claim: &JobClaim, rollout: RolloutId) {
+        let wait =
+            JobWait { epoch: claim.epoch, rollout, step: 0, steps: vec![step(0, StepStatus::Waiting)], log_bytes: 0 };
+        self.store.wait_job(claim.job, wait).await.unwrap();
+    }
+
+    pub async fn claim_rollout(&self, worker: &ClaimRequest) -> RolloutClaim {
+        self.store.claim_rollout(worker).await.unwrap().expect("a rollout is claimable")
+    }
+
+    pub async fn end_rollout(&self, claim: &RolloutClaim, status: RolloutStatus) {
+        self.end_rollout_at(claim, status, 1 + claim.journal.len() as i64).await;
+    }
+
+    /// Ends it with an entry at this place in the journal.
+    pub async fn end_rollout_at(&self, claim: &RolloutClaim, status: RolloutStatus, sequence: i64) {
+        let report = report(claim, status, vec![(sequence, JournalKind::Ended)]);
+        self.store.report_rollout(claim.rollout.id, report).await.unwrap();
+    }
+
+    /// Brings these bytes to staging, and to production where that is asked for.
+    pub async fn deployed(&self, worker: &ClaimRequest, environment: &str, bytes: &[u8]) -> CreatedRollout {
+        let (_, _, created) = self.deploy(worker, environment, bytes).await;
+        let claim = self.claim_rollout(worker).await;
+        assert_eq!(claim.rollout.id, created.rollout);
+        self.end_rollout(&claim, RolloutStatus::Succeeded).await;
+        created
+    }
+}
+
+async fn open(data: PathBuf, config: Config, clock: Arc<AtomicI64>) -> Store {
+    let clock = Clock::new(move || Timestamp(clock.load(Ordering::SeqCst)));
+    Store::open(StoreOptions { data, config: Arc::new(config), clock }).await.unwrap()
+}
+
+pub fn commit(n: u64) -> CommitSha {
+    format!("{n:040x}").parse().unwrap()
+}
+
+pub fn plan(jobs: Vec<JobPlan>) -> RunPlan {
+    RunPlan { file: ".segue/pipelines/main.yml".into(), pipeline: "main".into(), env: IndexMap::new(), jobs }
+}
+
+pub fn job(key: &str, needs: &[&str]) -> JobPlan {
+    JobPlan {
+        key: key.into(),
+        name: key.into(),
+        needs: needs.iter().map(|n| (*n).to_owned()).collect(),
+        condition: None,
+        runs_on: vec!["default".into()],
+        environment: None,
+        idempotent: false,
+        timeout_seconds: 3600,
+        env: IndexMap::new(),
+        outputs: IndexMap::new(),
+        secrets: Vec::new(),
+        matrix: IndexMap::new(),
+        steps: vec![script(), script()],
+    }
+}
+
+pub fn deploy_job(key: &str, environment: &str) -> JobPlan {
+    let mut deploy = script();
+    deploy.id = Some("deploy".into());
+    deploy.action = StepAction::Uses { uses: "segue/deploy".into(), with: IndexMap::new() };
+    JobPlan { environment: Some(environment.into()), steps: vec![deploy], ..job(key, &[]) }
+}
+
+pub fn script() -> StepPlan {
+    StepPlan {
+        id: None,
+        name: "true".into(),
+        condition: None,
+        env: IndexMap::new(),
+        working_directory: None,
+        timeout_seconds: None,
+        continue_on_error: false,
+        action: StepAction::Run { script: "true".into(), shell: "bash".into() },
+        line: 1,
+    }
+}
+
+pub fn step(index: usize, status: StepStatus) -> StepReport {
+    StepReport {
+        index,
+        name: format!("step {index}"),
+        status,
+        outcome: None,
+        exit_code: None,
+        reason: None,
+        outputs: IndexMap::new(),
+        started_at: None,
+        ended_at: None,
+        log_start: 0,
+        log_end: 0,
+    }
+}
+
+pub fn running(epoch: Epoch, index: usize) -> JobReport {
+    JobReport { epoch, steps: vec![step(index, StepStatus::Running)] }
+}
+
+pub fn finish(claim: &JobClaim, conclusion: Conclusion) -> JobFinish {
+    JobFinish {
+        epoch: claim.epoch,
+        conclusion,
+        reason: (conclusion == Conclusion::Failure).then(|| "exit code 1".into()),
+        failure_class: (conclusion == Conclusion::Failure).then_some(FailureClass::Script),
+        outputs: IndexMap::new(),
+        steps: Vec::new(),
+        log_bytes: 0,
+    }
+}
+
+pub fn service() -> ServiceSpec {
+    ServiceSpec {
+        name: "web".into(),
+        command: vec!["./web".into()],
+        env: IndexMap::new(),
+        health: Default::default(),
+        warm_up: Vec::new(),
+        drain: segue_schemas::duration::Span::seconds(1),
+        keep_warm: segue_schemas::duration::Span::seconds(1),
+        replicas: 1,
+        routes: Vec::new(),
+    }
+}
+
+pub fn report(claim: &RolloutClaim, status: RolloutStatus, entries: Vec<(i64, JournalKind)>) -> RolloutReport {
+    let entry = |(sequence, kind)| JournalEntry {
+        sequence,
+        epoch: claim.epoch,
+        at: Timestamp(0),
+        kind,
+        host: None,
+        detail: serde_json::json!({ "message": "x" }),
+    };
+    RolloutReport {
+        epoch: claim.epoch,
+        entries: entries.into_iter().map(entry).collect(),
+        status,
+        weight: if status == RolloutStatus::Succeeded { 100 } else { 0 },
+        stage: 0,
+        reason: (status != RolloutStatus::Succeeded).then(|| "because".into()),
+        verdict: None,
+        state: Some(serde_json::json!({ "phase": "some" })),
+    }
+}
+
+fn ring_digest(bytes: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes))
+}
