@@ -151,7 +151,8 @@ where
                     return Err(error);
                 }
                 tracing::debug!(%error, left_seconds = left.as_secs(), "trying again");
-                tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0)).min(left)).await;
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0)).min(left);
+                tokio::time::sleep(jittered).await;
                 pause = (pause * 2).min(RETRY_PAUSES.1);
             }
             other => return other,

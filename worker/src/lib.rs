@@ -5,13 +5,17 @@
 //! access to the server's store.
 
 pub mod artifact;
+pub mod checkout;
 pub mod control_plane;
 pub mod deploy;
+pub mod engine;
 pub mod host;
 pub mod job;
 pub mod log;
 pub mod options;
 pub mod proxy;
 pub mod supervisor;
+mod worker;
 
 pub use options::WorkerOptions;
+pub use worker::{WorkerError, run};

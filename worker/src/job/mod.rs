@@ -3,8 +3,19 @@
 //! Comes in: a claim. Goes out: its steps' processes, its log, reports of its steps and its end, artifacts, and requests
 //! for rollouts. Never here: which job runs next, how a process is started or killed (`engine`), what a rollout does.
 
+pub mod built_in;
+pub mod command_files;
+pub mod context;
 pub mod error;
+pub mod lease;
 pub mod place;
+pub mod report;
+pub mod run;
+pub mod script;
+pub mod state;
+mod steps;
+pub mod workspace;
 
 pub use error::StepError;
 pub use place::StepPlace;
+pub use run::JobRunner;

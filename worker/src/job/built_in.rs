@@ -1,0 +1,375 @@
+//! The steps that Segue brings: checkout, artifacts, and the way to a rollout.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    path::{Component, Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use indexmap::IndexMap;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+};
+use segue_schemas::{
+    artifact::Artifact,
+    id::{Digest, RolloutId},
+    worker_api::{AttachArtifact, JobClaim},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{error::StepError, place::StepPlace, workspace::Workspace};
+use crate::{
+    checkout::{self, CheckoutError, mirror, mirror::Mirrors},
+    control_plane::ControlPlane,
+    deploy,
+    engine::{EngineJob, Exit, Task, UserIds, Work},
+    log::JobLog,
+};
+
+const CHECKOUT: &str = "segue/checkout";
+const UPLOAD: &str = "segue/upload-artifact";
+const DOWNLOAD: &str = "segue/download-artifact";
+
+/// What a built-in step came to.
+#[derive(Debug)]
+pub enum BuiltInEnd {
+    /// It is done, with these outputs.
+    Done(IndexMap<String, String>),
+    /// It asked for a rollout, and ends with it.
+    Waits(RolloutId),
+    /// It failed, and said why in the log.
+    Failed(Exit),
+}
+
+/// A built-in step within its job.
+pub struct BuiltIn<'a> {
+    /// The job.
+    pub claim: &'a JobClaim,
+    /// Which step.
+    pub step: usize,
+    /// The server.
+    pub control_plane: &'a ControlPlane,
+    /// What runs tasks.
+    pub engine: &'a mut dyn EngineJob,
+    /// The log.
+    pub log: &'a JobLog,
+    /// The job's directories.
+    pub workspace: &'a Workspace,
+    /// Whom tasks run as.
+    pub user: Option<UserIds>,
+    /// Own mirrors.
+    pub mirrors: &'a Mirrors,
+}
+
+impl BuiltIn<'_> {
+    /// Does what `uses` names, with these evaluated inputs.
+    ///
+    /// # Errors
+    /// [`StepError`].
+    pub async fn run(&mut self, uses: &str, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let name = uses.split('@').next().unwrap_or(uses);
+        match name {
+            CHECKOUT => self.checkout(with).await,
+            UPLOAD => self.upload(with).await,
+            DOWNLOAD => self.download(with).await,
+            deploy::inputs::DEPLOY | deploy::inputs::CANARY => {
+                let create = deploy::step::prepare_rollout(self, name, with).await?;
+                let created = self.control_plane.create_rollout(self.claim.job, &create).await?;
+                self.log
+                    .line(format!(
+                        "Rollout {} of `{}` to `{}` is asked for; this job waits for it without holding a slot.",
+                        created.rollout, create.service.name, create.environment
+                    ))
+                    .await;
+                Ok(BuiltInEnd::Waits(created.rollout))
+            }
+            _ => Err(StepError::Configuration(format!(
+                "there is no action `{uses}`; there are {CHECKOUT}, {UPLOAD}, {DOWNLOAD}, {} and {}",
+                deploy::inputs::DEPLOY,
+                deploy::inputs::CANARY
+            ))),
+        }
+    }
+
+    async fn checkout(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(CHECKOUT, with, &["path", "ref"])?;
+        let path = inputs.path("path")?.unwrap_or_else(|| ".".into());
+        let mirror = self.mirror().await?;
+        let (commit, branch) = match inputs.get("ref") {
+            Some(name) => (mirror::resolve(&mirror, name).await.map_err(checkout_error)?, None),
+            None => (self.claim.commit.clone(), self.branch()),
+        };
+        let git_dir = self.workspace.private(&format!("git-{}", self.step));
+        let layout = {
+            let (mirror, git_dir, commit) = (mirror, git_dir.clone(), commit.clone());
+            let (workspace, origin) = (self.workspace.clone(), self.claim.clone_url.clone());
+            move || {
+                let source =
+                    checkout::Source { mirror: &mirror, commit: &commit, branch: branch.as_deref(), origin: &origin };
+                checkout::lay_out(&source, &git_dir, |path| workspace.own(path))
+            }
+        };
+        blocking(layout).await?.map_err(checkout_error)?;
+        // From here on the job's user may have it: the rest is done in its name.
+        let handed = self.workspace.temp().join(format!("checkout-{}", self.step));
+        std::fs::rename(&git_dir, &handed)
+            .map_err(|error| StepError::Infrastructure(format!("{}: {error}", handed.display())))?;
+        let argv = ["sh", "-ec", checkout::FINISH, "sh", &path, &handed.to_string_lossy()];
+        let home = self.workspace.home().to_string_lossy().into_owned();
+        let work = Work::Program {
+            argv: argv.map(str::to_owned).to_vec(),
+            env: [
+                ("PATH", super::context::PATH),
+                ("HOME", &home),
+                ("GIT_CONFIG_NOSYSTEM", "1"),
+                ("GIT_TERMINAL_PROMPT", "0"),
+                ("LANG", "C.UTF-8"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        };
+        match self.task(work, None).await? {
+            Exit::Code(0) => {
+                self.log.line(format!("{} is at {commit}", self.claim.repository)).await;
+                Ok(BuiltInEnd::Done([("commit".to_owned(), commit.to_string())].into()))
+            }
+            exit => Ok(BuiltInEnd::Failed(exit)),
+        }
+    }
+
+    async fn upload(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(UPLOAD, with, &["name", "path"])?;
+        let name = inputs.get("name").unwrap_or("artifact").to_owned();
+        let path = inputs.path("path")?.ok_or_else(|| inputs.missing("path", "the directory or file to keep"))?;
+        let (digest, bytes) = self.pack(&path).await?;
+        let attach = AttachArtifact { epoch: self.claim.epoch, name: name.clone(), digest: digest.clone(), bytes };
+        self.control_plane.attach_artifact(self.claim.job, &attach).await?;
+        self.log.line(format!("Artifact `{name}` is {digest}, {bytes} bytes")).await;
+        let outputs = [("digest", digest.to_string()), ("bytes", bytes.to_string())];
+        Ok(BuiltInEnd::Done(outputs.map(|(name, value)| (name.to_owned(), value)).into()))
+    }
+
+    async fn download(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(DOWNLOAD, with, &["name", "path"])?;
+        let name = inputs.get("name").unwrap_or("artifact");
+        let path = inputs.path("path")?.unwrap_or_else(|| ".".into());
+        let Some(artifact) = self.control_plane.artifact(self.claim.job, name).await? else {
+            return Err(StepError::Configuration(format!(
+                "input `name` of `{DOWNLOAD}`: this run has no artifact `{name}`; make it with `{UPLOAD}` in a job that this one `needs`"
+            )));
+        };
+        let (private, file) = self.private_file("download")?;
+        let mut into = tokio::fs::File::from_std(file.try_clone().map_err(|e| private.error(&e))?);
+        self.control_plane.download_artifact(&artifact.digest, artifact.bytes, &mut into).await?;
+        drop(into);
+        io::Seek::rewind(&mut &file).map_err(|e| private.error(&e))?;
+        match self.task(Work::Unpack { path: path.clone() }, Some(&file)).await? {
+            Exit::Code(0) => {
+                self.log.line(format!("Artifact `{name}` ({}) is unpacked at {path}", artifact.digest)).await;
+                Ok(BuiltInEnd::Done([("digest".to_owned(), artifact.digest.to_string())].into()))
+            }
+            exit => Ok(BuiltInEnd::Failed(exit)),
+        }
+    }
+
+    /// Packs and uploads a path of the workspace.
+    async fn pack(&mut self, path: &str) -> Result<(Digest, u64), StepError> {
+        let (private, file) = self.private_file("pack")?;
+        let exit = self.task(Work::Pack { path: path.to_owned() }, Some(&file)).await?;
+        if exit != Exit::Code(0) {
+            return Err(StepError::Configuration(format!("`{path}` can't be packed; the log says why")));
+        }
+        let (digest, bytes) = blocking(move || digest_of(&file)).await?.map_err(|e| private.error(&e))?;
+        if !self.control_plane.has_artifact(&digest).await? {
+            self.control_plane.upload_artifact(&digest, &private.0, bytes).await?;
+        }
+        Ok((digest, bytes))
+    }
+
+    async fn task(&mut self, work: Work, archive: Option<&File>) -> Result<Exit, StepError> {
+        let directory = self.workspace.work().to_string_lossy().into_owned();
+        let task = Task { user: self.user, directory, work };
+        self.engine.start(&task, self.log.writer(), archive.map(AsFd::as_fd)).await?;
+        Ok(self.engine.exited().await?)
+    }
+
+    async fn mirror(&self) -> Result<PathBuf, StepError> {
+        let servers = self.claim.mirror.as_deref().map(Path::new);
+        self.mirrors
+            .with_commit(servers, &self.claim.repository, &self.claim.clone_url, &self.claim.commit)
+            .await
+            .map_err(checkout_error)
+    }
+
+    /// The branch that the run is of.
+    fn branch(&self) -> Option<String> {
+        let git_ref = self.claim.contexts.get("github")?.get("ref")?.as_str()?;
+        let branch = git_ref.strip_prefix("refs/heads/")?;
+        // It becomes part of a file of git's.
+        (!branch.is_empty() && !branch.contains(|c: char| c.is_ascii_control() || c == ' ')).then(|| branch.to_owned())
+    }
+
+    /// A file that the job's user can't reach but through the descriptor that it is given.
+    fn private_file(&self, name: &str) -> Result<(PrivateFile, File), StepError> {
+        let private = PrivateFile(self.workspace.private(&format!("{name}-{}", self.step)));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&private.0).map_err(|e| private.error(&e))?;
+        Ok((private, file))
+    }
+}
+
+#[async_trait]
+impl StepPlace for BuiltIn<'_> {
+    fn claim(&self) -> &JobClaim {
+        self.claim
+    }
+
+    fn step(&self) -> usize {
+        self.step
+    }
+
+    async fn read_file(&mut self, path: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, StepError> {
+        let inside = inside(path).map_err(|reason| StepError::Configuration(format!("`{path}` {reason}")))?;
+        let work = self.workspace.work();
+        if let Some(content) = read_beneath(&work, &inside, max_bytes)? {
+            return Ok(Some(content));
+        }
+        if work.join(".git").exists() {
+            return Ok(None);
+        }
+        let mirror = self.mirror().await?;
+        mirror::read_file(&mirror, &self.claim.commit, &inside, max_bytes).await.map_err(checkout_error)
+    }
+
+    async fn pack_and_upload(&mut self, path: &str) -> Result<Digest, StepError> {
+        let inside = inside(path).map_err(|reason| StepError::Configuration(format!("`path: {path}` {reason}")))?;
+        self.pack(&inside).await.map(|(digest, _)| digest)
+    }
+
+    async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError> {
+        Ok(self.control_plane.artifact(self.claim.job, name).await?)
+    }
+}
+
+/// A file that goes with its value.
+struct PrivateFile(PathBuf);
+
+impl PrivateFile {
+    fn error(&self, error: &io::Error) -> StepError {
+        StepError::Infrastructure(format!("{}: {error}", self.0.display()))
+    }
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The inputs of a step, all of them known.
+struct Inputs<'a> {
+    action: &'static str,
+    with: &'a IndexMap<String, String>,
+}
+
+impl<'a> Inputs<'a> {
+    fn of(action: &'static str, with: &'a IndexMap<String, String>, known: &[&str]) -> Result<Self, StepError> {
+        match with.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(Self { action, with }),
+            Some(name) => Err(StepError::Configuration(format!(
+                "`{action}` has no input `{name}`; it has {}",
+                known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ")
+            ))),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.with.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// A path within the workspace.
+    fn path(&self, name: &str) -> Result<Option<String>, StepError> {
+        self.get(name)
+            .map(|path| {
+                inside(path).map_err(|reason| {
+                    StepError::Configuration(format!("input `{name}` of `{}`: `{path}` {reason}", self.action))
+                })
+            })
+            .transpose()
+    }
+
+    fn missing(&self, name: &str, what: &str) -> StepError {
+        StepError::Configuration(format!("`{}` needs `with: {name}`: {what}", self.action))
+    }
+}
+
+/// The path, if it is relative and does not lead upwards.
+fn inside(path: &str) -> Result<String, &'static str> {
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if plain && !path.is_empty() {
+        // Never taken for an option.
+        Ok(if path.starts_with('-') { format!("./{path}") } else { path.to_owned() })
+    } else {
+        Err("is not within the workspace; write a path relative to it, without `..`")
+    }
+}
+
+/// Reads a plain file below `directory`; no link leads out of it.
+fn read_beneath(directory: &Path, path: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, StepError> {
+    let failed = |reason: String| StepError::Configuration(format!("`{path}`: {reason}"));
+    let root = File::open(directory).map_err(|error| failed(error.to_string()))?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = match openat2(&root, path, how) {
+        Ok(file) => File::from(file),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+        Err(Errno::EXDEV) => return Err(failed("it is a link out of the workspace".into())),
+        Err(errno) => return Err(failed(errno.desc().into())),
+    };
+    let metadata = file.metadata().map_err(|error| failed(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(failed("it is no plain file".into()));
+    }
+    let mut content = Vec::new();
+    file.take(max_bytes + 1).read_to_end(&mut content).map_err(|error| failed(error.to_string()))?;
+    if content.len() as u64 > max_bytes {
+        return Err(failed(format!("it is larger than {max_bytes} bytes")));
+    }
+    Ok(Some(content))
+}
+
+fn digest_of(file: &File) -> io::Result<(Digest, u64)> {
+    let mut file = file;
+    io::Seek::rewind(&mut file)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 256 * 1024];
+    let mut bytes = 0;
+    loop {
+        let count = file.read(&mut block)?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&block[..count]);
+        bytes += count as u64;
+    }
+    let digest = format!("sha256:{}", hex::encode(hash.finalize())).parse().map_err(io::Error::other)?;
+    Ok((digest, bytes))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StepError::Infrastructure(error.to_string()))
+}
+
+fn checkout_error(error: CheckoutError) -> StepError {
+    match error {
+        CheckoutError::File { .. } => StepError::Infrastructure(error.to_string()),
+        CheckoutError::Name(_) => StepError::Configuration(error.to_string()),
+        CheckoutError::Git { ref command, .. } if command == "rev-parse" => StepError::Configuration(error.to_string()),
+        CheckoutError::Git { .. } => StepError::Infrastructure(error.to_string()),
+    }
+}

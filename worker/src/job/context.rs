@@ -1,0 +1,207 @@
+//! What expressions and processes of a job see.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use segue_pipelines::expr::{Contexts, StatusFunctions, Value, render_template};
+use segue_schemas::{
+    status::Conclusion,
+    worker_api::{JobClaim, StepReport},
+};
+use serde_json::{Map, Value as Json, json};
+
+use super::{error::StepError, state::JobState, workspace::Workspace};
+
+/// Where programs are looked for, after what steps put before it.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Beginnings of names that belong to the runner.
+pub const RESERVED: [&str; 3] = ["SEGUE_", "GITHUB_", "RUNNER_"];
+
+/// How the job stands, for conditions and for `job.status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing failed.
+    Success,
+    /// A step failed, or the time is up.
+    Failure,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Standing {
+    /// As status functions of a condition.
+    #[must_use]
+    pub fn functions(self) -> StatusFunctions {
+        StatusFunctions {
+            success: self == Self::Success,
+            failure: self == Self::Failure,
+            cancelled: self == Self::Cancelled,
+        }
+    }
+
+    /// As the job's end.
+    #[must_use]
+    pub const fn conclusion(self) -> Conclusion {
+        match self {
+            Self::Success => Conclusion::Success,
+            Self::Failure => Conclusion::Failure,
+            Self::Cancelled => Conclusion::Cancelled,
+        }
+    }
+}
+
+/// The contexts of a job but for `env`, `steps` and `job`, which change on the way.
+#[must_use]
+pub fn job_contexts(claim: &JobClaim, workspace: &Workspace, worker: &str) -> Contexts {
+    let mut contexts = Contexts::new();
+    for (name, value) in &claim.contexts {
+        contexts.set(name, Value::from(value));
+    }
+    for name in ["needs", "vars", "inputs", "matrix"] {
+        if contexts.get(name).is_none() {
+            contexts.set(name, Value::from(json!({})));
+        }
+    }
+    contexts.set("github", Value::from(github(claim, &workspace.work())));
+    contexts.set("runner", Value::from(runner(workspace, worker)));
+    let secrets: Map<String, Json> = claim.secrets.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    contexts.set("secrets", Value::from(Json::Object(secrets)));
+    contexts
+}
+
+/// These contexts with `steps`, `job` and `env` as they stand.
+#[must_use]
+pub fn step_contexts(
+    base: &Contexts,
+    claim: &JobClaim,
+    steps: &[StepReport],
+    standing: Standing,
+    env: &IndexMap<String, String>,
+) -> Contexts {
+    let mut contexts = base.clone();
+    let mut ended = Map::new();
+    for report in steps {
+        let Some(plan) = claim.plan.steps.get(report.index) else { continue };
+        let (Some(id), Some(outcome)) = (&plan.id, report.outcome) else { continue };
+        let conclusion =
+            if plan.continue_on_error && outcome == Conclusion::Failure { Conclusion::Success } else { outcome };
+        let value = json!({
+            "outputs": report.outputs,
+            "outcome": outcome.as_str(),
+            "conclusion": conclusion.as_str(),
+        });
+        ended.insert(id.clone(), value);
+    }
+    contexts.set("steps", Value::from(Json::Object(ended)));
+    contexts.set("job", Value::from(json!({ "status": standing.conclusion().as_str() })));
+    contexts.set("env", env_context(env));
+    contexts
+}
+
+/// The environment of texts: each layer is evaluated with those before it as `env`, and overlays them.
+///
+/// # Errors
+/// [`StepError::Configuration`] naming the variable.
+pub fn overlay_env(
+    env: &mut IndexMap<String, String>,
+    layer: &IndexMap<String, String>,
+    contexts: &Contexts,
+) -> Result<(), StepError> {
+    let mut contexts = contexts.clone();
+    contexts.set("env", env_context(env));
+    for (name, template) in layer {
+        let value = render(&format!("`env: {name}`"), template, &contexts)?;
+        env.insert(name.clone(), value);
+    }
+    Ok(())
+}
+
+/// A text with its expressions evaluated.
+///
+/// # Errors
+/// [`StepError::Configuration`] that begins with `what`.
+pub fn render(what: &str, template: &str, contexts: &Contexts) -> Result<String, StepError> {
+    render_template(template, contexts).map_err(|error| StepError::Configuration(format!("{what}: {error}")))
+}
+
+/// The whole environment of a process.
+#[must_use]
+pub fn process_env(
+    claim: &JobClaim,
+    workspace: &Workspace,
+    worker: &str,
+    user: &str,
+    state: &JobState,
+    env: &IndexMap<String, String>,
+    command_files: &[(&str, &Path)],
+) -> Vec<(String, String)> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut all: IndexMap<String, String> = [
+        ("CI", "true".to_owned()),
+        ("SEGUE", "true".to_owned()),
+        ("HOME", text(&workspace.home())),
+        ("TMPDIR", text(&workspace.temp())),
+        ("USER", user.to_owned()),
+        ("LOGNAME", user.to_owned()),
+        ("SHELL", "/bin/sh".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for (context, prefix) in [(github(claim, &workspace.work()), "GITHUB_"), (runner(workspace, worker), "RUNNER_")] {
+        for (name, value) in context.as_object().into_iter().flatten() {
+            let Some(value) = scalar(value) else { continue };
+            let name = name.to_uppercase();
+            all.insert(format!("SEGUE_{name}"), value.clone());
+            all.insert(format!("{prefix}{name}"), value);
+        }
+    }
+    for (name, path) in command_files {
+        all.insert(format!("SEGUE_{name}"), text(path));
+        all.insert(format!("GITHUB_{name}"), text(path));
+    }
+    all.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let path = env.get("PATH").map_or(PATH, String::as_str);
+    let path = state.path.iter().rev().map(String::as_str).chain([path]).collect::<Vec<_>>().join(":");
+    all.insert("PATH".into(), path);
+    all.into_iter().collect()
+}
+
+fn env_context(env: &IndexMap<String, String>) -> Value {
+    Value::object(env.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))))
+}
+
+/// The context that came with the claim, and what only the worker knows or what every job has.
+fn github(claim: &JobClaim, work: &Path) -> Json {
+    let mut github = claim.contexts.get("github").and_then(Json::as_object).cloned().unwrap_or_default();
+    let mut default = |name: &str, value: Json| {
+        github.entry(name).or_insert(value);
+    };
+    default("repository", json!(claim.repository));
+    default("sha", json!(claim.commit.as_str()));
+    default("run_id", json!(claim.run.to_string()));
+    default("run_attempt", json!(claim.attempt.to_string()));
+    default("workflow", json!(claim.pipeline));
+    github.insert("job".into(), json!(claim.plan.key));
+    github.insert("workspace".into(), json!(work.to_string_lossy()));
+    Json::Object(github)
+}
+
+fn runner(workspace: &Workspace, worker: &str) -> Json {
+    json!({
+        "name": worker,
+        "os": "Linux",
+        "arch": match std::env::consts::ARCH { "x86_64" => "X64", "aarch64" => "ARM64", other => other },
+        "temp": workspace.temp().to_string_lossy(),
+        "environment": "self-hosted",
+    })
+}
+
+fn scalar(value: &Json) -> Option<String> {
+    match value {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        Json::Bool(value) => Some(value.to_string()),
+        Json::Null | Json::Array(_) | Json::Object(_) => None,
+    }
+}

@@ -1,0 +1,439 @@
+//! One claim from beginning to end: places, lease and log around the steps.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use indexmap::IndexMap;
+use segue_pipelines::expr::Contexts;
+use segue_schemas::{
+    id::RolloutId,
+    status::{Conclusion, FailureClass},
+    worker_api::{JobClaim, JobFinish, JobHandBack, JobWait, Registered, StepReport},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::{self, Standing},
+    error::StepError,
+    lease::{Lease, Leased},
+    report::Reporter,
+    state::JobState,
+    steps::Steps,
+    workspace::Workspace,
+};
+use crate::{
+    checkout::mirror::Mirrors,
+    control_plane::{ControlPlane, ControlPlaneError, retry},
+    engine::{Engine, EngineJob, user::JobUser},
+    log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
+    options::WorkerOptions,
+};
+
+/// How long what a job leaves in the background has between TERM and KILL.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+/// How long what was printed may lie before it is sent.
+const LOG_LINGER: Duration = Duration::from_millis(40);
+const PATIENCE_BEFORE_SPOOL: Duration = Duration::from_secs(1);
+const PATIENCE_BEFORE_GAP: Duration = Duration::from_secs(60);
+/// How long a worker that stops waits for a server that is away.
+const STOPPING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the jobs of a worker share.
+#[derive(Debug)]
+pub struct JobRunner {
+    /// The server.
+    pub control_plane: ControlPlane,
+    /// What runs tasks.
+    pub engine: Arc<dyn Engine>,
+    /// Limits and places.
+    pub options: Arc<WorkerOptions>,
+    /// What the server said when this worker registered.
+    pub registered: Registered,
+    /// Whom tasks run as.
+    pub user: JobUser,
+    /// Own mirrors.
+    pub mirrors: Mirrors,
+    /// The worker stops: no step is begun any more.
+    pub stopping: CancellationToken,
+    /// The worker stops now: running steps are ended.
+    pub stop_now: CancellationToken,
+}
+
+/// How the steps of a job ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Nothing is left to do.
+    Done,
+    /// A step waits for its rollout.
+    Waits { step: usize, rollout: RolloutId },
+    /// The worker stops. `None`: the job is to begin anew.
+    HandBack { next_step: Option<usize> },
+    /// The job is another's.
+    Lost,
+}
+
+/// Everything that a running job holds.
+pub(super) struct Running<'a> {
+    pub runner: &'a JobRunner,
+    pub claim: &'a JobClaim,
+    pub workspace: Workspace,
+    pub engine: Box<dyn EngineJob>,
+    pub log: JobLog,
+    pub lease: Lease,
+    pub reporter: Reporter,
+    pub contexts: Contexts,
+    pub state: JobState,
+    pub standing: Standing,
+    /// The first failure: its kind, and why.
+    pub failure: Option<(FailureClass, String)>,
+    /// When the job's own time is up.
+    pub deadline: Instant,
+    pub begun: Instant,
+    /// Everything that is masked, for texts that go elsewhere than into the log.
+    pub masker: Masker,
+}
+
+impl JobRunner {
+    /// Runs a claim that was made at `claimed_at` of [`crate::supervisor::boot_time`], until its end is with the server, or
+    /// it is handed back, waits or is lost.
+    pub async fn run(&self, claim: &JobClaim, claimed_at: Duration) {
+        let result = match self.refusal(claim) {
+            Some(reason) => Err(StepError::Configuration(reason)),
+            None => self.run_here(claim, claimed_at).await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(job = %claim.job, %error, "a job could not be run");
+            let mut finish = self.finish_of(claim, claim.log_offset, earlier_steps(claim));
+            finish.conclusion = Conclusion::Failure;
+            finish.failure_class = Some(error.class());
+            finish.reason = Some(error.to_string());
+            self.finish(claim, &finish).await;
+            self.forget(claim);
+        }
+    }
+
+    /// Removes what jobs of an earlier start left, but for those that are to go on and were put aside within `keep`. Only
+    /// before the first job.
+    pub fn sweep(&self, keep: Duration) {
+        self.sweep_states(keep);
+        for directory in [self.workspaces(), self.spools()] {
+            for path in entries(&directory) {
+                let goes_on =
+                    path.file_name().is_some_and(|job| self.states().join(job).with_extension("json").exists());
+                if !goes_on {
+                    remove(&path);
+                }
+            }
+        }
+    }
+
+    /// Removes what jobs put aside longer ago than `keep`: they will not go on.
+    pub fn sweep_states(&self, keep: Duration) {
+        for state in entries(&self.states()) {
+            let age =
+                state.metadata().and_then(|metadata| metadata.modified()).map(|at| at.elapsed().unwrap_or_default());
+            if age.is_ok_and(|age| age >= keep) {
+                remove(&state);
+                if let Some(job) = state.file_stem() {
+                    remove(&self.workspaces().join(job));
+                }
+            }
+        }
+    }
+
+    /// The directories that jobs are run in.
+    ///
+    /// # Errors
+    /// Naming the one that can't be made.
+    pub fn make_directories(&self) -> Result<(), StepError> {
+        use std::os::unix::fs::DirBuilderExt;
+        // Those that lead to workspaces may be walked through by the job's user, but not listed.
+        for (directory, mode) in [
+            (self.options.data_dir.clone(), 0o711),
+            (self.workspaces(), 0o711),
+            (self.states(), 0o700),
+            (self.spools(), 0o700),
+            (self.mirrors_directory(), 0o700),
+        ] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&directory);
+            made.map_err(|error| StepError::Infrastructure(format!("{}: {error}", directory.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Where own mirrors lie.
+    #[must_use]
+    pub fn mirrors_directory(&self) -> PathBuf {
+        self.options.data_dir.join("mirrors")
+    }
+
+    /// Why a job is not run here at all.
+    fn refusal(&self, claim: &JobClaim) -> Option<String> {
+        let what = match (self.user.ids, claim.secrets.is_empty(), claim.trusted) {
+            (Some(_), ..) | (None, true, true) => return None,
+            (None, false, _) => "it uses secrets",
+            (None, true, false) => "it runs foreign code, of a pull request from a fork",
+        };
+        let user = &self.user.name;
+        Some(format!(
+            "this job is refused by worker `{}`: {what}, and the worker has no other user to run it as than its own, `{user}`, so \
+             that its steps could read whatever the worker can; run the worker as root, with a user `segue-job` for jobs \
+             (useradd --system segue-job)",
+            self.control_plane.worker()
+        ))
+    }
+
+    async fn run_here(&self, claim: &JobClaim, claimed_at: Duration) -> Result<(), StepError> {
+        let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), self.user.ids);
+        let from = claim.resume.as_ref().map_or(0, |resume| resume.next_step);
+        let state = if claim.resume.is_some() {
+            match JobState::load(&self.state_file(claim)).filter(|_| workspace.exists()) {
+                Some(state) => state,
+                None => return self.begin_anew(claim).await,
+            }
+        } else {
+            workspace.create()?;
+            JobState::default()
+        };
+        let engine = self.engine.open(claim.job).await?;
+        let leased = Leased {
+            control_plane: self.control_plane.clone(),
+            job: claim.job,
+            epoch: claim.epoch,
+            registered: self.registered.clone(),
+            kill_grace: self.options.kill_grace,
+        };
+        let lease = Lease::hold(leased, claimed_at, engine.deadline());
+        let masker = Masker::new(claim.secrets.values().chain(&state.masks).map(String::as_str));
+        let before = earlier_steps(claim);
+        let signs = lease.signs.clone();
+        let begun = Instant::now();
+        let left =
+            Duration::from_secs(claim.plan.timeout_seconds).saturating_sub(Duration::from_millis(state.elapsed_ms));
+        let running = Running {
+            runner: self,
+            claim,
+            engine,
+            log: self.log(claim, masker.without_held())?,
+            reporter: Reporter::start(self.control_plane.clone(), claim.job, claim.epoch, &before, signs),
+            lease,
+            contexts: context::job_contexts(claim, &workspace, self.control_plane.worker().as_str()),
+            workspace,
+            state,
+            standing: Standing::Success,
+            failure: None,
+            deadline: begun + left,
+            begun,
+            masker,
+        };
+        let mut steps = Steps::new(running, &before);
+        let ended = steps.run(from).await;
+        self.end(steps.running, ended).await;
+        Ok(())
+    }
+
+    /// What the job would go on with is not here: it begins anew where that is harmless, and says so where it is not.
+    async fn begin_anew(&self, claim: &JobClaim) -> Result<(), StepError> {
+        let worker = self.control_plane.worker();
+        if claim.plan.environment.is_some() && !claim.plan.idempotent {
+            return Err(StepError::Infrastructure(format!(
+                "the job was to go on, but worker `{worker}` has its workspace no more; it changes an environment and is not begun \
+                 anew by itself: rerun it"
+            )));
+        }
+        let hand_back = JobHandBack {
+            epoch: claim.epoch,
+            next_step: None,
+            steps: Vec::new(),
+            log_bytes: claim.log_offset,
+            reason: format!("worker `{worker}` has its workspace no more; it begins anew"),
+        };
+        self.tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back)).await;
+        self.forget(claim);
+        Ok(())
+    }
+
+    async fn end(&self, mut running: Running<'_>, ended: Ended) {
+        let claim = running.claim;
+        let grace = LEFTOVER_GRACE.min(self.options.kill_grace);
+        let grace = if matches!(ended, Ended::Lost) { Duration::ZERO } else { grace };
+        if let Err(error) = running.engine.kill(grace).await {
+            tracing::debug!(job = %claim.job, %error, "nothing was left to be killed");
+        }
+        match ended {
+            Ended::Lost => {
+                tracing::warn!(job = %claim.job, epoch = %claim.epoch, "the job is another's now; nothing is reported");
+                drop(running);
+                self.forget(claim);
+            }
+            Ended::Done => self.end_done(running).await,
+            Ended::Waits { step, rollout } => {
+                let goes_on = step + 1 < claim.plan.steps.len();
+                if goes_on {
+                    self.save_state(&mut running);
+                }
+                let steps = running.reporter.all();
+                let Running { log, lease, .. } = running;
+                let log_bytes = self.close_log(log).await;
+                let wait = JobWait { epoch: claim.epoch, rollout, step, steps, log_bytes };
+                let told =
+                    self.tell(claim, "waiting", self.patience(), || self.control_plane.wait(claim.job, &wait)).await;
+                drop(lease);
+                if !(told && goes_on) {
+                    self.forget(claim);
+                }
+            }
+            Ended::HandBack { next_step } => {
+                if next_step.is_some() {
+                    self.save_state(&mut running);
+                }
+                let steps = running.reporter.all();
+                let Running { log, lease, .. } = running;
+                let log_bytes = self.close_log(log).await;
+                let reason = format!("worker `{}` stopped and handed it back", self.control_plane.worker());
+                let hand_back = JobHandBack { epoch: claim.epoch, next_step, steps, log_bytes, reason };
+                let told = self
+                    .tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back))
+                    .await;
+                drop(lease);
+                if !(told && next_step.is_some()) {
+                    self.forget(claim);
+                }
+            }
+        }
+    }
+
+    async fn end_done(&self, running: Running<'_>) {
+        let claim = running.claim;
+        let outputs = running.outputs().await;
+        let steps = running.reporter.all();
+        let Running { log, lease, standing, failure, masker, .. } = running;
+        let log_bytes = self.close_log(log).await;
+        let mut finish = self.finish_of(claim, log_bytes, steps);
+        finish.conclusion = standing.conclusion();
+        finish.outputs = outputs;
+        match standing {
+            Standing::Success => {}
+            Standing::Cancelled => finish.reason = Some("it was cancelled".into()),
+            Standing::Failure => {
+                let (class, reason) =
+                    failure.unwrap_or_else(|| (FailureClass::Script, "a step before did not succeed".into()));
+                finish.failure_class = Some(class);
+                finish.reason = Some(masker.mask(&reason));
+            }
+        }
+        self.finish(claim, &finish).await;
+        drop(lease);
+        self.forget(claim);
+    }
+
+    async fn finish(&self, claim: &JobClaim, finish: &JobFinish) {
+        self.tell(claim, "ended", self.patience(), || self.control_plane.finish(claim.job, finish)).await;
+    }
+
+    /// Tells the server until it has heard, was away for too long, or says that the job is another's.
+    async fn tell<T, F, Fut>(&self, claim: &JobClaim, what: &str, patience: Duration, call: F) -> bool
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, ControlPlaneError>>,
+    {
+        match retry(patience, call).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(job = %claim.job, %error, "the server could not be told that the job is {what}");
+                false
+            }
+        }
+    }
+
+    /// A worker that stops has little time.
+    fn patience(&self) -> Duration {
+        if self.stopping.is_cancelled() { STOPPING_PATIENCE } else { self.options.report_patience }
+    }
+
+    async fn close_log(&self, log: JobLog) -> u64 {
+        let patience = self.patience();
+        let acknowledged = log.acknowledged();
+        log.finish(patience).await.unwrap_or(acknowledged)
+    }
+
+    fn finish_of(&self, claim: &JobClaim, log_bytes: u64, steps: Vec<StepReport>) -> JobFinish {
+        JobFinish {
+            epoch: claim.epoch,
+            conclusion: Conclusion::Success,
+            reason: None,
+            failure_class: None,
+            outputs: IndexMap::new(),
+            steps,
+            log_bytes,
+        }
+    }
+
+    fn log(&self, claim: &JobClaim, masker: Masker) -> Result<JobLog, StepError> {
+        let sink = ServerLog { control_plane: self.control_plane.clone(), job: claim.job, epoch: claim.epoch };
+        let limits = OutboxLimits {
+            spool: self.spools().join(format!("{}.log", claim.job)),
+            max_spool_bytes: self.options.max_spool_bytes,
+            max_chunk_bytes: usize::try_from(self.registered.max_log_chunk).unwrap_or(64 * 1024).max(1024),
+            patience_before_spool: PATIENCE_BEFORE_SPOOL,
+            patience_before_gap: PATIENCE_BEFORE_GAP,
+        };
+        let start = LogStart { offset: claim.log_offset, masker, user: self.user.ids, limits, linger: LOG_LINGER };
+        JobLog::start(sink, start).map_err(|error| StepError::Infrastructure(format!("the job's log: {error}")))
+    }
+
+    fn save_state(&self, running: &mut Running<'_>) {
+        let elapsed = u64::try_from(running.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        running.state.elapsed_ms = running.state.elapsed_ms.saturating_add(elapsed);
+        let path = self.state_file(running.claim);
+        if let Err(error) = running.state.save(&path) {
+            // The job then begins anew, or says why it can't.
+            tracing::error!(path = %path.display(), %error, "a job's state can't be kept");
+        }
+    }
+
+    /// Removes what the job left here.
+    fn forget(&self, claim: &JobClaim) {
+        if claim.resume.is_some() || self.state_file(claim).exists() {
+            let _ = std::fs::remove_file(self.state_file(claim));
+        }
+        Workspace::at(self.workspaces().join(claim.job.to_string()), None).remove();
+    }
+
+    fn workspaces(&self) -> PathBuf {
+        self.options.data_dir.join("workspaces")
+    }
+
+    fn states(&self) -> PathBuf {
+        self.options.data_dir.join("state")
+    }
+
+    fn spools(&self) -> PathBuf {
+        self.options.data_dir.join("spool")
+    }
+
+    fn state_file(&self, claim: &JobClaim) -> PathBuf {
+        self.states().join(format!("{}.json", claim.job))
+    }
+}
+
+fn earlier_steps(claim: &JobClaim) -> Vec<StepReport> {
+    claim.resume.as_ref().map(|resume| resume.steps.clone()).unwrap_or_default()
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn remove(path: &Path) {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "what a job left can't be removed");
+    }
+}

@@ -1,0 +1,47 @@
+//! What a job that goes on later needs and the server does not keep, in `DIR/state/<job>.json`.
+//!
+//! It holds masks, which are secrets, and is readable by the worker alone.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// What steps left for the steps after them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobState {
+    /// Set through `$SEGUE_ENV`.
+    pub env: IndexMap<String, String>,
+    /// Put before `PATH` through `$SEGUE_PATH`, the last first.
+    pub path: Vec<String>,
+    /// Asked for by `::add-mask::`.
+    pub masks: Vec<String>,
+    /// How long the job has run, waiting not counted.
+    pub elapsed_ms: u64,
+}
+
+impl JobState {
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let temporary = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    }
+
+    /// Reads it; `None` where there is none that can be read.
+    #[must_use]
+    pub fn load(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}

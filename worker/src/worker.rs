@@ -1,0 +1,271 @@
+//! A worker: registers, claims jobs into its slots and rollouts beside them, and drains when it is to stop.
+
+use std::{
+    fs,
+    io::Write,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use rand::Rng;
+use segue_schemas::{
+    id::WorkerId,
+    worker_api::{JobClaim, Registered},
+};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkout::mirror::Mirrors,
+    control_plane::{ControlPlane, ControlPlaneError},
+    deploy::{self, server::HttpServer},
+    engine::{Engine, shell::Shell, user},
+    job::{JobRunner, StepError},
+    options::WorkerOptions,
+    supervisor::{boot_time, client::SupervisorError},
+};
+
+/// How long a claim is held open by the server.
+const CLAIM_WAIT: Duration = Duration::from_secs(25);
+/// Pauses after a claim that failed grow from the first to the second of these.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long what a job left for going on later is kept.
+const KEEP_STATE: Duration = Duration::from_secs(8 * 86_400);
+/// Between two sweeps of what jobs left.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// After its grace, how long a stopping worker waits for its jobs to be handed back.
+const HAND_BACK_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why a worker can't work.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The server refuses it for good.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// The step supervisor could not be started.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    /// The user for jobs is missing.
+    #[error(transparent)]
+    User(#[from] user::NoJobUser),
+    /// A directory of the worker's could not be used.
+    #[error("the worker's directory: {0}")]
+    Directory(String),
+    /// The worker's name can't be one.
+    #[error("the worker's name: {0}")]
+    Name(#[from] segue_schemas::id::InvalidId),
+}
+
+/// Works until `shutdown`: then no more is claimed, running steps may end within the grace, and what is left is handed
+/// back. A server that is away is waited for.
+///
+/// # Errors
+/// [`WorkerError`], only before the first claim.
+pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    let options = Arc::new(options);
+    let user = user::job_user(options.job_user.as_deref())?;
+    let engine: Arc<dyn Engine> = Arc::new(Shell::start(options.supervisor_command.clone()).await?);
+    run_with(options, user, engine, shutdown).await
+}
+
+/// [`run`], with the engine and the user given.
+pub(crate) async fn run_with(
+    options: Arc<WorkerOptions>,
+    user: user::JobUser,
+    engine: Arc<dyn Engine>,
+    shutdown: CancellationToken,
+) -> Result<(), WorkerError> {
+    fs::create_dir_all(&options.data_dir).map_err(|e| directory(&options.data_dir, &e))?;
+    let _one_worker = lock(&options.data_dir)?;
+    let worker = name(&options)?;
+    let control_plane = ControlPlane::new(&options.server_url, options.token.clone(), worker)?;
+    let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
+    let runner = Arc::new(JobRunner {
+        mirrors: Mirrors::at(options.data_dir.join("mirrors")),
+        stopping: CancellationToken::new(),
+        stop_now: CancellationToken::new(),
+        control_plane: control_plane.clone(),
+        options: options.clone(),
+        registered: registered.clone(),
+        engine,
+        user,
+    });
+    runner.make_directories().map_err(|error: StepError| WorkerError::Directory(error.to_string()))?;
+    runner.sweep(KEEP_STATE);
+    tracing::info!(
+        worker = %control_plane.worker(), server = options.server_url, user = runner.user.name, slots = options.capacity,
+        "the worker is ready"
+    );
+    let server = HttpServer { control_plane, labels: options.labels.clone() };
+    let rollouts = tokio::spawn(deploy::run_rollouts(Arc::new(server), deploy_options(&registered), shutdown.clone()));
+    work(&runner, &shutdown).await;
+    let _ = rollouts.await;
+    Ok(())
+}
+
+/// Claims and runs jobs, then drains.
+async fn work(runner: &Arc<JobRunner>, shutdown: &CancellationToken) {
+    let capacity = usize::try_from(runner.options.capacity.max(1)).unwrap_or(1);
+    let slots = Arc::new(Semaphore::new(capacity));
+    let mut jobs = JoinSet::new();
+    // One loop a slot, so that a freed slot asks at once and a claim that is held open never stands for two.
+    for _ in 0..capacity {
+        let (runner, slots, shutdown) = (runner.clone(), slots.clone(), shutdown.clone());
+        jobs.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            slot(&runner, &shutdown).await;
+        });
+    }
+    let sweeper = tokio::spawn({
+        let runner = runner.clone();
+        async move {
+            loop {
+                sleep(SWEEP_EVERY).await;
+                let runner = runner.clone();
+                let _ = tokio::task::spawn_blocking(move || runner.sweep_states(KEEP_STATE)).await;
+            }
+        }
+    });
+    shutdown.cancelled().await;
+    sweeper.abort();
+    runner.stopping.cancel();
+    let all = async { while jobs.join_next().await.is_some() {} };
+    tokio::pin!(all);
+    if tokio::time::timeout(runner.options.shutdown_grace, &mut all).await.is_err() {
+        tracing::info!("the grace for running steps is over; what is left is handed back");
+        runner.stop_now.cancel();
+        let limit = runner.options.kill_grace + HAND_BACK_LIMIT;
+        if tokio::time::timeout(limit, &mut all).await.is_err() {
+            tracing::warn!("some jobs could not be handed back; their leases run out by themselves");
+        }
+    }
+}
+
+/// One slot: a claim is held open by the server, run, and the next one asked for.
+async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
+    let mut pause = PAUSES.0;
+    while let Some(claimed) = claim(runner, shutdown).await {
+        match claimed {
+            Ok(Some((claim, claimed_at))) => {
+                pause = PAUSES.0;
+                runner.run(&claim, claimed_at).await;
+            }
+            Ok(None) => pause = PAUSES.0,
+            Err(error) => {
+                if error.refusal() == Some(STALE_WORKER) {
+                    tracing::warn!(%error, "the server does not know this worker any more; registering again");
+                    let options = &runner.options;
+                    let _ = runner.control_plane.register(&options.labels, options.capacity).await;
+                } else {
+                    tracing::debug!(%error, "no job could be claimed");
+                }
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = sleep(jittered) => {}
+                }
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+}
+
+/// The server's word for a worker that must register.
+const STALE_WORKER: &str = "stale_worker";
+
+type Claimed = Result<Option<(JobClaim, Duration)>, ControlPlaneError>;
+
+/// One claim; `None` when the worker stops. A job that was leased by an answer that is not heard any more is given to
+/// somebody else when its lease has run out, or when this worker registers again.
+async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claimed> {
+    if shutdown.is_cancelled() {
+        return None;
+    }
+    let asked = runner.control_plane.claim_job(&runner.options.labels, CLAIM_WAIT);
+    tokio::select! {
+        biased;
+        claimed = asked => Some(claimed.map(|claim| claim.map(|claim| (claim, boot_time())))),
+        () = shutdown.cancelled() => None,
+    }
+}
+
+/// Registers, however long the server is away; `None` when the worker is to stop before.
+async fn register(
+    control_plane: &ControlPlane,
+    options: &WorkerOptions,
+    shutdown: &CancellationToken,
+) -> Result<Option<Registered>, WorkerError> {
+    let mut pause = PAUSES.0;
+    let mut said = false;
+    loop {
+        match control_plane.register(&options.labels, options.capacity).await {
+            Ok(registered) => return Ok(Some(registered)),
+            Err(error) if error.is_unreachable() => {
+                if !said {
+                    tracing::warn!(%error, "waiting for the server");
+                    said = true;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(pause) => pause = (pause * 2).min(PAUSES.1),
+        }
+    }
+}
+
+fn deploy_options(registered: &Registered) -> deploy::Options {
+    let timing = deploy::Timing {
+        lease: Duration::from_millis(registered.lease_ms),
+        renew: Duration::from_millis(registered.renew_ms),
+        ..deploy::Timing::default()
+    };
+    deploy::Options { timing, ..deploy::Options::default() }
+}
+
+/// The name is kept in the data directory, so that the server knows the worker again after a restart.
+fn name(options: &WorkerOptions) -> Result<WorkerId, WorkerError> {
+    let path = options.data_dir.join("name");
+    if let Some(name) = &options.name {
+        return Ok(name.parse()?);
+    }
+    if let Ok(kept) = fs::read_to_string(&path)
+        && let Ok(name) = kept.trim().parse()
+    {
+        return Ok(name);
+    }
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    let suffix: u32 = rand::rng().random();
+    let name: WorkerId =
+        format!("{}-{suffix:08x}", if host.is_empty() { "worker" } else { host.trim_start_matches('-') }).parse()?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&path)
+        .map_err(|e| directory(&path, &e))?;
+    file.write_all(name.as_str().as_bytes()).and_then(|()| file.sync_all()).map_err(|e| directory(&path, &e))?;
+    Ok(name)
+}
+
+/// Two workers in one directory would sweep each other's workspaces away.
+fn lock(data_dir: &Path) -> Result<Flock<OwnedFd>, WorkerError> {
+    let file = fs::File::open(data_dir).map_err(|e| directory(data_dir, &e))?;
+    Flock::lock(OwnedFd::from(file), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        WorkerError::Directory(format!(
+            "{} is in use by another worker ({}); give each its own",
+            data_dir.display(),
+            errno.desc()
+        ))
+    })
+}
+
+fn directory(path: &Path, error: &std::io::Error) -> WorkerError {
+    WorkerError::Directory(format!("{}: {error}", path.display()))
+}
