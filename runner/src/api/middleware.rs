@@ -9,7 +9,7 @@ use axum::{
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, header};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -31,6 +31,8 @@ const PUBLIC_AT_A_TIME: usize = 256;
 const WORKERS_AT_A_TIME: usize = 4096;
 /// How long people's requests take at most until the answer begins; streams go on after that.
 const PUBLIC_LIMIT: Duration = Duration::from_secs(60);
+/// A body up to this is read by the connection itself, whatever the handler does with it.
+const UNREAD_BYTES: u64 = 4 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -57,6 +59,7 @@ pub fn worker(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
 pub fn everywhere(router: Router) -> Router {
     router
         .fallback(no_such_path)
+        .layer(from_fn(close_after_refusal))
         .layer(from_fn(in_span))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
@@ -94,6 +97,18 @@ async fn within_limit(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => ApiError::unavailable(format!("no answer within {} s", PUBLIC_LIMIT.as_secs())).into_response(),
     }
+}
+
+/// An error that is answered before the body was read leaves the rest of it on the connection, which then can't be used
+/// again: the sender is told so, else its next request would be lost.
+async fn close_after_refusal(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_large = length.map_or(request.headers().contains_key(header::TRANSFER_ENCODING), |n: u64| n > UNREAD_BYTES);
+    let mut response = next.run(request).await;
+    if is_large && (response.status().is_client_error() || response.status().is_server_error()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn in_span(request: Request, next: Next) -> Response {

@@ -200,7 +200,9 @@ async fn create_rollout(
 }
 
 async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, body: StreamBody) -> Result<StatusCode> {
+    let mut parts = Parts::new(body, ARTIFACT_LIMIT);
     if app.store.artifacts().bytes_of(&digest).is_some() {
+        parts.discard().await;
         return Ok(StatusCode::OK);
     }
     let store = app.store.artifacts().clone();
@@ -213,11 +215,10 @@ async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, b
         }
         upload.finish(&digest)
     });
-    let mut parts = Parts::new(body, ARTIFACT_LIMIT);
     while let Some(part) = parts.next().await? {
         // the writer has given up: its error says why
         if sender.send(part).await.is_err() {
-            break;
+            parts.discard().await;
         }
     }
     drop(sender);
@@ -334,6 +335,11 @@ impl Parts {
                 Ok(Some(part))
             }
         }
+    }
+
+    /// Reads the rest, so that the sender gets to the answer and the connection can be used again.
+    async fn discard(&mut self) {
+        while let Ok(Some(_)) = self.next().await {}
     }
 
     /// The next parts as one, of at least `bytes` unless the body ends before. One that is large enough is not copied.
