@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::expr::ErrorKind;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// The kind of a mistake; each has a stable word.
@@ -60,6 +62,8 @@ codes! {
     ExpressionSyntax = "expression-syntax",
     /// An expression that is too long or too deep.
     ExpressionLimit = "expression-limit",
+    /// A function that cannot do what it is asked with the values it gets.
+    ExpressionValue = "expression-value",
     /// An expression that reads a context which does not exist, or not there.
     UnknownContext = "unknown-context",
     /// An expression that calls a function which does not exist, or not there.
@@ -72,6 +76,21 @@ codes! {
     UntrustedValue = "untrusted-value",
     /// A secret that is read other than by its name.
     UnnamedSecret = "unnamed-secret",
+}
+
+impl Code {
+    /// The code for a mistake in an expression.
+    #[must_use]
+    pub const fn of_expression(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Syntax => Self::ExpressionSyntax,
+            ErrorKind::UnknownContext => Self::UnknownContext,
+            ErrorKind::UnknownFunction => Self::UnknownFunction,
+            ErrorKind::ArgumentCount => Self::ArgumentCount,
+            ErrorKind::Value => Self::ExpressionValue,
+            ErrorKind::Limit => Self::ExpressionLimit,
+        }
+    }
 }
 
 impl fmt::Display for Code {

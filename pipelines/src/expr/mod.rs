@@ -36,6 +36,18 @@ pub fn evaluate(source: &str, contexts: &Contexts) -> Result<Value, ExprError> {
     evaluate::evaluate(&parser::parse(source)?, Scope { contexts, status: None })
 }
 
+/// The value of one expression, bare or wholly in `${{ }}`, in a place that knows `success()` and its like: to try one out.
+///
+/// # Errors
+/// As [`evaluate`], and a text mixed with `${{ }}`.
+pub fn evaluate_with_status(source: &str, contexts: &Contexts, status: StatusFunctions) -> Result<Value, ExprError> {
+    let (source, offset) =
+        if source.trim_start().starts_with("${{") { template::condition(source)? } else { (source, 0) };
+    parser::parse(source)
+        .and_then(|node| evaluate::evaluate(&node, Scope { contexts, status: Some(status) }))
+        .map_err(|error| error.shifted(offset))
+}
+
 /// The text with every `${{ }}` replaced by its value as text. A text without any is given back as it is.
 ///
 /// # Errors

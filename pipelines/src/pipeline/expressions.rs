@@ -13,7 +13,7 @@ use super::{
 use crate::{
     diagnostic::Code,
     document::{Node, locate},
-    expr::{self, ErrorKind, ExprError, Reference, equal_ignoring_case},
+    expr::{self, ExprError, Reference, equal_ignoring_case},
     nearest::did_you_mean,
     plan::GITHUB_CONTEXT_KEYS,
 };
@@ -162,15 +162,8 @@ impl Reader<'_, '_> {
     }
 
     fn refuse_expression(&mut self, node: &Node, error: &ExprError, offset: usize) {
-        let code = match error.kind {
-            ErrorKind::Syntax | ErrorKind::Value => Code::ExpressionSyntax,
-            ErrorKind::UnknownContext => Code::UnknownContext,
-            ErrorKind::UnknownFunction => Code::UnknownFunction,
-            ErrorKind::ArgumentCount => Code::ArgumentCount,
-            ErrorKind::Limit => Code::ExpressionLimit,
-        };
         let span = self.within(node, &shifted(&error.span, offset));
-        self.findings.error(code, &span, error.to_string(), error.help.clone());
+        self.findings.error(Code::of_expression(error.kind), &span, error.to_string(), error.help.clone());
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     expr::{self, Contexts},
     pipeline,
     progress::{Action, JobView, RunView, SkipCause, advance},
+    service::file_stem,
 };
 
 /// A pipeline, explained.
@@ -35,6 +36,25 @@ pub struct ExplainedPipeline {
     /// What is wrong with the file.
     #[serde(skip)]
     pub diagnostics: Vec<Diagnostic>,
+    /// Whether that keeps it from running.
+    #[serde(skip)]
+    pub is_broken: bool,
+}
+
+impl ExplainedPipeline {
+    /// A pipeline whose file nobody looked at, as the event starts none at all.
+    #[must_use]
+    pub fn ignored(file: &str, reason: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            name: file_stem(file).to_owned(),
+            matches: false,
+            reason: reason.to_owned(),
+            jobs: Vec::new(),
+            diagnostics: Vec::new(),
+            is_broken: false,
+        }
+    }
 }
 
 /// A job, explained.
@@ -76,8 +96,9 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
                 }
                 Outcome::Broken => (false, "the file is broken".into(), Vec::new()),
             };
+            let is_broken = parsed.pipeline.is_none();
             let (name, diagnostics) = (parsed.name, parsed.diagnostics);
-            ExplainedPipeline { file: file.to_owned(), name, matches, reason, jobs, diagnostics }
+            ExplainedPipeline { file: file.to_owned(), name, matches, reason, jobs, diagnostics, is_broken }
         })
         .collect()
 }

@@ -11,10 +11,13 @@ pub mod configuration;
 mod connection;
 mod doctor;
 pub mod ending;
+mod eval;
+mod explain;
 pub mod follow;
 mod host;
 pub mod logging;
 mod logs;
+mod pipeline_files;
 pub mod place;
 mod releases;
 mod rerun;
@@ -25,6 +28,7 @@ mod runs;
 mod secret;
 pub mod show;
 mod sse;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -52,6 +56,9 @@ pub struct Cli {
 enum Command {
     Host(host::HostArgs),
     Proxy(host::ProxyArgs),
+    Validate(validate::Args),
+    Explain(explain::Args),
+    Eval(eval::Args),
     Run(run::Args),
     Runs(runs::Args),
     Logs(logs::Args),
@@ -84,6 +91,9 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Host(args) => host::run_host(args),
         Command::Proxy(args) => host::run_proxy(args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Run(args) => run::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Logs(args) => logs::run(&args),

@@ -26,7 +26,7 @@ use self::{
     signature::{Claimed, Verifier},
 };
 pub use self::{
-    payload::{PayloadError, is_rollback_tag},
+    payload::{Meaning as PayloadMeaning, PayloadError, is_rollback_tag, read_slice as read_payload},
     signature::SignatureError,
 };
 use crate::{

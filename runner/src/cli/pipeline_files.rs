@@ -1,0 +1,105 @@
+//! The files that `validate` and `explain` look at: which they are, what each is, and its text.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use segue_pipelines::document::MAX_BYTES;
+
+use super::ending::{Explain as _, Failure};
+
+/// What a file is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A pipeline.
+    Pipeline,
+    /// A service.
+    Service,
+    /// The operator's file.
+    Config,
+}
+
+/// A file with its text.
+#[derive(Debug)]
+pub struct SourceFile {
+    /// As it is named to people.
+    pub name: String,
+    /// What it is read as.
+    pub kind: Kind,
+    /// Its text; bytes that are no UTF-8 are replaced. One byte more than the largest file that is read, at most.
+    pub text: String,
+}
+
+/// The files that a path stands for: itself, or in a folder those below `.segue/` and `segue.yaml`, or else every YAML file
+/// that lies in it.
+///
+/// # Errors
+/// A path that does not exist, cannot be read, or stands for nothing (exit code 2).
+pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
+    let shown = path.display();
+    let metadata = fs::metadata(path).map_err(|error| Failure::usage(format_args!("cannot read {shown}: {error}")))?;
+    if !metadata.is_dir() {
+        return Ok(vec![read(path)?]);
+    }
+    let mut paths = Vec::new();
+    let own = if path.file_name().is_some_and(|name| name == ".segue") { path.to_owned() } else { path.join(".segue") };
+    for folder in ["pipelines", "services"].map(|name| own.join(name)) {
+        if folder.is_dir() {
+            paths.extend(yaml_files(&folder)?);
+        }
+    }
+    let config = path.join("segue.yaml");
+    if config.is_file() {
+        paths.push(config);
+    }
+    if paths.is_empty() {
+        paths = yaml_files(path)?;
+    }
+    if paths.is_empty() {
+        let failure = Failure::usage(format_args!("{shown} holds no file that Segue reads"));
+        return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`, services in `.segue/services/*.yml`"));
+    }
+    paths.iter().map(|path| read(path)).collect()
+}
+
+fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let doing = format!("cannot list {}", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).explain(&doing)? {
+        let path = entry.explain(&doing)?.path();
+        if path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml") && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<SourceFile, Failure> {
+    let name = path.strip_prefix("./").unwrap_or(path).display().to_string();
+    let unreadable = |error| Failure::usage(format_args!("cannot read {name}: {error}"));
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(unreadable)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let kind = kind(path, &text);
+    Ok(SourceFile { name, kind, text })
+}
+
+/// By its name and folder; elsewhere, a file with `command:` and without `jobs:` is a service.
+fn kind(path: &Path, text: &str) -> Kind {
+    if path.file_name().is_some_and(|name| name == "segue.yaml" || name == "segue.yml") {
+        return Kind::Config;
+    }
+    let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    match folder {
+        Some("services") => Kind::Service,
+        Some("pipelines") => Kind::Pipeline,
+        _ => {
+            let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+            if has("command:") && !has("jobs:") { Kind::Service } else { Kind::Pipeline }
+        }
+    }
+}
