@@ -107,6 +107,7 @@ impl Default for Options {
 /// driven here is handed back, so that another worker goes on at once.
 pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shutdown: CancellationToken) {
     let mut drivers = Drivers::new(options);
+    let stopping = CancellationToken::new();
     let mut claiming: Option<BoxFuture<'_, Result<Option<RolloutClaim>, ServerError>>> = None;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -115,6 +116,7 @@ pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shut
             claiming = Some(server.claim(CLAIM_WAIT_MS));
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
             Some(joined) = drivers.tasks.join_next() => drivers.on_joined(joined),
             claimed = async { match &mut claiming { Some(claim) => claim.await, None => pending().await } } => {
@@ -123,7 +125,7 @@ pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shut
                     Ok(None) => pause = FIRST_PAUSE,
                     Ok(Some(claim)) => {
                         pause = FIRST_PAUSE;
-                        drivers.start(server.clone(), claim, &shutdown);
+                        drivers.start(server.clone(), claim, &stopping);
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no rollout could be claimed");
@@ -138,6 +140,9 @@ pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shut
             }
         }
     }
+    // no more claims before the first hand-back, which would come straight back to this worker
+    drop(claiming);
+    stopping.cancel();
     let all = async { while drivers.tasks.join_next().await.is_some() {} };
     if timeout(SHUTDOWN_LIMIT, all).await.is_err() {
         tracing::warn!("some rollouts could not be handed back; their leases run out by themselves");
@@ -158,14 +163,14 @@ impl Drivers {
         Self { options, tasks: JoinSet::new(), running: HashMap::new(), leftovers: HashMap::new() }
     }
 
-    fn start(&mut self, server: Arc<dyn RolloutServer>, claim: RolloutClaim, shutdown: &CancellationToken) {
+    fn start(&mut self, server: Arc<dyn RolloutServer>, claim: RolloutClaim, stopping: &CancellationToken) {
         let id = claim.rollout.id;
         // the server gave it out again: an earlier driver here has lost its lease, whether it knows or not
         if let Some(earlier) = self.running.remove(&id) {
             earlier.abort();
         }
         let leftover = self.leftovers.remove(&id);
-        let driven = drive::drive(server, claim, self.options.timing, leftover, shutdown.clone());
+        let driven = drive::drive(server, claim, self.options.timing, leftover, stopping.clone());
         let handle = self.tasks.spawn(async move { (id, driven.await) });
         self.running.insert(id, handle);
     }
