@@ -156,12 +156,12 @@ fn trigger(args: &Args, given: Value) -> Result<Meaning, Failure> {
             };
             let commit: CommitSha = "2".repeat(40).parse().explain("cannot make up a commit")?;
             let full_ref = full_ref.or_else(|| text("/ref")).unwrap_or_else(|| "refs/heads/main".into());
-            Ok(Meaning::Trigger(Trigger {
+            Ok(Meaning::Trigger(Box::new(Trigger {
                 repository: text("/repository/full_name").unwrap_or_else(|| "owner/name".into()),
                 clone_url: None,
                 actor: text("/sender/login").unwrap_or_else(|| "somebody".into()),
                 event: Event::WorkflowDispatch { r#ref: full_ref, commit, pipeline: None, inputs },
-            }))
+            })))
         }
     }
 }
