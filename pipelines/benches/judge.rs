@@ -25,8 +25,8 @@ fn main() -> ExitCode {
         .unwrap_or(1_000);
     let as_json = arguments.iter().any(|a| a == "--json");
     let mut rows = Vec::new();
-    for (scenario, figure) in scenarios() {
-        let row = measure(&scenario, &figure, seeds);
+    for (name, scenario, figure) in scenarios() {
+        let row = measure(name, &scenario, &figure, seeds);
         if !as_json {
             print_row(&row, rows.is_empty());
         }
@@ -39,21 +39,22 @@ fn main() -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn scenarios() -> Vec<(Scenario, Figure)> {
+fn scenarios() -> Vec<(&'static str, Scenario, Figure)> {
     let bad = |name, added_errors, slowness, within| {
         [true, false].map(|bursts| {
-            (Scenario { name, added_errors, slowness, bursts, ..Scenario::IDENTICAL }, Figure::CaughtWithin(within))
+            let scenario = Scenario { added_errors, slowness, bursts, ..Scenario::IDENTICAL };
+            (name, scenario, Figure::CaughtWithin(within))
         })
     };
     let same = |base_errors| {
         let plain = Scenario { base_errors, ..Scenario::IDENTICAL };
         [
-            plain.clone(),
-            Scenario { name: "identical, steady", bursts: false, ..plain.clone() },
-            Scenario { name: "identical, sticky clients", clients: 400, ..plain.clone() },
-            Scenario { name: "identical, 2 requests/s", rate: 2.0, stage_seconds: 900, ..plain },
+            ("identical", plain.clone()),
+            ("identical, steady", Scenario { bursts: false, ..plain.clone() }),
+            ("identical, sticky clients", Scenario { clients: 400, ..plain.clone() }),
+            ("identical, 2 requests/s", Scenario { rate: 2.0, stage_seconds: 900, ..plain }),
         ]
-        .map(|scenario| (scenario, Figure::Promoted(0.99)))
+        .map(|(name, scenario)| (name, scenario, Figure::Promoted(0.99)))
     };
     let mut all = Vec::new();
     all.extend(bad("fails every request", 1.0, 1.0, 5));
@@ -63,7 +64,7 @@ fn scenarios() -> Vec<(Scenario, Figure)> {
     all
 }
 
-fn measure(scenario: &Scenario, figure: &Figure, seeds: u64) -> serde_json::Value {
+fn measure(name: &str, scenario: &Scenario, figure: &Figure, seeds: u64) -> serde_json::Value {
     let endings: Vec<_> = (0..seeds).map(|seed| rollout(scenario, seed)).collect();
     let count = |decision| endings.iter().filter(|e| e.decision == decision).count() as f64 / seeds as f64;
     // one that was never caught counts as caught after for ever
@@ -79,7 +80,7 @@ fn measure(scenario: &Scenario, figure: &Figure, seeds: u64) -> serde_json::Valu
     };
     let shown = |requests: u64| if requests == u64::MAX { serde_json::Value::Null } else { requests.into() };
     serde_json::json!({
-        "scenario": scenario.name,
+        "scenario": name,
         "base_errors": scenario.base_errors,
         "bursts": scenario.bursts,
         "promoted": count(Decision::Advance),
@@ -100,17 +101,18 @@ fn print_row(row: &serde_json::Value, is_first: bool) {
             "release", "errors", "bursts", "promoted", "back", "held", "p50", "p95"
         );
     }
+    let plain = |key: &str| row[key].to_string().replace("null", "-");
     let percent = |key: &str| format!("{:.1} %", row[key].as_f64().unwrap_or_default() * 100.0);
     println!(
         "{:28} {:>6} {:>6} {:>9} {:>9} {:>6} {:>6} {:>6}  {}{}",
         row["scenario"].as_str().unwrap_or_default(),
         percent("base_errors"),
-        row["bursts"],
+        plain("bursts"),
         percent("promoted"),
         percent("rolled_back"),
         percent("held"),
-        row["canary_requests_p50"],
-        row["canary_requests_p95"],
+        plain("canary_requests_p50"),
+        plain("canary_requests_p95"),
         row["needed"].as_str().unwrap_or_default(),
         if row["passed"] == true { "" } else { "   MISSED" },
     );

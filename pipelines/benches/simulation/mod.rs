@@ -13,8 +13,6 @@ use segue_schemas::{
 /// How the traffic and the two releases are.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// What it is about.
-    pub name: &'static str,
     /// The share of requests that fail at the former release.
     pub base_errors: f64,
     /// The share of requests that fail at the canary only.
@@ -34,7 +32,6 @@ pub struct Scenario {
 impl Scenario {
     /// Releases that are the same, 100 requests per second, bursts.
     pub const IDENTICAL: Self = Self {
-        name: "identical",
         base_errors: 0.005,
         added_errors: 0.0,
         slowness: 1.0,

@@ -269,11 +269,12 @@ proptest! {
     fn any_order_of_any_events_keeps_what_must_hold_and_ends(
         is_canary in any::<bool>(),
         is_first in proptest::bool::weighted(0.2),
+        replicas in 1..4_u32,
         happenings in proptest::collection::vec(happening(), 0..60),
         word in proptest::option::of(Just(RolloutCommand::Abort)),
     ) {
         let how = if is_canary { canary() } else { How::HotSwap };
-        let mut world = if is_first { World::first(how) } else { World::new(how) };
+        let mut world = if is_first { World::first(how) } else { World::with_replicas(how, replicas) };
         world.claim();
         let mut both_dead = (false, false);
         for what in happenings {
@@ -290,8 +291,8 @@ proptest! {
     }
 
     #[test]
-    fn a_way_back_is_always_open(happenings in proptest::collection::vec(happening(), 0..40)) {
-        let mut world = World::new(canary());
+    fn a_way_back_is_always_open(replicas in 1..4_u32, happenings in proptest::collection::vec(happening(), 0..40)) {
+        let mut world = World::with_replicas(canary(), replicas);
         world.claim();
         for what in happenings {
             if !matches!(what, Happening::Lose { .. } | Happening::Say(_)) {

@@ -57,10 +57,20 @@ pub fn canary() -> Strategy {
 impl World {
     /// A rollout of release 2 over release 1, which serves with one instance, `old`.
     pub fn new(strategy: Strategy) -> Self {
-        let mut world = Self::empty(RolloutSpec { previous: Some(release(1)), ..spec(strategy) });
-        let old: InstanceId = "old".parse().unwrap();
-        world.instances.insert(old.clone(), (release(1), InstanceState::Running, true));
-        world.targets = vec![Target { instance: old, weight: 100 }];
+        Self::with_replicas(strategy, 1)
+    }
+
+    /// The same with several instances, of which the former ones are `old`, `old1`, ...
+    pub fn with_replicas(strategy: Strategy, replicas: u32) -> Self {
+        let mut spec = RolloutSpec { previous: Some(release(1)), ..spec(strategy) };
+        spec.service.replicas = replicas;
+        let mut world = Self::empty(spec);
+        for replica in 0..replicas {
+            let old = if replica == 0 { "old".to_owned() } else { format!("old{replica}") };
+            let old: InstanceId = old.parse().unwrap();
+            world.instances.insert(old.clone(), (release(1), InstanceState::Running, true));
+            world.targets.push(Target { instance: old, weight: 100 });
+        }
         world
     }
 

@@ -1,0 +1,227 @@
+//! The judge: few simulated rollouts of each kind, and the rules one by one. `cargo bench --bench judge` draws 1,000 of each.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../benches/simulation/mod.rs"]
+mod simulation;
+
+use segue_pipelines::judge::{Arm, Decision, Judge, Verdict};
+use segue_schemas::{
+    deploy::{CanarySpec, JudgeSpec, Observation, Outcome},
+    duration::Span,
+    time::Timestamp,
+};
+use simulation::{Scenario, rollout};
+
+/// The median of the canary's requests until it is rolled back.
+fn median_until_caught(scenario: &Scenario) -> u64 {
+    let mut requests: Vec<u64> = (0..15)
+        .map(|seed| {
+            let ending = rollout(scenario, seed);
+            assert_eq!(ending.decision, Decision::RollBack, "{seed}: {:?}", ending.verdict);
+            ending.canary_requests
+        })
+        .collect();
+    requests.sort_unstable();
+    requests[7]
+}
+
+#[test]
+fn a_release_that_fails_every_request_is_caught_within_five() {
+    let median = median_until_caught(&Scenario { added_errors: 1.0, ..Scenario::IDENTICAL });
+    assert!(median <= 5, "{median}");
+}
+
+#[test]
+fn a_release_that_fails_one_request_in_five_is_caught_within_twenty_five() {
+    let median = median_until_caught(&Scenario { added_errors: 0.2, ..Scenario::IDENTICAL });
+    assert!(median <= 25, "{median}");
+}
+
+#[test]
+fn a_release_that_is_half_as_slow_again_is_caught_within_four_hundred() {
+    let median = median_until_caught(&Scenario { slowness: 1.5, ..Scenario::IDENTICAL });
+    assert!(median <= 400, "{median}");
+}
+
+#[test]
+fn an_identical_release_is_promoted_through_bursts() {
+    for base_errors in [0.0, 0.05] {
+        for seed in 0..5 {
+            let scenario = Scenario { base_errors, stage_seconds: 20, ..Scenario::IDENTICAL };
+            let ending = rollout(&scenario, seed);
+            assert_eq!(ending.decision, Decision::Advance, "{seed}: {:?}", ending.verdict);
+        }
+    }
+}
+
+/// A judge, and requests for it as it were from a script.
+struct Script {
+    judge: Judge,
+    sequence: u64,
+}
+
+impl Script {
+    fn new(rules: JudgeSpec) -> Self {
+        let spec = CanarySpec { stage_duration: Span::seconds(60), judge: rules, ..CanarySpec::default() };
+        let mut judge = Judge::new(&spec);
+        judge.begin_stage(10);
+        Self { judge, sequence: 0 }
+    }
+
+    /// `count` requests, each tenth of them the canary's; `change` makes of a canary's request what it is to be.
+    fn requests(&mut self, count: u64, change: impl Fn(u64, &mut Observation)) -> Verdict {
+        for _ in 0..count {
+            self.sequence += 1;
+            let is_canary = self.sequence.is_multiple_of(10);
+            let mut observation = Observation {
+                sequence: self.sequence,
+                at: Timestamp(self.sequence as i64 * 10),
+                instance: "any".parse().unwrap(),
+                probability: if is_canary { 0.1 } else { 0.9 },
+                status: 200,
+                outcome: Outcome::Ok,
+                latency_us: 10_000 + self.sequence * 7_919 % 10_000,
+                duration_us: 30_000,
+                attempt: 1,
+                unit: None,
+                synthetic: false,
+            };
+            if is_canary {
+                change(self.sequence / 10, &mut observation);
+            }
+            self.judge.observe(if is_canary { Arm::Canary } else { Arm::Control }, &observation);
+        }
+        self.judge.verdict(true)
+    }
+}
+
+#[test]
+fn too_few_samples_hold_the_stage_and_say_so() {
+    let mut script = Script::new(JudgeSpec::default());
+    let verdict = script.requests(400, |_, _| {});
+    assert_eq!(verdict.decision, Decision::Hold);
+    assert_eq!(verdict.reason, "too few samples: it answered 40 requests in this stage, 50 are needed");
+    let verdict = script.requests(100, |_, _| {});
+    assert_eq!(verdict.decision, Decision::Advance, "{}", verdict.reason);
+}
+
+#[test]
+fn synthetic_requests_count_and_are_marked() {
+    let mut script = Script::new(JudgeSpec::default());
+    let verdict = script.requests(500, |_, o| o.synthetic = true);
+    assert_eq!((verdict.decision, verdict.stage_requests, verdict.synthetic_requests), (Decision::Advance, 50, 50));
+}
+
+#[test]
+fn what_the_client_gave_up_says_nothing() {
+    let mut script = Script::new(JudgeSpec::default());
+    let verdict = script.requests(1_000, |_, o| o.outcome = Outcome::ClientGone);
+    assert_eq!((verdict.canary_requests, verdict.canary_errors), (0, 0));
+    assert_eq!(verdict.decision, Decision::Hold);
+}
+
+#[test]
+fn a_small_excess_is_within_the_margin_and_a_larger_one_holds() {
+    let fails_each = |every: u64| {
+        move |n: u64, o: &mut Observation| {
+            if n.is_multiple_of(every) {
+                o.outcome = Outcome::ServerError;
+            }
+        }
+    };
+    let verdict = Script::new(JudgeSpec::default()).requests(4_000, fails_each(200));
+    assert_eq!(verdict.decision, Decision::Advance, "{}", verdict.reason);
+    let verdict = Script::new(JudgeSpec::default()).requests(1_000, fails_each(50));
+    assert_eq!(verdict.decision, Decision::Hold);
+    assert!(
+        verdict.reason.contains("2.00 % of its requests failed, 0.00 % of the former release's"),
+        "{}",
+        verdict.reason
+    );
+}
+
+#[test]
+fn errors_of_one_client_count_once() {
+    let poisoned = |unit: Option<u64>| {
+        move |n: u64, o: &mut Observation| {
+            if n.is_multiple_of(3) {
+                (o.outcome, o.unit) = (Outcome::ServerError, unit);
+            }
+        }
+    };
+    assert_eq!(Script::new(JudgeSpec::default()).requests(300, poisoned(None)).decision, Decision::RollBack);
+    let verdict = Script::new(JudgeSpec::default()).requests(300, poisoned(Some(7)));
+    assert_eq!(verdict.decision, Decision::Hold, "{}", verdict.reason);
+}
+
+#[test]
+fn a_retry_elsewhere_is_no_evidence_of_its_own() {
+    let mut script = Script::new(JudgeSpec::default());
+    let verdict = script.requests(1_000, |_, o| (o.attempt, o.outcome) = (2, Outcome::Unreachable));
+    assert!(verdict.errors.e_value < 2.0, "{verdict:?}");
+    assert_eq!(verdict.canary_errors, 100, "it is counted all the same");
+}
+
+#[test]
+fn absolute_limits_hold_whatever_the_control_does() {
+    let slow = JudgeSpec { max_p95: Some(Span::millis(15)), latency_ratio: 100.0, ..JudgeSpec::default() };
+    let verdict = Script::new(slow).requests(20_000, |_, o| o.latency_us = 16_000);
+    assert_eq!(verdict.decision, Decision::RollBack);
+    assert!(verdict.reason.contains("took longer than 15ms, 5 % may"), "{}", verdict.reason);
+    let faulty = JudgeSpec { max_error_rate: Some(0.05), error_margin: 1.0, ..JudgeSpec::default() };
+    let verdict = Script::new(faulty).requests(20_000, |n, o| {
+        if n.is_multiple_of(2) {
+            o.outcome = Outcome::Cut;
+        }
+    });
+    assert_eq!(verdict.decision, Decision::RollBack);
+    assert!(verdict.reason.contains("50.00 % of its requests failed, 5.00 % are the limit"), "{}", verdict.reason);
+}
+
+#[test]
+fn at_full_weight_the_stored_rates_are_the_control() {
+    let mut script = Script::new(JudgeSpec::default());
+    script.requests(10_000, |_, _| {});
+    script.judge.begin_stage(100);
+    let observe = |script: &mut Script, outcome| {
+        script.requests(1, |_, _| {});
+        let at = Timestamp(script.sequence as i64 * 10);
+        let observation = Observation {
+            sequence: script.sequence,
+            at,
+            instance: "new".parse().unwrap(),
+            probability: 1.0,
+            status: 0,
+            outcome,
+            latency_us: 12_000,
+            duration_us: 12_000,
+            attempt: 1,
+            unit: None,
+            synthetic: false,
+        };
+        script.judge.observe(Arm::Canary, &observation);
+    };
+    (0..200).for_each(|_| observe(&mut script, Outcome::Ok));
+    let verdict = script.judge.verdict(true);
+    assert!(verdict.control_is_stored && verdict.control.requests > 8_000.0, "{verdict:?}");
+    assert_eq!(verdict.decision, Decision::Advance, "{}", verdict.reason);
+    let broken = (0..3_000).find(|_| {
+        observe(&mut script, Outcome::Unreachable);
+        script.judge.is_alarmed()
+    });
+    assert!(broken.is_some_and(|requests| requests < 2_000), "{broken:?}");
+}
+
+#[test]
+fn a_judge_goes_on_where_it_was_stored() {
+    let mut script = Script::new(JudgeSpec::default());
+    script.requests(1_000, |n, o| o.latency_us += n * 100);
+    let stored = serde_json::to_string(&script.judge).unwrap();
+    assert!(stored.len() < 64 * 1024, "{} bytes", stored.len());
+    let mut restored = Script { judge: serde_json::from_str(&stored).unwrap(), sequence: script.sequence };
+    let go_on = |script: &mut Script| script.requests(100, |_, o| o.outcome = Outcome::ServerError);
+    let (here, there) = (go_on(&mut script), go_on(&mut restored));
+    assert_eq!((here.decision, here.canary_requests), (there.decision, there.canary_requests));
+    assert_eq!(here.decision, Decision::RollBack);
+}

@@ -1,0 +1,188 @@
+//! Runs whose jobs end as chance has it, advanced as the store does it: every change of status is checked against the table.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use proptest::prelude::*;
+use segue_pipelines::progress::{Action, CancelAction, JobView, RunView, advance, cancel, run_status};
+use segue_schemas::status::{JobStatus, RunStatus};
+
+#[derive(Debug, Clone)]
+enum Happening {
+    /// The n-th job that can do this step does it.
+    Claim(usize),
+    Start(usize),
+    Wait(usize),
+    Lose(usize),
+    GoOn(usize),
+    End(usize, JobStatus),
+    Cancel,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let end = prop_oneof![
+        4 => Just(JobStatus::Succeeded),
+        2 => Just(JobStatus::Failed),
+        1 => Just(JobStatus::Cancelled),
+    ];
+    prop_oneof![
+        4 => any::<usize>().prop_map(Happening::Claim),
+        3 => any::<usize>().prop_map(Happening::Start),
+        1 => any::<usize>().prop_map(Happening::Wait),
+        1 => any::<usize>().prop_map(Happening::Lose),
+        1 => any::<usize>().prop_map(Happening::GoOn),
+        4 => (any::<usize>(), end).prop_map(|(n, end)| Happening::End(n, end)),
+        1 => Just(Happening::Cancel),
+    ]
+}
+
+/// Up to eight jobs, each needing some of those before it.
+fn some_jobs() -> impl Strategy<Value = Vec<JobView>> {
+    let condition = prop_oneof![
+        5 => Just(None),
+        1 => Just(Some("always()")),
+        1 => Just(Some("failure()")),
+        1 => Just(Some("cancelled()")),
+        1 => Just(Some("!cancelled()")),
+        1 => Just(Some("false")),
+        1 => Just(Some("needs.j0.result == 'success'")),
+        1 => Just(Some("success(")),
+    ];
+    proptest::collection::vec((any::<u8>(), condition, proptest::bool::weighted(0.3)), 1..8).prop_map(|jobs| {
+        let job = |(at, (needs, condition, has_environment)): (usize, (u8, Option<&str>, bool))| JobView {
+            key: format!("j{at}"),
+            needs: (0..at).filter(|before| needs >> before & 1 == 1).map(|before| format!("j{before}")).collect(),
+            condition: condition.map(Into::into),
+            has_environment,
+            status: JobStatus::Pending,
+            has_started: false,
+            skip_cause: None,
+            outputs: IndexMap::new(),
+        };
+        jobs.into_iter().enumerate().map(job).collect()
+    })
+}
+
+struct Store {
+    run: RunView,
+    signalled: Vec<String>,
+}
+
+impl Store {
+    fn new(jobs: Vec<JobView>) -> Self {
+        let run = RunView { status: RunStatus::Queued, cancelled: false, jobs, contexts: BTreeMap::new() };
+        let mut store = Self { run, signalled: Vec::new() };
+        store.advance();
+        store
+    }
+
+    fn set(&mut self, key: &str, to: JobStatus) {
+        let job = self.run.jobs.iter_mut().find(|j| j.key == key).unwrap();
+        job.status = job.status.transition(to).unwrap();
+        job.has_started |= matches!(to, JobStatus::Leased);
+    }
+
+    fn advance(&mut self) {
+        let actions = advance(&self.run);
+        for (at, action) in actions.iter().enumerate() {
+            match action {
+                Action::Queue { job } => {
+                    let needs = &self.run.jobs.iter().find(|j| j.key == *job).unwrap().needs;
+                    let ended = |key: &String| self.run.jobs.iter().any(|j| j.key == *key && j.status.is_final());
+                    assert!(needs.iter().all(ended), "{job} is queued before its needs have ended");
+                    self.set(job, JobStatus::Queued);
+                }
+                Action::Skip { job, cause, reason } => {
+                    assert!(!reason.is_empty());
+                    self.set(job, JobStatus::Skipped);
+                    self.run.jobs.iter_mut().find(|j| j.key == *job).unwrap().skip_cause = Some(*cause);
+                }
+                Action::Cancel { job, .. } => {
+                    assert!(self.run.cancelled);
+                    self.set(job, JobStatus::Cancelled);
+                }
+                Action::Fail { job, .. } => self.set(job, JobStatus::Failed),
+                Action::Run { status } => {
+                    assert_eq!(at + 1, actions.len(), "the run's status comes last");
+                    self.run.status = self.run.status.transition(*status).unwrap();
+                }
+            }
+        }
+        assert_eq!(run_status(&self.run.jobs), self.run.status);
+        assert_eq!(advance(&self.run), [], "a second call changes nothing");
+    }
+
+    fn nth(&self, n: usize, may: impl Fn(&JobView) -> bool) -> Option<String> {
+        let able: Vec<&JobView> = self.run.jobs.iter().filter(|j| may(j)).collect();
+        (!able.is_empty()).then(|| able[n % able.len()].key.clone())
+    }
+
+    fn happen(&mut self, what: &Happening) {
+        let step = |store: &mut Self, n: usize, from: &[JobStatus], to: JobStatus| {
+            if let Some(key) = store.nth(n, |j| from.contains(&j.status)) {
+                store.set(&key, to);
+            }
+        };
+        match what {
+            Happening::Claim(n) => step(self, *n, &[JobStatus::Queued], JobStatus::Leased),
+            Happening::Start(n) => step(self, *n, &[JobStatus::Leased], JobStatus::Running),
+            Happening::Wait(n) => step(self, *n, &[JobStatus::Running], JobStatus::Waiting),
+            Happening::Lose(n) => step(self, *n, &[JobStatus::Leased, JobStatus::Running], JobStatus::Queued),
+            Happening::GoOn(n) => step(self, *n, &[JobStatus::Waiting], JobStatus::Queued),
+            Happening::End(n, end) => {
+                step(self, *n, &[JobStatus::Leased, JobStatus::Running, JobStatus::Waiting], *end);
+            }
+            Happening::Cancel => {
+                self.run.cancelled = true;
+                self.signalled.extend(cancel(&self.run.jobs).into_iter().map(|action| match action {
+                    CancelAction::Signal { job } | CancelAction::AbortRollout { job } => job,
+                }));
+            }
+        }
+        self.advance();
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_run_ends_and_what_has_ended_stays(
+        jobs in some_jobs(),
+        happenings in proptest::collection::vec(happening(), 0..60),
+    ) {
+        let mut store = Store::new(jobs);
+        for what in happenings {
+            let before = store.run.jobs.clone();
+            store.happen(&what);
+            for (before, after) in before.iter().zip(&store.run.jobs) {
+                prop_assert!(!before.status.is_final() || before.status == after.status, "{} left its end", before.key);
+            }
+        }
+        // whatever is left is claimed and ends
+        for round in 0..100 {
+            store.happen(&Happening::GoOn(0));
+            store.happen(&Happening::Claim(0));
+            store.happen(&Happening::End(0, if round % 3 == 0 { JobStatus::Failed } else { JobStatus::Succeeded }));
+        }
+        prop_assert!(store.run.status.is_final(), "{:?}", store.run);
+        prop_assert!(store.run.jobs.iter().all(|j| j.status.is_final()));
+    }
+
+    #[test]
+    fn a_cancelled_run_starts_nothing_but_what_asks_for_it(
+        jobs in some_jobs(),
+        happenings in proptest::collection::vec(happening(), 0..30),
+    ) {
+        let mut store = Store::new(jobs);
+        happenings.iter().for_each(|what| store.happen(what));
+        let had_started: Vec<bool> = store.run.jobs.iter().map(|j| j.has_started).collect();
+        store.happen(&Happening::Cancel);
+        for (job, had_started) in store.run.jobs.iter().zip(had_started) {
+            let is_held = matches!(job.status, JobStatus::Leased | JobStatus::Running | JobStatus::Waiting);
+            prop_assert!(!is_held || store.signalled.contains(&job.key), "{} is not told", job.key);
+            if job.status == JobStatus::Queued && !had_started {
+                let condition = job.condition.as_deref().unwrap_or_default();
+                prop_assert!(["always()", "cancelled()", "failure()"].contains(&condition), "{} runs for {condition:?}", job.key);
+            }
+        }
+    }
+}

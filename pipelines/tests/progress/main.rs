@@ -1,0 +1,340 @@
+//! What follows for the jobs of a run: cases by rule, and any order of any events as properties.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod chance;
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use segue_pipelines::progress::{
+    Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, LostJob, LostStep, Next, OnLoss, RerunError, RunView,
+    Selection, SkipCause, advance, after_rollout, cancel, gate, on_worker_lost, rerun,
+};
+use segue_schemas::{
+    id::RolloutId,
+    plan::{JobPlan, StepAction, StepPlan},
+    status::{Conclusion, FailureClass, JobStatus, RolloutStatus, RunStatus, StepStatus},
+    time::Timestamp,
+};
+
+/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [if EXPRESSION]`.
+fn jobs(text: &str) -> Vec<JobView> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(job).collect()
+}
+
+fn job(line: &str) -> JobView {
+    let (line, condition) = line.split_once(" if ").map_or((line, None), |(line, condition)| (line, Some(condition)));
+    let mut words = line.split_whitespace();
+    let mut job = JobView {
+        key: words.next().unwrap().into(),
+        needs: Vec::new(),
+        condition: condition.map(Into::into),
+        has_environment: false,
+        status: JobStatus::Pending,
+        has_started: false,
+        skip_cause: None,
+        outputs: IndexMap::from([("answer".to_owned(), "42".to_owned())]),
+    };
+    while let Some(word) = words.next() {
+        match word {
+            "needs" => job.needs = words.next().unwrap().split(',').map(Into::into).collect(),
+            "environment" => job.has_environment = true,
+            "started" => job.has_started = true,
+            "cause" => job.skip_cause = SkipCause::parse(words.next().unwrap()),
+            status => job.status = JobStatus::parse(status).unwrap(),
+        }
+    }
+    job
+}
+
+fn run(text: &str, status: RunStatus, cancelled: bool) -> RunView {
+    let contexts = BTreeMap::from([("vars".to_owned(), serde_json::json!({ "deploy": "yes" }))]);
+    RunView { status, cancelled, jobs: jobs(text), contexts }
+}
+
+fn words(actions: &[Action]) -> String {
+    let word = |action: &Action| match action {
+        Action::Queue { job } => format!("queue {job}"),
+        Action::Skip { job, cause, reason } => format!("skip {job} ({}): {reason}", cause.as_str()),
+        Action::Cancel { job, reason } => format!("cancel {job}: {reason}"),
+        Action::Fail { job, reason, .. } => format!("fail {job}: {reason}"),
+        Action::Run { status } => format!("run {status}"),
+    };
+    actions.iter().map(word).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn check(before: &str, expected: &str) {
+    let expected: Vec<&str> = expected.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    assert_eq!(words(&advance(&run(before, RunStatus::Queued, false))), expected.join("\n"));
+}
+
+#[test]
+fn a_job_is_queued_when_its_needs_have_ended_well() {
+    check("a\nb needs a", "queue a");
+    check("a running\nb needs a", "run running");
+    check("a succeeded\nb needs a", "queue b\nrun running");
+    check("a succeeded\nb running\nc needs a,b", "run running");
+}
+
+#[test]
+fn a_failure_skips_what_comes_after_it_and_says_so() {
+    check(
+        "a failed\nb needs a\nc needs b",
+        "skip b (upstream): its need `a` failed
+         skip c (upstream): its need `b` was skipped because of what came before it
+         run failed",
+    );
+    check("a cancelled\nb needs a", "skip b (upstream): its need `a` was cancelled\nrun cancelled");
+    check(
+        "a skipped cause superseded\nb needs a",
+        "skip b (upstream): its need `a` was superseded by a newer run\nrun skipped",
+    );
+}
+
+#[test]
+fn a_need_that_its_own_condition_skipped_is_satisfied_except_before_an_environment() {
+    check("a if false\nb needs a", "skip a (condition): its condition `false` was false\nqueue b");
+    check(
+        "a skipped cause condition\nb needs a environment",
+        "skip b (upstream): its need `a` was skipped by its own condition, and a job with an environment runs only after needs that ran
+         run skipped",
+    );
+    check("a skipped cause condition\nb needs a environment if always()", "queue b");
+}
+
+#[test]
+fn status_functions_mean_what_they_mean_elsewhere() {
+    check("a failed\nb needs a if failure()", "queue b\nrun running");
+    check("a failed\nb needs a if always()", "queue b\nrun running");
+    check("a failed\nb needs a if !cancelled()", "queue b\nrun running");
+    check(
+        "a succeeded\nb needs a if failure()",
+        "skip b (condition): its condition `failure()` was false\nrun succeeded",
+    );
+    // a condition without a status function has `success()` in it
+    check("a failed\nb needs a if true", "skip b (upstream): its need `a` failed\nrun failed");
+    // what came before the needs counts
+    check(
+        "a failed\nb succeeded needs a if always()\nc needs b\nd needs b if failure()",
+        "skip c (upstream): `a`, which comes before its needs, failed\nqueue d\nrun running",
+    );
+}
+
+#[test]
+fn a_condition_sees_needs_and_variables() {
+    check("a succeeded\nb needs a if needs.a.outputs.answer == 42 && vars.deploy == 'yes'", "queue b\nrun running");
+    check("a failed\nb needs a if always() && needs.a.result == 'failure'", "queue b\nrun running");
+}
+
+#[test]
+fn a_condition_that_cannot_be_read_fails_the_job_and_names_it() {
+    let actions = advance(&run("a if vars.", RunStatus::Queued, false));
+    let Action::Fail { job, class, reason } = &actions[0] else { panic!("{actions:?}") };
+    assert_eq!((job.as_str(), *class), ("a", FailureClass::Configuration));
+    assert!(reason.starts_with("its condition `vars.` cannot be evaluated: "), "{reason}");
+    assert_eq!(actions[1], Action::Run { status: RunStatus::Failed });
+}
+
+#[test]
+fn jobs_that_no_plan_would_hold_end_all_the_same() {
+    check("a needs ghost", "fail a: it needs the job `ghost`, which this run does not have\nrun failed");
+    check(
+        "a needs b\nb needs a",
+        "fail a: it needs, in a circle, itself; take one of the `needs` away
+         fail b: it needs, in a circle, itself; take one of the `needs` away
+         run failed",
+    );
+}
+
+#[test]
+fn a_cancelled_run_takes_back_what_has_not_begun() {
+    let text = "a running\nb queued\nc needs a\nd waiting\ne queued started\nf if always()\ng queued if cancelled()";
+    let cancelled = run(text, RunStatus::Running, true);
+    assert_eq!(
+        words(&advance(&cancelled)),
+        "cancel b: the run was cancelled before the job began\n\
+         cancel d: the run was cancelled before the job began\n\
+         queue f"
+    );
+    assert_eq!(
+        cancel(&jobs("a running\nb queued\nc waiting started\nd queued started\ne succeeded\nf waiting")),
+        [
+            CancelAction::Signal { job: "a".into() },
+            CancelAction::AbortRollout { job: "c".into() },
+            CancelAction::Signal { job: "d".into() },
+        ]
+    );
+}
+
+#[test]
+fn a_run_is_what_its_jobs_are() {
+    let status = |text: &str| segue_pipelines::progress::run_status(&jobs(text));
+    assert_eq!(status("a queued\nb"), RunStatus::Queued);
+    assert_eq!(status("a leased"), RunStatus::Running);
+    assert_eq!(status("a recovering"), RunStatus::Running);
+    assert_eq!(status("a succeeded\nb queued"), RunStatus::Running);
+    assert_eq!(status("a succeeded\nb waiting"), RunStatus::Waiting);
+    assert_eq!(status("a succeeded\nb skipped"), RunStatus::Succeeded);
+    assert_eq!(status("a succeeded\nb failed\nc cancelled"), RunStatus::Failed);
+    assert_eq!(status("a succeeded\nb cancelled"), RunStatus::Cancelled);
+    assert_eq!(status("a skipped"), RunStatus::Skipped);
+    assert_eq!(status(""), RunStatus::Skipped);
+}
+
+#[test]
+fn a_rerun_takes_what_failed_and_what_comes_after() {
+    let ended = "a succeeded\nb failed\nc skipped cause upstream needs b\nd skipped cause condition\ne succeeded needs b if always()";
+    let failed = rerun(&jobs(ended), Selection::Failed).unwrap();
+    assert_eq!((failed.again.join(" "), failed.carried.join(" ")), ("b c e".into(), "a d".into()));
+    let whole = rerun(&jobs(ended), Selection::Whole).unwrap();
+    assert_eq!((whole.again.len(), whole.carried.len()), (5, 0));
+    assert_eq!(rerun(&jobs("a succeeded"), Selection::Failed), Err(RerunError::NothingFailed));
+    let error = rerun(&jobs("a running"), Selection::Whole).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the run has not ended: job `a` is running; cancel the run first, or wait for its end"
+    );
+}
+
+fn lost(environment: Option<&str>, steps: &[(&str, StepStatus, bool)]) -> LostJob {
+    LostJob {
+        worker: "w1".parse().unwrap(),
+        last_heard: Timestamp(0),
+        environment: environment.map(Into::into),
+        idempotent: false,
+        cancelled: false,
+        losses_before: 0,
+        rollout: None,
+        steps: steps
+            .iter()
+            .enumerate()
+            .map(|(index, (name, status, is_contained))| LostStep {
+                index,
+                name: (*name).into(),
+                status: *status,
+                is_contained: *is_contained,
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn nothing_that_may_have_changed_the_world_is_run_again_in_silence() {
+    use StepStatus::{Running, Succeeded};
+    let requeued = |job: &LostJob| matches!(on_worker_lost(job), OnLoss::Requeue { .. });
+    let test = lost(None, &[("make test", Running, false)]);
+    assert!(requeued(&test));
+    assert!(requeued(&LostJob { losses_before: 1, ..test.clone() }));
+    assert!(matches!(on_worker_lost(&LostJob { losses_before: 2, ..test }), OnLoss::Fail { .. }));
+
+    let deploy = lost(Some("production"), &[("checkout", Succeeded, true), ("./migrate", Running, false)]);
+    let OnLoss::Fail { reason, class } = on_worker_lost(&deploy) else { panic!("run again") };
+    assert_eq!(class, FailureClass::WorkerLost);
+    assert_eq!(
+        reason,
+        "worker `w1` was lost in step 2 `./migrate`; it was last heard at 1970-01-01T00:00:00.000Z. \
+         `production` may have been changed: look at it, then rerun the job or mark it `idempotent`"
+    );
+    assert!(requeued(&LostJob { idempotent: true, ..deploy.clone() }));
+    assert!(requeued(&lost(Some("production"), &[("checkout", Running, true)])));
+    assert!(requeued(&lost(Some("production"), &[])));
+    let rolling = LostJob { rollout: Some(RolloutId(3)), cancelled: true, ..deploy.clone() };
+    assert_eq!(on_worker_lost(&rolling), OnLoss::AwaitRollout { rollout: RolloutId(3), step: 1 });
+    assert!(matches!(on_worker_lost(&LostJob { cancelled: true, ..deploy }), OnLoss::Cancel { .. }));
+}
+
+fn plan(steps: &[(bool, Option<&str>)]) -> JobPlan {
+    let step = |(continue_on_error, condition): &(bool, Option<&str>)| StepPlan {
+        id: None,
+        name: "step".into(),
+        condition: condition.map(Into::into),
+        env: IndexMap::new(),
+        working_directory: None,
+        timeout_seconds: None,
+        continue_on_error: *continue_on_error,
+        action: StepAction::Run { script: "true".into(), shell: "bash".into() },
+        line: 1,
+    };
+    JobPlan {
+        key: "deploy".into(),
+        name: "deploy".into(),
+        needs: Vec::new(),
+        condition: None,
+        runs_on: Vec::new(),
+        environment: Some("production".into()),
+        idempotent: false,
+        timeout_seconds: 60,
+        env: IndexMap::new(),
+        outputs: IndexMap::new(),
+        secrets: Vec::new(),
+        matrix: IndexMap::new(),
+        steps: steps.iter().map(step).collect(),
+    }
+}
+
+#[test]
+fn a_job_goes_on_after_its_rollout_where_a_step_can_run() {
+    use RolloutStatus::{Failed, Held, RolledBack, Succeeded};
+    let next = |steps: &[(bool, Option<&str>)], end, cancelled| {
+        after_rollout(&plan(steps), 0, end, Some("too many errors"), cancelled).map(|after| after.next)
+    };
+    let finish = |conclusion| move |next: &Option<Next>| matches!(next, Some(Next::Finish { conclusion: c, .. }) if *c == conclusion);
+    let on = Some(Next::Requeue { next_step: 1 });
+    let alone = [(false, None)];
+    assert_eq!(next(&alone, Held, false), None);
+    assert!(finish(Conclusion::Success)(&next(&alone, Succeeded, false)));
+    assert!(finish(Conclusion::Failure)(&next(&alone, RolledBack, false)));
+    assert!(finish(Conclusion::Cancelled)(&next(&alone, RolledBack, true)));
+    assert!(finish(Conclusion::Success)(&next(&[(true, None)], RolledBack, false)));
+    assert_eq!(next(&[(false, None), (false, None)], Succeeded, false), on);
+    assert!(finish(Conclusion::Failure)(&next(&[(false, None), (false, None)], Failed, false)));
+    assert!(finish(Conclusion::Failure)(&next(&[(false, None), (false, Some("vars.x"))], Failed, false)));
+    assert_eq!(next(&[(false, None), (false, Some("failure()"))], Failed, false), on);
+    assert_eq!(next(&[(false, None), (false, Some("always()"))], Failed, true), on);
+    let AfterRollout { step, outcome, reason, .. } =
+        after_rollout(&plan(&alone), 0, RolledBack, Some("too many errors"), false).unwrap();
+    assert_eq!((step, outcome), (StepStatus::Failed, Conclusion::Failure));
+    assert_eq!(reason.as_deref(), Some("the rollout was rolled back: too many errors"));
+}
+
+#[test]
+fn gates_say_what_they_wait_for() {
+    let open = GateFacts {
+        environment: Some("production".into()),
+        git_ref: "refs/heads/main".into(),
+        ref_allowed: true,
+        required_approvals: 1,
+        approvals: 1,
+        refused_by: None,
+        trusted: true,
+        foreign_code_approved: false,
+        environment_held_by: None,
+        free_disk_mib: 1000,
+        low_disk_mib: 512,
+    };
+    let reason = |facts: &GateFacts| match gate(facts) {
+        Gate::Open => "open".to_owned(),
+        Gate::AwaitPerson { reason } => format!("person: {reason}"),
+        Gate::Closed { reason } => format!("closed: {reason}"),
+        Gate::Refused { reason } => format!("refused: {reason}"),
+    };
+    assert_eq!(reason(&open), "open");
+    let with = |change: fn(&mut GateFacts)| {
+        let mut facts = open.clone();
+        change(&mut facts);
+        reason(&facts)
+    };
+    assert_eq!(with(|f| f.approvals = 0), "person: `production` requires 1 approval(s), this commit has 0");
+    assert_eq!(with(|f| f.refused_by = Some("ada".into())), "refused: refused by ada");
+    assert!(
+        with(|f| f.ref_allowed = false).starts_with("refused: `refs/heads/main` may not be deployed to `production`")
+    );
+    assert!(with(|f| f.trusted = false).starts_with("refused: code from outside"));
+    assert!(with(|f| (f.trusted, f.environment) = (false, None)).starts_with("person: the code comes from outside"));
+    assert!(with(|f| f.free_disk_mib = 100).starts_with("closed: only 100 MiB of disk are free"));
+    assert_eq!(with(|f| f.environment_held_by = Some("run 7".into())), "closed: run 7 is changing `production`");
+    // what never opens is said first
+    assert!(with(|f| (f.ref_allowed, f.approvals) = (false, 0)).starts_with("refused"));
+}
