@@ -3,7 +3,7 @@
 //! | request | body -> answer |
 //! | --- | --- |
 //! | `GET /v1/state` | -> [`HostState`] |
-//! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing |
+//! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing, one that was stopped is started anew |
 //! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
 //! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |
 //! | `POST /v1/instances/{id}/retire` | [`RetireInstance`] -> [`Instance`]; drained and stopped by the host itself when `after_ms` has passed |
@@ -42,7 +42,7 @@ pub struct Fence {
 pub struct StartInstance {
     /// The right to.
     pub fence: Fence,
-    /// The instance's name; asking again with the same name changes nothing.
+    /// The instance's name; asking again with the same name changes nothing, unless it was stopped: then it is started anew.
     pub instance: InstanceId,
     /// The release.
     pub release: Release,

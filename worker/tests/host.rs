@@ -5,8 +5,15 @@
 
 mod world;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use nix::sys::signal::Signal;
 use segue_schemas::{
     deploy::Outcome,
     host_api::{
@@ -108,6 +115,56 @@ async fn connections_wait_while_a_killed_proxy_is_started_again() {
     let batch = world.client.observations("production", "web", position, Duration::from_secs(5), 100).await.unwrap();
     assert_eq!((batch.observations.len(), batch.lost), (1, 1), "the last proxy's observation, and word of a gap");
     assert!(batch.next > position);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_lives_but_does_not_answer_is_replaced() {
+    let mut world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let mute = world.until_proxy(None).await;
+    world::signal(mute, Signal::SIGSTOP);
+    world.route(1, &[("web-1", 50)], &[]).await;
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+
+    // The same when the host is started again: the mute one holds the address, and has to give it up.
+    let mute = world.until_proxy(Some(mute)).await;
+    world.kill_host();
+    world::signal(mute, Signal::SIGSTOP);
+    world.start_host().await;
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_host_with_another_address_replaces_its_proxy_and_drops_nothing() {
+    let mut world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let before = world.until_proxy(None).await;
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=20"));
+    world.until_in_flight("web-1", 1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (address, host, stopped) = (world.address, world.host(), stop.clone());
+    let load = tokio::spawn(async move {
+        let mut answers = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            assert_eq!(get(address, host.clone(), "/").await.unwrap(), (200, "v1".into()));
+            answers += 1;
+        }
+        answers
+    });
+    world.kill_host();
+    world.start_host_listening(&["127.0.0.1:0", "[::1]:0"]).await;
+    world.until_proxy(Some(before)).await;
+    let listen = world.client.state().await.unwrap().listen;
+    assert_eq!((listen.len(), &listen[0]), (2, &world.address.to_string()), "the first address stays");
+    assert_eq!(get(listen[1].parse().unwrap(), world.host(), "/").await.unwrap(), (200, "v1".into()));
+    world::until_gone(before).await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(load.await.unwrap() > 0);
+    assert_eq!(stream.await.unwrap().unwrap().1.lines().count(), 20, "the former proxy ended after its last answer");
     world.end().await;
 }
 
@@ -481,6 +538,11 @@ async fn a_start_is_repeatable_and_an_instance_can_be_probed() {
     assert!(probe("/hang-up").await.error.is_some());
     let slow = world.client.probe(&id, &Probe { path: "/stream?lines=100".into(), timeout_ms: 100 }).await.unwrap();
     assert!(slow.status.is_none() && slow.error.unwrap().contains("within 100ms"));
+
+    let stopped = world.client.stop(&id, &StopInstance { fence: world.fence(1) }).await.unwrap();
+    assert_eq!(stopped.state, InstanceState::Stopped);
+    let anew = world.run("web-1", 2, 1).await;
+    assert_eq!((anew.release.id, anew.state), (ReleaseId(2), InstanceState::Running), "a stopped name is free again");
 
     let mut wrong = world.start_request("web-9", 9, 1);
     wrong.release.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();

@@ -53,7 +53,7 @@ pub enum EnsureError {
 
 /// Has a host running on `options.socket`: if none answers, `options.program` is started as
 /// `PROGRAM host --data DIR --socket PATH [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
-/// `DIR/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
+/// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let system = |source| EnsureError::System { program: options.program.clone(), source };
     let client = HostClient::new(&options.socket);
@@ -78,7 +78,9 @@ fn lock_start(data: &Path) -> io::Result<Flock<std::fs::File>> {
 
 async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let system = |source| EnsureError::System { program: options.program.clone(), source };
-    let log = options.data.join("host.log");
+    let folder = options.data.join("output");
+    super::make_private_folder(&folder).map_err(system)?;
+    let log = folder.join("host.log");
     let notify = options.data.join("ready.sock");
     match std::fs::remove_file(&notify) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(error)),

@@ -68,22 +68,8 @@ impl Host {
                 if recorded.instances.get(&named).is_some_and(|i| !i.is_stopped()) {
                     return Ok(None);
                 }
-                let port = free_port(recorded)?;
                 recorded.keep(&env, &start.release, &run, now());
-                let record = InstanceRecord {
-                    environment: env,
-                    release: start.release,
-                    run,
-                    port,
-                    prepared: false,
-                    stopping: false,
-                    process: None,
-                    restarts: 0,
-                    last_exit: None,
-                    failed: None,
-                    retire: None,
-                };
-                recorded.instances.insert(named, record);
+                recorded.add_instance(named, env, start.release, run, false)?;
                 Ok(Some(recorded.forget_old()))
             })
             .await?;
@@ -266,21 +252,23 @@ impl Host {
     /// Looks after an instance in a task of its own, until it has stopped or could not be started.
     pub(super) fn supervise(self: &Arc<Self>, id: InstanceId, found: Option<Process>) {
         let host = self.clone();
+        let Some(life) = self.store.current().instances.get(&id).map(|i| i.life) else { return };
         tokio::spawn(async move {
-            if let Err(error) = host.look_after(&id, found).await {
+            if let Err(error) = host.look_after(&Life { id: id.clone(), life }, found).await {
                 // The record can't be written, so nothing more is done to the world: what runs runs on.
                 tracing::error!(instance = %id, %error, "the instance is no longer looked after");
             }
         });
     }
 
-    async fn look_after(&self, id: &InstanceId, found: Option<Process>) -> Result<(), HostError> {
+    async fn look_after(&self, one: &Life, found: Option<Process>) -> Result<(), HostError> {
+        let id = &one.id;
         let mut found = found;
         let mut pause = FIRST_PAUSE;
         loop {
             let mut process = match found.take() {
                 Some(process) => process,
-                None => match self.start_process(id).await? {
+                None => match self.start_process(one).await? {
                     Some(process) => process,
                     None => return Ok(()),
                 },
@@ -288,17 +276,17 @@ impl Host {
             let began = Instant::now();
             let exit = tokio::select! {
                 exit = process.ended() => exit,
-                patience = self.must_end(id) => {
+                patience = self.must_end(one) => {
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "stopped");
-                    return self.note(id, |i| i.process = None).await;
+                    return self.note(one, |i| i.process = None).await;
                 }
             };
             if began.elapsed() > WELL_AFTER {
                 pause = FIRST_PAUSE;
             }
             tracing::warn!(instance = %id, %exit, ?pause, "ended by itself and is started again");
-            self.note(id, move |i| {
+            self.note(one, move |i| {
                 i.process = None;
                 i.last_exit = Some(exit);
                 i.restarts = i.restarts.saturating_add(1);
@@ -306,25 +294,38 @@ impl Host {
             .await?;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = self.must_end(id) => return Ok(()),
+                _ = self.must_end(one) => return Ok(()),
             }
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
     /// Starts the process of an instance; `None` when it was told to stop meanwhile or can't be started.
-    async fn start_process(&self, id: &InstanceId) -> Result<Option<Process>, HostError> {
-        let moved = self.give_free_port(id).await?;
+    async fn start_process(&self, one: &Life) -> Result<Option<Process>, HostError> {
+        let id = &one.id;
+        let Some(port) = one.among(&self.store.current()).map(|i| i.port) else { return Ok(None) };
+        // The port stays the instance's own over restarts, unless somebody else has taken it.
+        let moved = !process::is_free(port);
+        if moved {
+            let one = one.clone();
+            let change = self.store.change(move |recorded| {
+                let port = recorded.free_port()?;
+                if let Some(instance) = one.among_mut(recorded) {
+                    instance.port = port;
+                }
+                Ok(())
+            });
+            change.await?;
+        }
         let recorded = self.store.current();
-        let instance = recorded.instance(id)?;
-        if instance.stopping || *self.closing.borrow() {
+        let Some(instance) = one.among(&recorded).filter(|i| !i.stopping) else { return Ok(None) };
+        if *self.closing.borrow() {
             return Ok(None);
         }
-        let started = self.launch(id, instance);
-        match started {
+        match self.launch(id, instance) {
             Ok(process) => {
                 let record = process.record;
-                self.note(id, move |i| i.process = Some(record)).await?;
+                self.note(one, move |i| i.process = Some(record)).await?;
                 tracing::info!(instance = %id, pid = record.pid, address = %instance.address(), "started");
                 if moved {
                     // Recorded; told to the proxy now or, if there is none, to the next one.
@@ -334,7 +335,7 @@ impl Host {
             }
             Err(reason) => {
                 tracing::error!(instance = %id, reason, "can't be started");
-                self.note(id, move |i| i.failed = Some(reason)).await?;
+                self.note(one, move |i| i.failed = Some(reason)).await?;
                 Ok(None)
             }
         }
@@ -362,41 +363,29 @@ impl Host {
         Process::start(launch).map_err(|e| format!("`{program}` can't be run in {}: {e}", directory.display()))
     }
 
-    /// The port stays the instance's own over restarts, unless somebody else has taken it; whether it was changed.
-    async fn give_free_port(&self, id: &InstanceId) -> Result<bool, HostError> {
-        if process::is_free(self.store.current().instance(id)?.port) {
-            return Ok(false);
-        }
-        let named = id.clone();
-        let change = self.store.change(move |recorded| {
-            let port = free_port(recorded)?;
-            recorded.instance_mut(&named)?.port = port;
-            Ok(())
-        });
-        change.await.map(|()| true)
-    }
-
     /// Waits until an instance is told to stop or everything is; its time from TERM to KILL.
-    async fn must_end(&self, id: &InstanceId) -> Duration {
+    async fn must_end(&self, one: &Life) -> Duration {
         let (mut watch, mut closing) = (self.store.watch(), self.closing.subscribe());
-        let stopping = |recorded: &Arc<Recorded>| recorded.instances.get(id).is_none_or(|i| i.stopping);
+        let stopping = |recorded: &Arc<Recorded>| one.among(recorded).is_none_or(|i| i.stopping);
         // The senders are in `self` and outlive this.
         tokio::select! {
             _ = watch.wait_for(stopping) => {}
             _ = closing.wait_for(|closing| *closing) => {}
         }
-        let limit = self.store.current().instances.get(id).map_or(0, |i| i.run.stop_timeout_ms);
+        let limit = one.among(&self.store.current()).map_or(0, |i| i.run.stop_timeout_ms);
         Duration::from_millis(limit).min(MAX_WAIT)
     }
 
     async fn note(
         &self,
-        id: &InstanceId,
+        one: &Life,
         change: impl FnOnce(&mut InstanceRecord) + Send + 'static,
     ) -> Result<(), HostError> {
-        let id = id.clone();
+        let one = one.clone();
         let noted = self.store.change(move |recorded| {
-            change(recorded.instance_mut(&id)?);
+            if let Some(instance) = one.among_mut(recorded) {
+                change(instance);
+            }
             Ok(())
         });
         noted.await
@@ -418,6 +407,23 @@ impl Host {
     /// What marks an instance's processes on this machine: another host's instance of the same name has another mark.
     pub(super) fn mark(&self, id: &InstanceId) -> String {
         format!("{}/{id}", self.options.data.display())
+    }
+}
+
+/// One instance, told from another that has its name later.
+#[derive(Debug, Clone)]
+struct Life {
+    id: InstanceId,
+    life: u64,
+}
+
+impl Life {
+    fn among<'a>(&self, recorded: &'a Recorded) -> Option<&'a InstanceRecord> {
+        recorded.instances.get(&self.id).filter(|i| i.life == self.life)
+    }
+
+    fn among_mut<'a>(&self, recorded: &'a mut Recorded) -> Option<&'a mut InstanceRecord> {
+        recorded.instances.get_mut(&self.id).filter(|i| i.life == self.life)
     }
 }
 
@@ -453,11 +459,6 @@ async fn probe_once(instance: &InstanceRecord, path: &str, limit: Duration) -> P
     };
     let latency_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     ProbeResult { status: result.as_ref().ok().copied(), latency_us, error: result.err() }
-}
-
-fn free_port(recorded: &Recorded) -> Result<u16, HostError> {
-    let taken: Vec<u16> = recorded.instances.values().filter(|i| !i.is_stopped()).map(|i| i.port).collect();
-    process::free_port(&taken).map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))
 }
 
 fn check_start(start: &StartInstance) -> Result<(), HostError> {

@@ -13,7 +13,7 @@
 //! | `state.json` | what is recorded |
 //! | `lock` | held by the host, so that there are never two |
 //! | `releases/<digest>/` | unpacked releases, in which services run |
-//! | `output/<instance>.log` | what services print, at most 16 MiB each; `proxy.log` |
+//! | `output/<instance>.log` | what services print, at most 16 MiB each; `proxy.log` and the host's own `host.log` |
 //! | `proxy-<n>.sock`, `routes.json` | the proxy's control socket, the routes that it starts with |
 
 mod api;

@@ -27,7 +27,7 @@ use super::{
     process::{Process, record_of},
     refusal,
     state::{Recorded, Store, write_atomically},
-    unix_http,
+    unix_http::{self, CallError},
 };
 use crate::proxy::{
     control::{InFlightCount, ProxyState},
@@ -181,7 +181,16 @@ impl ProxyChild {
                 match told {
                     Ok((StatusCode::OK, _)) => return Ok(()),
                     Ok((status, body)) => return Err(format!("{status}: {}", String::from_utf8_lossy(&body))),
-                    Err(_) => self.wait_for_other_than(&living).await,
+                    Err(error) => {
+                        if matches!(error, CallError::Timeout { .. })
+                            && let Some(mut mute) = record_of(living.pid).and_then(|r| Process::adopt(r, ""))
+                        {
+                            // It lives and does not answer: the next one will.
+                            tracing::error!(pid = living.pid, %error, "the proxy is killed");
+                            mute.terminate(Duration::ZERO).await;
+                        }
+                        self.wait_for_other_than(&living).await;
+                    }
                 }
             }
         };
@@ -337,7 +346,7 @@ impl ProxyChild {
             .arg("--routes")
             .arg(&routes)
             .args(["--generation", &generation.to_string()])
-            .args(["--listen-fds", &numbers.join(",")])
+            .args(numbers.iter().flat_map(|fd| ["--listen-fds", fd]))
             .args(["--drain-ms", &self.drain.as_millis().to_string()])
             .env_remove("NOTIFY_SOCKET")
             .current_dir("/")

@@ -228,4 +228,46 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path().join("releases")).unwrap().count(), 0);
         assert!(!folder.path().join("evil").exists() && !folder.path().join("releases/evil").exists());
     }
+
+    /// A server that answers every connection the same, whatever it is asked, and says what it was asked.
+    fn answering(head: &'static str, body: Vec<u8>) -> (String, std::thread::JoinHandle<String>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/artifact", listener.local_addr().unwrap());
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut buffer = [0; 1024];
+            while !asked.ends_with(b"\r\n\r\n") {
+                let n = stream.read(&mut buffer).unwrap();
+                asked.extend_from_slice(&buffer[..n]);
+            }
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+            String::from_utf8(asked).unwrap().to_ascii_lowercase()
+        });
+        (url, served)
+    }
+
+    #[tokio::test]
+    async fn an_artifact_is_fetched_with_its_token_and_a_cut_one_is_not_taken() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let releases = Releases::open(folder.path().to_owned()).unwrap();
+        let bytes = artifact(&[Item::File("hello", 0o644, b"world")]);
+        let digest = digest_of(&bytes);
+        let url_of = |url: String| ArtifactSource::Url { url, token: "s3cret".into() };
+
+        let (url, _) = answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", Vec::new());
+        let error = releases.prepare(&digest, url_of(url)).await.unwrap_err();
+        assert!(error.message.contains("403"), "{error}");
+        let (url, _) = answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", bytes[..bytes.len() - 1].to_vec());
+        let error = releases.prepare(&digest, url_of(url)).await.unwrap_err();
+        assert!(error.message.contains("cut short"), "{error}");
+        assert!(!releases.has(&digest));
+
+        let (url, asked) = answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", bytes);
+        releases.prepare(&digest, url_of(url)).await.unwrap();
+        assert!(asked.join().unwrap().contains("authorization: bearer s3cret"));
+        assert_eq!(std::fs::read(releases.path(&digest).join("hello")).unwrap(), b"world");
+    }
 }

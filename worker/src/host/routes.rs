@@ -170,7 +170,8 @@ impl Host {
         let (record, new) = (kept.clone(), names.to_vec());
         let started = self.store.change(move |recorded| {
             for name in new {
-                recorded.add_from_kept(&record, name)?;
+                let KeptRelease { environment, release, run, .. } = record.clone();
+                recorded.add_instance(name, environment, release, run, true)?;
             }
             Ok(())
         });
@@ -343,27 +344,6 @@ impl Recorded {
         route.targets = targets;
         route.dead_man = None;
         route.restored = Some(Restored { at: now(), reason, epoch: route.epoch });
-    }
-
-    fn add_from_kept(&mut self, kept: &KeptRelease, name: InstanceId) -> Result<(), HostError> {
-        let taken: Vec<u16> = self.instances.values().filter(|i| !i.is_stopped()).map(|i| i.port).collect();
-        let port = super::process::free_port(&taken);
-        let port = port.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))?;
-        let record = InstanceRecord {
-            environment: kept.environment.clone(),
-            release: kept.release.clone(),
-            run: kept.run.clone(),
-            port,
-            prepared: true,
-            stopping: false,
-            process: None,
-            restarts: 0,
-            last_exit: None,
-            failed: None,
-            retire: None,
-        };
-        self.instances.insert(name, record);
-        Ok(())
     }
 }
 

@@ -18,7 +18,11 @@ use segue_schemas::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
-use super::{clock::Deadline, process::ProcessRecord, refusal};
+use super::{
+    clock::Deadline,
+    process::{self, ProcessRecord},
+    refusal,
+};
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
@@ -44,6 +48,8 @@ pub struct Recorded {
     pub proxy_process: Option<ProcessRecord>,
     /// For each address that was asked for, the one that is listened on (port 0 becomes a port that stays).
     pub listen: IndexMap<SocketAddr, SocketAddr>,
+    /// How many instances were started so far.
+    pub lives: u64,
     /// The instances, in the order in which they were started.
     pub instances: IndexMap<InstanceId, InstanceRecord>,
     /// The routes.
@@ -68,6 +74,8 @@ pub struct RunSpec {
 /// An instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InstanceRecord {
+    /// Tells it from one that had its name before: a stopped instance may be started again.
+    pub life: u64,
     /// Its environment.
     pub environment: String,
     /// Its release.
@@ -189,6 +197,42 @@ impl Recorded {
     pub fn instance_mut(&mut self, id: &InstanceId) -> Result<&mut InstanceRecord, HostError> {
         let missing = || refusal(HostErrorCode::NotFound, format!("no instance `{id}` here"));
         self.instances.get_mut(id).ok_or_else(missing)
+    }
+
+    /// Adds an instance that is yet to be started, with a free port. It takes the place of one of its name that was stopped.
+    pub fn add_instance(
+        &mut self,
+        id: InstanceId,
+        environment: String,
+        release: Release,
+        run: RunSpec,
+        prepared: bool,
+    ) -> Result<(), HostError> {
+        let port = self.free_port()?;
+        self.lives += 1;
+        let record = InstanceRecord {
+            life: self.lives,
+            environment,
+            release,
+            run,
+            port,
+            prepared,
+            stopping: false,
+            process: None,
+            restarts: 0,
+            last_exit: None,
+            failed: None,
+            retire: None,
+        };
+        self.instances.shift_remove(&id);
+        self.instances.insert(id, record);
+        Ok(())
+    }
+
+    /// A port that neither an instance nor anybody else has.
+    pub fn free_port(&self) -> Result<u16, HostError> {
+        let taken: Vec<u16> = self.instances.values().filter(|i| !i.is_stopped()).map(|i| i.port).collect();
+        process::free_port(&taken).map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))
     }
 
     /// The route that gives an instance traffic now, if one does.

@@ -12,7 +12,7 @@
 //! | `--control PATH` | its control socket ([`control`]); `PATH.listeners` hands out its listening sockets |
 //! | `--routes FILE` | the route table to start with (JSON); none there is an empty one |
 //! | `--generation N` | the number of this process among the host's proxies, which its observation sequences begin with |
-//! | `--listen-fds N,N` | descriptors of listening sockets that it inherits |
+//! | `--listen-fds N` | the descriptor of a listening socket that it inherits; may be repeated |
 //! | `--listen ADDRESS` | or an address that it listens on by itself; may be repeated |
 //! | `--drain-ms N` | after TERM, how long requests in flight may go on (30,000) |
 //! | `--threads N` | threads that carry traffic (1) |

@@ -15,6 +15,7 @@ use std::{
 
 use http::Method;
 use indexmap::IndexMap;
+use nix::sys::signal::Signal;
 use segue_schemas::{
     deploy::{Health, Release},
     duration::Span,
@@ -57,13 +58,19 @@ impl World {
     pub fn host_command(&self) -> Command {
         let mut command = Command::new(FIXTURE);
         command.arg("host").arg("--data").arg(self.data()).arg("--socket").arg(self.client.socket());
-        command.args(["--listen", "127.0.0.1:0", "--proxy-drain-ms", "3000", "--boot-id"]);
+        command.args(["--proxy-drain-ms", "3000", "--boot-id"]);
         command.arg(self.folder.path().join("boot-id"));
         command
     }
 
     pub async fn start_host(&mut self) {
-        self.host = Some(self.host_command().stdin(Stdio::null()).process_group(0).spawn().unwrap());
+        self.start_host_listening(&["127.0.0.1:0"]).await;
+    }
+
+    pub async fn start_host_listening(&mut self, listen: &[&str]) {
+        let mut command = self.host_command();
+        command.args(listen.iter().flat_map(|address| ["--listen", address]));
+        self.host = Some(command.stdin(Stdio::null()).process_group(0).spawn().unwrap());
         let began = Instant::now();
         loop {
             match self.client.state().await {
@@ -102,7 +109,7 @@ impl World {
         let instances = state["instances"].as_object().into_iter().flatten().map(|(_, i)| &i["process"]["pid"]);
         for pid in instances.chain([&state["proxy_process"]["pid"]]).filter_map(serde_json::Value::as_i64) {
             let group = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::killpg(group, Signal::SIGKILL);
         }
     }
 
@@ -297,8 +304,12 @@ pub async fn read_all(stream: &mut TcpStream, write: &[u8], end: &[u8]) -> Strin
 }
 
 pub fn kill(pid: u32) {
+    signal(pid, Signal::SIGKILL);
+}
+
+pub fn signal(pid: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(pid, signal).unwrap();
 }
 
 /// Ends an instance of release 1 and has every further start of it crash.
