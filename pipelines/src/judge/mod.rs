@@ -6,7 +6,8 @@
 //! passes a stage when the time is over, enough requests were seen, and it is measured no worse than the margin allows; else the
 //! stage is held. The probability to roll a release back that is as good as the one before is `false_alarm` over the whole rollout,
 //! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, [`blocks`] against
-//! the former release's stored rates once it answers nothing any more.
+//! the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
+//! gets `false_alarm` for itself.
 
 mod assigned;
 mod blocks;
@@ -170,14 +171,12 @@ impl Judge {
     /// Whether the verdict is to roll back, whatever the time.
     #[must_use]
     pub fn is_alarmed(&self) -> bool {
-        // cheap first: this is asked after every request
-        let part = self.rules.false_alarm;
-        let is_proven = |wealth: &Wealth, part: f64| wealth.reaches(part);
-        let side_by_side = part * SIDE_BY_SIDE_PART;
-        (is_proven(self.error_test.wealth(), side_by_side)
-            || is_proven(self.latency_test.wealth(), side_by_side)
-            || self.limits().any(|(limit, level)| is_proven(limit.test.wealth(), level)))
-            && self.accusation(&self.numbers(Decision::Continue, String::new())).is_some()
+        // this is asked after every request: the cheap part first
+        let level = self.rules.false_alarm * SIDE_BY_SIDE_PART;
+        let is_proven = self.error_test.wealth().reaches(level)
+            || self.latency_test.wealth().reaches(level)
+            || self.limits().any(|(limit, level)| limit.test.wealth().reaches(level));
+        is_proven && self.accusation(&self.numbers(Decision::Continue, String::new())).is_some()
     }
 
     /// The verdict at this moment.

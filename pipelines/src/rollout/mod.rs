@@ -21,6 +21,7 @@
 //!   `ShiftFailed` or `CleanUpFailed`. A host that does not answer at all is no input: the owner hands the rollout back.
 
 mod action;
+mod claim;
 mod input;
 mod machine;
 mod stages;

@@ -1,0 +1,159 @@
+//! How an owner takes a rollout over, at its beginning or later, and what the host did by itself meanwhile.
+
+use segue_schemas::{
+    deploy::{JournalKind, Strategy},
+    host_api::{Instance, InstanceState, RouteState},
+    id::InstanceId,
+    status::RolloutStatus,
+    time::Timestamp,
+};
+use serde_json::json;
+
+use super::{
+    action::{Action, Serves},
+    input::HostFacts,
+    machine::{Candidate, Phase, RolloutMachine, Then, record},
+    weights::reduce,
+};
+use crate::judge::Judge;
+
+impl RolloutMachine {
+    pub(super) fn on_claimed(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
+        if self.phase == Phase::New {
+            return self.begin(facts, out);
+        }
+        let targets = facts.route.as_ref().map(|r| &r.targets);
+        record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
+        if let Some(route) = &facts.route
+            && self.on_route(route, out)
+        {
+            return;
+        }
+        let lost = self.new.iter().find(|c| c.ready && !facts.carries(&c.instance)).map(|c| c.instance.clone());
+        match (self.phase.clone(), lost) {
+            (Phase::Shifting { .. } | Phase::Watching { .. }, Some(lost)) => {
+                self.roll_back(format!("the new release's instance {lost} is gone from the host"), out);
+            }
+            (Phase::Shifting { percent, then }, None) => self.shift(percent, then, out),
+            // asserts the weights, and with them this owner's epoch and the dead-man's switch
+            (Phase::Watching { ends, held_until }, None) => {
+                self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
+            }
+            (Phase::Starting, _) => self.start_new(out),
+            (Phase::Settling { pending }, _) => self.retire(&pending, out),
+            (Phase::GoingBack { tries, .. }, _) => self.go_back(tries, out),
+            (Phase::Reviving { .. }, _) => self.start_former(out),
+            (Phase::GivingUp { tries, .. }, _) => self.give_all_to_new(tries, out),
+            (Phase::CleaningUp { pending, .. }, _) => self.drain(&pending, out),
+            (Phase::Ended { status, serves }, _) => {
+                out.push(Action::Finish { status, serves, reason: self.reason.clone() });
+            }
+            (Phase::New, _) => {}
+        }
+    }
+
+    fn begin(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
+        self.status = RolloutStatus::Running;
+        self.former_release = self.spec.previous.clone();
+        if let Some(route) = &facts.route {
+            self.former = reduce(route.targets.clone());
+            self.known_restore = restore_key(route);
+            self.observed_until = route.newest_observation;
+        }
+        let release_of =
+            |instance: &InstanceId| facts.instances.iter().find(|i| i.id == *instance).map(|i| i.release.id);
+        let serves = |release| self.former.iter().all(|t| release_of(&t.instance) == Some(release));
+        if self.former_release.as_ref().is_some_and(|former| !serves(former.id)) {
+            // the host carries something else than the server knows of, which only its own instances can bring back
+            self.former_release = None;
+        }
+        if self.spec.is_rollback && !self.former.is_empty() && serves(self.spec.release.id) {
+            self.weight = 100;
+            let reason = format!("release {} has all the traffic already", self.spec.release.id);
+            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
+        }
+        self.name_instances(facts, out);
+        if let Strategy::Canary(canary) = &self.spec.strategy
+            && !self.former.is_empty()
+        {
+            self.judge = Some(Judge::new(canary));
+        }
+        self.phase = Phase::Starting;
+        self.start_new(out);
+    }
+
+    /// Gives the new instances their names. Going back takes the instances of the release that are still warm.
+    fn name_instances(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
+        let replicas = self.spec.service.replicas.clamp(1, 64) as usize;
+        let is_warm = |instance: &Instance| {
+            self.spec.is_rollback
+                && instance.release.id == self.spec.release.id
+                && instance.state == InstanceState::Running
+                && !self.former.iter().any(|t| t.instance == instance.id)
+        };
+        let mut names: Vec<InstanceId> =
+            facts.instances.iter().filter(|i| is_warm(i)).map(|i| i.id.clone()).take(replicas).collect();
+        // puts their end off; with traffic they stay by themselves
+        out.extend(names.iter().map(|instance| self.retirement(instance)));
+        let release = self.spec.release.id;
+        for replica in names.len()..replicas {
+            names.extend(self.instance_name(&format!("{release}-{replica}-{}", self.id)));
+        }
+        self.new = names.into_iter().map(|instance| Candidate { instance, ready: false }).collect();
+    }
+
+    /// `<service>-<suffix>`: the same for every owner, so that starting twice starts once.
+    pub(super) fn instance_name(&self, suffix: &str) -> Option<InstanceId> {
+        let service: String = self.spec.service.name.chars().take(30).collect();
+        format!("{service}-{suffix}").parse().or_else(|_| format!("service-{suffix}").parse()).ok()
+    }
+
+    fn start_new(&mut self, out: &mut Vec<Action>) {
+        let release = &self.spec.release;
+        for candidate in &mut self.new {
+            candidate.ready = false;
+            out.push(Action::Start { instance: candidate.instance.clone(), release: release.clone() });
+        }
+    }
+
+    /// Whether the route showed news that changed the course.
+    pub(super) fn on_route(&mut self, route: &RouteState, out: &mut Vec<Action>) -> bool {
+        let (Some(restored), key) = (&route.restored, restore_key(route)) else { return false };
+        if key == self.known_restore || matches!(self.phase, Phase::New | Phase::Ended { .. }) {
+            return false;
+        }
+        self.known_restore = key;
+        if restored.reason.starts_with("emergency") {
+            self.on_emergency(route, &restored.reason, out);
+            return true;
+        }
+        if matches!(self.phase, Phase::Shifting { .. } | Phase::Watching { .. }) {
+            let (at, reason) = (restored.at, &restored.reason);
+            self.roll_back(format!("the host took the traffic back by itself at {at}: {reason}"), out);
+            return true;
+        }
+        false
+    }
+
+    /// Somebody has put all traffic elsewhere at the host, and that stays so.
+    fn on_emergency(&mut self, route: &RouteState, reason: &str, out: &mut Vec<Action>) {
+        let with_weight = reduce(route.targets.clone());
+        let has_weight = |instance: &InstanceId| with_weight.iter().any(|t| t.instance == *instance);
+        record(out, JournalKind::Emergency, json!({ "reason": reason, "serves": route.targets }));
+        let reason = format!("taken back at the host, {reason}");
+        if self.new_instances().any(has_weight) {
+            // back to the very release that is rolled out
+            self.weight = 100;
+            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
+        }
+        self.status = RolloutStatus::RollingBack;
+        self.weight = 0;
+        self.former = with_weight;
+        self.reason = Some(reason);
+        self.clean_up(RolloutStatus::RolledBack, out);
+    }
+}
+
+fn restore_key(route: &RouteState) -> Option<(Timestamp, String)> {
+    route.restored.as_ref().map(|r| (r.at, r.reason.clone()))
+}
