@@ -4,6 +4,7 @@
 //! whose library owns its runtime); every other command builds the runtime that it needs.
 
 mod cli;
+mod demo;
 mod sample_service;
 
 use std::process::ExitCode;

@@ -75,7 +75,11 @@ impl ServerArgs {
     }
 }
 
-fn read_token(file: &std::path::Path) -> Result<SecretString, Failure> {
+/// A token that lies in a file.
+///
+/// # Errors
+/// It can't be read, or is empty.
+pub fn read_token(file: &std::path::Path) -> Result<SecretString, Failure> {
     let text = std::fs::read_to_string(file).explain(format_args!("cannot read the token in {}", file.display()))?;
     let token = text.trim();
     if token.is_empty() {

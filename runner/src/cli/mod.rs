@@ -8,7 +8,7 @@ mod cancel;
 pub mod client;
 mod completions;
 pub mod configuration;
-mod connection;
+pub mod connection;
 mod doctor;
 pub mod ending;
 mod eval;
@@ -26,6 +26,7 @@ mod rollout;
 mod run;
 mod runs;
 mod secret;
+pub mod serve;
 pub mod show;
 mod sse;
 mod validate;
@@ -54,8 +55,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(serve::UpArgs),
+    Server(serve::ServerArgs),
+    Worker(serve::WorkerArgs),
     Host(host::HostArgs),
     Proxy(host::ProxyArgs),
+    Demo(crate::demo::Args),
     Validate(validate::Args),
     Explain(explain::Args),
     Eval(eval::Args),
@@ -89,6 +94,10 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Up(args) => serve::run_up(args),
+        Command::Server(args) => serve::run_server(args),
+        Command::Worker(args) => serve::run_worker(args),
+        Command::Demo(args) => crate::demo::run(&args),
         Command::Host(args) => host::run_host(args),
         Command::Proxy(args) => host::run_proxy(args),
         Command::Validate(args) => validate::run(&args),

@@ -130,7 +130,11 @@ async fn send(asker: Arc<Asker>, stop: CancellationToken) {
         let is_stream = count.is_multiple_of(STREAM_EVERY);
         let asker = Arc::clone(&asker);
         requests.spawn(async move {
-            if is_stream { asker.stream().await } else { asker.ask().await }
+            if is_stream {
+                asker.stream().await
+            } else {
+                asker.ask().await
+            }
             drop(slot);
         });
     }

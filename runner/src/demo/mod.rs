@@ -74,25 +74,23 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
             _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
         };
         screen.finish();
-        if told.is_err() {
-            house.print_what_is_known().await;
-        }
-        let complaints = told.as_ref().map(Evidence::complaints).unwrap_or_default();
-        if args.keep && told.is_ok() {
+        let shown = told.and_then(|evidence| finish(args, &evidence));
+        if args.keep && shown.is_ok() {
             house.keep().await?;
         }
-        let closed = house.close(!complaints.is_empty() || told.is_err()).await;
-        let evidence = told?;
-        closed?;
-        finish(args, &evidence, &complaints)
+        let is_evidence = !matches!(shown, Ok(Exit::Done));
+        let closed = house.close(is_evidence).await;
+        shown.and_then(|exit| closed.map(|()| exit))
     })
 }
 
-fn finish(args: &Args, evidence: &Evidence, complaints: &[String]) -> Result<Exit, Failure> {
+/// Prints what it came to, and whether that is as it should be.
+fn finish(args: &Args, evidence: &Evidence) -> Result<Exit, Failure> {
+    let complaints = evidence.complaints();
     if !args.json {
         evidence.print();
     }
-    summary::print_complaints(complaints);
+    summary::print_complaints(&complaints);
     if args.json {
         summary::print_json(&evidence.summary())?;
     }
@@ -146,7 +144,9 @@ async fn planned_run(client: &Client, delivery: &DeliveryId) -> Result<RunId, Fa
                 (DeliveryStatus::Pending, _) => tokio::time::sleep(Duration::from_millis(10)).await,
                 (status, runs) => {
                     let reason = view.reason.unwrap_or_default();
-                    return Err(Failure::new(format_args!("one run should come of the push, but: {status:?} {runs:?} {reason}")));
+                    return Err(Failure::new(format_args!(
+                        "one run should come of the push, but: {status:?} {runs:?} {reason}"
+                    )));
                 }
             }
         }
@@ -176,13 +176,25 @@ impl Watcher<'_> {
         match event {
             RunEvent::Job(job) => {
                 let is_news = self.jobs.insert(job.key.clone(), job.status) != Some(job.status);
-                let active: Vec<&str> =
-                    self.jobs.iter().filter(|(_, status)| !status.is_final() && **status != JobStatus::Pending).map(|(key, _)| key.as_str()).collect();
+                let active: Vec<&str> = self
+                    .jobs
+                    .iter()
+                    .filter(|(_, status)| !status.is_final() && **status != JobStatus::Pending)
+                    .map(|(key, _)| key.as_str())
+                    .collect();
                 self.screen.run(active.join(", "));
                 if is_news && job.status.is_final() {
-                    let reason = job.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 160))).unwrap_or_default();
+                    let reason = job
+                        .reason
+                        .as_deref()
+                        .map(|reason| format!("  {}", show::one_line(reason, 160)))
+                        .unwrap_or_default();
                     let took = show::span(job.started_at, job.ended_at);
-                    self.screen.line(format_args!("  {:<12} {} {took}{reason}", job.key, show::status_text(&job.status)));
+                    self.screen.line(format_args!(
+                        "  {:<12} {} {took}{reason}",
+                        job.key,
+                        show::status_text(&job.status)
+                    ));
                 }
             }
             RunEvent::Rollout(rollout) => self.see_rollout(rollout),
@@ -196,7 +208,8 @@ impl Watcher<'_> {
     }
 
     fn see_rollout(&mut self, rollout: &Rollout) {
-        let reason = rollout.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
+        let reason =
+            rollout.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
         let line = format!(
             "    {:<12} {:>3} %  {}{reason}",
             rollout.spec.environment,
@@ -231,7 +244,12 @@ impl Traffic {
                     .iter()
                     .map(|(version, answers)| format!("{version}: {} ({} failed)", answers.total, answers.failed))
                     .collect();
-                screen.traffic(format!("{} requests, {} dropped | {}", tally.total(), tally.dropped, shares.join(" | ")));
+                screen.traffic(format!(
+                    "{} requests, {} dropped | {}",
+                    tally.total(),
+                    tally.dropped,
+                    shares.join(" | ")
+                ));
             }
         });
         Ok(Self { load, teller })

@@ -50,6 +50,11 @@ pub struct Push {
     pub message: &'static str,
 }
 
+/// The repository that is pushed to.
+pub fn bare(dir: &Path) -> PathBuf {
+    dir.join("origin.git")
+}
+
 /// The two repositories.
 #[derive(Debug)]
 pub struct Repository {
@@ -64,7 +69,7 @@ impl Repository {
     /// # Errors
     /// git is missing or refuses.
     pub async fn create(dir: &Path) -> Result<Self, Failure> {
-        let (bare, clone) = (dir.join("origin.git"), dir.join("clone"));
+        let (bare, clone) = (bare(dir), dir.join("clone"));
         let zeros = "0".repeat(40).parse().explain("a commit of zeros")?;
         let repository = Self { bare, clone, head: zeros };
         git(dir, &["init", "--quiet", "--bare", "--initial-branch=main", "origin.git"]).await?;
@@ -126,10 +131,43 @@ async fn git(dir: &Path, args: &[&str]) -> Result<String, Failure> {
         .stdin(std::process::Stdio::null())
         .output()
         .await
-        .map_err(|error| Failure::new(format_args!("cannot run git: {error}")).remedy("install git (apt-get install git)"))?;
+        .map_err(|error| {
+            Failure::new(format_args!("cannot run git: {error}")).remedy("install git (apt-get install git)")
+        })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Failure::new(format_args!("git {} failed: {said}", args.join(" "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_pipelines::{pipeline, service};
+
+    use super::*;
+
+    #[test]
+    fn the_sample_is_as_segue_would_have_it() {
+        let text = |path: &str| FILES.iter().find(|file| file.0 == path).expect("the file is there").1;
+        let path = ".segue/pipelines/deploy.yml";
+        assert!(pipeline::parse(path, text(path)).diagnostics.is_empty());
+        let path = ".segue/services/greeter.yml";
+        service::parse(path, text(path)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn pushes_are_commits_on_top_of_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut repository = Repository::create(dir.path()).await.unwrap();
+        let change = Change { version: "1", fails_in_production: 0.0, message: "one" };
+        let first = repository.push(change).await.unwrap();
+        assert!(first.before.is_zero());
+        let second = repository.push(Change { version: "2", fails_in_production: 0.2, ..change }).await.unwrap();
+        assert_eq!(second.before, first.after);
+        let pushed = git(repository.clone_url(), &["rev-parse", "main"]).await.unwrap();
+        assert_eq!(pushed.trim(), second.after.as_str());
+        let service = git(repository.clone_url(), &["show", "main:service.yml"]).await.unwrap();
+        assert!(service.contains("production: 0.2"), "{service}");
+    }
 }

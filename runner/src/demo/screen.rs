@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -15,6 +16,7 @@ pub struct Screen {
 }
 
 struct Moving {
+    is_coloured: bool,
     all: MultiProgress,
     run: ProgressBar,
     traffic: ProgressBar,
@@ -38,7 +40,9 @@ impl Screen {
         let line = format!("{dim}{:>6.2}s{dim:#}  {text}", self.started.elapsed().as_secs_f64());
         match &self.moving {
             // a terminal that can't be written to shows nothing; there is nobody to tell
-            Some(moving) => drop(moving.all.println(line)),
+            Some(moving) => {
+                drop(moving.all.println(if moving.is_coloured { line } else { strip_str(&line).to_string() }))
+            }
             None if self.is_json => anstream::eprintln!("{line}"),
             None => anstream::println!("{line}"),
         }
@@ -75,12 +79,14 @@ impl Screen {
 
 impl Moving {
     fn new() -> Self {
+        let is_coloured = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
         let all = MultiProgress::new();
-        let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
         let run = all.add(ProgressBar::new_spinner().with_style(style.clone()));
         let traffic = all.add(ProgressBar::new_spinner().with_style(style));
         run.enable_steady_tick(Duration::from_millis(100));
         traffic.enable_steady_tick(Duration::from_millis(100));
-        Self { all, run, traffic }
+        Self { is_coloured, all, run, traffic }
     }
 }

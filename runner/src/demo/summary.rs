@@ -72,13 +72,13 @@ pub struct Evidence {
 impl Evidence {
     /// The figures.
     pub fn summary(&self) -> Summary {
-        let runs = self.chapters().iter().map(|chapter| RunFigures {
+        let runs = self.chapters().map(|chapter| RunFigures {
             commit: chapter.run.commit.clone(),
             status: chapter.run.status,
             seconds: seconds(chapter.run.ended_at.unwrap_or(chapter.run.created_at), chapter.run.created_at),
         });
         let rollback = self.bad.production.as_ref().and_then(rollback_figures);
-        Summary { runs: runs.collect(), rollback, dropped_requests: self.tally.dropped }
+        Summary { runs: runs.into(), rollback, dropped_requests: self.tally.dropped }
     }
 
     /// What should be true and is not; empty when the demonstration holds.
@@ -92,7 +92,12 @@ impl Evidence {
         for chapter in [&self.first, &self.good] {
             claim(
                 chapter.run.status == RunStatus::Succeeded,
-                format!("{} should reach production, but its run is {}: {}", chapter.version, chapter.run.status, why(&chapter.run)),
+                format!(
+                    "{} should reach production, but its run is {}: {}",
+                    chapter.version,
+                    chapter.run.status,
+                    why(&chapter.run)
+                ),
             );
         }
         let weights = self.good.production.as_ref().map(weights).unwrap_or_default();
@@ -128,17 +133,29 @@ impl Evidence {
         );
         claim(tally.streams > 0, "streamed answers should have arrived whole".into());
         for (version, answers) in tally.versions.iter().filter(|(version, _)| *version != self.bad.version) {
-            claim(answers.failed == 0, format!("{version} is good, but answered {} of its requests with an error", answers.failed));
+            claim(
+                answers.failed == 0,
+                format!("{version} is good, but answered {} of its requests with an error", answers.failed),
+            );
         }
         let answered = |version: &str| tally.versions.get(version);
-        claim(answered(self.good.version).is_some(), format!("production should have answered with {}", self.good.version));
+        claim(
+            answered(self.good.version).is_some(),
+            format!("production should have answered with {}", self.good.version),
+        );
         let bad = answered(self.bad.version);
-        claim(bad.is_some_and(|answers| answers.failed > 0), format!("{} should have failed requests in production", self.bad.version));
+        claim(
+            bad.is_some_and(|answers| answers.failed > 0),
+            format!("{} should have failed requests in production", self.bad.version),
+        );
         let back_at = self.bad.production.as_ref().and_then(|view| traffic_back_at(&view.journal));
         if let (Some(bad), Some(back_at)) = (bad, back_at) {
             claim(
                 bad.last_begun <= back_at,
-                format!("no request should reach {} after {back_at}, but one did at {}", self.bad.version, bad.last_begun),
+                format!(
+                    "no request should reach {} after {back_at}, but one did at {}",
+                    self.bad.version, bad.last_begun
+                ),
             );
         }
     }
@@ -149,7 +166,8 @@ impl Evidence {
 
     /// Prints the summary for people.
     pub fn print(&self) {
-        let mut table = show::table(&["", "commit", "run", "took", "test", "build", "staging", "integration", "production"]);
+        let mut table =
+            show::table(&["", "commit", "run", "took", "test", "build", "staging", "integration", "production"]);
         for chapter in self.chapters() {
             let mut row = vec![
                 chapter.version.into(),
@@ -176,7 +194,12 @@ impl Evidence {
             .iter()
             .map(|(version, answers)| format!("{version}: {} ({} failed)", answers.total, answers.failed))
             .collect();
-        anstream::println!("production answered {} requests; {}; {} streams whole", tally.total(), versions.join(", "), tally.streams);
+        anstream::println!(
+            "production answered {} requests; {}; {} streams whole",
+            tally.total(),
+            versions.join(", "),
+            tally.streams
+        );
         if tally.held_back > 0 {
             anstream::println!("the load generator held {} requests back: this machine is busy", tally.held_back);
         }
@@ -225,21 +248,23 @@ fn seconds(to: Timestamp, from: Timestamp) -> f64 {
 
 /// The weights that the host confirmed, in order, each once.
 fn weights(view: &RolloutView) -> Vec<u64> {
-    let mut weights: Vec<u64> = shifts(&view.journal).map(|(_, percent)| percent).collect();
-    weights.dedup();
-    weights
+    shifts(&view.journal).into_iter().map(|(_, percent)| percent).collect()
 }
 
-fn shifts(journal: &[JournalEntry]) -> impl Iterator<Item = (Timestamp, u64)> {
-    journal
+/// When the host confirmed a weight other than the one before, and which.
+fn shifts(journal: &[JournalEntry]) -> Vec<(Timestamp, u64)> {
+    let confirmed = journal
         .iter()
         .filter(|entry| entry.kind == JournalKind::Shifted)
-        .filter_map(|entry| Some((entry.at, entry.detail.get("weight")?.as_u64()?)))
+        .filter_map(|entry| Some((entry.at, entry.detail.get("weight")?.as_u64()?)));
+    let mut shifts: Vec<(Timestamp, u64)> = confirmed.collect();
+    shifts.dedup_by_key(|(_, percent)| *percent);
+    shifts
 }
 
 /// `10 % (2.1s), 50 % (2.0s), 100 %`.
 fn stage_times(journal: &[JournalEntry]) -> String {
-    let shifts: Vec<(Timestamp, u64)> = shifts(journal).collect();
+    let shifts = shifts(journal);
     let ended = journal.iter().find(|entry| entry.kind == JournalKind::Ended).map(|entry| entry.at);
     let ends = shifts.iter().skip(1).map(|(at, _)| Some(*at)).chain([ended]);
     let stages = shifts.iter().zip(ends).map(|((at, percent), end)| match end {
@@ -251,7 +276,7 @@ fn stage_times(journal: &[JournalEntry]) -> String {
 
 fn rollback_figures(view: &RolloutView) -> Option<RollbackFigures> {
     let verdict = view.journal.iter().rfind(|entry| entry.kind == JournalKind::Verdict)?;
-    let (first_traffic, _) = shifts(&view.journal).find(|(_, percent)| *percent > 0)?;
+    let (first_traffic, _) = shifts(&view.journal).into_iter().find(|(_, percent)| *percent > 0)?;
     Some(RollbackFigures {
         canary_requests: verdict.detail.get("canary_requests")?.as_u64()?,
         verdict_seconds: seconds(verdict.at, first_traffic),

@@ -21,6 +21,7 @@ pub mod client;
 mod clock;
 mod ensure;
 mod instances;
+mod keep;
 mod output;
 mod process;
 mod proxy_child;
@@ -54,6 +55,7 @@ use tokio::{
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
+pub use keep::keep_running;
 use proxy_child::ProxyChild;
 use releases::Releases;
 use state::Store;
