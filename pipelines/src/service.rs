@@ -92,7 +92,8 @@ impl Check<'_, '_, '_> {
                 self.refuse(&["health", key], format!("`{key}` of a health check cannot be 0"), Some("write `1s`"));
             }
         }
-        for (i, warm_up) in spec.warm_up.iter().enumerate() {
+        let warm_ups = if self.is_whole("warm-up", spec.warm_up.len()) { &spec.warm_up[..] } else { &[] };
+        for (i, warm_up) in warm_ups.iter().enumerate() {
             if !warm_up.path.starts_with('/') {
                 self.refuse_item("warm-up", i, "path", format!("`{}` is no path of a request", warm_up.path), slash);
             }
@@ -107,7 +108,8 @@ impl Check<'_, '_, '_> {
     }
 
     fn routes(&mut self, spec: &ServiceSpec) {
-        for (i, route) in spec.routes.iter().enumerate() {
+        let routes = if self.is_whole("routes", spec.routes.len()) { &spec.routes[..] } else { &[] };
+        for (i, route) in routes.iter().enumerate() {
             if !route.path.starts_with('/') {
                 let message = format!("`{}` is no path of a request", route.path);
                 self.refuse_item("routes", i, "path", message, Some("begin it with `/`"));
@@ -142,6 +144,11 @@ impl Check<'_, '_, '_> {
         for entry in node.entries() {
             self.no_expressions(&entry.value);
         }
+    }
+
+    /// Whether every item of a list could be read, so that positions agree with the file's.
+    fn is_whole(&self, list: &str, read: usize) -> bool {
+        self.root.get(list).map_or(0, |list| list.items().len()) == read
     }
 
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {

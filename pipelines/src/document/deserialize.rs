@@ -25,8 +25,10 @@ pub(crate) fn deserialize<T: DeserializeOwned>(node: &Node, findings: &mut Findi
             Ok(value) => return Some(value),
             Err(error) => {
                 let span = error.span.clone().unwrap_or_else(|| node.span.clone());
-                let (code, message, help) = error.mistake.describe();
-                findings.error(code, &span, message, help);
+                if !error.is_consequence {
+                    let (code, message, help) = error.mistake.describe();
+                    findings.error(code, &span, message, help);
+                }
                 match error.aside {
                     Some(place) if !findings.is_full() && aside.borrow_mut().insert(place) => {}
                     _ => return None,
@@ -43,6 +45,8 @@ struct Error {
     span: Option<Range<usize>>,
     /// The entry or item that holds it, by where that begins.
     aside: Option<usize>,
+    /// It comes of a mistake that was told already: what is missing was set aside.
+    is_consequence: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +81,7 @@ impl Mistake {
 
 impl Error {
     fn new(mistake: Mistake) -> Self {
-        Self { mistake, span: None, aside: None }
+        Self { mistake, span: None, aside: None, is_consequence: false }
     }
 
     fn at(mut self, span: &Range<usize>, aside: Option<usize>) -> Self {
@@ -180,11 +184,25 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
                 ScalarKind::String => visitor.visit_borrowed_str(&scalar.text),
             },
             Content::Sequence(items) => visitor.visit_seq(Items { reader: self, rest: items.iter() }),
-            Content::Mapping(entries) => visitor.visit_map(Entries { reader: self, rest: entries.iter(), entry: None }),
+            Content::Mapping(entries) => visitor.visit_map(Entries::new(self, entries, false)),
         };
-        result.map_err(|error: Error| match error.mistake {
-            // told at the key that this mapping belongs to, by who reads that
-            Mistake::Missing(_) => error,
+        result.map_err(|error: Error| error.at(&self.node.span, None))
+    }
+
+    /// A key of a struct with nothing written after it counts as left out.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let Content::Mapping(entries) = &self.node.content else { return self.deserialize_any(visitor) };
+        visitor.visit_map(Entries::new(self, entries, true)).map_err(|error: Error| match error.mistake {
+            // the place is the key that this mapping belongs to; who reads that adds it
+            Mistake::Missing(key) => {
+                let set_aside = self.node.entry(key).is_some_and(|entry| !self.is_kept(entry.key_span.start));
+                Error { is_consequence: error.is_consequence || set_aside, ..error }
+            }
             _ => error.at(&self.node.span, None),
         })
     }
@@ -229,7 +247,7 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple tuple_struct
-        map struct identifier ignored_any
+        map identifier ignored_any
     }
 }
 
@@ -254,6 +272,13 @@ struct Entries<'a> {
     reader: Reader<'a>,
     rest: std::slice::Iter<'a, Entry>,
     entry: Option<&'a Entry>,
+    skips_empty: bool,
+}
+
+impl<'a> Entries<'a> {
+    fn new(reader: Reader<'a>, entries: &'a [Entry], skips_empty: bool) -> Self {
+        Self { reader, rest: entries.iter(), entry: None, skips_empty }
+    }
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'de> {
@@ -261,7 +286,9 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let reader = self.reader;
-        let Some(entry) = self.rest.find(|entry| reader.is_kept(entry.key_span.start)) else { return Ok(None) };
+        let skips_empty = self.skips_empty;
+        let is_read = |entry: &&Entry| reader.is_kept(entry.key_span.start) && !(skips_empty && entry.value.is_null());
+        let Some(entry) = self.rest.find(is_read) else { return Ok(None) };
         self.entry = Some(entry);
         let key: StrDeserializer<'_, Error> = entry.key.as_str().into_deserializer();
         seed.deserialize(key).map(Some).map_err(|error| error.at(&entry.key_span, Some(entry.key_span.start)))

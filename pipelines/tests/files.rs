@@ -1,0 +1,154 @@
+//! Files as data: each `cases/pipeline/NAME.yml` stands beside `NAME.plan`, what is planned for the events that its first lines
+//! name (`#! push refs/heads/main`), or `NAME.error`, its diagnostics as people see them; each file of `cases/service` and
+//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`.
+
+#![expect(clippy::disallowed_methods, reason = "these tests read their cases from files")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use segue_pipelines::{
+    config,
+    diagnostic::{Diagnostic, Severity, Style, render},
+    pipeline,
+    plan::{explain, plan},
+    service,
+};
+use segue_schemas::{
+    id::CommitSha,
+    plan::RunPlan,
+    trigger::{Event, Trigger},
+};
+use serde::Serialize;
+
+const ACCEPT: &str = "ACCEPT=1 cargo test -p segue-pipelines --test files";
+
+#[test]
+fn pipelines() {
+    check("pipeline", 20, pipeline_report);
+}
+
+#[test]
+fn services() {
+    check("service", 3, |name, text| read_report(text, service::parse(&format!(".segue/services/{name}.yml"), text)));
+}
+
+#[test]
+fn configurations() {
+    check("config", 3, |_, text| read_report(text, config::parse("segue.yaml", text)));
+}
+
+/// Compares every case of a folder with what stands beside it, or puts it there.
+fn check(folder: &str, fewest: usize, report: impl Fn(&str, &str) -> (&'static str, String)) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(folder);
+    let accept = std::env::var("ACCEPT").is_ok_and(|value| value == "1");
+    let mut names: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".yml").map(String::from))
+        .collect();
+    names.sort();
+    assert!(names.len() >= fewest, "cases are gone from {}", folder.display());
+    let mut differing = Vec::new();
+    for name in names {
+        let text = fs::read_to_string(folder.join(format!("{name}.yml"))).unwrap();
+        let (extension, found) = report(&name, &text);
+        let wanted = fs::read_to_string(folder.join(format!("{name}.{extension}"))).unwrap_or_default();
+        if accept {
+            for old in ["plan", "value", "error"] {
+                let _absent = fs::remove_file(folder.join(format!("{name}.{old}")));
+            }
+            fs::write(folder.join(format!("{name}.{extension}")), &found).unwrap();
+        } else if found != wanted {
+            differing.push(format!("--- {name}.{extension}: wanted\n{wanted}\n--- {name}.{extension}: found\n{found}"));
+        }
+    }
+    assert!(differing.is_empty(), "{}\n\nto accept what was found: {ACCEPT}", differing.join("\n"));
+}
+
+fn read_report<T: Serialize>(text: &str, read: Result<T, Vec<Diagnostic>>) -> (&'static str, String) {
+    match read {
+        Ok(value) => ("value", serde_yaml::to_string(&value).unwrap()),
+        Err(diagnostics) => ("error", shown(&diagnostics, text)),
+    }
+}
+
+fn shown(diagnostics: &[Diagnostic], text: &str) -> String {
+    diagnostics.iter().map(|diagnostic| render(diagnostic, text, Style::Plain) + "\n\n").collect()
+}
+
+/// What is to stand beside a case, and under which extension.
+fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
+    let file = format!(".segue/pipelines/{name}.yml");
+    let parsed = pipeline::parse(&file, text);
+    let shown = shown(&parsed.diagnostics, text);
+    if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        assert!(parsed.pipeline.is_none(), "{name}: a broken file became a pipeline");
+        return ("error", shown);
+    }
+    let mut report = shown;
+    let mut planned: Option<RunPlan> = None;
+    for line in text.lines().map_while(|line| line.strip_prefix("#! ")) {
+        let (trigger, changed) = event(line);
+        let files = [(file.as_str(), text)];
+        for pipeline in explain(&files, &trigger, changed.as_deref()) {
+            let verb = if pipeline.matches { "runs" } else { "does not run" };
+            writeln!(report, "{line}\n  {} {verb}: {}", pipeline.name, pipeline.reason).unwrap();
+            for job in pipeline.jobs.iter().filter(|_| pipeline.matches) {
+                let verb = if job.would_run { "runs" } else { "does not run" };
+                writeln!(report, "    {} {verb}: {}", job.id, job.reason).unwrap();
+            }
+        }
+        let result = plan(&files, &trigger, changed.as_deref());
+        assert!(result.broken.is_empty() && result.runs.len() + result.not_matching.len() == 1, "{name}: {line}");
+        planned = planned.or_else(|| result.runs.into_iter().next());
+    }
+    if let Some(plan) = planned {
+        write!(report, "---\n{}", serde_yaml::to_string(&plan).unwrap()).unwrap();
+    }
+    ("plan", report)
+}
+
+/// `push REF`, `pull_request ACTION BASE`, `workflow_dispatch`, each with ` changed: FILE ...` where that is known.
+fn event(line: &str) -> (Trigger, Option<Vec<String>>) {
+    let (event, changed) = match line.split_once(" changed:") {
+        Some((event, files)) => (event, Some(files.split_whitespace().map(String::from).collect())),
+        None => (line, None),
+    };
+    let commit = |digit: &str| -> CommitSha { digit.repeat(40).parse().unwrap() };
+    let words: Vec<&str> = event.split_whitespace().collect();
+    let event = match words.as_slice() {
+        ["push", full_ref] => Event::Push {
+            r#ref: (*full_ref).into(),
+            before: commit("a"),
+            after: commit("b"),
+            message: "Change it".into(),
+            forced: false,
+        },
+        ["delete", full_ref] => Event::Push {
+            r#ref: (*full_ref).into(),
+            before: commit("a"),
+            after: commit("0"),
+            message: String::new(),
+            forced: false,
+        },
+        ["pull_request", action, base] => Event::PullRequest {
+            action: (*action).into(),
+            number: 7,
+            title: "A title".into(),
+            head_ref: "topic".into(),
+            head: commit("c"),
+            head_repository: Some("octo/app".into()),
+            base_ref: (*base).into(),
+            base: commit("a"),
+            draft: false,
+        },
+        ["workflow_dispatch", rest @ ..] => Event::WorkflowDispatch {
+            r#ref: "refs/heads/main".into(),
+            commit: commit("b"),
+            pipeline: rest.first().map(ToString::to_string),
+            inputs: indexmap::IndexMap::new(),
+        },
+        _ => panic!("`{line}` is no event that the cases know"),
+    };
+    (Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), event }, changed)
+}
