@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod duration;
 pub mod host_api;
 pub mod id;
+pub mod json_schema;
 pub mod plan;
 pub mod status;
 pub mod time;
