@@ -340,11 +340,7 @@ impl RolloutMachine {
                 record(out, JournalKind::RolledBack, detail);
                 self.clean_up(RolloutStatus::RolledBack, out);
             }
-            Phase::GivingUp { .. } if percent == 100 => {
-                self.weight = 100;
-                let reason = self.reason.clone();
-                self.finish(RolloutStatus::Succeeded, Serves::New, reason, out);
-            }
+            Phase::GivingUp { .. } if percent == 100 => self.finish_with_new(out),
             _ => {}
         }
     }

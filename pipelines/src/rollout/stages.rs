@@ -85,8 +85,8 @@ impl RolloutMachine {
         match self.phase {
             Phase::Watching { .. } => self.review(now, out),
             Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
-            Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(out),
-            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.give_all_to_new(tries, out),
+            Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(1, out),
+            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
             _ => {}
         }
     }

@@ -65,11 +65,13 @@ impl RolloutMachine {
                 self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
             }
             Phase::GoingBack { tries, retry_at } if percent == 0 => {
-                if *tries < TRIES_BEFORE_REVIVAL {
+                // back to nothing needs nobody: it is tried until the host can do it
+                if *tries < TRIES_BEFORE_REVIVAL || self.former.is_empty() {
                     *retry_at = Some(now + pause(*tries));
                     *tries += 1;
                 } else {
-                    self.revive(out);
+                    let tries = *tries;
+                    self.revive(tries, out);
                 }
             }
             Phase::GivingUp { tries, retry_at } if percent == 100 => {
@@ -81,10 +83,9 @@ impl RolloutMachine {
     }
 
     /// Starts the former release anew, under names that were not used yet; an instance that has stopped stays so.
-    pub(super) fn revive(&mut self, out: &mut Vec<Action>) {
-        let may_try = !self.former.is_empty() && self.revivals < MAX_REVIVALS;
-        let Some(release) = self.former_release.clone().filter(|_| may_try) else {
-            return self.give_up(out);
+    pub(super) fn revive(&mut self, tries: u32, out: &mut Vec<Action>) {
+        let Some(release) = self.former_release.clone().filter(|_| self.revivals < MAX_REVIVALS) else {
+            return self.give_all_to_new(tries, out);
         };
         self.revivals += 1;
         if self.revivals > 1 {
@@ -122,22 +123,21 @@ impl RolloutMachine {
     }
 
     /// Nothing of the former release can be brought back. Rather than to leave the traffic between a dead release and a bad one,
-    /// all of it goes to the one that lives, and the record says so.
-    fn give_up(&mut self, out: &mut Vec<Action>) {
-        let why = self.reason.take().unwrap_or_default();
-        self.reason = Some(format!(
-            "{why}; but the former release could not be brought back, so all traffic is with release {}",
-            self.spec.release.id
-        ));
-        record(out, JournalKind::Held, json!({ "reason": self.reason }));
-        self.former = Vec::new();
-        self.give_all_to_new(1, out);
-    }
-
+    /// all of it goes to the one that lives. Where that fails as well, the two are tried by turns.
     pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
         self.phase = Phase::GivingUp { tries, retry_at: None };
         let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
         out.push(Action::Shift { percent: 100, targets, fallback: Vec::new(), dead_man: false });
+    }
+
+    pub(super) fn finish_with_new(&mut self, out: &mut Vec<Action>) {
+        let why = self.reason.take().unwrap_or_default();
+        let release = self.spec.release.id;
+        let reason = format!(
+            "{why}; but the former release could not be brought back, so release {release} has all the traffic"
+        );
+        self.weight = 100;
+        self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
     }
 
     // --- ending ---

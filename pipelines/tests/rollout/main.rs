@@ -5,7 +5,7 @@
 mod world;
 
 use proptest::prelude::*;
-use segue_pipelines::rollout::{Input, RestoreError, RolloutMachine, Serves};
+use segue_pipelines::rollout::{Action, Input, RestoreError, RolloutMachine, Serves};
 use segue_schemas::{
     deploy::{RolloutCommand, Strategy as How},
     status::RolloutStatus,
@@ -162,6 +162,45 @@ fn a_former_release_that_died_is_started_anew() {
     world.settle();
     assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
     insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn where_the_former_release_cannot_be_brought_back_the_new_one_gets_everything() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.lose(false);
+    world.say(RolloutCommand::Abort);
+    while world.finished.is_none() {
+        let is_revival = matches!(world.queue.front(), Some(Action::Start { .. }));
+        if !world.perform(!is_revival) {
+            assert!(world.sleep(), "{}", world.story.join("\n"));
+        }
+    }
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+    let reason = world.machine.reason().unwrap();
+    assert_eq!(
+        reason,
+        "aborted (ada); but the former release could not be brought back, so release 2 has all the traffic"
+    );
+}
+
+#[test]
+fn a_first_release_that_died_leaves_nothing_behind() {
+    let mut world = World::first(How::HotSwap);
+    world.claim();
+    world.perform(true);
+    world.perform(true);
+    world.lose(true);
+    for _ in 0..6 {
+        world.perform(false);
+        world.pass(40);
+    }
+    world.settle();
+    world.sleep();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    assert!(world.targets.is_empty());
 }
 
 #[test]
