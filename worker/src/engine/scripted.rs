@@ -3,7 +3,8 @@
 //! | command | does |
 //! | --- | --- |
 //! | `print TEXT` | writes the text and a line's end |
-//! | `show NAME` | writes the value of an environment variable |
+//! | `show NAME` | writes an environment variable as `NAME=VALUE` |
+//! | `value NAME` | writes the value of an environment variable |
 //! | `append NAME TEXT` | appends a line to the file that the environment variable names |
 //! | `sleep MS` | takes that long |
 //! | `hang` | never ends by itself; heeds a kill |
@@ -160,6 +161,10 @@ async fn interpret(
             }
             "show" => {
                 let _ = writeln!(output, "{rest}={}", env.get(rest).map_or("", String::as_str));
+                continue;
+            }
+            "value" => {
+                let _ = writeln!(output, "{}", env.get(rest).map_or("", String::as_str));
                 continue;
             }
             "append" => {

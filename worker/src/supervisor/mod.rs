@@ -19,7 +19,7 @@ mod keeper;
 mod nursery;
 pub mod protocol;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},

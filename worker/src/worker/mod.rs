@@ -269,3 +269,6 @@ fn lock(data_dir: &Path) -> Result<Flock<OwnedFd>, WorkerError> {
 fn directory(path: &Path, error: &std::io::Error) -> WorkerError {
     WorkerError::Directory(format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;
