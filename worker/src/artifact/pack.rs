@@ -313,7 +313,8 @@ mod tests {
     #[test]
     fn unsafe_archives_are_refused_and_nothing_is_written_outside() {
         use EntryType::{Char, Directory, Link, Regular, Symlink};
-        let cases: &[(&str, &[(&str, EntryType, &str)])] = &[
+        type Entry = (&'static str, EntryType, &'static str);
+        let cases: &[(&str, &[Entry])] = &[
             ("lies outside", &[("../evil", Regular, "x")]),
             ("lies outside", &[("/tmp/segue-evil", Regular, "x")]),
             ("lies outside", &[("a/../../evil", Regular, "x")]),

@@ -167,7 +167,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
 /// Within a JSON string (RFC 8259 section 7).
 fn json_form(text: &str) -> Vec<u8> {
     let quoted = serde_json::Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].as_bytes().to_vec()
+    quoted.as_bytes()[1..quoted.len() - 1].to_vec()
 }
 
 /// Percent-encoded (RFC 3986 section 2.1), everything but unreserved characters.
