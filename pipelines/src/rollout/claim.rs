@@ -2,6 +2,7 @@
 
 use segue_schemas::{
     deploy::{JournalKind, Strategy},
+    host_api::Target,
     host_api::{Instance, InstanceState, RouteState},
     id::InstanceId,
     status::RolloutStatus,
@@ -34,6 +35,10 @@ impl RolloutMachine {
             (Phase::Shifting { .. } | Phase::Watching { .. }, Some(lost)) => {
                 self.roll_back(format!("the new release's instance {lost} is gone from the host"), out);
             }
+            (Phase::Shifting { .. } | Phase::Watching { .. }, None) if self.was_taken_back(facts) => {
+                let why = "the traffic was found back where it was, taken back by an owner that could not say why";
+                self.roll_back(why.into(), out);
+            }
             (Phase::Shifting { percent, then }, None) => self.shift(percent, then, out),
             // asserts the weights, and with them this owner's epoch and the dead-man's switch
             (Phase::Watching { ends, held_until }, None) => {
@@ -50,6 +55,13 @@ impl RolloutMachine {
             }
             (Phase::New, _) => {}
         }
+    }
+
+    /// Whether the new release had weight, as an owner confirmed, and has none at the host: an earlier owner that judged it
+    /// acted without the journal, because it could not reach the server, and died before it could. Its word stands.
+    fn was_taken_back(&self, facts: &HostFacts) -> bool {
+        let has_weight = |t: &Target| t.weight > 0 && self.new.iter().any(|c| c.instance == t.instance);
+        self.weight > 0 && facts.route.as_ref().is_some_and(|route| !route.targets.iter().any(has_weight))
     }
 
     fn begin(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {

@@ -412,6 +412,24 @@ async fn what_was_done_while_the_server_was_away_is_journaled_even_after_the_lea
 }
 
 #[tokio::test]
+async fn a_verdict_that_was_acted_on_stands_although_its_judge_died_before_it_could_say_so() {
+    let world = World::new(canary(), Behaviour::BAD);
+    world.server.leave_at(JournalKind::RollBackIntent);
+    let (first, _) = world.worker();
+    eventually("the server is away", || world.server.is_away.load(Ordering::SeqCst)).await;
+    eventually("the traffic is back", || world.host.serving() == [OLD]).await;
+    kill(first).await;
+    let weights = world.host.weights_asked_for().len();
+    world.server.end_lease();
+    world.server.come_back();
+    let _second = world.worker();
+    assert_eq!(world.ended().await.status, RolloutStatus::RolledBack);
+    world.is_wholly(OLD);
+    let after = &world.host.weights_asked_for()[weights..];
+    assert!(after.iter().all(|(_, targets)| targets.len() == 1), "the bad release got traffic again: {after:?}");
+}
+
+#[tokio::test]
 async fn a_worker_cut_off_from_its_server_lets_the_host_fall_back() {
     let mut strategy = canary();
     if let Strategy::Canary(spec) = &mut strategy {
