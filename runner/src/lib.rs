@@ -6,12 +6,14 @@
 pub mod api;
 pub mod artifact_store;
 pub mod auth;
+pub mod backup;
 pub mod control;
 pub mod log_store;
 pub mod mirror;
 pub mod notify;
 pub mod planner;
 pub mod reconcile;
+pub mod retention;
 pub mod secrets;
 pub mod store;
 pub mod tags;

@@ -36,6 +36,7 @@ pub use clock::Clock;
 pub use doorbell::{Bell, Doorbell, Listener};
 pub use error::{Result, StoreError};
 pub use model::*;
+pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 
 use self::{sql::Conn, writer::Writer};

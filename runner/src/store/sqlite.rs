@@ -87,9 +87,16 @@ pub(super) async fn checkpoint(file: std::path::PathBuf, committed: Arc<Notify>)
     }
 }
 
+/// Whether a database is whole.
+pub(crate) async fn check_database(file: &Path) -> Result<()> {
+    let mut connection = options(file).create_if_missing(false).connect().await?;
+    let word: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+    if word == "ok" { Ok(()) } else { Err(StoreError::corrupt(file.display().to_string(), word)) }
+}
+
 /// Writes a consistent copy of the database to a new file, while it is in use.
-pub(super) async fn copy_to(file: &Path, target: &Path) -> Result<()> {
-    let mut connection = options(file).pragma("cache_size", "-512").connect().await?;
+pub(crate) async fn copy_database(file: &Path, target: &Path) -> Result<()> {
+    let mut connection = options(file).create_if_missing(false).pragma("cache_size", "-512").connect().await?;
     sqlx::query("VACUUM INTO $1").bind(target.to_string_lossy().into_owned()).execute(&mut connection).await?;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod intake;
 mod jobs;
 mod people;
 mod random;
+mod retention;
 mod rollouts;
 mod speed;
 mod world;
@@ -79,6 +80,10 @@ conformance! {
         an_emergency_ends_what_drove_the_pair,
         a_lost_worker_that_had_asked_for_a_rollout_waits_for_it,
         cancelling_aborts_the_rollout_that_is_waited_for,
+    }
+    retention::{
+        old_logs_artifacts_and_runs_go_and_what_is_needed_stays,
+        too_much_goes_the_oldest_first_and_points_are_counted,
     }
     random::{
         invariants_hold_under_random_operations,

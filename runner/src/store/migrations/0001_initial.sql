@@ -75,7 +75,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_of_repository ON runs (repository, id);
 CREATE INDEX runs_of_pipeline ON runs (repository, pipeline, git_ref, id);
-CREATE INDEX runs_by_age ON runs (created_at);
+CREATE INDEX runs_by_age ON runs (ended_at);
 CREATE INDEX runs_of_delivery ON runs (delivery_id);
 
 CREATE TABLE attempts (
@@ -332,11 +332,3 @@ CREATE TABLE notifications (
     error       TEXT
 );
 CREATE INDEX notifications_due ON notifications (next_try_at) WHERE done_at IS NULL;
-
--- When each kind of clean-up last ran and what it freed.
-CREATE TABLE retention (
-    kind  TEXT   NOT NULL PRIMARY KEY,        -- logs, artifacts, releases, runs
-    at    BIGINT NOT NULL,
-    items BIGINT NOT NULL,
-    bytes BIGINT NOT NULL
-);
