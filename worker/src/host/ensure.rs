@@ -55,7 +55,16 @@ pub enum EnsureError {
 /// `PROGRAM host --data DIR --socket PATH [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
 /// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
-    let system = |source| EnsureError::System { program: options.program.clone(), source };
+    let program = options.program.clone();
+    let system = |source| EnsureError::System { program: program.clone(), source };
+    // The host's own directory is another one.
+    let absolute = |path: &Path| std::path::absolute(path).map_err(system);
+    let options = HostOptions {
+        data: absolute(&options.data)?,
+        socket: absolute(&options.socket)?,
+        program: absolute(&options.program)?,
+        ..options.clone()
+    };
     let client = HostClient::new(&options.socket);
     if client.state().await.is_ok() {
         return Ok(Ensured::Running);
@@ -67,7 +76,7 @@ pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureErro
     if client.state().await.is_ok() {
         return Ok(Ensured::Running);
     }
-    start(options).await
+    start(&options).await
 }
 
 fn lock_start(data: &Path) -> io::Result<Flock<std::fs::File>> {

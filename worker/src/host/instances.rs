@@ -61,7 +61,7 @@ impl Host {
         let source = start.artifact.clone();
         let run = RunSpec::of(&start);
         let (named, env) = (id.clone(), start.fence.environment.clone());
-        let forgotten = self
+        let begun = self
             .store
             .change(move |recorded| {
                 recorded.admit(&start.fence)?;
@@ -69,29 +69,26 @@ impl Host {
                     return Ok(None);
                 }
                 recorded.keep(&env, &start.release, &run, now());
-                recorded.add_instance(named, env, start.release, run, false)?;
-                Ok(Some(recorded.forget_old()))
+                let life = recorded.add_instance(named, env, start.release, run, false)?;
+                Ok(Some((life, recorded.forget_old())))
             })
             .await?;
         // Another call with this name came between; it goes on with it.
-        let Some(forgotten) = forgotten else { return Ok(()) };
+        let Some((life, forgotten)) = begun else { return Ok(()) };
+        let one = Life { id: id.clone(), life };
         self.tidy(&forgotten);
         if let Err(error) = self.releases.prepare(&digest, source).await {
-            let named = id.clone();
             let forget = self.store.change(move |recorded| {
-                recorded.instances.shift_remove(&named);
+                if one.among(recorded).is_some() {
+                    recorded.instances.shift_remove(&one.id);
+                }
                 recorded.kept.retain(|k| k.release.digest != digest || k.good);
                 Ok(())
             });
             forget.await?;
             return Err(error);
         }
-        let named = id.clone();
-        let prepared = self.store.change(move |recorded| {
-            recorded.instance_mut(&named)?.prepared = true;
-            Ok(())
-        });
-        prepared.await?;
+        self.note(&one, |i| i.prepared = true).await?;
         self.supervise(id, None);
         Ok(())
     }

@@ -171,7 +171,7 @@ impl Host {
         let started = self.store.change(move |recorded| {
             for name in new {
                 let KeptRelease { environment, release, run, .. } = record.clone();
-                recorded.add_instance(name, environment, release, run, true)?;
+                let _life = recorded.add_instance(name, environment, release, run, true)?;
             }
             Ok(())
         });
@@ -218,7 +218,8 @@ fn find_destination(
     let wanted = match to {
         Some(id) => id,
         None => {
-            let usable = usable(recorded, &route.fallback);
+            let mut usable = usable(recorded, &route.fallback);
+            usable.retain(|t| recorded.instances.get(&t.instance).is_some_and(|i| i.process.is_some()));
             if let Some(release) = main_release(recorded, &usable)
                 && (from.is_none_or(|f| f.id != release.id) || !has_one_release(recorded, &route.targets))
             {

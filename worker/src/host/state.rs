@@ -199,7 +199,8 @@ impl Recorded {
         self.instances.get_mut(id).ok_or_else(missing)
     }
 
-    /// Adds an instance that is yet to be started, with a free port. It takes the place of one of its name that was stopped.
+    /// Adds an instance that is yet to be started, with a free port, and gives its life's number. It takes the place of one of
+    /// its name that was stopped.
     pub fn add_instance(
         &mut self,
         id: InstanceId,
@@ -207,7 +208,7 @@ impl Recorded {
         release: Release,
         run: RunSpec,
         prepared: bool,
-    ) -> Result<(), HostError> {
+    ) -> Result<u64, HostError> {
         let port = self.free_port()?;
         self.lives += 1;
         let record = InstanceRecord {
@@ -226,7 +227,7 @@ impl Recorded {
         };
         self.instances.shift_remove(&id);
         self.instances.insert(id, record);
-        Ok(())
+        Ok(self.lives)
     }
 
     /// A port that neither an instance nor anybody else has.
