@@ -111,3 +111,51 @@ impl Tagger {
         self.mirrors.push_tag(name, source, &wanted.tag, &wanted.commit).await.map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{REPOSITORY, Stand};
+
+    async fn tagger(stand: &Stand, change: impl FnOnce(&mut Config)) -> Tagger {
+        let running = stand.running.as_ref().unwrap();
+        let mut config = running.reach.config.as_ref().clone();
+        change(&mut config);
+        let data = stand.data().join("another");
+        let options =
+            crate::store::StoreOptions { data, config: Arc::new(config.clone()), clock: crate::store::Clock::system() };
+        let store = Store::open(options).await.unwrap();
+        Tagger { store, mirrors: Arc::new(Mirrors::new(stand.data().join("mirrors"))), config: Arc::new(config) }
+    }
+
+    fn wanted(commit: &segue_schemas::id::CommitSha) -> WantedTag {
+        WantedTag { tag: "rollback-20260102-030405".into(), repository: REPOSITORY.into(), commit: commit.clone() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_rollback_point_becomes_a_tag_of_the_repository_it_came_from() {
+        let stand = Stand::start().await;
+        let commit = stand.push("d1", &[("a", "1")]).await;
+        stand.settled("d1").await;
+        // without a word in the operator's file it is pushed to where the commit was fetched from
+        let tagger = tagger(&stand, |config| config.repositories.clear()).await;
+        tagger.push(&wanted(&commit)).await.unwrap();
+        let git_ref = RefName::parse("refs/tags/rollback-20260102-030405").unwrap();
+        let (_, target) = tagger.mirrors.resolve(&stand.upstream.source(), Some(&git_ref)).await.unwrap();
+        assert_eq!(target, commit);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn where_tags_are_off_or_not_taken_there_is_a_note() {
+        let stand = Stand::start().await;
+        let commit = stand.upstream.commit("main", &[("a", "1")]);
+        let off = tagger(&stand, |config| config.repositories[REPOSITORY].rollback_tags = Some(false)).await;
+        assert!(off.push(&wanted(&commit)).await.unwrap_err().contains("`rollback-tags` is off"));
+        drop(off);
+        let away = tagger(&stand, |config| {
+            config.repositories[REPOSITORY].clone_url = Some("http://127.0.0.1:9/acme/shop.git".into());
+        })
+        .await;
+        assert!(away.push(&wanted(&commit)).await.unwrap_err().contains("127.0.0.1:9"));
+    }
+}

@@ -197,7 +197,8 @@ impl Stand {
 
     /// Registers a worker and claims one job; `None` where there is none at once.
     pub async fn claim(&self) -> Option<Value> {
-        let register = json!({"worker": "w1", "incarnation": "1", "labels": ["linux"], "capacity": 4, "version": "0"});
+        let register =
+            json!({"worker": "w1", "incarnation": "1", "labels": ["linux"], "capacity": 1000, "version": "0"});
         let answer = self.worker(Method::POST, "/api/v1/worker/register").json(&register).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         let claim = json!({"worker": "w1", "incarnation": "1", "labels": ["linux"], "wait_ms": 0});

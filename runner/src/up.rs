@@ -18,7 +18,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use secrecy::{ExposeSecret as _, SecretString};
-use segue_schemas::config::Config;
+use segue_schemas::{config::Config, host_api::HostState};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ use crate::{
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
+    reconcile,
     store::{Clock, Store, StoreError, StoreOptions},
     tags::Tagger,
     telemetry::Metrics,
@@ -92,7 +93,7 @@ pub enum UpError {
 }
 
 /// What a worker or a host's keeper in the same process needs to know of the server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Reach {
     /// The server's address, `http://HOST:PORT`.
     pub server_url: String,
@@ -102,6 +103,18 @@ pub struct Reach {
     pub data: PathBuf,
     /// The operator's configuration.
     pub config: Arc<Config>,
+    store: Store,
+}
+
+impl Reach {
+    /// Tells the server what a host carries, whenever it was just reached: an emergency rollback that was done there
+    /// without the server is put on record. The same once more changes nothing.
+    ///
+    /// # Errors
+    /// The store can't record it.
+    pub async fn tell_host_state(&self, host: &str, state: &HostState) -> Result<(), StoreError> {
+        reconcile::host(&self.store, host, state).await
+    }
 }
 
 /// A part of the process that lives beside the server: runs until the token is cancelled, then ends in order.
@@ -174,9 +187,10 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     tasks.spawn(planner.run(stopping.clone()));
     tasks.spawn(notifier.run(stopping.clone()));
     tasks.spawn(tagger.run(stopping.clone()));
-    tasks.spawn(keep_house(store, stopping.clone()));
+    tasks.spawn(keep_house(store.clone(), stopping.clone()));
     tasks.spawn(api::serve::serve(listener, api::router(app), stopping.clone()));
-    let reach = Reach { server_url: format!("http://{}", reachable(address)), worker_token: keys.worker, data, config };
+    let server_url = format!("http://{}", reachable(address));
+    let reach = Reach { server_url, worker_token: keys.worker, data, config, store };
     Ok(Running { address, admin_token_file, reach, stopping, tasks, _lock: lock })
 }
 

@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App,
-    error::{ApiError, Result},
+    error::Result,
     extract::{OptionalBody, Path, Query},
     stream, views,
 };
@@ -141,22 +141,8 @@ async fn approve(
     Path(id): Path<RunId>,
     OptionalBody(request): OptionalBody<ApproveRequest>,
 ) -> Result<Json<Approved>> {
-    let jobs = app.store.run_detail(id, None).await?.jobs;
-    let environment = match &request.job {
-        None => None,
-        Some(key) => {
-            let job = jobs.iter().find(|(job, _)| job.plan.key == *key);
-            let (job, _) = job.ok_or_else(|| ApiError::not_found(format!("run {id} has no job `{key}`")))?;
-            let environment = job.plan.environment.clone();
-            Some(environment.ok_or_else(|| ApiError::refused(format!("job `{key}` has no environment to approve")))?)
-        }
-    };
-    let environments = app.store.approve(id, environment.as_deref(), somebody(request.by)).await?;
-    // an approval counts for the environment: for each of its jobs that has not ended
-    let counts = |environment: &Option<String>| environment.as_ref().is_some_and(|e| environments.contains(e));
-    let approved =
-        jobs.iter().map(|(job, _)| job).filter(|job| !job.status.is_final() && counts(&job.plan.environment));
-    Ok(Json(Approved { jobs: approved.map(|job| job.plan.key.clone()).collect() }))
+    let jobs = app.store.approve(id, request.job.as_deref(), somebody(request.by)).await?;
+    Ok(Json(Approved { jobs }))
 }
 
 /// Deliveries, newest first: what came in, and what became of it.

@@ -11,7 +11,10 @@ mod tree;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,12 @@ const FETCHES: usize = 4;
 pub const MAX_PIPELINE_FILES: usize = 100;
 /// The largest pipeline file in bytes.
 pub const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// After so many fetches git may tidy the mirror up: it packs what has become many small files.
+const FETCHES_PER_TIDYING: u64 = 64;
+/// Time limit of tidying up.
+const TIDY_LIMIT: Duration = Duration::from_secs(1800);
+/// Commits that no ref leads to any more (a forced push) can be run again for so long.
+const PRUNE: &str = "gc.pruneExpire=90.days.ago";
 /// Names of changed files are listed up to this many bytes; above, every path counts as changed.
 const CHANGED_LIMIT: usize = 8 * 1024 * 1024;
 const SMALL_OUTPUT: usize = 64 * 1024;
@@ -131,6 +140,7 @@ pub struct Mirrors {
     root: PathBuf,
     readers: WarmReaders,
     fetches: Semaphore,
+    fetched: AtomicU64,
     /// One fetch at a time per repository; an entry lives as long as somebody fetches or waits to.
     fetching: Mutex<HashMap<RepositoryName, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -143,6 +153,7 @@ impl Mirrors {
             root,
             readers: WarmReaders::default(),
             fetches: Semaphore::new(FETCHES),
+            fetched: AtomicU64::new(0),
             fetching: Mutex::new(HashMap::new()),
         }
     }
@@ -196,6 +207,9 @@ impl Mirrors {
         self.fetch(repository, &path, source, &missing, limit).await?;
         if self.last_source(repository).await.as_ref() != Some(source) {
             note_source(&path, source).await?;
+        }
+        if self.fetched.fetch_add(1, Ordering::Relaxed) % FETCHES_PER_TIDYING == FETCHES_PER_TIDYING - 1 {
+            tokio::spawn(tidy(path));
         }
         Ok(())
     }
@@ -418,6 +432,16 @@ async fn make_mirror(path: &Path) -> Result<bool, MirrorError> {
     git::run_ok("making a mirror", command, QUICK_LIMIT, SMALL_OUTPUT).await?;
     tokio::fs::rename(&unfinished, path).await.map_err(folder)?;
     Ok(true)
+}
+
+/// Packs a mirror that has many small files; does nothing to others. Readers and fetches go on meanwhile.
+async fn tidy(mirror: PathBuf) {
+    let mut command = git::command(Some(&mirror));
+    // what `command` turns off for everybody else
+    command.args(["-c", "gc.auto=2000", "-c", "gc.autoDetach=false", "-c", PRUNE, "gc", "--auto", "--quiet"]);
+    if let Err(error) = git::run_ok("tidying a mirror up", command, TIDY_LIMIT, SMALL_OUTPUT).await {
+        tracing::warn!(mirror = %mirror.display(), %error, "a mirror is left as it is");
+    }
 }
 
 /// The address may hold a password: only the owner reads it.

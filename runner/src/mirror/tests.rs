@@ -157,3 +157,21 @@ async fn a_tag_is_pushed_back_and_pushing_it_again_is_fine() {
     let tag = RefName::parse("refs/tags/rollback-20260102-030405").unwrap();
     assert_eq!(world.mirrors.resolve(&world.upstream.source(), Some(&tag)).await.unwrap().1, commit);
 }
+
+#[tokio::test]
+async fn tidying_up_packs_small_files_and_keeps_what_is_read() {
+    let world = world();
+    let commit = world.upstream.commit("main", &[("a", "1")]);
+    world.bring("refs/heads/main", &commit).await.unwrap();
+    let mirror = world.mirrors.path(&world.repository);
+    let mut many = git::command(Some(&mirror));
+    // more small files than git tolerates
+    many.args(["-c", "alias.many=!for n in $(seq 2500); do echo $n > n$n; done; ls n* | sed s,^,$PWD/, | git hash-object -w --stdin-paths", "many"]);
+    let objects = world._folder.path().join("objects");
+    std::fs::create_dir(&objects).unwrap();
+    many.current_dir(&objects);
+    git::run_ok("making many", many, QUICK_LIMIT, 1 << 20).await.unwrap();
+    tidy(mirror.clone()).await;
+    assert!(std::fs::read_dir(mirror.join("objects/pack")).unwrap().count() > 0, "nothing was packed");
+    assert!(world.mirrors.contains(&world.repository, &commit).await.unwrap());
+}
