@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use segue_schemas::{
-    api::{ReleaseList, ReleaseQuery, RollbackRequest},
+    api::{EmergencyReport, ReleaseList, ReleaseQuery, RollbackRequest},
     deploy::{Release, Rollout},
     host_api::{EmergencyResult, EmergencyRollback},
     id::ReleaseId,
@@ -94,12 +94,25 @@ async fn at_the_host(args: &Args) -> Result<Exit, Failure> {
         .emergency_rollback(&args.environment, &args.service, &request)
         .await
         .map_err(|error| explain_host(&error, &socket))?;
+    tell_server(args, &result, request.reason).await;
     if args.json {
         show::json(&result)?
     } else {
         print(args, &result)
     }
     Ok(Exit::Done)
+}
+
+/// Has it put on record at once. A server that can't be reached hears of it from the host at its next start.
+async fn tell_server(args: &Args, result: &EmergencyResult, reason: String) {
+    let Ok(client) = args.server.client() else { return };
+    let path = format!("/environments/{}/services/{}/emergency", segment(&args.environment), segment(&args.service));
+    let report = EmergencyReport { result: result.clone(), reason };
+    if let Err(error) = client.post::<_, Rollout>(&path, &report).await {
+        anstream::eprintln!(
+            "the server has no record of it yet, and takes it from the host when it next starts: {error}"
+        );
+    }
 }
 
 /// A release's number as it was given, or the one behind a tag. Tags are known to the server alone; with the server down
