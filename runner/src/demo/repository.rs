@@ -96,7 +96,7 @@ impl Repository {
     /// # Errors
     /// git refuses.
     pub async fn push(&mut self, change: Change) -> Result<Push, Failure> {
-        let mut service = format!("version: {}\nlatency: 5ms\n", change.version);
+        let mut service = format!("version: {}\nlatency: 20ms\n", change.version);
         if change.fails_in_production > 0.0 {
             service.push_str(&format!("fail-share:\n  production: {}\n", change.fails_in_production));
         }

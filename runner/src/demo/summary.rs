@@ -96,7 +96,7 @@ impl Evidence {
                     "{} should reach production, but its run is {}: {}",
                     chapter.version,
                     chapter.run.status,
-                    why(&chapter.run)
+                    why(chapter)
                 ),
             );
         }
@@ -109,7 +109,7 @@ impl Evidence {
         let passed = ["test", "build", "staging", "integration"].iter().all(|key| {
             self.bad.jobs.iter().any(|job| job.key == *key && job.status == segue_schemas::status::JobStatus::Succeeded)
         });
-        claim(passed, format!("{} should pass its tests and staging: {}", self.bad.version, why(&self.bad.run)));
+        claim(passed, format!("{} should pass its tests and staging: {}", self.bad.version, why(&self.bad)));
         let rolled_back = self.bad.production.as_ref().map(|view| view.rollout.status);
         claim(
             rolled_back == Some(RolloutStatus::RolledBack),
@@ -238,8 +238,11 @@ pub fn print_json(summary: &Summary) -> Result<(), Failure> {
     show::json(summary)
 }
 
-fn why(run: &RunSummary) -> &str {
-    run.reason.as_deref().unwrap_or("no reason was recorded")
+/// The run's own reason, else those of its jobs.
+fn why(chapter: &Chapter) -> String {
+    let of_jobs =
+        chapter.jobs.iter().filter_map(|job| job.reason.as_ref().map(|reason| format!("{}: {reason}", job.key)));
+    chapter.run.reason.clone().unwrap_or_else(|| of_jobs.collect::<Vec<_>>().join("; "))
 }
 
 fn seconds(to: Timestamp, from: Timestamp) -> f64 {

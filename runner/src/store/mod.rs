@@ -94,8 +94,8 @@ impl Store {
         let artifacts = ArtifactStore::open(data.join("artifacts"))?;
         let secrets = SecretBox::new(config.secrets.key_file.clone(), &data);
         let file = data.join("segue.db");
+        make_secret(&file)?;
         let (writer, readers) = sqlite::connect(&file).await?;
-        restrict(&file)?;
         let doorbell = Arc::new(Doorbell::default());
         let committed = Arc::new(Notify::new());
         let checkpointer = tokio::spawn(sqlite::checkpoint(file, committed.clone())).abort_handle();
@@ -188,9 +188,17 @@ fn make_private(path: &std::path::Path, mode: u32) -> Result<()> {
         .map_err(|e| StoreError::files(format!("the directory {} can't be made", path.display()), &e))
 }
 
-/// The database holds tokens' hashes and sealed secrets: nobody but the runner reads it.
-fn restrict(file: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
-        .map_err(|e| StoreError::files(format!("the mode of {} can't be set", file.display()), &e))
+/// The database holds sealed secrets: nobody but the runner reads it. SQLite gives its write-ahead log the mode that the
+/// database has when it is opened, so the mode is there first.
+fn make_secret(file: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|open| open.set_permissions(private))
+        .map_err(|e| StoreError::files(format!("{} can't be made private", file.display()), &e))
 }
