@@ -87,6 +87,7 @@ pub const ACTIONS: [Action; 5] = [
             optional("false-alarm", Kind::Rate),
             optional("error-margin", Kind::Rate),
             optional("latency-ratio", Kind::Ratio),
+            optional("latency-floor", Kind::Duration),
             optional("max-error-rate", Kind::Rate),
             optional("max-p95", Kind::Duration),
         ],

@@ -142,6 +142,18 @@ fn a_small_excess_is_within_the_margin_and_a_larger_one_holds() {
 }
 
 #[test]
+fn a_difference_below_the_floor_is_none() {
+    let twice_as_slow = |floor| {
+        let rules = JudgeSpec { latency_floor: Span::millis(floor), ..JudgeSpec::default() };
+        Script::new(rules).requests(4_000, |_, o| o.latency_us *= 2)
+    };
+    let verdict = twice_as_slow(5);
+    assert_eq!(verdict.decision, Decision::RollBack);
+    assert!(verdict.reason.contains(" times as slow at the "), "{}", verdict.reason);
+    assert_eq!(twice_as_slow(50).decision, Decision::Advance);
+}
+
+#[test]
 fn errors_of_one_client_count_once() {
     let poisoned = |unit: Option<u64>| {
         move |n: u64, o: &mut Observation| {

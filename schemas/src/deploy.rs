@@ -158,6 +158,9 @@ pub struct JudgeSpec {
     pub error_margin: f64,
     /// How many times slower the canary may be at the compared quantile and still count as no slower.
     pub latency_ratio: f64,
+    /// A difference of latency up to this counts as none, whatever the ratio: where answers take a millisecond, a busy machine
+    /// makes them twice as slow.
+    pub latency_floor: Span,
     /// The error rate that is never acceptable, whatever the control's is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_error_rate: Option<f64>,
@@ -173,6 +176,7 @@ impl Default for JudgeSpec {
             false_alarm: 0.005,
             error_margin: 0.01,
             latency_ratio: 1.25,
+            latency_floor: Span::millis(5),
             max_error_rate: None,
             max_p95: None,
         }

@@ -140,7 +140,10 @@ impl Judge {
                 |former: &Blocks| Limit { blocks: self.canary_blocks.clone(), test: AboveRate::worse_than(former) };
             let slow = |i: usize| {
                 let usual = self.former.latency.quantile(QUANTILES[STORED_QUANTILES[i]]).unwrap_or(f64::MAX);
-                ((usual * self.rules.latency_ratio) as u64, beside(&self.control_blocks[i + 1]))
+                (
+                    (usual * self.allowed_ratio(QUANTILES[STORED_QUANTILES[i]])) as u64,
+                    beside(&self.control_blocks[i + 1]),
+                )
             };
             self.stored = Some(Stored { errors: beside(&self.control_blocks[0]), latency: [slow(0), slow(1)] });
         }
@@ -328,13 +331,13 @@ impl Judge {
                 ));
             }
             for quantile in [0.5, 0.9] {
-                let ratio = self.latency_ratio(quantile);
-                if ratio > n.latency.allowed {
+                let (ratio, allowed) = (self.latency_ratio(quantile), self.allowed_ratio(quantile));
+                if ratio > allowed {
                     return Some(format!(
                         "it is {ratio:.2} times as slow at the {} as the former release, {:.2} times are allowed, and there are too few \
                          samples to tell chance from fault",
                         quantile_words(quantile),
-                        n.latency.allowed
+                        allowed
                     ));
                 }
             }
@@ -364,7 +367,7 @@ impl Judge {
             n.canary.errors_words(),
             n.control.errors_words(),
             self.latency_ratio(0.5),
-            n.latency.allowed
+            self.allowed_ratio(0.5)
         )
     }
 
@@ -410,7 +413,7 @@ impl Judge {
             latency: evidence(
                 compared(self.latency_test.wealth(), stored_latency.map(|(_, limit)| limit)),
                 self.latency_ratio(latency_quantile),
-                self.rules.latency_ratio,
+                self.allowed_ratio(latency_quantile),
             ),
             latency_quantile,
             absolute_errors: self.max_errors.as_ref().map(|limit| absolute(limit, self.canary.error_rate())),
@@ -419,6 +422,13 @@ impl Judge {
                 absolute(limit, self.canary.latency.share_above(Sketch::bucket(max_us)))
             }),
         }
+    }
+
+    /// How many times as slow as the control the canary may be: the rule's ratio, or what the rule's floor comes to.
+    fn allowed_ratio(&self, quantile: f64) -> f64 {
+        let floor_us = self.rules.latency_floor.0.as_secs_f64() * 1e6;
+        let by_floor = self.control.latency.quantile(quantile).map_or(1.0, |control| 1.0 + floor_us / control);
+        self.rules.latency_ratio.max(by_floor)
     }
 
     /// How many times as slow as the control the canary is; 1 where there is nothing to compare.

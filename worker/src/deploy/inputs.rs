@@ -24,6 +24,7 @@ const CANARY_INPUTS: &[&str] = &[
     "false-alarm",
     "error-margin",
     "latency-ratio",
+    "latency-floor",
     "max-error-rate",
     "max-p95",
 ];
@@ -164,6 +165,7 @@ impl Given<'_> {
             false_alarm: self.rate("false-alarm", 1e-9)?.unwrap_or(default.false_alarm),
             error_margin: self.rate("error-margin", 0.0)?.unwrap_or(default.error_margin),
             latency_ratio: latency_ratio.unwrap_or(default.latency_ratio),
+            latency_floor: self.span("latency-floor")?.unwrap_or(default.latency_floor),
             max_error_rate: self.rate("max-error-rate", 0.0)?,
             max_p95: self.span("max-p95")?,
         })
