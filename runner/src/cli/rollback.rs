@@ -108,7 +108,7 @@ async fn tell_server(args: &Args, result: &EmergencyResult, reason: String) {
     let Ok(client) = args.server.client() else { return };
     let path = format!("/environments/{}/services/{}/emergency", segment(&args.environment), segment(&args.service));
     let report = EmergencyReport { result: result.clone(), reason };
-    if let Err(error) = client.post::<_, Rollout>(&path, &report).await {
+    if let Err(error) = client.post::<Rollout>(&path, &report).await.map_err(Failure::from) {
         anstream::eprintln!(
             "the server has no record of it yet, and takes it from the host when it next starts: {error}"
         );
