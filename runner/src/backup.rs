@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Read as _, Write as _},
+    io::{self, BufWriter, Read as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -168,6 +168,7 @@ fn is_left_out(path: &Path) -> bool {
         "segue.db",
         "segue.db-wal",
         "segue.db-shm",
+        "lock",
         "mirrors",
         "worker",
         "artifacts/uploads",

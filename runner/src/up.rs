@@ -292,6 +292,7 @@ impl Keys {
 async fn keep_house(store: Store, stop: CancellationToken) {
     tokio::select! {
         () = store.run_reaper() => {}
+        () = store.run_retention() => {}
         () = stop.cancelled() => {}
     }
 }

@@ -85,8 +85,12 @@ impl Chaos {
         let Some(claim) = self.jobs.choose(&mut self.random).cloned() else { return };
         let store = &self.world.store;
         match self.random.random_range(0..10) {
-            0 => drop(settled(store.renew_job(claim.job, claim.epoch).await)),
-            1 => drop(settled(store.report_steps(claim.job, running(claim.epoch, 0)).await)),
+            0 => {
+                settled(store.renew_job(claim.job, claim.epoch).await);
+            }
+            1 => {
+                settled(store.report_steps(claim.job, running(claim.epoch, 0)).await);
+            }
             2 => {
                 let back = JobHandBack {
                     epoch: claim.epoch,
@@ -95,7 +99,7 @@ impl Chaos {
                     log_bytes: 0,
                     reason: "stops".into(),
                 };
-                drop(settled(store.hand_back_job(claim.job, back).await));
+                settled(store.hand_back_job(claim.job, back).await);
             }
             _ if claim.plan.environment.is_some() && claim.resume.is_none() => {
                 let bytes = [self.random.random_range(0..5_u8)];
@@ -107,13 +111,13 @@ impl Chaos {
                         steps: vec![],
                         log_bytes: 0,
                     };
-                    drop(settled(self.world.store.wait_job(claim.job, wait).await));
+                    settled(self.world.store.wait_job(claim.job, wait).await);
                 }
             }
             _ => {
                 let ends = [Conclusion::Success, Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled];
                 let conclusion = *ends.choose(&mut self.random).unwrap();
-                drop(settled(store.finish_job(claim.job, finish(&claim, conclusion)).await));
+                settled(store.finish_job(claim.job, finish(&claim, conclusion)).await);
             }
         }
     }
@@ -137,7 +141,7 @@ impl Chaos {
             RolloutStatus::Failed,
         ];
         let status = *ends.choose(&mut self.random).unwrap();
-        drop(settled(self.world.store.report_rollout(claim.rollout.id, report(&claim, status, vec![])).await));
+        settled(self.world.store.report_rollout(claim.rollout.id, report(&claim, status, vec![])).await);
     }
 
     async fn restart_worker(&mut self) {
@@ -153,14 +157,25 @@ impl Chaos {
         let Some(run) = runs.choose(&mut self.random) else { return };
         let store = &self.world.store;
         match self.random.random_range(0..5) {
-            0 => drop(store.cancel_run(run.id, "p".into()).await.unwrap()),
-            1 => drop(settled(store.rerun(run.id, AttemptKind::Whole, "p".into()).await)),
-            2 => drop(settled(store.rerun(run.id, AttemptKind::Failed, "p".into()).await)),
-            3 => drop(settled(store.create_rollback("staging", "web", RollbackTarget::Previous, "p".into()).await)),
+            0 => {
+                store.cancel_run(run.id, "p".into()).await.unwrap();
+            }
+            1 => {
+                settled(store.rerun(run.id, AttemptKind::Whole, "p".into()).await);
+            }
+            2 => {
+                settled(store.rerun(run.id, AttemptKind::Failed, "p".into()).await);
+            }
+            3 => {
+                settled(store.create_rollback("staging", "web", RollbackTarget::Previous, "p".into()).await);
+            }
             _ => {
                 let open = RolloutFilter { open: Some(true), limit: 10, ..Default::default() };
                 if let Some(rollout) = store.rollouts(open).await.unwrap().choose(&mut self.random) {
-                    drop(settled(store.command_rollout(rollout.rollout.id, RolloutCommand::Abort, "p".into()).await));
+                    {
+                        let _ =
+                            settled(store.command_rollout(rollout.rollout.id, RolloutCommand::Abort, "p".into()).await);
+                    };
                 }
             }
         }
