@@ -2,8 +2,7 @@
 
 use segue_schemas::{
     deploy::{JournalKind, Strategy},
-    host_api::Target,
-    host_api::{Instance, InstanceState, RouteState},
+    host_api::{Instance, InstanceState, RouteState, Target},
     id::InstanceId,
     status::RolloutStatus,
     time::Timestamp,
