@@ -13,6 +13,7 @@ use segue_schemas::{
     deploy::{JournalEntry, JournalKind},
     host_api::{InstanceState, ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
+    status::RolloutStatus,
     time::Timestamp,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutReport},
 };
@@ -104,9 +105,16 @@ pub(super) async fn drive(
     let (news, mut lease_news) = mpsc::channel(8);
     let keeper = lease::keep(server.clone(), claim.clone(), lease.clone(), timing.renew, news);
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
-    let (mut driver, begun) = match Driver::begin(server.clone(), claim.clone(), lease, timing, leftover).await {
+    let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover).await;
+    let (mut driver, begun) = match begun {
         Ok(begun) => begun,
-        Err(leave) => return leave_to_others(&*server, &claim, leave, None).await,
+        Err(Leave::HandBack { why, .. }) if out_of_patience(&claim, timing) => {
+            return give_up(&*server, &claim, &lease, why).await;
+        }
+        Err(leave) => {
+            let stands = stands(&claim);
+            return leave_to_others(&*server, &claim, leave, stands, None).await;
+        }
     };
     let ended = match begun {
         Ok(()) => driver.run(&mut lease_news, &shutdown).await,
@@ -115,9 +123,56 @@ pub(super) async fn drive(
     match ended {
         Ok(()) => Outcome::Ended,
         Err(leave) => {
+            let stands = driver.journal.report(&driver.machine);
             let leftover = driver.leftover();
-            leave_to_others(&*server, &claim, leave, leftover).await
+            leave_to_others(&*server, &claim, leave, stands, leftover).await
         }
+    }
+}
+
+/// Whether a rollout that has changed nothing yet could not be begun for so long that it is given up. One that has changed
+/// something is not: only its host can say what serves, and says it when it is back.
+fn out_of_patience(claim: &RolloutClaim, timing: Timing) -> bool {
+    let is_untouched = claim.rollout.state.is_none() && claim.rollout.weight == 0;
+    let first_tried = claim.journal.iter().find(|entry| entry.kind == JournalKind::Claimed).map(|entry| entry.at);
+    is_untouched && first_tried.is_some_and(|at| now().since(at) >= timing.begin_limit)
+}
+
+/// Ends a rollout that has changed nothing.
+async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, lease: &Lease, why: String) -> Outcome {
+    let reason = format!("nothing was changed, because the rollout could not begin: {why}");
+    let mut journal = Journal::after(claim, "");
+    let serves = json!({ "status": RolloutStatus::Failed, "serves": "former", "reason": reason });
+    journal.note(JournalKind::Ended, serves);
+    let report = RolloutReport {
+        entries: journal.into_unsent(),
+        status: RolloutStatus::Failed,
+        reason: Some(reason.clone()),
+        ..stands(claim)
+    };
+    match journal::send(server, claim, lease, &report).await {
+        Ok(()) => Outcome::Ended,
+        Err(error) => Outcome::Left { why: error.to_string(), leftover: None },
+    }
+}
+
+/// Where the rollout stood when it was claimed; the first who could not begin it writes that down.
+fn stands(claim: &RolloutClaim) -> RolloutReport {
+    let rollout = &claim.rollout;
+    let mut journal = Journal::after(claim, "");
+    if claim.journal.is_empty() {
+        let message = "a worker took the rollout over, but could not begin it";
+        journal.note(JournalKind::Claimed, json!({ "message": message }));
+    }
+    RolloutReport {
+        epoch: claim.epoch,
+        entries: journal.into_unsent(),
+        status: rollout.status,
+        weight: rollout.weight,
+        stage: rollout.stage,
+        reason: rollout.reason.clone(),
+        verdict: rollout.verdict.clone(),
+        state: rollout.state.clone(),
     }
 }
 
@@ -125,6 +180,7 @@ async fn leave_to_others(
     server: &dyn RolloutServer,
     claim: &RolloutClaim,
     leave: Leave,
+    stands: RolloutReport,
     leftover: Option<Leftover>,
 ) -> Outcome {
     let why = match leave {
@@ -132,10 +188,16 @@ async fn leave_to_others(
         Leave::HandBack { why, not_before } => {
             let not_before_ms = millis(not_before);
             let hand_back = RolloutHandBack { epoch: claim.epoch, reason: why.clone(), not_before_ms };
+            let report = RolloutReport { reason: Some(why.clone()), ..stands };
+            let tell = async {
+                // why it does not go on is seen where the rollout is shown; a worker that stops is nobody's concern
+                if !not_before.is_zero() {
+                    server.report(claim.rollout.id, &report).await?;
+                }
+                server.hand_back(claim.rollout.id, &hand_back).await
+            };
             // where this does not arrive, the lease runs out by itself
-            let told =
-                tokio::time::timeout(Duration::from_secs(2), server.hand_back(claim.rollout.id, &hand_back)).await;
-            if let Ok(Err(error)) = told {
+            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), tell).await {
                 tracing::debug!(rollout = %claim.rollout.id, %error, "the rollout could not be handed back");
             }
             why

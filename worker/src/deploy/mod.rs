@@ -73,6 +73,8 @@ pub struct Timing {
     pub renew: Duration,
     /// How long a call to a host is repeated before the rollout is handed back.
     pub host_patience: Duration,
+    /// How long it is tried to begin a rollout that has changed nothing yet, before it ends as failed.
+    pub begin_limit: Duration,
     /// How often the evidence of a watched canary is stored although nothing is decided.
     pub snapshot: Duration,
 }
@@ -83,6 +85,7 @@ impl Default for Timing {
             lease: Duration::from_secs(30),
             renew: Duration::from_secs(5),
             host_patience: Duration::from_secs(30),
+            begin_limit: Duration::from_secs(600),
             snapshot: Duration::from_secs(5),
         }
     }

@@ -32,7 +32,8 @@ const NEW: i64 = 2;
 const TIMING: Timing = Timing {
     lease: Duration::from_millis(600),
     renew: Duration::from_millis(60),
-    host_patience: Duration::from_secs(5),
+    host_patience: Duration::from_secs(1),
+    begin_limit: Duration::from_millis(1),
     snapshot: Duration::from_millis(50),
 };
 
@@ -228,6 +229,24 @@ async fn a_release_that_never_becomes_ready_gets_no_traffic() {
     assert!(reason.contains("rung `health`") && reason.contains("answered 503"), "{reason}");
     let seen = world.find(JournalKind::NotReady).unwrap().detail["seen"].clone();
     assert_eq!(seen["last_status"], 503);
+}
+
+#[tokio::test]
+async fn a_rollout_whose_host_never_answers_says_so_and_ends_having_changed_nothing() {
+    let socket = "/nowhere/host.sock".to_owned();
+    let server = Arc::new(ScriptedServer::new(rollout(canary()), Epoch(1), socket, 15_000));
+    let options = Options { timing: TIMING, capacity: 4 };
+    let _worker = AbortOnDropHandle::new(tokio::spawn(run_rollouts(server.clone(), options, CancellationToken::new())));
+    server.until("why it does not begin", |rollout, _| rollout.reason.is_some()).await;
+    let reason = server.rollout().reason.unwrap();
+    assert!(reason.contains("/nowhere/host.sock") && reason.contains("segue host"), "{reason}");
+    server.until("the end", |rollout, _| rollout.status.is_final()).await;
+    assert_eq!(server.faults(), Vec::<String>::new());
+    let rollout = server.rollout();
+    assert_eq!(rollout.status, RolloutStatus::Failed);
+    let reason = rollout.reason.unwrap();
+    assert!(reason.contains("nothing was changed"), "{reason}");
+    assert_eq!(kinds(&server.journal()), [JournalKind::Claimed, JournalKind::Ended]);
 }
 
 #[tokio::test]
