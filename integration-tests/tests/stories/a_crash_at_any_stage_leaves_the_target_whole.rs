@@ -67,13 +67,15 @@ async fn crash_when(environment: &str, failing: f64, moment: impl Fn(&RolloutVie
     good_release(&stand, "1").await?;
     let newest = stand.api()?.rollouts(environment).await?.first().context("no rollout")?.id.0;
     commit_version(&stand, "2", failing, "1s")?;
-    // the failing release needs somebody to fail, in the canary's first moments as well
-    let load = Load::to(&stand.proxy, environment).start();
+    // the failing release needs somebody to fail, and a canary somebody to answer
+    let loads = ["staging", "production"].map(|environment| Load::to(&stand.proxy, environment).start());
     let guid = stand.push("main").await?;
     let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
     stand.api()?.journaled(environment, newest, SOON, moment).await?;
     crash_and_see(&mut stand, run.0).await?;
-    nothing_was_dropped(&load.stop().await);
+    for load in loads {
+        nothing_was_dropped(&load.stop().await);
+    }
     Ok(())
 }
 

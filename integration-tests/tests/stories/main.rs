@@ -20,7 +20,11 @@ mod the_state_is_backed_up_and_restored;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use segue_integration_tests::{load::Tally, sample, stand::Stand};
+use segue_integration_tests::{
+    load::{Load, Tally},
+    sample,
+    stand::Stand,
+};
 use segue_schemas::{api::RunView, status::RunStatus};
 
 /// How long a whole run to production may take here.
@@ -41,11 +45,14 @@ fn commit_version(stand: &Stand, version: &str, failing: f64, stage: &str) -> Re
     )
 }
 
-/// Commits and pushes a version, and follows its run to the end.
+/// Commits and pushes a version, and follows its run to the end. Production has traffic meanwhile: without any, a canary is held.
 async fn release(stand: &Stand, version: &str, failing: f64, stage: &str) -> Result<RunView> {
     commit_version(stand, version, failing, stage)?;
+    let load = Load::to(&stand.proxy, "production").start();
     let guid = stand.push("main").await?;
-    stand.api()?.run_of(&guid, RUN_LIMIT).await
+    let view = stand.api()?.run_of(&guid, RUN_LIMIT).await;
+    load.stop().await;
+    view
 }
 
 /// A release that must succeed.
