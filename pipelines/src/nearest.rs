@@ -3,7 +3,9 @@
 /// The candidate that was probably meant: at most a third of its letters differ, without regard to case, or else it goes on
 /// where the word stops. The first of equally near ones.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    const LONGEST: usize = 64;
+    // both bound what a file can make this cost
+    const LONGEST: usize = 40;
+    const MOST_CANDIDATES: usize = 256;
     const SHORTEST_BEGINNING: usize = 4;
     let word: Vec<char> = word.to_lowercase().chars().take(LONGEST + 1).collect();
     if word.len() > LONGEST {
@@ -11,11 +13,15 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     }
     candidates
         .into_iter()
+        .take(MOST_CANDIDATES)
         .filter_map(|candidate| {
-            let letters: Vec<char> = candidate.to_lowercase().chars().collect();
+            let letters: Vec<char> = candidate.to_lowercase().chars().take(LONGEST + 1).collect();
             let allowed = (word.len().max(letters.len()) / 3).max(1);
-            let distance = distance(&word, &letters);
             let begins = word.len() >= SHORTEST_BEGINNING && letters.starts_with(&word);
+            if word.len().abs_diff(letters.len()) > allowed && !begins {
+                return None;
+            }
+            let distance = distance(&word, &letters);
             (distance <= allowed || begins).then_some((distance, candidate))
         })
         .min_by_key(|(distance, _)| *distance)
@@ -25,6 +31,15 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
 /// `did you mean ...?`, where something is near.
 pub(crate) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
     nearest(word, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
+}
+
+/// Names after one another, the first few of many.
+pub(crate) fn listed<'c>(names: impl IntoIterator<Item = &'c str>) -> String {
+    const SHOWN: usize = 20;
+    let mut names = names.into_iter();
+    let shown: Vec<&str> = names.by_ref().take(SHOWN).collect();
+    let rest = names.count();
+    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
 }
 
 /// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).

@@ -34,6 +34,8 @@ codes! {
     YamlUnsupported = "yaml-unsupported",
     /// The file is larger, deeper or refers to itself more often than is allowed.
     YamlLimit = "yaml-limit",
+    /// More jobs, steps or secrets than are allowed.
+    TooMany = "too-many",
     /// A key stands twice in one mapping.
     DuplicateKey = "duplicate-key",
     /// The file holds nothing.

@@ -21,7 +21,7 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 /// The deepest nesting of lists and mappings.
 pub const MAX_DEPTH: usize = 64;
 /// The most mappings, lists, keys and scalars, with everything counted as often as an alias repeats it.
-pub const MAX_NODES: usize = 100_000;
+pub const MAX_NODES: usize = 50_000;
 
 /// A part of the tree.
 #[derive(Debug)]

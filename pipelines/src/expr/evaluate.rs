@@ -15,7 +15,7 @@ use crate::nearest::did_you_mean;
 /// The longest text that an expression may make, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// How much one evaluation may touch: bytes of text read or made, and items of lists looked at.
-const MAX_WORK: usize = 16 * 1024 * 1024;
+const MAX_WORK: usize = 4 * 1024 * 1024;
 
 /// Where an expression is evaluated.
 #[derive(Clone, Copy)]

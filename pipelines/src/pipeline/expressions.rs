@@ -1,10 +1,12 @@
 //! Expressions in their places: which contexts and functions each place has, and whether what is read exists.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     ops::Range,
     rc::Rc,
 };
+
+use indexmap::IndexMap;
 
 use super::{
     reader::Reader,
@@ -14,7 +16,7 @@ use crate::{
     diagnostic::Code,
     document::{Node, locate},
     expr::{self, ExprError, Reference, equal_ignoring_case},
-    nearest::did_you_mean,
+    nearest::{did_you_mean, listed},
     plan::GITHUB_CONTEXT_KEYS,
 };
 
@@ -48,8 +50,11 @@ pub(super) const STEP_IF: Place = Place {
 pub(super) const STEP: Place = Place { hash_files: true, ..place(IN_STEPS) };
 pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..place(IN_STEPS) };
 
+/// The most secrets that one job can name.
+const MAX_SECRETS: usize = 256;
+
 /// The jobs of the file: key to names of outputs. Read before anything else, as `needs` may point down the file.
-pub(super) type Jobs = HashMap<String, Vec<String>>;
+pub(super) type Jobs = IndexMap<String, Vec<String>>;
 
 /// What expressions can name where reading stands.
 #[derive(Debug, Clone, Default)]
@@ -62,29 +67,62 @@ pub(super) struct Scope {
     pub steps: Vec<String>,
     /// Whether a step so far has an id that could not be read; then nothing is said about ids.
     pub steps_unknown: bool,
-    /// Variables that hold what an outsider chooses.
-    untrusted_variables: HashSet<String>,
+    /// What is known of the variables of `env`.
+    variables: Rc<Variables>,
     /// The secrets used so far.
     pub secrets: BTreeSet<String>,
 }
 
+/// The variables of one `env`, over those around it.
+#[derive(Debug, Clone, Default)]
+struct Variables {
+    /// Whether an outsider chooses the value, by name.
+    untrusted: HashMap<String, bool>,
+    /// Whether that is so for any of them, or of those around.
+    any_untrusted: bool,
+    around: Option<Rc<Self>>,
+}
+
+impl Variables {
+    fn is_untrusted(&self, name: &str) -> bool {
+        match (self.untrusted.get(name), &self.around) {
+            (Some(untrusted), _) => *untrusted,
+            (None, Some(around)) => around.is_untrusted(name),
+            (None, None) => false,
+        }
+    }
+}
+
 impl Scope {
+    /// Begins an `env` within the one around.
+    pub(super) fn enter(&mut self) {
+        let around = Rc::clone(&self.variables);
+        let any_untrusted = around.any_untrusted;
+        self.variables = Rc::new(Variables { untrusted: HashMap::new(), any_untrusted, around: Some(around) });
+    }
+
+    /// Ends what [`Self::enter`] began.
+    pub(super) fn leave(&mut self) {
+        if let Some(around) = self.variables.around.clone() {
+            self.variables = around;
+        }
+    }
+
     /// Notes a variable of `env`; one that takes the place of another takes over its trust as well.
     pub(super) fn note_variable(&mut self, name: &str, value: &str) {
         let references = expr::template_references(value).unwrap_or_default();
-        if references.iter().any(|reference| self.is_untrusted(reference)) {
-            self.untrusted_variables.insert(name.to_owned());
-        } else {
-            self.untrusted_variables.remove(name);
-        }
+        let untrusted = references.iter().any(|reference| self.is_untrusted(reference));
+        let variables = Rc::make_mut(&mut self.variables);
+        variables.any_untrusted |= untrusted;
+        variables.untrusted.insert(name.to_owned(), untrusted);
     }
 
     fn is_untrusted(&self, reference: &Reference) -> bool {
         is_untrusted(reference)
             || (reference.is_in("env")
                 && match reference.name(0) {
-                    Some(name) => self.untrusted_variables.contains(name),
-                    None => !self.untrusted_variables.is_empty(),
+                    Some(name) => self.variables.is_untrusted(name),
+                    None => self.variables.any_untrusted,
                 })
     }
 }
@@ -130,6 +168,9 @@ impl Reader<'_, '_> {
     }
 
     fn check_expression(&mut self, node: &Node, source: &str, offset: usize, place: &Place, scope: &mut Scope) {
+        if self.findings.is_full() {
+            return;
+        }
         let (references, calls) = match (expr::references(source), expr::calls(source)) {
             (Ok(references), Ok(calls)) => (references, calls),
             (Err(error), _) | (_, Err(error)) => return self.refuse_expression(node, &error, offset),
@@ -236,6 +277,10 @@ fn secret_problem(reference: &Reference, scope: &mut Scope) -> Option<Problem> {
         return None;
     }
     if let Some(name) = reference.name(0) {
+        if scope.secrets.len() >= MAX_SECRETS && !scope.secrets.contains(name) {
+            let message = format!("the job names more than {MAX_SECRETS} secrets");
+            return Some((Code::TooMany, message, Some("name only those that it needs, or split the job".into())));
+        }
         scope.secrets.insert(name.to_owned());
         return None;
     }
@@ -268,8 +313,10 @@ fn missing_github_key(reference: &Reference) -> Option<&str> {
 }
 
 fn suggestion(name: &str, known: &[String], sentence: &str, none: &str) -> String {
-    did_you_mean(name, known.iter().map(String::as_str))
-        .unwrap_or_else(|| if known.is_empty() { none.to_owned() } else { format!("{sentence} {}", known.join(", ")) })
+    did_you_mean(name, known.iter().map(String::as_str)).unwrap_or_else(|| {
+        let names = known.iter().map(String::as_str);
+        if known.is_empty() { none.to_owned() } else { format!("{sentence} {}", listed(names)) }
+    })
 }
 
 fn shifted(span: &Range<usize>, offset: usize) -> Range<usize> {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     diagnostic::Code,
     document::{Content, Entry, Node},
-    nearest::did_you_mean,
+    nearest::{did_you_mean, listed},
 };
 
 const JOB: Keys = Keys {
@@ -46,6 +46,9 @@ const JOB: Keys = Keys {
 };
 const ENVIRONMENT: Keys = Keys { known: &["name"], later: &["url"] };
 
+/// The most jobs of a pipeline.
+const MAX_JOBS: usize = 1_000;
+
 /// The time limit of a job that names none: GitHub's, 6 hours.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 6 * 3600;
 
@@ -59,6 +62,16 @@ impl Reader<'_, '_> {
         if entries.is_empty() {
             let help = Some("add a job: `jobs: { test: { steps: [{ run: make test }] } }`".into());
             self.findings.error(Code::MissingKey, &entry.key_span, "the pipeline has no job", help);
+            return None;
+        }
+        if entries.len() > MAX_JOBS {
+            let message = format!("the pipeline has {} jobs, and {MAX_JOBS} are the limit", entries.len());
+            self.findings.error(
+                Code::TooMany,
+                &entry.key_span,
+                message,
+                Some("split it into several pipelines".into()),
+            );
             return None;
         }
         let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), output_names(&entry.value))).collect();
@@ -82,6 +95,7 @@ impl Reader<'_, '_> {
         let environment = node.get("environment").and_then(|node| self.environment(node));
         let idempotent = node.get("idempotent").and_then(|node| self.boolean(node, "idempotent")).unwrap_or(false);
         let timeout_seconds = self.timeout_seconds(node).unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+        scope.enter();
         let env = self.env(node, &JOB_ENV, &mut scope);
         let defaults = self.defaults(node, defaults);
         let steps = match node.entry("steps") {
@@ -115,14 +129,14 @@ impl Reader<'_, '_> {
         let mut needs: Vec<String> = Vec::new();
         let Some(node) = owner.get("needs") else { return needs };
         for (need, span) in self.plain_list(node, "needs") {
+            if self.findings.is_full() {
+                break;
+            }
             if !scope.jobs.contains_key(&need) {
-                let help = did_you_mean(&need, scope.jobs.keys().map(String::as_str));
-                let help = help.or_else(|| {
-                    let mut keys: Vec<&str> = scope.jobs.keys().map(String::as_str).collect();
-                    keys.sort_unstable();
-                    Some(format!("the jobs are {}", keys.join(", ")))
-                });
-                self.findings.error(Code::UnknownNeed, &span, format!("there is no job `{need}` to need"), help);
+                let keys = || scope.jobs.keys().map(String::as_str);
+                let help = did_you_mean(&need, keys()).unwrap_or_else(|| format!("the jobs are {}", listed(keys())));
+                let message = format!("there is no job `{need}` to need");
+                self.findings.error(Code::UnknownNeed, &span, message, Some(help));
             } else if !needs.contains(&need) {
                 needs.push(need);
             }

@@ -145,6 +145,9 @@ impl<'f, 's> Reader<'f, 's> {
         };
         for entry in entries {
             let key = entry.key.as_str();
+            if self.findings.is_full() {
+                break;
+            }
             if keys.known.contains(&key) {
                 continue;
             }

@@ -32,6 +32,9 @@ const STEP_KEYS: Keys = Keys {
     later: &["retry"],
 };
 
+/// The most steps of a job.
+const MAX_STEPS: usize = 1_000;
+
 impl Reader<'_, '_> {
     /// `steps:` of a job. `deploys`: whether the job names an environment.
     pub(super) fn steps(
@@ -49,6 +52,11 @@ impl Reader<'_, '_> {
             let help = Some("add a step: `- run: make test`".into());
             self.findings.error(Code::MissingKey, &entry.key_span, "the job has no step", help);
         }
+        if items.len() > MAX_STEPS {
+            let message = format!("the job has {} steps, and {MAX_STEPS} are the limit", items.len());
+            self.findings.error(Code::TooMany, &entry.key_span, message, Some("split the job".into()));
+            return Vec::new();
+        }
         items.iter().filter_map(|item| self.step(item, defaults, deploys, scope)).collect()
     }
 
@@ -57,15 +65,15 @@ impl Reader<'_, '_> {
             return None;
         }
         // variables of a step are its own; the secrets that they name are the job's
-        let mut own = scope.clone();
-        let condition = node.get("if").and_then(|node| self.condition(node, &STEP_IF, &mut own));
-        let env = self.env(node, &STEP, &mut own);
-        let name = node.get("name").and_then(|node| self.template(node, "name", &STEP, &mut own));
-        let working_directory = self.working_directory(node, defaults, &mut own);
+        scope.enter();
+        let condition = node.get("if").and_then(|node| self.condition(node, &STEP_IF, scope));
+        let env = self.env(node, &STEP, scope);
+        let name = node.get("name").and_then(|node| self.template(node, "name", &STEP, scope));
+        let working_directory = self.working_directory(node, defaults, scope);
         let continue_on_error = node.get("continue-on-error").and_then(|node| self.boolean(node, "continue-on-error"));
         let timeout_seconds = self.timeout_seconds(node);
-        let action = self.action(node, defaults, deploys, &mut own);
-        scope.secrets = own.secrets;
+        let action = self.action(node, defaults, deploys, scope);
+        scope.leave();
         let id = self.step_id(node, scope);
         let action = action?;
         if let (StepAction::Uses { uses, .. }, Some(condition)) = (&action, &condition) {
