@@ -4,6 +4,7 @@
 //! a server through its public API alone; none opens its database.
 
 mod approve;
+mod backup;
 mod cancel;
 pub mod client;
 mod completions;
@@ -74,6 +75,8 @@ enum Command {
     Releases(releases::Args),
     Rollback(rollback::Args),
     Secret(secret::Args),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     Doctor(doctor::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -113,6 +116,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Releases(args) => releases::run(args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Secret(args) => secret::run(args),
+        Command::Backup(args) => backup::run_backup(args),
+        Command::Restore(args) => backup::run_restore(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::SampleService(args) => crate::sample_service::run(&args),
