@@ -52,7 +52,7 @@ jobs:
 /// The service's own file. Short times, so that stories are short.
 pub const SERVICE: &str = r#"command: [./sample-service, sample-service, --config, service.yml]
 health: {path: /healthz, tries: 100, interval: 100ms, timeout: 2s}
-warm-up: [{path: /, count: 3}]
+warm-up: [{path: /healthz, count: 3}]
 drain: 10s
 keep-warm: 60s
 "#;
