@@ -105,16 +105,13 @@ impl House {
         &self.webhook_secret
     }
 
-    /// Says how to look around, and waits for Ctrl-C.
-    ///
-    /// # Errors
-    /// Ctrl-C can't be listened for.
-    pub async fn keep(&self) -> Result<(), Failure> {
+    /// Says how to look around, and waits to be told to end.
+    pub async fn keep(&self, told_to_end: &CancellationToken) {
         let (server, data) = (self.client.base(), self.dir.join("data"));
         anstream::eprintln!(
             "\nIt goes on until Ctrl-C. In another terminal:\n  \
              export SEGUE_SERVER={server} SEGUE_DATA={}\n  \
-             segue runs; segue logs 2; segue rollout list; segue rollout show 6; segue releases\n  \
+             segue runs; segue logs 2; segue rollout list; segue releases\n  \
              curl -H 'Host: greeter.production.localhost' http://{}/\n  \
              segue rollback production greeter\n\
              The repository that is pushed to is {}.",
@@ -122,7 +119,7 @@ impl House {
             self.proxy,
             self.dir.join("clone").display()
         );
-        tokio::signal::ctrl_c().await.explain("cannot listen for Ctrl-C")
+        told_to_end.cancelled().await;
     }
 
     /// Ends everything: server and worker, then host, proxy and services. The directory is taken away, unless it was named

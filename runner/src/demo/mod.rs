@@ -34,11 +34,13 @@ use self::{
 use crate::cli::{
     client::Client,
     ending::{Exit, Failure},
-    follow, place, show,
+    follow, place, serve, show,
 };
 
 /// How long a delivery may take until it is planned.
 const PLANNED_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at the traffic.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 /// How long the whole of it may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Traffic that goes on after the last run, to see that nothing reaches the bad release any more.
@@ -65,18 +67,19 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     place::server_runtime()?.block_on(async {
+        let told_to_end = serve::until_told()?;
         let screen = Arc::new(Screen::new(args.json));
         let house = House::open(args.data.clone(), &screen).await?;
         let told = tokio::select! {
             told = tokio::time::timeout(LIMIT, tell(&house, &screen)) => {
                 told.unwrap_or_else(|_| Err(Failure::new(format_args!("the demonstration did not end within {LIMIT:?}"))))
             }
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
+            () = told_to_end.cancelled() => Err(Failure::new("interrupted")),
         };
         screen.finish();
         let shown = told.and_then(|evidence| finish(args, &evidence));
         if args.keep && shown.is_ok() {
-            house.keep().await?;
+            house.keep(&told_to_end).await;
         }
         let is_evidence = !matches!(shown, Ok(Exit::Done));
         let closed = house.close(is_evidence).await;
@@ -164,6 +167,23 @@ async fn production_rollout(client: &Client, run: RunId) -> Result<Option<Rollou
     }
 }
 
+/// Where the traffic went since the last look, and what it came to so far.
+fn describe(before: &load::Tally, now: &load::Tally) -> String {
+    let since = |version: &str| {
+        let count = |tally: &load::Tally| tally.versions.get(version).map_or(0, |answers| answers.total);
+        count(now) - count(before)
+    };
+    let recent: u64 = now.versions.keys().map(|version| since(version)).sum();
+    let shares: Vec<String> = now
+        .versions
+        .keys()
+        .filter(|version| since(version) > 0)
+        .map(|version| format!("{version} {} %", since(version) * 100 / recent.max(1)))
+        .collect();
+    let failed: u64 = now.versions.values().map(|answers| answers.failed).sum();
+    format!("production: {} | {} requests, {failed} failed, {} dropped", shares.join(", "), now.total(), now.dropped)
+}
+
 /// Turns a run's events into lines.
 struct Watcher<'a> {
     screen: &'a Screen,
@@ -234,22 +254,14 @@ impl Traffic {
         let load = Arc::new(Mutex::new(Some(Load::start(house.proxy(), "greeter.production.localhost")?)));
         let (seen, screen) = (Arc::clone(&load), Arc::clone(screen));
         let teller = tokio::spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_millis(250));
+            let mut tick = tokio::time::interval(TELL_EVERY);
+            let mut before = load::Tally::default();
             loop {
                 tick.tick().await;
                 let tally = seen.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Load::tally);
                 let Some(tally) = tally else { return };
-                let shares: Vec<String> = tally
-                    .versions
-                    .iter()
-                    .map(|(version, answers)| format!("{version}: {} ({} failed)", answers.total, answers.failed))
-                    .collect();
-                screen.traffic(format!(
-                    "{} requests, {} dropped | {}",
-                    tally.total(),
-                    tally.dropped,
-                    shares.join(" | ")
-                ));
+                screen.traffic(describe(&before, &tally));
+                before = tally;
             }
         });
         Ok(Self { load, teller })

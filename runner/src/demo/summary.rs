@@ -246,7 +246,8 @@ fn why(chapter: &Chapter) -> String {
 }
 
 fn seconds(to: Timestamp, from: Timestamp) -> f64 {
-    to.since(from).as_secs_f64()
+    // milliseconds are what the record holds
+    to.since(from).as_millis() as f64 / 1000.0
 }
 
 /// The weights that the host confirmed, in order, each once.
@@ -283,8 +284,16 @@ fn rollback_figures(view: &RolloutView) -> Option<RollbackFigures> {
     Some(RollbackFigures {
         canary_requests: verdict.detail.get("canary_requests")?.as_u64()?,
         verdict_seconds: seconds(verdict.at, first_traffic),
-        traffic_back_seconds: seconds(traffic_back_at(&view.journal)?, verdict.at),
+        traffic_back_seconds: measured_way_back(&view.journal)
+            .or_else(|| Some(seconds(traffic_back_at(&view.journal)?, verdict.at)))?,
     })
+}
+
+/// From the decision to the host's word, as the driver measured it: finer than the times of the journal's entries, which the
+/// server gives them when they reach it.
+fn measured_way_back(journal: &[JournalEntry]) -> Option<f64> {
+    let micros = journal.iter().find_map(|entry| entry.detail.pointer("/numbers/traffic_back_us")?.as_u64())?;
+    Some(micros as f64 / 1_000_000.0)
 }
 
 fn traffic_back_at(journal: &[JournalEntry]) -> Option<Timestamp> {
