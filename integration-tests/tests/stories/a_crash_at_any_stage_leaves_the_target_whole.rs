@@ -19,13 +19,16 @@ async fn in_the_test() -> Result<()> {
     let mut stand = Stand::start(QUICK).await?;
     good_release(&stand, "1").await?;
     commit_version(&stand, "2", 0.0, "1s")?;
+    let load = Load::to(&stand.proxy, "production").start();
     let guid = stand.push("main").await?;
     let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
     stand
         .api()?
         .job_becomes(run.0, "test", &[JobStatus::Leased, JobStatus::Running, JobStatus::Succeeded], SOON)
         .await?;
-    crash_and_see(&mut stand, run.0).await
+    crash_and_see(&mut stand, run.0).await?;
+    nothing_was_dropped(&load.stop().await);
+    Ok(())
 }
 
 #[tokio::test]
