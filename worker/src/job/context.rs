@@ -148,13 +148,20 @@ pub fn process_env(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    for (context, prefix) in [(github(claim, &workspace.work()), "GITHUB_"), (runner(workspace, worker), "RUNNER_")] {
+    let contexts = [
+        (github(claim, &workspace.work()), "GITHUB_", "SEGUE_"),
+        (runner(workspace, worker), "RUNNER_", "SEGUE_RUNNER_"),
+    ];
+    for (context, theirs, ours) in contexts {
         for (name, value) in context.as_object().into_iter().flatten() {
             let Some(value) = scalar(value) else { continue };
             let name = name.to_uppercase();
-            all.insert(format!("SEGUE_{name}"), value.clone());
-            all.insert(format!("{prefix}{name}"), value);
+            all.insert(format!("{ours}{name}"), value.clone());
+            all.insert(format!("{theirs}{name}"), value);
         }
+    }
+    if let Some(environment) = &claim.plan.environment {
+        all.insert("SEGUE_ENVIRONMENT".into(), environment.clone());
     }
     for (name, path) in command_files {
         all.insert(format!("SEGUE_{name}"), text(path));

@@ -226,7 +226,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Ends what a step runs, and says what that makes of it.
+    /// Ends what a step runs, and with it what earlier steps left in the background; says what that makes of it.
     async fn interrupt(&mut self, index: usize, interruption: Interruption) -> Result<StepEnd, Ended> {
         let claim = self.running.claim;
         let plan = &claim.plan.steps[index];

@@ -13,12 +13,12 @@ use crate::control_plane::ControlPlaneError;
 /// Pauses between tries grow from the first to the second of these. Tries go on until the job gives its log up.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Sends until the outbox is empty and ended, or the lease is lost.
+/// Sends until the outbox is empty and ended, or the server will take no more.
 pub(super) async fn run(sink: impl LogSink, outbox: Arc<Outbox>, progress: Arc<Progress>, mut offset: u64) {
     while let Some(chunk) = outbox.take().await {
         if let Err(error) = send(&sink, &chunk, &mut offset, &progress).await {
-            tracing::debug!(%error, "a job's log ends here");
-            progress.lease_lost.store(true, Ordering::Release);
+            tracing::warn!(%error, "a job's log ends here");
+            progress.lease_lost.store(error.is_stale_epoch(), Ordering::Release);
             outbox.discard();
             return;
         }
@@ -55,7 +55,10 @@ async fn send(
                 *offset = ack.offset;
             }
             Ok(_) => {}
-            Err(error @ ControlPlaneError::StaleEpoch { .. }) => return Err(error),
+            // Neither gets better: the lease is another's, or this log is none that the server keeps.
+            Err(error @ (ControlPlaneError::StaleEpoch { .. } | ControlPlaneError::Refused { .. })) => {
+                return Err(error);
+            }
             Err(error) => tracing::debug!(%error, "a chunk of a log is sent again"),
         }
         tokio::time::sleep(pause).await;

@@ -33,7 +33,7 @@ const CLAIM_WAIT: Duration = Duration::from_secs(25);
 /// Pauses after a claim that failed grow from the first to the second of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long what a job left for going on later is kept.
-const KEEP_STATE: Duration = Duration::from_secs(8 * 86_400);
+const KEEP_STATE: Duration = Duration::from_secs(3 * 86_400);
 /// Between two sweeps of what jobs left.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// After its grace, how long a stopping worker waits for its jobs to be handed back.
