@@ -29,7 +29,7 @@ use super::{
     Jobs are explained as if every job before them ended well. Exit code 1: a file is broken.")]
 pub struct Args {
     /// A pipeline, or a folder with a repository
-    #[arg(value_name = "PATH")]
+    #[arg(default_value = ".", value_name = "PATH")]
     path: PathBuf,
     /// What happens
     #[arg(long, value_enum, default_value = "push")]

@@ -121,7 +121,7 @@ impl RunLines {
                 }
             }
             RunEvent::End(run) => {
-                let took = show::span(Some(run.created_at), run.ended_at);
+                let took = show::span(run.started_at.or(Some(run.created_at)), run.ended_at);
                 anstream::println!("run {} {} {took}", run.id, show::status_text(&run.status));
                 if let Some(reason) = &run.reason {
                     anstream::println!("{reason}");

@@ -27,7 +27,7 @@ use super::{
     file that lies in it. Exit code 0: no errors (warnings may be); 1: errors; 2: usage.")]
 pub struct Args {
     /// Files, or folders with a repository
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(default_value = ".", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Print an array of {file,line,column,severity,code,message,help}
     #[arg(long)]
