@@ -10,7 +10,7 @@ use segue_schemas::{
 };
 
 use crate::store::{
-    Result, Store, StoreError, Tx, Work,
+    Bell, Result, Store, StoreError, Tx, Work,
     sql::{Row, args},
     tables::jobs::touch_blob,
 };
@@ -83,6 +83,10 @@ impl Store {
         let (artifacts, bytes) = self.until_done(&rules, remove_artifacts).await?;
         let (orphans, more) = self.remove_orphans().await?;
         (removed.artifacts, removed.bytes) = (artifacts + orphans, removed.bytes + bytes + more);
+        if removed.bytes > 0 {
+            // where the disk was low, jobs may start again
+            self.doorbell().ring(Bell::Jobs);
+        }
         Ok(removed)
     }
 

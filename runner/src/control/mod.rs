@@ -22,5 +22,5 @@ mod rollback;
 mod rollouts;
 mod workers;
 
-pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT};
+pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
 pub use workers::MAX_LOG_CHUNK;

@@ -10,7 +10,7 @@ use segue_schemas::{
     time::Timestamp,
 };
 
-use super::{advance::advance_run, resume::resume_after};
+use super::{advance::advance_run, resume::resume_after, rollback::close_unstarted};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
@@ -25,6 +25,9 @@ pub const QUEUE_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long a job may wait for a person.
 pub const APPROVAL_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// How long a rollout may wait for those before it, or for a worker to begin it.
+pub const ROLLOUT_QUEUE_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What is ended in one transaction; the next one takes the rest.
 const AT_ONCE: u32 = 50;
 
@@ -35,7 +38,7 @@ impl Store {
         loop {
             let store = self.clone();
             let (now, lost) = self.write(move |tx| Box::pin(async move { reap(&store, tx).await })).await?;
-            lost.into_iter().for_each(|job| self.logs().release(job, false));
+            lost.into_iter().for_each(|(job, ended)| self.logs().release(job, ended));
             ended += now;
             if now == 0 {
                 return Ok(ended);
@@ -49,15 +52,18 @@ impl Store {
         let leases = [jobs::next_expiry(&mut conn).await?, rollouts::next_expiry(&mut conn).await?];
         let queued = jobs::idle_since(&mut conn, JobStatus::Queued).await?.map(|since| since + QUEUE_LIMIT);
         let waiting = jobs::idle_since(&mut conn, JobStatus::Waiting).await?.map(|since| since + APPROVAL_LIMIT);
+        let unstarted = rollouts::unstarted_since(&mut conn).await?.map(|since| since + ROLLOUT_QUEUE_LIMIT);
         let put_off = rollouts::next_not_before(&mut conn, self.now()).await?;
-        Ok(leases.into_iter().chain([queued, waiting, put_off]).flatten().min())
+        Ok(leases.into_iter().chain([queued, waiting, unstarted, put_off]).flatten().min())
     }
 
     /// Reaps for ever: sleeps until the next expiry. It needs no waking while it sleeps towards the end of a lease, because
     /// those that are given meanwhile end later.
     pub async fn run_reaper(&self) {
         let lease = self.config().timing.lease.0;
-        let mut bell = self.doorbell().listen(Bell::Leases);
+        let mut leases = self.doorbell().listen(Bell::Leases);
+        // a rollout that was handed back for a while is an expiry as well
+        let mut rollouts = self.doorbell().listen(Bell::Rollouts);
         loop {
             if let Err(error) = self.reap_expired().await {
                 tracing::error!(%error, "what was lost can't be looked after now; tried again after a lease's length");
@@ -71,31 +77,32 @@ impl Store {
                     Some(self.now() + lease)
                 }
             };
-            match next.map(|at| at.since(self.now())) {
-                None => bell.rung().await,
-                Some(wait) if wait > lease => {
-                    let _ = tokio::time::timeout(wait, bell.rung()).await;
-                }
-                // at least a moment: a clock that stands still must not make this spin
-                Some(wait) => tokio::time::sleep(wait.max(Duration::from_millis(5))).await,
+            // at least a moment: a clock that stands still must not make this spin
+            let wait = next.map(|at| at.since(self.now()).max(Duration::from_millis(5)));
+            tokio::select! {
+                () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+                () = leases.rung(), if wait.is_none_or(|wait| wait > lease) => {}
+                () = rollouts.rung() => {}
             }
         }
     }
 }
 
-/// How many leases and waits it ended, and the jobs that were taken from their workers.
-async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<JobId>)> {
+/// How many leases and waits it ended; the jobs that were taken from their workers, and whether each has ended.
+async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<(JobId, bool)>)> {
     let (mut ended, mut lost) = (0, Vec::new());
     for job in jobs::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
         ended += 1;
-        lost.push(job.record.id);
-        if job.record.lease_until.is_some_and(|until| until <= tx.now) {
-            lose_job(store, tx, job).await?;
+        let id = job.record.id;
+        let is_over = if job.record.lease_until.is_some_and(|until| until <= tx.now) {
+            lose_job(store, tx, job).await?
         } else {
             let limit = job.record.plan.timeout_seconds;
             let reason = format!("the time limit of {limit} s was reached, and its worker did not end it");
             fail(store, tx, job, FailureClass::Timeout, reason).await?;
-        }
+            true
+        };
+        lost.push((id, is_over));
     }
     for rollout in rollouts::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
         ended += 1;
@@ -113,6 +120,11 @@ async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<JobId>)> {
             fail(store, tx, job, FailureClass::Infrastructure, reason).await?;
         }
     }
+    for rollout in rollouts::unstarted(&mut tx.conn, tx.now, ROLLOUT_QUEUE_LIMIT, AT_ONCE).await? {
+        ended += 1;
+        let reason = format!("it did not begin within {} hours", ROLLOUT_QUEUE_LIMIT.as_secs() / 3600);
+        close_unstarted(store, tx, rollout, reason).await?;
+    }
     // what was put off is claimable now
     if rollouts::next_claimable(&mut tx.conn, tx.now).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
         tx.ring(Bell::Rollouts);
@@ -126,8 +138,8 @@ async fn fail(store: &Store, tx: &mut Tx, mut job: Job, class: FailureClass, rea
     settle(store, tx, job).await
 }
 
-/// A job's worker is lost, or has begun anew without it.
-pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result<()> {
+/// A job's worker is lost, or has begun anew without it. Whether this ended the job.
+pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result<bool> {
     let rollout = rollouts::newest_of_job(&mut tx.conn, job.record.id).await?;
     match on_worker_lost(&lost(tx, &job, rollout.as_ref()).await?) {
         OnLoss::Requeue { reason } => {
@@ -152,7 +164,9 @@ pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result
         }
         OnLoss::Cancel { reason } => job.becomes(JobStatus::Cancelled, Some(reason), tx.now)?,
     }
-    settle(store, tx, job).await
+    let is_over = job.record.status.is_final();
+    settle(store, tx, job).await?;
+    Ok(is_over)
 }
 
 /// A rollout's driver is lost: another goes on where the journal ends.

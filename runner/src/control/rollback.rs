@@ -98,7 +98,12 @@ pub(super) async fn order(
 }
 
 /// Ends a rollout that never had a driver: nothing was changed.
-async fn close_unstarted(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, reason: String) -> Result<()> {
+pub(super) async fn close_unstarted(
+    store: &Store,
+    tx: &mut Tx,
+    mut rollout: StoredRollout,
+    reason: String,
+) -> Result<()> {
     rollout.record.rollout.reason = Some(reason);
     rollout.becomes(RolloutStatus::Failed, tx.now)?;
     rollouts::save(&mut tx.conn, &rollout).await?;

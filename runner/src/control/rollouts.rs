@@ -95,7 +95,7 @@ impl Store {
                 held.not_before = tx.now + Duration::from_millis(hand_back.not_before_ms);
                 held.let_go();
                 rollouts::save(&mut tx.conn, &held).await?;
-                tx.ring(if hand_back.not_before_ms == 0 { Bell::Rollouts } else { Bell::Leases });
+                tx.ring(Bell::Rollouts);
                 Ok(Reported { cancel: false })
             })
         })

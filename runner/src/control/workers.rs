@@ -49,7 +49,7 @@ impl Store {
                 })
             })
             .await?;
-        lost.into_iter().for_each(|job| self.logs().release(job, false));
+        lost.into_iter().for_each(|(job, ended)| self.logs().release(job, ended));
         Ok(registered)
     }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind, Release, Rollout, RolloutCommand, RolloutSpec},
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId, RunId, WorkerId},
@@ -227,6 +229,24 @@ pub(crate) async fn next_claimable(conn: &mut Conn, now: Timestamp) -> Result<Op
 pub(crate) async fn next_not_before(conn: &mut Conn, now: Timestamp) -> Result<Option<Timestamp>> {
     let sql = "SELECT MIN(not_before) AS next FROM rollouts WHERE ended_at IS NULL AND lease_until IS NULL AND not_before > $1";
     conn.first(sql, args![now]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
+}
+
+/// Rollouts that nobody has begun for so long.
+pub(crate) async fn unstarted(
+    conn: &mut Conn,
+    now: Timestamp,
+    limit: Duration,
+    at_most: u32,
+) -> Result<Vec<StoredRollout>> {
+    let before = Timestamp(now.0.saturating_sub(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)));
+    let sql = "SELECT * FROM rollouts WHERE ended_at IS NULL AND active = 0 AND created_at <= $1 ORDER BY id LIMIT $2";
+    conn.all(sql, args![before, at_most]).await?.iter().map(rollout).collect()
+}
+
+/// Since when the rollout that nobody has begun for longest waits.
+pub(crate) async fn unstarted_since(conn: &mut Conn) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(created_at) AS since FROM rollouts WHERE ended_at IS NULL AND active = 0";
+    conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("since"))
 }
 
 /// Rollouts whose lease has run out.
