@@ -12,7 +12,8 @@ use crate::duration::Span;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// Repositories by `owner/name`. Deliveries of others are stored and ignored.
+    /// Repositories by `owner/name`. Deliveries of others are stored and ignored; where none is named, every repository
+    /// whose deliveries carry the right signature is served.
     pub repositories: IndexMap<String, RepositoryConfig>,
     /// Environments by name. `staging` and `production` (which requires `staging`) exist without being named.
     pub environments: IndexMap<String, EnvironmentConfig>,

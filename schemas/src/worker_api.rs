@@ -19,6 +19,7 @@
 //! | `POST /rollouts/claim` | [`ClaimRequest`] -> [`RolloutClaim`], or 204 |
 //! | `POST /rollouts/{id}/renew` | [`Renew`] -> [`RolloutRenewed`] |
 //! | `POST /rollouts/{id}/journal` | [`RolloutReport`] -> [`Reported`]; durable when it answers |
+//! | `POST /hosts/{name}/state` | [`crate::host_api::HostState`] -> [`Reported`]; what was done there without the server is put on record |
 //!
 //! A write under an epoch that is not the current one is answered 409 with code `stale_epoch`, and changes nothing.
 

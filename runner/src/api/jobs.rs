@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     log_store::LogStore,
-    store::{LogRecord, StoreError},
+    store::{JobRecord, LogRecord, Store, StoreError},
 };
 
 /// Bytes of a log that are read at a time: all of it that is in memory for one reader.
@@ -45,7 +45,8 @@ async fn show(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Json
     let detail = app.store.run_detail(record.run, Some(record.attempt)).await?;
     let found = views::jobs(detail).into_iter().find(|job| job.id == id);
     let mut job = found.ok_or_else(|| StoreError::not_found("job", id))?;
-    if let Some(log) = app.store.job_log(id).await? {
+    let origin = origin(&app.store, record.clone()).await?;
+    if let Some(log) = app.store.job_log(origin.id).await? {
         job.log_bytes = app.store.logs().bytes(&log.path);
     }
     Ok(Json(job))
@@ -65,14 +66,22 @@ async fn logs(
     // who follows and was cut off goes on where it stopped
     let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
     let offset = seen.filter(|_| query.follow).or(query.offset).unwrap_or(0);
-    let job = app.store.job(id).await?;
+    let job = origin(&app.store, app.store.job(id).await?).await?;
     if query.follow {
         return Ok(stream::log_events(app, job, offset).into_response());
     }
-    match app.store.job_log(id).await? {
+    match app.store.job_log(job.id).await? {
         Some(log) => Ok(plain(&app, &log, offset, query.limit)?.into_response()),
         None => Ok(([(LOG_END, "0")], "").into_response()),
     }
+}
+
+/// The job itself, or the one of an earlier attempt whose end it took over: that one wrote the log.
+async fn origin(store: &Store, mut job: JobRecord) -> Result<JobRecord> {
+    while let Some(earlier) = job.carried_from {
+        job = store.job(earlier).await?;
+    }
+    Ok(job)
 }
 
 /// The log as it is now: what is written later is not waited for.

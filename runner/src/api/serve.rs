@@ -8,6 +8,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -16,8 +17,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS: usize = 4096;
+/// Connections at a time; more wait to be accepted. Fewer where the process may not have so many descriptors open: half of
+/// them are left to everything else.
+const CONNECTIONS: u64 = 4096;
 /// How long a connection may take for the head of a request, or be idle. Longer than HTTP clients keep idle connections,
 /// so that it is they who close them, and no request is lost between the two.
 const HEAD_LIMIT: Duration = Duration::from_secs(120);
@@ -31,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `stop`; then takes no new connection, and returns when the open requests have been answered (or
 /// [`STOP_LIMIT`] has passed).
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(connections_limit()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -49,6 +51,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     if tokio::time::timeout(STOP_LIMIT, all_ended).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections were still busy when the server stopped");
     }
+}
+
+fn connections_limit() -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from((descriptors / 2).clamp(16, CONNECTIONS)).unwrap_or(16)
 }
 
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {

@@ -205,6 +205,30 @@ async fn a_job_goes_from_claim_to_end_and_a_stale_epoch_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_carried_over_shows_the_log_that_it_wrote() {
+    let stand = Stand::start().await;
+    let two = PIPELINE.replace("jobs:\n", "jobs:\n  first:\n    runs-on: linux\n    steps:\n      - run: 'true'\n");
+    let two = two.replace("  test:\n", "  test:\n    needs: first\n");
+    stand.push("d1", &[(PIPELINES, &two)]).await;
+    stand.settled("d1").await;
+    let first = stand.claim().await.unwrap();
+    append(&stand, &first, 0, "from the first attempt\n").await;
+    finish(&stand, &first, "success").await;
+    let second = stand.claim().await.unwrap();
+    finish(&stand, &second, "failure").await;
+    let rerun = stand.admin(Method::POST, "/api/v1/runs/1/rerun").json(&json!({"failed": true})).send().await.unwrap();
+    assert_eq!(rerun.status(), 200);
+    let carried = stand.get("/api/v1/runs/1").await["jobs"][0].clone();
+    assert_eq!((&carried["key"], &carried["status"]), (&json!("first"), &json!("succeeded")));
+    assert_ne!(carried["id"], first["job"]);
+    for query in ["", "?follow=true"] {
+        let path = format!("/api/v1/jobs/{}/logs{query}", carried["id"].as_str().unwrap());
+        let log = stand.admin(Method::GET, &path).send().await.unwrap().text().await.unwrap();
+        assert!(log.contains("from the first attempt"), "{query}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_claim_is_answered_when_a_push_is_planned() {
     let stand = Stand::start().await;
     assert_eq!(stand.claim().await, None);

@@ -48,10 +48,25 @@ pub fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// # Errors
 /// The system has no thread or descriptor left.
 pub fn server_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    bound_memory_pools();
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
         .build()
         .explain("cannot start the runtime")
+}
+
+/// The C library gives each busy thread a pool of its own and keeps what was freed there: a process that waits most of its
+/// life would stay as large as its busiest moment. Two pools, trimmed early, cost nothing that can be measured.
+fn bound_memory_pools() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use nix::libc::{M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt};
+        for (setting, value) in [(M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 128 * 1024), (M_TRIM_THRESHOLD, 256 * 1024)] {
+            // SAFETY: `mallopt` takes two numbers, touches the allocator's own settings alone, and no other thread was
+            // started yet. Where it refuses a value, the default stays.
+            unsafe { mallopt(setting, value) };
+        }
+    }
 }

@@ -179,12 +179,13 @@ impl Mirrors {
         Ok(found)
     }
 
-    /// Brings commits into the mirror; does nothing where they are there.
+    /// Brings commits into the mirror; does nothing where they are there. A fetch that has begun goes on although nobody waits
+    /// for it any more: the first one of a large repository outlasts a person's request.
     ///
     /// # Errors
     /// [`MirrorError`]; the mirror is as usable as before.
     pub async fn ensure(
-        &self,
+        self: &Arc<Self>,
         repository: &RepositoryName,
         source: &Source,
         wanted: &[Wanted],
@@ -192,26 +193,10 @@ impl Mirrors {
         if self.missing(repository, wanted).await?.is_empty() {
             return Ok(());
         }
-        let turn = self.turn(repository);
-        let _turn = turn.lock().await;
-        // somebody else's fetch may have brought it meanwhile
-        let missing = self.missing(repository, wanted).await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let Ok(_slot) = self.fetches.acquire().await else {
-            return Err(MirrorError::Spawn("fetching has ended".into()));
-        };
-        let path = self.path(repository);
-        let limit = if make_mirror(&path).await? { CLONE_LIMIT } else { FETCH_LIMIT };
-        self.fetch(repository, &path, source, &missing, limit).await?;
-        if self.last_source(repository).await.as_ref() != Some(source) {
-            note_source(&path, source).await?;
-        }
-        if self.fetched.fetch_add(1, Ordering::Relaxed) % FETCHES_PER_TIDYING == FETCHES_PER_TIDYING - 1 {
-            tokio::spawn(tidy(path));
-        }
-        Ok(())
+        let (mirrors, repository, source) = (Arc::clone(self), repository.clone(), source.clone());
+        let wanted = wanted.to_vec();
+        let fetch = tokio::spawn(async move { mirrors.fetch_missing(&repository, &source, &wanted).await });
+        fetch.await.unwrap_or_else(|error| Err(MirrorError::Spawn(error.to_string())))
     }
 
     /// Where the mirror was last fetched from, where it ever was.
@@ -352,6 +337,34 @@ impl Mirrors {
             }
         }
         Ok(missing)
+    }
+
+    async fn fetch_missing(
+        &self,
+        repository: &RepositoryName,
+        source: &Source,
+        wanted: &[Wanted],
+    ) -> Result<(), MirrorError> {
+        let turn = self.turn(repository);
+        let _turn = turn.lock().await;
+        // somebody else's fetch may have brought it meanwhile
+        let missing = self.missing(repository, wanted).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let Ok(_slot) = self.fetches.acquire().await else {
+            return Err(MirrorError::Spawn("fetching has ended".into()));
+        };
+        let path = self.path(repository);
+        let limit = if make_mirror(&path).await? { CLONE_LIMIT } else { FETCH_LIMIT };
+        self.fetch(repository, &path, source, &missing, limit).await?;
+        if self.last_source(repository).await.as_ref() != Some(source) {
+            note_source(&path, source).await?;
+        }
+        if self.fetched.fetch_add(1, Ordering::Relaxed) % FETCHES_PER_TIDYING == FETCHES_PER_TIDYING - 1 {
+            tokio::spawn(tidy(path));
+        }
+        Ok(())
     }
 
     fn turn(&self, repository: &RepositoryName) -> Arc<tokio::sync::Mutex<()>> {

@@ -2,17 +2,17 @@ use super::*;
 use crate::testing::Upstream;
 
 struct World {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     upstream: Upstream,
-    mirrors: Mirrors,
+    mirrors: Arc<Mirrors>,
     repository: RepositoryName,
 }
 
 fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::new(folder.path());
-    let mirrors = Mirrors::new(folder.path().join("mirrors"));
-    World { upstream, mirrors, repository: RepositoryName::parse("acme/shop").unwrap(), _folder: folder }
+    let mirrors = Arc::new(Mirrors::new(folder.path().join("mirrors")));
+    World { upstream, mirrors, repository: RepositoryName::parse("acme/shop").unwrap(), folder }
 }
 
 impl World {
@@ -164,12 +164,18 @@ async fn tidying_up_packs_small_files_and_keeps_what_is_read() {
     let commit = world.upstream.commit("main", &[("a", "1")]);
     world.bring("refs/heads/main", &commit).await.unwrap();
     let mirror = world.mirrors.path(&world.repository);
-    let mut many = git::command(Some(&mirror));
     // more small files than git tolerates
-    many.args(["-c", "alias.many=!for n in $(seq 2500); do echo $n > n$n; done; ls n* | sed s,^,$PWD/, | git hash-object -w --stdin-paths", "many"]);
-    let objects = world._folder.path().join("objects");
+    let objects = world.folder.path().join("objects");
     std::fs::create_dir(&objects).unwrap();
-    many.current_dir(&objects);
+    let mut paths = String::new();
+    for n in 0..2500 {
+        let path = objects.join(n.to_string());
+        std::fs::write(&path, n.to_string()).unwrap();
+        paths.push_str(&format!("{}\n", path.display()));
+    }
+    std::fs::write(objects.join("paths"), paths).unwrap();
+    let mut many = git::command(Some(&mirror));
+    many.args(["hash-object", "-w", "--stdin-paths"]).stdin(std::fs::File::open(objects.join("paths")).unwrap());
     git::run_ok("making many", many, QUICK_LIMIT, 1 << 20).await.unwrap();
     tidy(mirror.clone()).await;
     assert!(std::fs::read_dir(mirror.join("objects/pack")).unwrap().count() > 0, "nothing was packed");

@@ -21,8 +21,12 @@ use crate::{
 const REPOSITORIES: usize = 16;
 /// Deliveries that are looked at in one go. More wait in the store.
 const DELIVERIES: u32 = 512;
-/// Deliveries of one repository that are planned at a time: their commits to the store join into few syncs.
-const OF_ONE_REPOSITORY: usize = 16;
+/// Deliveries of one repository that are planned at a time: their commits to the store join into few syncs, and each has a
+/// reader of the mirror that stays warm.
+const OF_ONE_REPOSITORY: usize = 4;
+/// While all that waits is of repositories that are being planned, a look finds nothing to start. How long further bells are
+/// gathered then, so that a burst of a thousand costs a few looks and not a thousand.
+const GATHER: Duration = Duration::from_millis(50);
 /// Pause after the store has failed.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -34,16 +38,16 @@ impl Planner {
         // the repositories that are being planned; a delivery of one of them waits for its batch to end
         let mut busy = HashSet::new();
         loop {
-            let next_due = match self.start_batches(&mut batches, &mut busy).await {
-                Ok(next_due) => next_due,
+            let next = match self.start_batches(&mut batches, &mut busy).await {
+                Ok(next) => next,
                 Err(error) => {
                     tracing::warn!(%error, "deliveries can't be read");
-                    Some(Instant::now() + STORE_PAUSE)
+                    Next::At(Instant::now() + STORE_PAUSE)
                 }
             };
             tokio::select! {
-                () = bell.rung() => {}
-                () = at(next_due) => {}
+                () = bell.rung(), if next.heeds_bell() => {}
+                () = next.time() => {}
                 Some(ended) = batches.join_next_with_id() => forget(&mut busy, ended),
                 () = stop.cancelled() => break,
             }
@@ -51,12 +55,13 @@ impl Planner {
         while batches.join_next().await.is_some() {}
     }
 
-    /// Starts a batch for each repository with due deliveries that has none. Gives when to look again at the latest.
-    async fn start_batches(self: &Arc<Self>, batches: &mut Batches, busy: &mut Busy) -> Result<Option<Instant>> {
+    /// Starts a batch for each repository with due deliveries that has none. Gives when to look again.
+    async fn start_batches(self: &Arc<Self>, batches: &mut Batches, busy: &mut Busy) -> Result<Next> {
         let mut groups: HashMap<String, Vec<Delivery>> = HashMap::new();
         for delivery in self.store.next_deliveries(DELIVERIES).await? {
             groups.entry(delivery.repository.clone().unwrap_or_default()).or_default().push(delivery);
         }
+        let (waiting, before) = (groups.len(), busy.len());
         for (repository, deliveries) in groups {
             if busy.len() >= REPOSITORIES {
                 break;
@@ -68,8 +73,11 @@ impl Planner {
             let task = batches.spawn(async move { planner.batch(deliveries).await });
             busy.insert((task.id(), repository));
         }
+        if waiting > 0 && busy.len() == before {
+            return Ok(Next::Gathered(Instant::now() + GATHER));
+        }
         let due = self.store.next_delivery_due().await?;
-        Ok(due.map(|due| Instant::now() + due.since(self.store.now())))
+        Ok(due.map_or(Next::Bell, |due| Next::At(Instant::now() + due.since(self.store.now()))))
     }
 
     async fn batch(self: Arc<Self>, deliveries: Vec<Delivery>) {
@@ -121,9 +129,25 @@ fn forget(busy: &mut Busy, ended: std::result::Result<(tokio::task::Id, ()), tok
     busy.retain(|(task, _)| *task != id);
 }
 
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
+/// When to look again; the end of a batch comes before all of these.
+enum Next {
+    /// When the bell rings.
+    Bell,
+    /// When the bell rings, then at the latest.
+    At(Instant),
+    /// Then, whatever rings.
+    Gathered(Instant),
+}
+
+impl Next {
+    fn heeds_bell(&self) -> bool {
+        !matches!(self, Self::Gathered(_))
+    }
+
+    async fn time(&self) {
+        match self {
+            Self::Bell => std::future::pending().await,
+            Self::At(time) | Self::Gathered(time) => tokio::time::sleep_until(*time).await,
+        }
     }
 }
