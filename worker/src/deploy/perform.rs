@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How long the traffic's way back waits for the journal. A durable write takes a millisecond or two.
-const JOURNAL_PATIENCE: Duration = Duration::from_millis(50);
+const JOURNAL_PATIENCE: Duration = Duration::from_millis(30);
 
 /// How long an instance that was taken over warm is kept without traffic: longer than any readiness ladder, so that it is
 /// also cleared away where its new owner is never heard of again.
