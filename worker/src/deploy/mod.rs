@@ -7,7 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `mod.rs` | claims rollouts and gives each a driver |
-//! | `drive.rs` | the driver: events -> machine -> actions, in order |
+//! | `drive/` | the driver: events -> machine -> actions, in order |
 //! | `perform.rs` | one act: announced in the journal, made at the host |
 //! | `journal.rs` | entries until the server has them, each with a line for people |
 //! | `ladder.rs` | the readiness ladder |

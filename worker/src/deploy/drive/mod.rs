@@ -1,5 +1,9 @@
 //! One rollout, driven: one loop over one closed set of events. Each event is given to the machine, and the actions that
 //! it answers with are performed in order.
+//!
+//! Comes in: a claim, and then what the lease, the host and the clock bring (`seen.rs`). Goes out: acts at the host, entries
+//! of the journal, and at last the word that the rollout has ended or is left to others (`leave.rs`). Never here: what to do
+//! next, which is the machine's to say, and how an act is made (`perform.rs`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,11 +15,10 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine};
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind},
-    host_api::{InstanceState, ObservationBatch, RenewDeadMan, RouteState},
+    host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
-    status::RolloutStatus,
     time::Timestamp,
-    worker_api::{RolloutClaim, RolloutHandBack, RolloutReport},
+    worker_api::{RolloutClaim, RolloutReport},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -24,6 +27,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+mod leave;
+mod seen;
+
+use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, stands};
+
 use super::{
     Timing,
     hosts::{Host, HostTrouble},
@@ -31,7 +39,7 @@ use super::{
     ladder::{self, Climb},
     lease::{self, Lease, LeaseNews},
     observe,
-    perform::{self, Act, Done, Seen},
+    perform::{self, Act, Done},
     place,
     server::{RolloutServer, ServerError},
 };
@@ -82,14 +90,6 @@ pub(super) struct Leftover {
     entries: Vec<JournalEntry>,
 }
 
-/// Why a driver stops before its rollout has ended.
-enum Leave {
-    /// The lease is another's, or can't be renewed: nothing may be changed, and the server needn't be told.
-    Lost(String),
-    /// This worker can't go on; another owner, or this one later, can.
-    HandBack { why: String, not_before: Duration },
-}
-
 /// Drives a claimed rollout until it has ended, is lost, or is to be left to others.
 ///
 /// Dropping the future stops everything at once: it is the same to the rollout as the death of the worker.
@@ -128,82 +128,6 @@ pub(super) async fn drive(
             leave_to_others(&*server, &claim, leave, stands, leftover).await
         }
     }
-}
-
-/// Whether a rollout that has changed nothing yet could not be begun for so long that it is given up. One that has changed
-/// something is not: only its host can say what serves, and says it when it is back.
-fn out_of_patience(claim: &RolloutClaim, timing: Timing) -> bool {
-    let is_untouched = claim.rollout.state.is_none() && claim.rollout.weight == 0;
-    let first_tried = claim.journal.iter().find(|entry| entry.kind == JournalKind::Claimed).map(|entry| entry.at);
-    is_untouched && first_tried.is_some_and(|at| now().since(at) >= timing.begin_limit)
-}
-
-/// Ends a rollout that has changed nothing.
-async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, lease: &Lease, why: String) -> Outcome {
-    let reason = format!("nothing was changed, because the rollout could not begin: {why}");
-    let mut journal = Journal::after(claim, "");
-    let serves = json!({ "status": RolloutStatus::Failed, "serves": "former", "reason": reason });
-    journal.note(JournalKind::Ended, serves);
-    let report = RolloutReport {
-        entries: journal.into_unsent(),
-        status: RolloutStatus::Failed,
-        reason: Some(reason.clone()),
-        ..stands(claim)
-    };
-    match journal::send(server, claim, lease, &report).await {
-        Ok(()) => Outcome::Ended,
-        Err(error) => Outcome::Left { why: error.to_string(), leftover: None },
-    }
-}
-
-/// Where the rollout stood when it was claimed; the first who could not begin it writes that down.
-fn stands(claim: &RolloutClaim) -> RolloutReport {
-    let rollout = &claim.rollout;
-    let mut journal = Journal::after(claim, "");
-    if claim.journal.is_empty() {
-        let message = "a worker took the rollout over, but could not begin it";
-        journal.note(JournalKind::Claimed, json!({ "message": message }));
-    }
-    RolloutReport {
-        epoch: claim.epoch,
-        entries: journal.into_unsent(),
-        status: rollout.status,
-        weight: rollout.weight,
-        stage: rollout.stage,
-        reason: rollout.reason.clone(),
-        verdict: rollout.verdict.clone(),
-        state: rollout.state.clone(),
-    }
-}
-
-async fn leave_to_others(
-    server: &dyn RolloutServer,
-    claim: &RolloutClaim,
-    leave: Leave,
-    stands: RolloutReport,
-    leftover: Option<Leftover>,
-) -> Outcome {
-    let why = match leave {
-        Leave::Lost(why) => why,
-        Leave::HandBack { why, not_before } => {
-            let not_before_ms = millis(not_before);
-            let hand_back = RolloutHandBack { epoch: claim.epoch, reason: why.clone(), not_before_ms };
-            let report = RolloutReport { reason: Some(why.clone()), ..stands };
-            let tell = async {
-                // why it does not go on is seen where the rollout is shown; a worker that stops is nobody's concern
-                if !not_before.is_zero() {
-                    server.report(claim.rollout.id, &report).await?;
-                }
-                server.hand_back(claim.rollout.id, &hand_back).await
-            };
-            // where this does not arrive, the lease runs out by itself
-            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), tell).await {
-                tracing::debug!(rollout = %claim.rollout.id, %error, "the rollout could not be handed back");
-            }
-            why
-        }
-    };
-    Outcome::Left { why, leftover }
 }
 
 struct Driver {
@@ -353,135 +277,6 @@ impl Driver {
             Event::Shutdown => self.closing_until = Some(Instant::now() + CLOSING),
         }
         Ok(())
-    }
-
-    fn on_performed(&mut self, done: Done) -> Result<(), Leave> {
-        self.is_busy = false;
-        if let Some(report) = &done.reported {
-            self.journal.sent(report);
-        }
-        match done.seen {
-            Seen::NotBegun(error) => return Err(lost_by(error)),
-            Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
-            Seen::Instance(instance) => match &done.act {
-                Act::Start(start) => match &instance.state {
-                    InstanceState::Failed { reason } => {
-                        let reason = format!("it could not be started: {reason}");
-                        self.feed(Input::NotReady { instance: start.instance.clone(), reason });
-                    }
-                    _ => {
-                        let message = format!("instance {} is started on {}", instance.id, instance.address);
-                        let detail = json!({ "message": message, "instance": instance.id, "address": instance.address,
-                            "pid": instance.pid, "output": instance.output });
-                        self.journal.note(JournalKind::Started, detail);
-                        self.feed(Input::Started { instance: start.instance.clone() });
-                    }
-                },
-                Act::Retire(id, retire) => {
-                    let after = Duration::from_millis(retire.after_ms);
-                    let message = format!("instance {id} stays warm for {after:?}; then its host drains and stops it");
-                    let detail = json!({ "message": message, "instance": id, "retire_at": instance.retire_at });
-                    self.journal.note(JournalKind::Retired, detail);
-                    self.feed(Input::Retired { instance: id.clone() });
-                }
-                Act::Stop(id, _) => {
-                    let detail = json!({ "message": format!("instance {id} is stopped"), "instance": id });
-                    self.journal.note(JournalKind::Retired, detail);
-                    self.feed(Input::Stopped { instance: id.clone() });
-                }
-                Act::Shift { .. } => {}
-            },
-            Seen::Route(route) => {
-                if let Act::Shift { percent, apply } = &done.act {
-                    let percent = *percent;
-                    self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
-                    let back_us = self.going_back_since.filter(|_| percent == 0).map(|since| micros(since.elapsed()));
-                    let message = match back_us {
-                        Some(us) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
-                        None => format!("{percent} % of the traffic goes to release {}", self.release()),
-                    };
-                    let detail = json!({ "message": message, "weight": percent, "targets": route.targets,
-                        "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
-                    self.journal.note(JournalKind::Shifted, detail);
-                    self.feed(Input::Shifted { percent });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The host could not or would not.
-    fn on_trouble(&mut self, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
-        let HostTrouble::Refused(reason) = trouble else { return Err(left_by(trouble)) };
-        match act {
-            Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
-            Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
-            Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
-        }
-        Ok(())
-    }
-
-    fn on_reported(&mut self, report: &RolloutReport, result: Result<(), ServerError>) -> Result<(), Leave> {
-        match result {
-            Ok(()) => {
-                self.journal.sent(report);
-                Ok(())
-            }
-            Err(error) => Err(lost_by(error)),
-        }
-    }
-
-    fn on_climbed(&mut self, instance: InstanceId, climb: Result<Climb, HostTrouble>) -> Result<(), Leave> {
-        match climb {
-            Ok(Ok(ready)) => {
-                let ms = ready.latency_us as f64 / 1000.0;
-                let message =
-                    format!("instance {instance} is ready after {:.1?}; it answers in {ms:.1} ms", ready.took);
-                let numbers =
-                    json!({ "took_us": micros(ready.took), "tries": ready.tries, "latency_us": ready.latency_us });
-                let detail = json!({ "message": message, "instance": instance, "numbers": numbers });
-                self.journal.note(JournalKind::Ready, detail);
-                self.feed(Input::Ready { instance });
-            }
-            Ok(Err(fell)) => {
-                self.fallen.insert(instance.clone(), fell.seen);
-                self.feed(Input::NotReady { instance, reason: fell.message });
-            }
-            Err(HostTrouble::Refused(reason)) => self.feed(Input::NotReady { instance, reason }),
-            Err(trouble) => return Err(left_by(trouble)),
-        }
-        Ok(())
-    }
-
-    fn on_observed(&mut self, after: u64, batch: Result<ObservationBatch, HostTrouble>) {
-        self.is_polling = false;
-        match batch {
-            Ok(batch) if after == self.machine.observed_until() => {
-                let ObservationBatch { observations, next, lost } = batch;
-                self.feed(Input::Observations { observations, lost, next });
-            }
-            Ok(_) => {}
-            // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
-            Err(trouble) => tracing::warn!(rollout = %self.claim.rollout.id, %trouble, "no observations"),
-        }
-    }
-
-    fn on_renewed(&mut self, renewed: Result<Option<RouteState>, HostTrouble>) -> Result<(), Leave> {
-        match renewed {
-            Ok(route) => {
-                self.renew_at = self.renew_at.map(|_| Instant::now() + self.dead_man / 3);
-                if let Some(route) = route {
-                    self.feed(Input::Route { route });
-                }
-                Ok(())
-            }
-            Err(trouble @ HostTrouble::Stale(_)) => Err(left_by(trouble)),
-            Err(trouble) => {
-                tracing::warn!(rollout = %self.claim.rollout.id, %trouble, "the dead-man's deadline can't be put off");
-                self.renew_at = self.renew_at.map(|_| Instant::now() + self.dead_man / 10);
-                Ok(())
-            }
-        }
     }
 
     fn on_time(&mut self) {
@@ -666,25 +461,6 @@ fn host_of(claim: &RolloutClaim, timing: Timing) -> Result<Host, String> {
         )
     })?;
     Ok(Host::new(name, socket, timing.host_patience))
-}
-
-fn hand_back_later(why: String) -> Leave {
-    Leave::HandBack { why, not_before: Duration::from_secs(30) }
-}
-
-fn left_by(trouble: HostTrouble) -> Leave {
-    let not_before = match trouble {
-        HostTrouble::Stale(_) => Duration::ZERO,
-        HostTrouble::Refused(_) | HostTrouble::Away(_) => Duration::from_secs(5),
-    };
-    Leave::HandBack { why: trouble.to_string(), not_before }
-}
-
-fn lost_by(error: ServerError) -> Leave {
-    match error {
-        ServerError::Stale(_) | ServerError::Away(_) => Leave::Lost(error.to_string()),
-        ServerError::Refused(_) => hand_back_later(error.to_string()),
-    }
 }
 
 fn now() -> Timestamp {

@@ -1,0 +1,156 @@
+//! What came of what was asked for, as the machine takes it in, and as the journal shows it.
+
+use std::time::Duration;
+
+use segue_pipelines::rollout::Input;
+use segue_schemas::{
+    deploy::JournalKind,
+    host_api::{InstanceState, ObservationBatch, RouteState},
+    id::InstanceId,
+    worker_api::RolloutReport,
+};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        hosts::HostTrouble,
+        ladder::Climb,
+        perform::{Act, Done, Seen},
+        server::ServerError,
+    },
+    Driver,
+    leave::{Leave, left_by, lost_by},
+    micros,
+};
+
+impl Driver {
+    pub(super) fn on_performed(&mut self, done: Done) -> Result<(), Leave> {
+        self.is_busy = false;
+        if let Some(report) = &done.reported {
+            self.journal.sent(report);
+        }
+        match done.seen {
+            Seen::NotBegun(error) => return Err(lost_by(error)),
+            Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
+            Seen::Instance(instance) => match &done.act {
+                Act::Start(start) => match &instance.state {
+                    InstanceState::Failed { reason } => {
+                        let reason = format!("it could not be started: {reason}");
+                        self.feed(Input::NotReady { instance: start.instance.clone(), reason });
+                    }
+                    _ => {
+                        let message = format!("instance {} is started on {}", instance.id, instance.address);
+                        let detail = json!({ "message": message, "instance": instance.id, "address": instance.address,
+                            "pid": instance.pid, "output": instance.output });
+                        self.journal.note(JournalKind::Started, detail);
+                        self.feed(Input::Started { instance: start.instance.clone() });
+                    }
+                },
+                Act::Retire(id, retire) => {
+                    let after = Duration::from_millis(retire.after_ms);
+                    let message = format!("instance {id} stays warm for {after:?}; then its host drains and stops it");
+                    let detail = json!({ "message": message, "instance": id, "retire_at": instance.retire_at });
+                    self.journal.note(JournalKind::Retired, detail);
+                    self.feed(Input::Retired { instance: id.clone() });
+                }
+                Act::Stop(id, _) => {
+                    let detail = json!({ "message": format!("instance {id} is stopped"), "instance": id });
+                    self.journal.note(JournalKind::Retired, detail);
+                    self.feed(Input::Stopped { instance: id.clone() });
+                }
+                Act::Shift { .. } => {}
+            },
+            Seen::Route(route) => {
+                if let Act::Shift { percent, apply } = &done.act {
+                    let percent = *percent;
+                    self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
+                    let back_us = self.going_back_since.filter(|_| percent == 0).map(|since| micros(since.elapsed()));
+                    let message = match back_us {
+                        Some(us) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
+                        None => format!("{percent} % of the traffic goes to release {}", self.release()),
+                    };
+                    let detail = json!({ "message": message, "weight": percent, "targets": route.targets,
+                        "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
+                    self.journal.note(JournalKind::Shifted, detail);
+                    self.feed(Input::Shifted { percent });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The host could not or would not.
+    fn on_trouble(&mut self, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
+        let HostTrouble::Refused(reason) = trouble else { return Err(left_by(trouble)) };
+        match act {
+            Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
+            Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
+            Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_reported(&mut self, report: &RolloutReport, result: Result<(), ServerError>) -> Result<(), Leave> {
+        match result {
+            Ok(()) => {
+                self.journal.sent(report);
+                Ok(())
+            }
+            Err(error) => Err(lost_by(error)),
+        }
+    }
+
+    pub(super) fn on_climbed(&mut self, instance: InstanceId, climb: Result<Climb, HostTrouble>) -> Result<(), Leave> {
+        match climb {
+            Ok(Ok(ready)) => {
+                let ms = ready.latency_us as f64 / 1000.0;
+                let message =
+                    format!("instance {instance} is ready after {:.1?}; it answers in {ms:.1} ms", ready.took);
+                let numbers =
+                    json!({ "took_us": micros(ready.took), "tries": ready.tries, "latency_us": ready.latency_us });
+                let detail = json!({ "message": message, "instance": instance, "numbers": numbers });
+                self.journal.note(JournalKind::Ready, detail);
+                self.feed(Input::Ready { instance });
+            }
+            Ok(Err(fell)) => {
+                self.fallen.insert(instance.clone(), fell.seen);
+                self.feed(Input::NotReady { instance, reason: fell.message });
+            }
+            Err(HostTrouble::Refused(reason)) => self.feed(Input::NotReady { instance, reason }),
+            Err(trouble) => return Err(left_by(trouble)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_observed(&mut self, after: u64, batch: Result<ObservationBatch, HostTrouble>) {
+        self.is_polling = false;
+        match batch {
+            Ok(batch) if after == self.machine.observed_until() => {
+                let ObservationBatch { observations, next, lost } = batch;
+                self.feed(Input::Observations { observations, lost, next });
+            }
+            Ok(_) => {}
+            // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
+            Err(trouble) => tracing::warn!(rollout = %self.claim.rollout.id, %trouble, "no observations"),
+        }
+    }
+
+    pub(super) fn on_renewed(&mut self, renewed: Result<Option<RouteState>, HostTrouble>) -> Result<(), Leave> {
+        match renewed {
+            Ok(route) => {
+                self.renew_at = self.renew_at.map(|_| Instant::now() + self.dead_man / 3);
+                if let Some(route) = route {
+                    self.feed(Input::Route { route });
+                }
+                Ok(())
+            }
+            Err(trouble @ HostTrouble::Stale(_)) => Err(left_by(trouble)),
+            Err(trouble) => {
+                tracing::warn!(rollout = %self.claim.rollout.id, %trouble, "the dead-man's deadline can't be put off");
+                self.renew_at = self.renew_at.map(|_| Instant::now() + self.dead_man / 10);
+                Ok(())
+            }
+        }
+    }
+}
