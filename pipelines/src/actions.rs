@@ -58,13 +58,13 @@ pub const ACTIONS: [Action; 5] = [
     },
     Action {
         name: "segue/upload-artifact",
-        inputs: &[required("name", Kind::Name), required("path", Kind::Path)],
+        inputs: &[optional("name", Kind::Name), required("path", Kind::Path)],
         one_of: &[],
         deploys: false,
     },
     Action {
         name: "segue/download-artifact",
-        inputs: &[required("name", Kind::Name), optional("path", Kind::Path)],
+        inputs: &[optional("name", Kind::Name), optional("path", Kind::Path)],
         one_of: &[],
         deploys: false,
     },

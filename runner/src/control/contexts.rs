@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
+use segue_pipelines::plan::{RunNumbers, github_context};
 use segue_schemas::{
     config::Config,
     status::Conclusion,
@@ -41,53 +42,9 @@ pub(super) fn of_job(run: &Run, job: &Job, needs: &[Job], config: &Config) -> BT
 }
 
 fn github(run: &Run) -> Value {
-    let (record, event) = (&run.record, &run.trigger.event);
-    let git_ref = record.git_ref.as_str();
-    let (ref_type, ref_name) = match (git_ref.strip_prefix("refs/heads/"), git_ref.strip_prefix("refs/tags/")) {
-        (Some(branch), _) => ("branch", branch),
-        (_, Some(tag)) => ("tag", tag),
-        _ => ("branch", git_ref.strip_prefix("refs/pull/").unwrap_or(git_ref)),
-    };
-    let (owner, _) = record.repository.split_once('/').unwrap_or((&record.repository, ""));
-    let mut github = json!({
-        "event_name": record.event,
-        "ref": git_ref,
-        "ref_name": ref_name,
-        "ref_type": ref_type,
-        "sha": record.commit,
-        "repository": record.repository,
-        "repository_owner": owner,
-        "actor": record.actor,
-        "workflow": record.pipeline,
-        "run_id": record.id,
-        "run_number": record.id,
-        "run_attempt": record.attempt,
-        "event": payload(event),
-    });
-    if let (Event::PullRequest { head_ref, base_ref, .. }, Value::Object(github)) = (event, &mut github) {
-        github.insert("head_ref".into(), head_ref.as_str().into());
-        github.insert("base_ref".into(), base_ref.as_str().into());
-    }
-    github
-}
-
-/// `github.event`, as far as it was kept.
-fn payload(event: &Event) -> Value {
-    match event {
-        Event::Push { r#ref, before, after, message, forced } => json!({
-            "ref": r#ref, "before": before, "after": after, "forced": forced,
-            "head_commit": { "id": after, "message": message },
-        }),
-        Event::PullRequest { action, number, title, head_ref, head, base_ref, base, draft, head_repository } => json!({
-            "action": action, "number": number,
-            "pull_request": {
-                "number": number, "title": title, "draft": draft,
-                "head": { "ref": head_ref, "sha": head, "repo": { "full_name": head_repository } },
-                "base": { "ref": base_ref, "sha": base },
-            },
-        }),
-        Event::WorkflowDispatch { r#ref, inputs, .. } => json!({ "ref": r#ref, "inputs": inputs }),
-    }
+    let record = &run.record;
+    let numbers = RunNumbers { id: record.id.0, number: record.id.0, attempt: record.attempt.into() };
+    github_context(&run.trigger, &record.pipeline, numbers)
 }
 
 fn inputs(event: &Event) -> Value {

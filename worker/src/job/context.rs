@@ -10,7 +10,7 @@ use segue_schemas::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::{error::StepError, state::JobState, workspace::Workspace};
+use super::{error::StepError, hash_files::hash_files, state::JobState, workspace::Workspace};
 
 /// Where programs are looked for, after what steps put before it.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -66,7 +66,8 @@ pub fn job_contexts(claim: &JobClaim, workspace: &Workspace, worker: &str) -> Co
     contexts.set("runner", Value::from(runner(workspace, worker)));
     let secrets: Map<String, Json> = claim.secrets.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     contexts.set("secrets", Value::from(Json::Object(secrets)));
-    contexts
+    let work = workspace.work();
+    contexts.with_hash_files(move |patterns| hash_files(&work, patterns))
 }
 
 /// These contexts with `steps`, `job` and `env` as they stand.

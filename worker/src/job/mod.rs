@@ -7,6 +7,7 @@ pub mod built_in;
 pub mod command_files;
 pub mod context;
 pub mod error;
+mod hash_files;
 pub mod lease;
 pub mod place;
 pub mod report;
