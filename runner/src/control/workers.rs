@@ -36,8 +36,8 @@ impl Store {
                     let mut lost = Vec::new();
                     for job in jobs::held_by(&mut tx.conn, &register.worker).await? {
                         if job.incarnation.as_deref() != Some(&register.incarnation) {
-                            lost.push(job.record.id);
-                            lose_job(&store, tx, job).await?;
+                            let id = job.record.id;
+                            lost.push((id, lose_job(&store, tx, job).await?));
                         }
                     }
                     for rollout in rollouts::held_by(&mut tx.conn, &register.worker).await? {
