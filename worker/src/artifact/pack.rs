@@ -1,26 +1,26 @@
-//! Packing and unpacking.
+//! Packing.
 //!
 //! The same files give the same bytes: entries are sorted by path, times and owners are zero, permissions are reduced to
-//! "may be executed" (0755) or not (0644), and compression is single-threaded at one level.
+//! "may be executed" (0755) or not (0644), and compression is single-threaded at one level. A cache keeps the times, because
+//! build tools compare them.
 
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, BufWriter, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
+    io::{self, BufWriter, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Component, Path, PathBuf},
 };
 
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Builder, EntryType, Header};
+
+use super::{select::Selected, unpack::stays_inside};
 
 /// zstd's own default: a good artifact is a fast one.
 const LEVEL: i32 = 3;
-/// Bounds of an archive when it is unpacked; more than any service has, less than fills a machine.
-const MAX_UNPACKED_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-const MAX_ENTRIES: usize = 500_000;
 const BUFFER: usize = 256 * 1024;
 
-/// Why something could not be packed or unpacked.
+/// Why something could not be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// A file could not be read or written.
@@ -39,15 +39,7 @@ pub enum PackError {
         /// Why not, and what to do.
         reason: String,
     },
-    /// An archive that is not to be unpacked.
-    #[error("the archive is refused: `{entry}` {reason}")]
-    Unsafe {
-        /// Which entry.
-        entry: String,
-        /// Why.
-        reason: String,
-    },
-    /// The archive itself could not be read or written.
+    /// The archive itself could not be written.
     #[error("the archive: {0}")]
     Archive(io::Error),
 }
@@ -63,111 +55,133 @@ impl From<PackError> for io::Error {
 /// # Errors
 /// [`PackError`]; what `archive` holds then is worthless.
 pub fn pack(path: &Path, archive: impl Write) -> Result<(), PackError> {
-    let at = |source| PackError::File { path: path.to_owned(), source };
-    let compressed =
-        zstd::Encoder::new(BufWriter::with_capacity(BUFFER, archive), LEVEL).map_err(PackError::Archive)?;
-    let mut tar = Builder::new(compressed);
-    let kind = fs::metadata(path).map_err(at)?.file_type();
+    let mut packer = Packer::new(archive, false)?;
+    let kind = fs::metadata(path).map_err(|source| PackError::File { path: path.to_owned(), source })?.file_type();
     if kind.is_dir() {
-        append_directory(&mut tar, path, Path::new(""))?;
+        packer.append_directory(path, Path::new(""))?;
     } else {
         let name = path.file_name().ok_or_else(|| unfit(path, "it has no name"))?;
-        append(&mut tar, path, Path::new(name))?;
+        packer.append(path, Path::new(name))?;
     }
-    let compressed = tar.into_inner().map_err(PackError::Archive)?;
-    compressed.finish().and_then(|mut archive| archive.flush()).map_err(PackError::Archive)
+    packer.finish().map(drop)
 }
 
-/// Unpacks `archive` below `directory`, which is made if it is not there. Files in the way are replaced.
+/// Packs what was selected, in the order of the paths.
 ///
 /// # Errors
-/// [`PackError::Unsafe`] for an entry that would lie outside, or is neither file, directory nor a link within.
-pub fn unpack(archive: impl io::Read, directory: &Path) -> Result<(), PackError> {
-    fs::create_dir_all(directory).map_err(|source| PackError::File { path: directory.to_owned(), source })?;
-    let plain = zstd::Decoder::new(archive).map_err(PackError::Archive)?;
-    let mut archive = Archive::new(BufReader::with_capacity(BUFFER, plain));
-    let mut bytes_left = MAX_UNPACKED_BYTES;
-    for (number, entry) in archive.entries().map_err(PackError::Archive)?.enumerate() {
-        let mut entry = entry.map_err(PackError::Archive)?;
-        let path = entry.path().map_err(PackError::Archive)?.into_owned();
-        let refuse = |reason: &str| PackError::Unsafe { entry: path.display().to_string(), reason: reason.into() };
-        if number >= MAX_ENTRIES {
-            return Err(refuse("is one entry too many"));
-        }
-        bytes_left = bytes_left.checked_sub(entry.size()).ok_or_else(|| refuse("makes it too large"))?;
-        if !is_plain(&path) {
-            return Err(refuse("lies outside the directory"));
-        }
-        let target = directory.join(&path);
-        let at = |source| PackError::File { path: target.clone(), source };
-        if target == directory {
-            continue;
-        }
-        make_parents(directory, &path).map_err(|reason| refuse(&reason))?;
-        match entry.header().entry_type() {
-            EntryType::Directory => make_directory(&target).map_err(at)?,
-            EntryType::Regular => {
-                remove_file(&target).map_err(at)?;
-                let mode = if entry.header().mode().unwrap_or(0) & 0o111 == 0 { 0o644 } else { 0o755 };
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&target).map_err(at)?;
-                io::copy(&mut entry, &mut file).map_err(at)?;
-            }
-            EntryType::Symlink => {
-                let link =
-                    entry.link_name().map_err(PackError::Archive)?.ok_or_else(|| refuse("is a link to nothing"))?;
-                if !stays_within(&path, &link) {
-                    return Err(refuse("is a link out of the directory"));
-                }
-                remove_file(&target).map_err(at)?;
-                symlink(&link, &target).map_err(at)?;
-            }
-            _ => return Err(refuse("is neither a file, a directory nor a symbolic link")),
-        }
+/// As [`pack`].
+pub fn pack_selected(selected: &[Selected], archive: impl Write) -> Result<(), PackError> {
+    let mut packer = Packer::new(archive, false)?;
+    for one in selected {
+        packer.append_alone(&one.path, &one.inside)?;
     }
-    Ok(())
+    packer.finish().map(drop)
 }
 
-fn append_directory<W: Write>(tar: &mut Builder<W>, directory: &Path, inside: &Path) -> Result<(), PackError> {
-    let at = |source| PackError::File { path: directory.to_owned(), source };
-    let mut names: Vec<OsString> = fs::read_dir(directory)
-        .map_err(at)?
-        .map(|entry| Ok(entry?.file_name()))
-        .collect::<io::Result<_>>()
-        .map_err(at)?;
-    names.sort_unstable();
-    for name in names {
-        append(tar, &directory.join(&name), &inside.join(&name))?;
+/// Packs what was selected as a cache: with times, and without what an archive can't hold (links out of the folder, sockets),
+/// which is what this returns, the first few of it.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_cache(selected: &[Selected], archive: impl Write) -> Result<Vec<String>, PackError> {
+    let mut packer = Packer::new(archive, true)?;
+    for one in selected {
+        packer.append_alone(&one.path, &one.inside)?;
     }
-    Ok(())
+    packer.finish()
 }
 
-fn append<W: Write>(tar: &mut Builder<W>, path: &Path, inside: &Path) -> Result<(), PackError> {
-    let at = |source| PackError::File { path: path.to_owned(), source };
-    let kind = fs::symlink_metadata(path).map_err(at)?.file_type();
-    let mut header = Header::new_gnu();
-    header.set_size(0);
-    if kind.is_dir() {
-        header.set_entry_type(EntryType::Directory);
-        header.set_mode(0o755);
-        tar.append_data(&mut header, inside, io::empty()).map_err(at)?;
-        append_directory(tar, path, inside)
-    } else if kind.is_symlink() {
-        let link = fs::read_link(path).map_err(at)?;
-        if !stays_within(inside, &link) {
-            return Err(unfit(path, "is a link out of the directory that is packed; copy what it points to instead"));
+struct Packer<W: Write> {
+    tar: Builder<zstd::Encoder<'static, BufWriter<W>>>,
+    /// Times are kept, and what is unfit is left out.
+    cache: bool,
+    left_out: Vec<String>,
+}
+
+/// How many of the things left out are named.
+const NAMED: usize = 10;
+
+impl<W: Write> Packer<W> {
+    fn new(archive: W, cache: bool) -> Result<Self, PackError> {
+        let compressed =
+            zstd::Encoder::new(BufWriter::with_capacity(BUFFER, archive), LEVEL).map_err(PackError::Archive)?;
+        Ok(Self { tar: Builder::new(compressed), cache, left_out: Vec::new() })
+    }
+
+    fn finish(self) -> Result<Vec<String>, PackError> {
+        let compressed = self.tar.into_inner().map_err(PackError::Archive)?;
+        compressed.finish().and_then(|mut archive| archive.flush()).map_err(PackError::Archive)?;
+        Ok(self.left_out)
+    }
+
+    fn append_directory(&mut self, directory: &Path, inside: &Path) -> Result<(), PackError> {
+        let at = |source| PackError::File { path: directory.to_owned(), source };
+        let mut names: Vec<OsString> = fs::read_dir(directory)
+            .map_err(at)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<_>>()
+            .map_err(at)?;
+        names.sort_unstable();
+        for name in names {
+            self.append(&directory.join(&name), &inside.join(&name))?;
         }
-        header.set_entry_type(EntryType::Symlink);
-        header.set_mode(0o777);
-        tar.append_link(&mut header, inside, &link).map_err(at)
-    } else if kind.is_file() {
-        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path).map_err(at)?;
-        let metadata = file.metadata().map_err(at)?;
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(if metadata.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 });
-        header.set_size(metadata.len());
-        tar.append_data(&mut header, inside, Exactly { file, left: metadata.len() }).map_err(at)
-    } else {
-        Err(unfit(path, "is neither a file, a directory nor a symbolic link; remove it before packing"))
+        Ok(())
+    }
+
+    fn append(&mut self, path: &Path, inside: &Path) -> Result<(), PackError> {
+        if self.append_alone(path, inside)? { self.append_directory(path, inside) } else { Ok(()) }
+    }
+
+    /// One entry; whether it is a directory.
+    fn append_alone(&mut self, path: &Path, inside: &Path) -> Result<bool, PackError> {
+        let at = |source| PackError::File { path: path.to_owned(), source };
+        let metadata = fs::symlink_metadata(path).map_err(at)?;
+        let kind = metadata.file_type();
+        let mut header = Header::new_gnu();
+        header.set_size(0);
+        if kind.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(0o755);
+            self.tar.append_data(&mut header, inside, io::empty()).map_err(at)?;
+            return Ok(true);
+        }
+        if kind.is_symlink() {
+            let link = fs::read_link(path).map_err(at)?;
+            let depth = inside.components().filter(|part| matches!(part, Component::Normal(_))).count();
+            if !stays_inside(&link, depth.saturating_sub(1)) {
+                return self.leave_out(
+                    path,
+                    "is a link out of the directory that is packed, or with `..` after a name; copy what it points to instead",
+                );
+            }
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            self.tar.append_link(&mut header, inside, &link).map_err(at)?;
+        } else if kind.is_file() {
+            let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path).map_err(at)?;
+            let metadata = file.metadata().map_err(at)?;
+            header.set_entry_type(EntryType::Regular);
+            header.set_mode(if metadata.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 });
+            header.set_size(metadata.len());
+            if self.cache {
+                header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+            }
+            self.tar.append_data(&mut header, inside, Exactly { file, left: metadata.len() }).map_err(at)?;
+        } else {
+            return self
+                .leave_out(path, "is neither a file, a directory nor a symbolic link; remove it before packing");
+        }
+        Ok(false)
+    }
+
+    fn leave_out(&mut self, path: &Path, reason: &str) -> Result<bool, PackError> {
+        if !self.cache {
+            return Err(unfit(path, reason));
+        }
+        if self.left_out.len() < NAMED {
+            self.left_out.push(path.display().to_string());
+        }
+        Ok(false)
     }
 }
 
@@ -190,79 +204,20 @@ impl io::Read for Exactly {
     }
 }
 
-/// Makes the directories above `path`. A link among them could lead anywhere, and is refused.
-fn make_parents(directory: &Path, path: &Path) -> Result<(), String> {
-    let mut parent = directory.to_owned();
-    let components: Vec<Component<'_>> = path.components().collect();
-    for component in components.iter().take(components.len().saturating_sub(1)) {
-        parent.push(component);
-        make_directory(&parent)
-            .map_err(|error| format!("can't be made, because of `{}`: {error}", parent.display()))?;
-    }
-    Ok(())
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(io::Error::other("something that is not a directory is in the way")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(path),
-        Err(error) => Err(error),
-    }
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-fn is_plain(path: &Path) -> bool {
-    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-}
-
-/// Whether a link at `path` to `link` stays within the root that `path` is relative to.
-fn stays_within(path: &Path, link: &Path) -> bool {
-    let mut depth = path.components().filter(|part| matches!(part, Component::Normal(_))).count().saturating_sub(1);
-    for part in link.components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
-        }
-    }
-    true
-}
-
 fn unfit(path: &Path, reason: &str) -> PackError {
     PackError::Unfit { path: path.to_owned(), reason: reason.into() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::symlink;
 
-    fn archive_of(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
-        let mut tar = Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
-        for (path, kind, content) in entries {
-            let mut header = Header::new_gnu();
-            header.set_entry_type(*kind);
-            header.set_mode(0o644);
-            // Written past the checks of the library, as an attacker's tool would.
-            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-            let content = if matches!(kind, EntryType::Symlink | EntryType::Link) {
-                header.set_link_name_literal(content).unwrap();
-                ""
-            } else {
-                *content
-            };
-            header.set_size(content.len() as u64);
-            header.set_cksum();
-            tar.append(&header, content.as_bytes()).unwrap();
-        }
-        tar.into_inner().unwrap().finish().unwrap()
+    use super::*;
+    use crate::artifact::unpack::{UnpackRules, unpack};
+
+    fn unpack_into(packed: &[u8], folder: &Path, keep_times: bool) {
+        fs::create_dir_all(folder).unwrap();
+        unpack(packed, folder, UnpackRules { replace: true, keep_times, ..UnpackRules::default() }).unwrap();
     }
 
     #[test]
@@ -285,11 +240,11 @@ mod tests {
         assert_eq!(packed[0], packed[1]);
 
         let out = root.path().join("out/deep");
-        unpack(&packed[0][..], &out).unwrap();
+        unpack_into(&packed[0], &out, false);
         assert_eq!(fs::read_to_string(out.join("link")).unwrap(), "a".repeat(1000));
         assert_eq!(fs::metadata(out.join("sub/a")).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::metadata(out.join("sub/b")).unwrap().permissions().mode() & 0o111, 0);
-        unpack(&packed[0][..], &out).unwrap();
+        unpack_into(&packed[0], &out, false);
     }
 
     #[test]
@@ -298,7 +253,7 @@ mod tests {
         fs::write(root.path().join("app"), "x").unwrap();
         let mut packed = Vec::new();
         pack(&root.path().join("app"), &mut packed).unwrap();
-        unpack(&packed[..], &root.path().join("out")).unwrap();
+        unpack_into(&packed, &root.path().join("out"), false);
         assert_eq!(fs::read_to_string(root.path().join("out/app")).unwrap(), "x");
     }
 
@@ -311,26 +266,34 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_archives_are_refused_and_nothing_is_written_outside() {
-        use EntryType::{Char, Directory, Link, Regular, Symlink};
-        type Entry = (&'static str, EntryType, &'static str);
-        let cases: &[(&str, &[Entry])] = &[
-            ("lies outside", &[("../evil", Regular, "x")]),
-            ("lies outside", &[("/tmp/segue-evil", Regular, "x")]),
-            ("lies outside", &[("a/../../evil", Regular, "x")]),
-            ("link out of", &[("l", Symlink, "/etc")]),
-            ("link out of", &[("a/l", Symlink, "../../x")]),
-            ("neither", &[("hard", Link, "/etc/passwd")]),
-            ("neither", &[("dev", Char, "")]),
-            ("can't be made", &[("p", Symlink, "."), ("p/p/p/q", Symlink, "../../..")]),
-            ("can't be made", &[("d", Directory, ""), ("l", Symlink, "d"), ("l/evil", Regular, "x")]),
-        ];
-        for (expected, entries) in cases {
-            let root = tempfile::tempdir().unwrap();
-            let inside = root.path().join("inside");
-            let error = unpack(&archive_of(entries)[..], &inside).unwrap_err().to_string();
-            assert!(error.contains(expected), "{entries:?}: {error}");
-            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "{entries:?}");
-        }
+    fn a_cache_keeps_times_and_leaves_out_what_it_cannot_hold() {
+        let root = tempfile::tempdir().unwrap();
+        let work = root.path().join("work");
+        fs::create_dir(&work).unwrap();
+        fs::write(work.join("built"), "x").unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        File::options().write(true).open(work.join("built")).unwrap().set_modified(long_ago).unwrap();
+        symlink("/etc/passwd", work.join("out")).unwrap();
+        let selected: Vec<Selected> = ["built", "out"]
+            .map(|name| Selected { path: work.join(name), inside: Path::new("work").join(name) })
+            .into();
+        let mut packed = Vec::new();
+        let left_out = pack_cache(&selected, &mut packed).unwrap();
+        assert_eq!(left_out, [work.join("out").display().to_string()]);
+        let again = root.path().join("again");
+        unpack_into(&packed, &again, true);
+        assert_eq!(fs::metadata(again.join("work/built")).unwrap().modified().unwrap(), long_ago);
+        assert!(!again.join("work/out").exists());
+        assert!(pack_selected(&selected, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_link_that_leads_out_over_another_is_not_packed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        symlink("../..", root.path().join("a/b/s")).unwrap();
+        symlink("a/b/s/../x", root.path().join("t")).unwrap();
+        let error = pack(root.path(), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("`..` after a name"), "{error}");
     }
 }

@@ -27,7 +27,7 @@ use segue_schemas::id::JobId;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{Engine, EngineJob, Exit, SupervisorError, Task, Work};
-use crate::artifact::pack;
+use crate::supervisor::child::work_on_archive;
 
 const TERM: i32 = 15;
 const KILL: i32 = 9;
@@ -92,9 +92,12 @@ impl EngineJob for ScriptedJob {
                 let env: HashMap<String, String> = env.iter().cloned().collect();
                 tokio::spawn(interpret(script, env, output, self.signal.subscribe()))
             }
-            (Work::Pack { path }, Some(archive)) => finished(pack::pack(&directory.join(path), archive), output),
-            (Work::Unpack { path }, Some(archive)) => finished(pack::unpack(archive, &directory.join(path)), output),
-            (Work::Pack { .. } | Work::Unpack { .. }, None) => {
+            (work, Some(archive)) => {
+                let mut output = output;
+                let code = work_on_archive(directory, work, archive, &mut output);
+                tokio::spawn(async move { Exit::Code(code) })
+            }
+            (_, None) => {
                 return Err(SupervisorError::NotStarted("no archive is given".into()));
             }
         });
@@ -132,17 +135,6 @@ impl Drop for ScriptedJob {
             running.abort();
         }
     }
-}
-
-fn finished(result: Result<(), pack::PackError>, mut output: File) -> JoinHandle<Exit> {
-    let code = result.map_or_else(
-        |error| {
-            let _ = writeln!(output, "{error}");
-            1
-        },
-        |()| 0,
-    );
-    tokio::spawn(async move { Exit::Code(code) })
 }
 
 async fn interpret(

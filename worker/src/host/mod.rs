@@ -31,7 +31,6 @@ mod routes;
 mod state;
 mod timers;
 pub mod unix_http;
-mod unpack;
 
 use std::{
     collections::HashSet,
@@ -59,7 +58,6 @@ pub use keep::keep_running;
 use proxy_child::ProxyChild;
 use releases::Releases;
 use state::Store;
-pub use unpack::{UnpackError, UnpackLimits, unpack};
 
 /// How a host is to run.
 #[derive(Debug, Clone)]

@@ -15,10 +15,8 @@ use segue_schemas::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    refusal,
-    unpack::{UnpackLimits, unpack},
-};
+use super::refusal;
+use crate::artifact::unpack::{UnpackRules, unpack};
 
 /// The largest artifact that is fetched, in bytes as stored.
 const MAX_ARTIFACT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -144,7 +142,7 @@ fn unpack_checked(mut artifact: File, folder: &Path, place: &Path, wanted: &Dige
     artifact.seek(SeekFrom::Start(0)).map_err(unreadable)?;
     let unplaced = |e: io::Error| format!("no room for it in {}: {e}", folder.display());
     let temporary = tempfile::Builder::new().prefix(".unpack-").tempdir_in(folder).map_err(unplaced)?;
-    unpack(&artifact, temporary.path(), UnpackLimits::default()).map_err(|e| e.to_string())?;
+    unpack(&artifact, temporary.path(), UnpackRules::default()).map_err(|e| e.to_string())?;
     // The name is given only to what would outlive a power cut.
     File::open(temporary.path()).and_then(|f| Ok(nix::unistd::syncfs(&f)?)).map_err(unplaced)?;
     match std::fs::rename(temporary.path(), place) {
@@ -179,10 +177,8 @@ fn remove(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::unpack::tests::{Item, artifact},
-        *,
-    };
+    use super::*;
+    use crate::artifact::unpack::tests::{Item, artifact};
 
     fn digest_of(bytes: &[u8]) -> Digest {
         format!("sha256:{}", hex::encode(Sha256::digest(bytes))).parse().unwrap()

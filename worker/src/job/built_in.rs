@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{error::StepError, place::StepPlace, workspace::Workspace};
 use crate::{
+    artifact::Packed,
     checkout::{self, CheckoutError, mirror, mirror::Mirrors},
     control_plane::ControlPlane,
     deploy,
@@ -178,7 +179,7 @@ impl BuiltIn<'_> {
     /// Packs and uploads a path of the workspace.
     async fn pack(&mut self, path: &str) -> Result<(Digest, u64), StepError> {
         let (private, file) = self.private_file("pack")?;
-        let exit = self.task(Work::Pack { path: path.to_owned() }, Some(&file)).await?;
+        let exit = self.task(Work::Pack { packed: Packed::Whole(path.to_owned()) }, Some(&file)).await?;
         if exit != Exit::Code(0) {
             return Err(StepError::Configuration(format!("`{path}` can't be packed; the log says why")));
         }

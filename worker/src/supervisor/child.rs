@@ -18,22 +18,24 @@ use nix::{
     unistd::{ForkResult, Gid, Uid, fork, setgid, setgroups, setsid, setuid},
 };
 
-use super::protocol::{Task, UserIds, Work};
-use crate::artifact::pack;
+use super::protocol::{NOTHING_TO_PACK, Task, UserIds, Work};
+use crate::artifact::{self, PackEnd};
 
 /// Starts the task and gives its process number.
 pub(super) fn start(task: &Task, output: OwnedFd, archive: Option<OwnedFd>) -> io::Result<i32> {
     match &task.work {
         Work::Program { argv, env } => program(task, argv, env, output),
-        Work::Pack { .. } | Work::Unpack { .. } => {
+        Work::Pack { .. } | Work::Unpack { .. } | Work::Restore => {
             let archive = archive.ok_or_else(|| io::Error::other("the request lacks the archive's descriptor"))?;
             // SAFETY: this process has one thread, so that the child may go on as an ordinary program.
             match unsafe { fork() }? {
                 ForkResult::Parent { child } => Ok(child.as_raw()),
                 ForkResult::Child => {
                     let mut output = File::from(output);
-                    let code = match work_on_archive(task, File::from(archive)) {
-                        Ok(()) => 0,
+                    let code = match enter(task) {
+                        Ok(()) => {
+                            work_on_archive(Path::new(&task.directory), &task.work, File::from(archive), &mut output)
+                        }
                         Err(error) => {
                             let _ = writeln!(output, "{error}");
                             1
@@ -74,20 +76,42 @@ fn program(task: &Task, argv: &[String], env: &[(String, String)], output: Owned
     i32::try_from(child.id()).map_err(io::Error::other)
 }
 
-fn work_on_archive(task: &Task, archive: File) -> io::Result<()> {
+/// Becomes the job's user, in a session of its own.
+fn enter(task: &Task) -> io::Result<()> {
     if let Some(UserIds { uid, gid }) = task.user {
         setgroups(&[])?;
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
     }
-    own_session()?;
-    let directory = Path::new(&task.directory);
-    match &task.work {
-        Work::Pack { path } => pack::pack(&directory.join(path), archive)?,
-        Work::Unpack { path } => pack::unpack(archive, &directory.join(path))?,
-        Work::Program { .. } => {}
+    Ok(own_session()?)
+}
+
+/// Packs or unpacks; says what is wrong, and gives the exit code.
+pub(crate) fn work_on_archive(directory: &Path, work: &Work, archive: File, output: &mut File) -> i32 {
+    let done = match work {
+        Work::Pack { packed } => artifact::pack_from(directory, packed, archive),
+        Work::Unpack { path } => artifact::unpack_into(archive, &directory.join(path)).map(|()| done()),
+        Work::Restore => artifact::restore_into(archive, directory).map(|()| done()),
+        Work::Program { .. } => Ok(done()),
+    };
+    match done {
+        Ok(PackEnd::Done(left_out)) => {
+            for path in left_out {
+                let _ =
+                    writeln!(output, "##[warning]{path} is left out: a link out of what is packed, or no plain file");
+            }
+            0
+        }
+        Ok(PackEnd::Nothing) => NOTHING_TO_PACK,
+        Err(error) => {
+            let _ = writeln!(output, "{error}");
+            1
+        }
     }
-    Ok(())
+}
+
+const fn done() -> PackEnd {
+    PackEnd::Done(Vec::new())
 }
 
 /// A session of its own, no signal blocked, and death with the keeper. After the change of user, which would undo the

@@ -12,7 +12,7 @@
 //! `CLOCK_BOOTTIME` passes, which also counts while the machine sleeps. Should a keeper itself be killed, its orphans
 //! fall to the nursery, which is a subreaper as well and kills them.
 
-mod child;
+pub(crate) mod child;
 pub mod client;
 mod descendants;
 mod keeper;

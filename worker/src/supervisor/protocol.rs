@@ -16,6 +16,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::artifact::Packed;
+
 /// Largest packet, in bytes.
 const MAX_PACKET: usize = 4096;
 /// Most descriptors that a packet carries.
@@ -97,15 +99,20 @@ pub enum Work {
     },
     /// Packs files below the directory into an archive.
     Pack {
-        /// A file or directory, from the task's directory.
-        path: String,
+        /// Which, from the task's directory.
+        packed: Packed,
     },
     /// Unpacks an archive below the directory.
     Unpack {
         /// Where to, from the task's directory; made if it is not there.
         path: String,
     },
+    /// Unpacks a cache, into [`crate::artifact::CACHED_FOLDERS`] of the directory.
+    Restore,
 }
+
+/// The exit code of packing where there was nothing to pack.
+pub const NOTHING_TO_PACK: i32 = 66;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use super::{
     client::{Keeper, Nursery, SupervisorError},
     protocol::{Exit, Task, UserIds, Work},
 };
+use crate::artifact::Packed;
 
 /// How a test starts the nursery; see [`nursery_process`].
 pub(crate) fn nursery_command() -> Vec<std::ffi::OsString> {
@@ -249,13 +250,13 @@ async fn files_are_packed_and_unpacked_as_the_job_user() {
     let archive = tempfile::tempfile().unwrap();
     let directory = root.path().to_str().unwrap().to_owned();
     let pack = |work| Task { user: None, directory: directory.clone(), work };
-    let work = pack(Work::Pack { path: "files".into() });
+    let work = pack(Work::Pack { packed: Packed::Whole("files".into()) });
     assert_eq!(run_with_archive(&mut keeper, &work, &archive).await, (Exit::Code(0), String::new()));
     let work = pack(Work::Unpack { path: "again".into() });
     assert_eq!(run_with_archive(&mut keeper, &work, &archive).await, (Exit::Code(0), String::new()));
     assert_eq!(fs::read_to_string(root.path().join("again/a")).unwrap(), "content");
 
-    let work = pack(Work::Pack { path: "missing".into() });
+    let work = pack(Work::Pack { packed: Packed::Whole("missing".into()) });
     let (exit, output) = run_with_archive(&mut keeper, &work, &archive).await;
     assert_eq!(exit, Exit::Code(1));
     assert!(output.contains("missing"), "{output}");

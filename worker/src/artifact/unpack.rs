@@ -1,5 +1,6 @@
-//! Unpacks an artifact, a zstd-compressed tar, without trusting it: nothing leaves the folder, nothing but folders, files and
-//! links within is made, and it ends where a limit is reached.
+//! Unpacks an artifact or a cache, a zstd-compressed tar, without trusting it: nothing leaves the folder, nothing but folders,
+//! files and links within is made, and it ends where a limit is reached. What lies in the folder already is not trusted
+//! either: nothing is written through a link.
 
 use std::{
     ffi::OsStr,
@@ -7,6 +8,7 @@ use std::{
     io::Read,
     os::unix::fs::{OpenOptionsExt, symlink},
     path::{Component, Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tar::EntryType;
@@ -29,6 +31,19 @@ impl Default for UnpackLimits {
     }
 }
 
+/// How an artifact is unpacked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnpackRules<'a> {
+    /// What it may hold.
+    pub limits: UnpackLimits,
+    /// Whether files that lie where an entry goes are replaced, or the entry is refused.
+    pub replace: bool,
+    /// Whether files get the times that the archive gives them.
+    pub keep_times: bool,
+    /// The folders at its top that it may fill; empty: any.
+    pub only_below: &'a [&'a str],
+}
+
 /// Why an artifact was not unpacked. What was unpacked until then is left behind, for the caller to remove.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -48,8 +63,12 @@ pub enum UnpackError {
     Io(#[from] io::Error),
 }
 
-/// Unpacks `artifact` into `folder`, which exists and is empty. Blocks.
-pub fn unpack(artifact: impl Read, folder: &Path, limits: UnpackLimits) -> Result<(), UnpackError> {
+/// Unpacks `artifact` into `folder`, which exists. Blocks.
+///
+/// # Errors
+/// [`UnpackError`]
+pub fn unpack(artifact: impl Read, folder: &Path, rules: UnpackRules<'_>) -> Result<(), UnpackError> {
+    let limits = rules.limits;
     let mut decoder = zstd::Decoder::new(artifact)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     let mut archive = tar::Archive::new(decoder);
@@ -71,12 +90,20 @@ pub fn unpack(artifact: impl Read, folder: &Path, limits: UnpackLimits) -> Resul
             }
             return Err(refused("has no name"));
         }
+        if !rules.only_below.is_empty() && !rules.only_below.iter().any(|top| parts[0] == *top) {
+            return Err(refused("lies where nothing is to be unpacked"));
+        }
         let place = make_parents(folder, &parts).map_err(|e| at(e, &refused))?;
         match kind {
             EntryType::Directory => make_folder(&place).map_err(|e| at(e, &refused))?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let executable = entry.header().mode()? & 0o111 != 0;
-                let written = write_file(&mut entry, &place, executable, left).map_err(|e| at(e, &refused))?;
+                let seconds = entry.header().mtime().ok().filter(|seconds| rules.keep_times && *seconds > 0);
+                make_way(&place, rules)?;
+                let (file, written) = write_file(&mut entry, &place, executable, left).map_err(|e| at(e, &refused))?;
+                if let Some(time) = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds))) {
+                    file.set_modified(time)?;
+                }
                 left = left
                     .checked_sub(written)
                     .ok_or_else(|| UnpackError::TooLarge(format!("{} bytes", limits.bytes)))?;
@@ -86,6 +113,7 @@ pub fn unpack(artifact: impl Read, folder: &Path, limits: UnpackLimits) -> Resul
                 if !stays_inside(&target, parts.len() - 1) {
                     return Err(refused("is a link that leads out of the artifact"));
                 }
+                make_way(&place, rules)?;
                 symlink(&target, &place).map_err(|e| at(e, &refused))?;
             }
             EntryType::Link => return Err(refused("is a hard link, which artifacts don't hold")),
@@ -106,7 +134,7 @@ fn safe_parts(path: &Path) -> Option<Vec<&OsStr>> {
 
 /// Whether a symbolic link in a folder `depth` levels below the root leads to a place inside, whatever other links that obey
 /// this rule are passed. `..` is allowed at the beginning alone: after a name it could step out of where a link has led.
-fn stays_inside(target: &Path, depth: usize) -> bool {
+pub(super) fn stays_inside(target: &Path, depth: usize) -> bool {
     let mut ups = 0;
     let mut named = false;
     for component in target.components() {
@@ -145,12 +173,24 @@ fn make_folder(place: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a file or link that lies in the way, where that is asked for; never a folder.
+fn make_way(place: &Path, rules: UnpackRules<'_>) -> io::Result<()> {
+    if !rules.replace {
+        return Ok(());
+    }
+    match fs::symlink_metadata(place) {
+        Ok(metadata) if !metadata.is_dir() => fs::remove_file(place),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a new file of at most `limit` + 1 bytes; how many there were. The set-user-id and other special bits are not taken
 /// over.
-fn write_file(entry: &mut impl Read, place: &Path, executable: bool, limit: u64) -> io::Result<u64> {
+fn write_file(entry: &mut impl Read, place: &Path, executable: bool, limit: u64) -> io::Result<(fs::File, u64)> {
     let mode = if executable { 0o755 } else { 0o644 };
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
-    io::copy(&mut entry.take(limit.saturating_add(1)), &mut file)
+    let written = io::copy(&mut entry.take(limit.saturating_add(1)), &mut file)?;
+    Ok((file, written))
 }
 
 fn at(error: io::Error, refused: &impl Fn(&'static str) -> UnpackError) -> UnpackError {
@@ -201,7 +241,8 @@ pub(crate) mod tests {
         let outer = tempfile::tempdir().unwrap();
         let folder = outer.path().join("release");
         fs::create_dir(&folder).unwrap();
-        let result = unpack(&artifact(items)[..], &folder, limits).map_err(|e| e.to_string());
+        let rules = UnpackRules { limits, ..UnpackRules::default() };
+        let result = unpack(&artifact(items)[..], &folder, rules).map_err(|e| e.to_string());
         let outside: Vec<_> = fs::read_dir(outer.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(outside, ["release"], "something was written outside");
         result.map(|()| outer)
@@ -261,6 +302,41 @@ pub(crate) mod tests {
         assert!(check(&two, bytes).unwrap_err().contains("more than 5 bytes"));
         let entries = UnpackLimits { bytes: 5, entries: 1 };
         assert!(check(&[Item::Folder("a"), Item::Folder("b")], entries).unwrap_err().contains("more than 1 files"));
-        assert!(unpack(&b"not zstd"[..], tempfile::tempdir().unwrap().path(), bytes).is_err());
+        assert!(unpack(&b"not zstd"[..], tempfile::tempdir().unwrap().path(), UnpackRules::default()).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_the_way_is_replaced_and_never_written_through() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("work");
+        fs::create_dir_all(folder.join("taken")).unwrap();
+        fs::write(outer.path().join("outside"), "kept").unwrap();
+        symlink("../outside", folder.join("link")).unwrap();
+        symlink("..", folder.join("out")).unwrap();
+        fs::write(folder.join("old"), "old").unwrap();
+        let rules = UnpackRules { replace: true, ..UnpackRules::default() };
+        let items = [Item::File("old", 0o644, b"new"), Item::File("link", 0o644, b"x"), Item::Symlink("l", "old")];
+        for _ in 0..2 {
+            unpack(&artifact(&items)[..], &folder, rules).unwrap();
+        }
+        assert_eq!(fs::read_to_string(folder.join("l")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(outer.path().join("outside")).unwrap(), "kept");
+        for (item, expected) in
+            [(Item::File("out/x", 0o644, b"x"), "goes through"), (Item::File("taken", 0o644, b"x"), "is there twice")]
+        {
+            let error = unpack(&artifact(&[item])[..], &folder, rules).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(!outer.path().join("x").exists());
+    }
+
+    #[test]
+    fn only_named_folders_are_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = UnpackRules { only_below: &["work", "home"], ..UnpackRules::default() };
+        unpack(&artifact(&[Item::File("work/x", 0o644, b"x")])[..], folder.path(), rules).unwrap();
+        let error = unpack(&artifact(&[Item::File("commands/x", 0o644, b"x")])[..], folder.path(), rules).unwrap_err();
+        assert!(error.to_string().contains("nothing is to be unpacked"), "{error}");
+        assert!(!folder.path().join("commands").exists());
     }
 }
