@@ -52,6 +52,12 @@ impl Repository {
         &self.bare
     }
 
+    /// The working copy.
+    #[must_use]
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
     /// Writes files and commits them on the current branch; the commit.
     ///
     /// # Errors

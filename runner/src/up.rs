@@ -103,6 +103,8 @@ pub struct Reach {
     pub data: PathBuf,
     /// The operator's configuration.
     pub config: Arc<Config>,
+    /// Starts runs without a webhook.
+    pub planner: Arc<Planner>,
     store: Store,
 }
 
@@ -184,13 +186,13 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
         stopping: stopping.clone(),
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(planner.run(stopping.clone()));
+    tasks.spawn(planner.clone().run(stopping.clone()));
     tasks.spawn(notifier.run(stopping.clone()));
     tasks.spawn(tagger.run(stopping.clone()));
     tasks.spawn(keep_house(store.clone(), stopping.clone()));
     tasks.spawn(api::serve::serve(listener, api::router(app), stopping.clone()));
     let server_url = format!("http://{}", reachable(address));
-    let reach = Reach { server_url, worker_token: keys.worker, data, config, store };
+    let reach = Reach { server_url, worker_token: keys.worker, data, config, planner, store };
     Ok(Running { address, admin_token_file, reach, stopping, tasks, _lock: lock })
 }
 

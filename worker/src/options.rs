@@ -1,8 +1,9 @@
 //! How a worker is set up.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
+use segue_schemas::id::JobId;
 
 /// How a worker is set up. [`WorkerOptions::new`] gives every limit its default.
 #[derive(Debug, Clone)]
@@ -21,6 +22,11 @@ pub struct WorkerOptions {
     pub capacity: u32,
     /// The user that jobs run as, when the worker runs as root; else `segue-job` where it exists, else `nobody`.
     pub job_user: Option<String>,
+    /// Jobs run as the worker's own user, whatever they are: for a person who runs own code on the own machine, where a
+    /// second user would guard nothing.
+    pub as_own_user: bool,
+    /// Called when a script has failed, before anything else is done; the job goes on when it returns.
+    pub on_failed_script: Option<OnFailedScript>,
     /// How long after TERM what is left of a job is killed.
     pub kill_grace: Duration,
     /// How long running steps may go on when the worker stops, before their jobs are handed back.
@@ -35,6 +41,36 @@ pub struct WorkerOptions {
     pub supervisor_command: Vec<OsString>,
 }
 
+/// A script of a step that has failed, with everything that is needed to look into it at its place.
+#[derive(Debug, Clone)]
+pub struct FailedScript {
+    /// Its job.
+    pub job: JobId,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// Where it ran.
+    pub directory: PathBuf,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// The file that holds it, rendered.
+    pub script: PathBuf,
+    /// How far the job's log went when it ended, in bytes.
+    pub log_offset: u64,
+}
+
+/// What is done about a failed script while its workspace is still there.
+#[derive(Clone)]
+pub struct OnFailedScript(pub Arc<dyn Fn(FailedScript) -> Looking + Send + Sync>);
+
+/// A look into a failed script, until it is over.
+pub type Looking = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl fmt::Debug for OnFailedScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnFailedScript")
+    }
+}
+
 impl WorkerOptions {
     /// A worker with two slots and the label `linux`, everything else by default.
     #[must_use]
@@ -47,6 +83,8 @@ impl WorkerOptions {
             labels: vec!["linux".into()],
             capacity: 2,
             job_user: None,
+            as_own_user: false,
+            on_failed_script: None,
             kill_grace: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(30),
             cleanup_limit: Duration::from_secs(300),

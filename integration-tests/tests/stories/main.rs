@@ -10,6 +10,7 @@ mod a_push_runs_to_production;
 mod a_rerun_runs_only_what_failed;
 mod a_secret_across_two_chunks_is_masked;
 mod a_stop_hands_work_on_to_the_next_start;
+mod a_working_tree_runs_here_without_a_server;
 mod an_approval_opens_the_gate_to_production;
 mod an_emergency_rollback_interrupts_a_canary;
 mod cancel_kills_grandchildren;

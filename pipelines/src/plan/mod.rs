@@ -6,6 +6,7 @@
 mod explain;
 mod github;
 mod matching;
+mod only;
 
 use segue_schemas::{
     plan::{JobPlan, RunPlan},
@@ -18,6 +19,7 @@ use crate::{
 };
 pub use explain::{ExplainedJob, ExplainedPipeline, explain};
 pub use github::{GITHUB_CONTEXT_KEYS, RunNumbers, github_context};
+pub use only::{LeftOut, without_deployments};
 
 /// What follows from an event, file by file.
 #[derive(Debug, Clone, Default, PartialEq)]

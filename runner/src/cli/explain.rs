@@ -53,10 +53,21 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum EventName {
+pub enum EventName {
     Push,
     PullRequest,
     WorkflowDispatch,
+}
+
+/// An event as far as it is told; the rest is made up.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'t> {
+    /// Which.
+    pub event: EventName,
+    /// The branch or full ref.
+    pub git_ref: Option<&'t str>,
+    /// What happened to the pull request.
+    pub action: Option<&'t str>,
 }
 
 /// What `--json` prints.
@@ -72,13 +83,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         let failure = Failure::usage(format_args!("{} holds no pipeline", args.path.display()));
         return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`"));
     }
-    let given = match &args.payload {
-        Some(file) => read_json(file)?,
-        None => json!({}),
-    };
+    let given = payload(args.payload.as_deref())?;
     let files: Vec<(&str, &str)> = sources.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
     let changed = changed_files(args, &given);
-    let explained = match trigger(args, given)? {
+    let told = Told { event: args.event, git_ref: args.git_ref.as_deref(), action: args.action.as_deref() };
+    let explained = match trigger(told, given)? {
         Meaning::Trigger(trigger) => explain(&files, &trigger, changed.as_deref()),
         Meaning::Ignored { reason, .. } => {
             files.iter().map(|(file, _)| ExplainedPipeline::ignored(file, &reason)).collect()
@@ -113,9 +122,12 @@ fn changed_files(args: &Args, payload: &Value) -> Option<Vec<String>> {
 
 /// The event, read by the code that reads deliveries: made up where nothing is given, then as the payload says, then as
 /// the command line says.
-fn trigger(args: &Args, given: Value) -> Result<Meaning, Failure> {
-    let full_ref = args.git_ref.as_deref().map(full_ref);
-    match args.event {
+///
+/// # Errors
+/// The payload is none of that event.
+pub fn trigger(told: Told<'_>, given: Value) -> Result<Meaning, Failure> {
+    let full_ref = told.git_ref.map(full_ref);
+    match told.event {
         EventName::Push => {
             let mut payload = json!({
                 "ref": "refs/heads/main", "before": "1".repeat(40), "after": "2".repeat(40),
@@ -140,11 +152,11 @@ fn trigger(args: &Args, given: Value) -> Result<Meaning, Failure> {
                 "sender": {"login": "somebody"},
             });
             merge(&mut payload, given);
-            if let Some(git_ref) = &args.git_ref {
+            if let Some(git_ref) = told.git_ref {
                 payload["pull_request"]["base"]["ref"] = git_ref.trim_start_matches("refs/heads/").into();
             }
-            if let Some(action) = &args.action {
-                payload["action"] = action.as_str().into();
+            if let Some(action) = told.action {
+                payload["action"] = action.into();
             }
             read("pull_request", &payload)
         }
@@ -180,7 +192,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// Puts the entries of `over` into `base`, mappings into mappings.
-fn merge(base: &mut Value, over: Value) {
+pub fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
@@ -189,6 +201,14 @@ fn merge(base: &mut Value, over: Value) {
         }
         (base, over) => *base = over,
     }
+}
+
+/// A webhook's payload from a file; nothing where none is named.
+///
+/// # Errors
+/// The file holds no JSON object.
+pub fn payload(file: Option<&Path>) -> Result<Value, Failure> {
+    file.map_or_else(|| Ok(json!({})), read_json)
 }
 
 fn read_json(file: &Path) -> Result<Value, Failure> {

@@ -12,7 +12,15 @@ use super::ending::Failure;
 /// # Errors
 /// One of the two can't be understood.
 pub fn start() -> Result<(), Failure> {
-    let wanted = std::env::var("SEGUE_LOG").unwrap_or_else(|_| "info".into());
+    start_at("info")
+}
+
+/// [`start`], with another level where `SEGUE_LOG` is not set.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_at(level: &str) -> Result<(), Failure> {
+    let wanted = std::env::var("SEGUE_LOG").unwrap_or_else(|_| level.into());
     let filter = EnvFilter::try_new(&wanted).map_err(|error| {
         Failure::usage(format_args!("SEGUE_LOG=`{wanted}`: {error}"))
             .remedy("write a level, or levels by module: info,segue_worker=debug")

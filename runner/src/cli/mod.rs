@@ -16,6 +16,7 @@ mod eval;
 mod explain;
 pub mod follow;
 mod host;
+mod local;
 pub mod logging;
 mod logs;
 mod pipeline_files;

@@ -11,30 +11,33 @@ use super::{
     client::{Client, segment},
     connection::ServerArgs,
     ending::{Exit, Failure},
-    follow, place, show,
+    follow, local, place, show,
 };
 
-/// Run a commit by hand
+/// Run a commit by hand, or what lies in a folder here, without a server
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     segue run --repository acme/shop --ref main\n  \
-    segue run --repository acme/shop --ref main --pipeline deploy --input version=12 --watch\n\n\
-    Runs the pipelines with `on: workflow_dispatch`, or the one that is named.")]
+    segue run --repository acme/shop --ref main --pipeline deploy --input version=12 --watch\n  \
+    segue run --local\n  \
+    segue run --local .segue/pipelines/ci.yml --job test --shell-on-failure\n\n\
+    Runs the pipelines with `on: workflow_dispatch`, or the one that is named.\n\
+    With --local: what a push of the working tree would run, on this machine and as you, but for jobs with an environment.")]
 pub struct Args {
     /// The repository, owner/name
-    #[arg(long, value_name = "OWNER/NAME", value_parser = repository)]
-    repository: String,
+    #[arg(long, value_name = "OWNER/NAME", value_parser = repository, required_unless_present = "local")]
+    repository: Option<String>,
     /// Branch or tag [default: the repository's default branch]
     #[arg(long = "ref", value_name = "REF")]
     git_ref: Option<String>,
     /// The commit, in full [default: the newest of the ref]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "local")]
     commit: Option<CommitSha>,
     /// The pipeline's name or file stem [default: every one with `on: workflow_dispatch`]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "local")]
     pipeline: Option<String>,
     /// An input of the pipeline; may be given several times
-    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = input)]
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
     inputs: Vec<(String, String)>,
     /// Follow until it ends; exit code 1 unless it succeeds
     #[arg(long)]
@@ -43,10 +46,22 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    local: local::LocalArgs,
+    #[command(flatten)]
     server: ServerArgs,
 }
 
 pub fn run(args: Args) -> Result<Exit, Failure> {
+    if let Some(path) = &args.local.local {
+        let told = local::Told {
+            path,
+            git_ref: args.git_ref.as_deref(),
+            inputs: &args.inputs,
+            repository: args.repository.as_deref(),
+            is_json: args.json,
+        };
+        return local::run(&told, &args.local);
+    }
     let client = args.server.client()?;
     place::client_runtime()?.block_on(dispatch(&client, args))
 }
@@ -60,7 +75,8 @@ async fn dispatch(client: &Client, args: Args) -> Result<Exit, Failure> {
         by: show::me(),
         ..DispatchRequest::default()
     };
-    let (owner, name) = args.repository.split_once('/').unwrap_or((&args.repository, ""));
+    let repository = args.repository.unwrap_or_default();
+    let (owner, name) = repository.split_once('/').unwrap_or((&repository, ""));
     let path = format!("/repositories/{}/{}/dispatches", segment(owner), segment(name));
     let mut dispatched: Dispatched = client.post(&path, &request).await?;
     if args.watch {
@@ -112,9 +128,10 @@ pub fn repository(text: &str) -> Result<String, String> {
     }
 }
 
-fn input(text: &str) -> Result<(String, String), String> {
+/// `NAME=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("an input is given as NAME=VALUE".into()),
+        _ => Err("it is given as NAME=VALUE".into()),
     }
 }

@@ -128,7 +128,13 @@ pub fn worker_part() -> Part {
     })
 }
 
-fn worker_options(config: &WorkerConfig, server: String, token: secrecy::SecretString, data: &Path) -> WorkerOptions {
+/// A worker as the configuration has it, with its directory in `data`.
+pub fn worker_options(
+    config: &WorkerConfig,
+    server: String,
+    token: secrecy::SecretString,
+    data: &Path,
+) -> WorkerOptions {
     WorkerOptions {
         name: config.name.clone(),
         labels: config.labels.clone(),

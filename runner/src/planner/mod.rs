@@ -14,6 +14,7 @@ use segue_schemas::{
     api::DispatchRequest,
     config::Config,
     id::{DeliveryId, RunId},
+    plan::RunPlan,
     trigger::{Event, Trigger},
 };
 use uuid::Uuid;
@@ -111,6 +112,27 @@ impl Planner {
         let key = request.key.map_or_else(new_key, Ok)?;
         let outcome = self.store.create_dispatch_run(key.clone(), trigger, runs).await?;
         Ok((key, outcome.runs))
+    }
+
+    /// Starts the runs of an event that was made up here, less what `keep` leaves out of each plan. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`PlanError`]; a pipeline file that can't be read is no error, but a failed run that shows why.
+    pub async fn start(
+        &self,
+        trigger: Trigger,
+        mut keep: impl FnMut(RunPlan) -> Option<RunPlan>,
+    ) -> Result<Vec<RunId>, PlanError> {
+        let runs = match self.plan(&trigger).await? {
+            Planning::Runs(runs) => runs,
+            Planning::Ignored(reason) | Planning::Failed(reason) => return Err(PlanError::NothingMatches(reason)),
+        };
+        let runs = runs.into_iter().filter_map(|run| match run {
+            NewRun::Planned(plan) => keep(plan).map(NewRun::Planned),
+            broken @ NewRun::Broken { .. } => Some(broken),
+        });
+        let outcome = self.store.create_dispatch_run(new_key()?, trigger, runs.collect()).await?;
+        Ok(outcome.runs)
     }
 
     /// Plans one delivery and stores what came of it, or puts it off. An error is the store's own: the delivery stays as

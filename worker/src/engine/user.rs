@@ -21,14 +21,21 @@ pub struct NoJobUser {
     reason: String,
 }
 
+/// The worker's own user, whoever that is.
+#[must_use]
+pub fn own() -> JobUser {
+    let own = Uid::effective();
+    let name = User::from_uid(own).ok().flatten().map_or_else(|| own.to_string(), |user| user.name);
+    JobUser { name, ids: None }
+}
+
 /// The user that jobs run as: as root, the configured one, else `segue-job`, else `nobody`; otherwise the worker's own.
 ///
 /// # Errors
 /// [`NoJobUser`] where the configured one does not exist, or can't be taken.
 pub fn job_user(configured: Option<&str>) -> Result<JobUser, NoJobUser> {
-    let own = Uid::effective();
-    if !own.is_root() {
-        let name = User::from_uid(own).ok().flatten().map_or_else(|| own.to_string(), |user| user.name);
+    if !Uid::effective().is_root() {
+        let JobUser { name, .. } = own();
         if let Some(configured) = configured.filter(|configured| *configured != name) {
             let reason =
                 format!("can't be taken, because the worker runs as `{name}`; start it as root, or leave the user out");

@@ -175,6 +175,7 @@ impl JobRunner {
     fn refusal(&self, claim: &JobClaim) -> Option<String> {
         let what = match (self.user.ids, claim.secrets.is_empty(), claim.trusted) {
             (Some(_), ..) | (None, true, true) => return None,
+            _ if self.options.as_own_user => return None,
             (None, false, _) => "it uses secrets",
             (None, true, false) => "it runs foreign code, of a pull request from a fork",
         };

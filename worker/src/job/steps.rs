@@ -29,6 +29,7 @@ use super::{
 use crate::{
     engine::{Exit, Task, Work},
     log::mask::Masker,
+    options::{FailedScript, OnFailedScript},
 };
 
 /// Bytes of a reason that are kept.
@@ -396,7 +397,7 @@ impl<'a> Steps<'a> {
         let first_line = script.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         running.log.line(format!("##[group]Run {first_line}\n{}\n##[endgroup]", script.trim_end())).await;
         let directory = directory.to_string_lossy().into_owned();
-        let task = Task { user: running.runner.user.ids, directory, work: Work::Program { argv, env } };
+        let task = Task { user: running.runner.user.ids, directory, work: Work::Program { argv, env: env.clone() } };
         running.engine.start(&task, running.log.writer(), None).await?;
         let exit = running.engine.exited().await?;
         let mut end = StepEnd { exit_code: Some(exit.code()), ..StepEnd::default() };
@@ -410,6 +411,13 @@ impl<'a> Steps<'a> {
                 Exit::Signal(signal) => format!("killed by signal {signal}"),
             });
             running.log.line(format!("##[error]Process completed with exit code {}.", exit.code())).await;
+            if let Some(OnFailedScript(look)) = &running.runner.options.on_failed_script {
+                let mark = running.log.mark().await;
+                running.state.masks.extend(mark.masks);
+                let (job, exit_code, log_offset) = (running.claim.job, exit.code(), mark.offset);
+                look(FailedScript { job, exit_code, directory: task.directory.into(), env, script: file, log_offset })
+                    .await;
+            }
         }
         files.take(&mut self.running, &mut end).await?;
         Ok(end)

@@ -66,7 +66,7 @@ pub enum WorkerError {
 /// [`WorkerError`], only before the first claim.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
     let options = Arc::new(options);
-    let user = user::job_user(options.job_user.as_deref())?;
+    let user = if options.as_own_user { user::own() } else { user::job_user(options.job_user.as_deref())? };
     let engine: Arc<dyn Engine> = Arc::new(Shell::start(options.supervisor_command.clone()).await?);
     run_with(options, user, engine, shutdown).await
 }
