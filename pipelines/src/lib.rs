@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod expr;
 pub mod filter;
+pub mod json_schema;
 pub mod judge;
 mod nearest;
 pub mod pipeline;

@@ -19,6 +19,8 @@ use crate::{
 };
 pub use model::{Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, Triggers};
 
+pub(crate) use triggers::{EVENTS, TYPES as PULL_REQUEST_TYPES};
+
 use reader::Reader;
 
 /// What a pipeline file says.

@@ -11,7 +11,7 @@ use crate::{
     nearest::did_you_mean,
 };
 
-const EVENTS: [&str; 3] = ["push", "pull_request", "workflow_dispatch"];
+pub(crate) const EVENTS: [&str; 3] = ["push", "pull_request", "workflow_dispatch"];
 const LATER_EVENTS: [&str; 4] = ["schedule", "repository_dispatch", "issue_comment", "workflow_call"];
 const PUSH: Keys =
     Keys { known: &["branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore"], later: &[] };
@@ -19,7 +19,7 @@ const PULL_REQUEST: Keys =
     Keys { known: &["types", "branches", "branches-ignore", "paths", "paths-ignore"], later: &[] };
 const DISPATCH: Keys = Keys { known: &[], later: &["inputs"] };
 /// What can happen to a pull request, as GitHub calls it.
-const TYPES: [&str; 20] = [
+pub(crate) const TYPES: [&str; 20] = [
     "assigned",
     "auto_merge_disabled",
     "auto_merge_enabled",

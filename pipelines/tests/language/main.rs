@@ -1,0 +1,95 @@
+//! The language as people meet it: JSON Schemas, the reference and the diagnostics' pages say what the readers do.
+
+#![expect(clippy::disallowed_methods, reason = "these tests read what is committed")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod diagnostics_page;
+mod page;
+mod reference_page;
+mod schema;
+
+use std::{fs, path::PathBuf};
+
+use segue_pipelines::{config, diagnostic::Diagnostic, pipeline, service};
+
+/// A file of the repository.
+fn repository_file(path: &str) -> String {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()))
+}
+
+/// What a fenced example is read as: the first words after its three backticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `yaml`: a whole pipeline.
+    Pipeline,
+    /// `yaml on`: a pipeline without its jobs.
+    On,
+    /// `yaml job`: what stands below a job's name.
+    Job,
+    /// `yaml step`: the items of a list of steps.
+    Step,
+    /// `yaml service`.
+    Service,
+    /// `yaml config`.
+    Config,
+}
+
+impl Kind {
+    fn of(info: &str) -> Option<Self> {
+        let mut words = info.split_whitespace();
+        if words.next() != Some("yaml") {
+            return None;
+        }
+        Some(match words.find(|word| !word.contains('=')) {
+            None => Self::Pipeline,
+            Some("on") => Self::On,
+            Some("job") => Self::Job,
+            Some("step") => Self::Step,
+            Some("service") => Self::Service,
+            Some("config") => Self::Config,
+            Some(other) => panic!("`{other}` is no kind of example"),
+        })
+    }
+
+    /// The example within what it leaves out.
+    fn whole(self, example: &str) -> String {
+        let indented = |depth: usize| -> String {
+            example
+                .lines()
+                .map(|line| format!("{}{line}\n", " ".repeat(if line.is_empty() { 0 } else { depth })))
+                .collect()
+        };
+        let has = |key: &str| example.lines().any(|line| line.starts_with(key));
+        match self {
+            Self::Pipeline | Self::Service | Self::Config => example.to_owned(),
+            Self::On => format!("{example}jobs:\n  a:\n    steps:\n      - run: make\n"),
+            Self::Job => {
+                let steps = if has("steps:") || has("uses:") { "" } else { "    steps:\n      - run: make\n" };
+                format!(
+                    "on: push\njobs:\n  before:\n    outputs: {{ version: '1' }}\n    steps:\n      - run: make\n  a:\n{}{steps}",
+                    indented(4)
+                )
+            }
+            Self::Step => format!("on: push\njobs:\n  a:\n    environment: staging\n    steps:\n{}", indented(6)),
+        }
+    }
+
+    /// What is wrong with it.
+    fn diagnostics(self, text: &str) -> Vec<Diagnostic> {
+        match self {
+            Self::Service => service::parse(".segue/services/api.yml", text).err().unwrap_or_default(),
+            Self::Config => config::parse("segue.yaml", text).err().unwrap_or_default(),
+            _ => pipeline::parse(".segue/pipelines/x.yml", text).diagnostics,
+        }
+    }
+
+    /// The file under `schemas/json/` that it must be valid by.
+    const fn schema(self) -> &'static str {
+        match self {
+            Self::Service => "service.json",
+            Self::Config => "config.json",
+            _ => "pipeline.json",
+        }
+    }
+}
