@@ -50,6 +50,9 @@ pub struct RolloutMachine {
     pub(super) former_release: Option<Release>,
     /// How often the former release was started anew, to take the traffic back.
     pub(super) revivals: u32,
+    /// Whether the former instances have been ready once. Those that were started anew are not before they climbed the ladder.
+    #[serde(default = "was_ready")]
+    pub(super) former_ready: bool,
     /// The host's own change of weights that was known when the rollout began: no news.
     pub(super) known_restore: Option<(Timestamp, String)>,
     pub(super) stage: usize,
@@ -117,6 +120,7 @@ impl RolloutMachine {
             former: Vec::new(),
             former_release: None,
             revivals: 0,
+            former_ready: true,
             known_restore: None,
             stage: 0,
             weight: 0,
@@ -268,6 +272,7 @@ impl RolloutMachine {
             Phase::Reviving { ready, .. } if self.former.iter().any(|t| t.instance == *instance) => {
                 ready.insert(instance.clone());
                 if ready.len() == self.former.len() {
+                    self.former_ready = true;
                     self.go_back(1, out);
                 }
             }
@@ -385,6 +390,11 @@ impl RolloutMachine {
             Phase::Ended { .. } => "ended",
         }
     }
+}
+
+/// In a state that was stored before there was this word, the former instances are those that served.
+fn was_ready() -> bool {
+    true
 }
 
 pub(super) fn record(out: &mut Vec<Action>, kind: JournalKind, detail: Value) {

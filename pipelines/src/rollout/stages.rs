@@ -86,7 +86,7 @@ impl RolloutMachine {
             Phase::Watching { .. } => self.review(now, out),
             Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
             Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(1, out),
-            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
+            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.try_former_again(tries, out),
             _ => {}
         }
     }

@@ -96,6 +96,7 @@ impl RolloutMachine {
             self.instance_name(&format!("{}-{replica}-{}-back{}", release.id, self.id, self.revivals))
         });
         self.former = names.map(|instance| Target { instance, weight: 1 }).collect();
+        self.former_ready = false;
         self.start_former(out);
     }
 
@@ -123,11 +124,17 @@ impl RolloutMachine {
     }
 
     /// Nothing of the former release can be brought back. Rather than to leave the traffic between a dead release and a bad one,
-    /// all of it goes to the one that lives. Where that fails as well, the two are tried by turns.
+    /// all of it goes to the one that lives. Where that fails as well, the two are tried by turns, see [`Self::try_former_again`].
     pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
         self.phase = Phase::GivingUp { tries, retry_at: None };
         let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
         out.push(Action::Shift { percent: 100, targets, fallback: Vec::new(), dead_man: false });
+    }
+
+    /// The former release's turn: its instances get the traffic if they have been ready, and climb the ladder once more if
+    /// they never were.
+    pub(super) fn try_former_again(&mut self, tries: u32, out: &mut Vec<Action>) {
+        if self.former_ready { self.go_back(tries, out) } else { self.start_former(out) }
     }
 
     pub(super) fn finish_with_new(&mut self, out: &mut Vec<Action>) {

@@ -186,6 +186,42 @@ fn where_the_former_release_cannot_be_brought_back_the_new_one_gets_everything()
 }
 
 #[test]
+fn where_both_releases_died_neither_gets_weight_before_it_is_ready() {
+    for replicas in [1, 2] {
+        let mut world = World::with_replicas(How::HotSwap, replicas);
+        world.claim();
+        for _ in 0..2 * replicas {
+            world.perform(true);
+        }
+        world.lose(false);
+        world.perform(false);
+        // every revival fails, and in the middle of it the new release dies as well and a new owner comes
+        for round in 0..60 {
+            while world.perform(false) {}
+            if round == 20 {
+                world.lose(true);
+                world.claim();
+            }
+            world.sleep();
+        }
+        assert!(world.finished.is_none(), "there is nothing to end in: {}", world.story.join("\n"));
+        // the former release can be brought up again
+        for _ in 0..20 {
+            world.settle();
+            if world.finished.is_some() || !world.sleep() {
+                break;
+            }
+        }
+        assert_eq!(
+            world.finished,
+            Some((RolloutStatus::RolledBack, Serves::Former)),
+            "{}",
+            world.story.join("\n")
+        );
+    }
+}
+
+#[test]
 fn a_first_release_that_died_leaves_nothing_behind() {
     let mut world = World::first(How::HotSwap);
     world.claim();
