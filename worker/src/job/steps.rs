@@ -12,7 +12,7 @@ use segue_schemas::{
     plan::{StepAction, StepPlan},
     status::{Conclusion, FailureClass, StepStatus},
     time::Timestamp,
-    worker_api::StepReport,
+    worker_api::{JobClaim, StepReport},
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -130,6 +130,8 @@ impl<'a> Steps<'a> {
         let end = match self.prepare(plan, &mut report) {
             Ok(Some((contexts, env))) => {
                 self.running.reporter.set(report.clone());
+                self.running.telling = may_change_the_world(self.running.claim, plan)
+                    .then(|| self.running.reporter.tell_now(index));
                 match self.perform_or_interrupt(index, &contexts, &env).await {
                     Ok(end) => end,
                     Err(ended) => return Some(ended),
@@ -398,6 +400,9 @@ impl<'a> Steps<'a> {
         running.log.line(format!("##[group]Run {first_line}\n{}\n##[endgroup]", script.trim_end())).await;
         let directory = directory.to_string_lossy().into_owned();
         let task = Task { user: running.runner.user.ids, directory, work: Work::Program { argv, env: env.clone() } };
+        if let Some(telling) = running.telling.take() {
+            telling.told().await?;
+        }
         running.engine.start(&task, running.log.writer(), None).await?;
         let exit = running.engine.exited().await?;
         let mut end = StepEnd { exit_code: Some(exit.code()), ..StepEnd::default() };
@@ -532,6 +537,13 @@ impl CommandFiles {
         }
         Ok(())
     }
+}
+
+/// Whether the server must know that a step begins before its process starts: what it changes is not undone when the job is
+/// run again. Built-in steps need no such care: they change the workspace, or ask the server for a rollout.
+fn may_change_the_world(claim: &JobClaim, plan: &StepPlan) -> bool {
+    let is_run = matches!(plan.action, StepAction::Run { .. });
+    is_run && claim.plan.environment.is_some() && !claim.plan.idempotent
 }
 
 /// Values that hold no secret: what is reported is stored and shown.
