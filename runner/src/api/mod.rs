@@ -7,6 +7,7 @@
 
 pub mod error;
 mod extract;
+mod hand_over;
 mod jobs;
 mod middleware;
 mod open;

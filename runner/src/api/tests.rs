@@ -229,6 +229,67 @@ async fn a_job_that_is_carried_over_shows_the_log_that_it_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_caller_goes_away_is_given_back() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let stand = Stand::start().await;
+    stand.push("d1", &[(PIPELINES, PIPELINE)]).await;
+    stand.settled("d1").await;
+    let mut claim = stand.claim().await.unwrap();
+    let body = json!({"worker": "w1", "incarnation": "1", "labels": ["linux"], "wait_ms": 20_000}).to_string();
+    let request = stand.worker(Method::POST, "/api/v1/worker/jobs/claim").build().unwrap();
+    let token = request.headers()["authorization"].to_str().unwrap().to_owned();
+    let address = request.url().socket_addrs(|| None).unwrap()[0];
+    let head = format!(
+        "POST /api/v1/worker/jobs/claim HTTP/1.1\r\nhost: segue\r\nauthorization: {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for _ in 0..10 {
+        let path = format!("/api/v1/worker/jobs/{}/hand-back", id(&claim));
+        let back =
+            json!({"epoch": claim["epoch"], "next_step": null, "steps": [], "log_bytes": 0, "reason": "it stops"});
+        assert_eq!(stand.worker(Method::POST, &path).json(&back).send().await.unwrap().status(), 200);
+        let mut gone = tokio::net::TcpStream::connect(address).await.unwrap();
+        gone.write_all(head.as_bytes()).await.unwrap();
+        drop(gone);
+        let asked = Instant::now();
+        claim = loop {
+            match stand.claim().await {
+                Some(claim) => break claim,
+                None => assert!(asked.elapsed() < Duration::from_secs(5), "the job is leased to nobody"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_artifact_that_was_asked_for_is_not_removed_before_it_is_named() {
+    let stand = Stand::start().await;
+    let store = crate::store::Store::open(crate::store::StoreOptions {
+        data: stand.data(),
+        config: stand.running.as_ref().unwrap().reach.config.clone(),
+        clock: crate::store::Clock::system(),
+    });
+    let store = store.await.unwrap();
+    for method in [Method::HEAD, Method::PUT] {
+        let content = format!("brought by {method}");
+        let hash = hex::encode(ring::digest::digest(&ring::digest::SHA256, content.as_bytes()));
+        let path = format!("/api/v1/worker/artifacts/sha256:{hash}");
+        let put = |method: Method| stand.worker(method, &path).body(content.clone()).send();
+        assert_eq!(put(Method::PUT).await.unwrap().status(), 201);
+        // it lay there for so long that retention takes it for left over
+        let file = store.artifacts().path(&format!("sha256:{hash}").parse().unwrap());
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7 * 86_400);
+        std::fs::File::open(&file).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(put(method.clone()).await.unwrap().status(), 200, "{method}");
+        store.clean_up().await.unwrap();
+        assert!(file.exists(), "removed after a {method} that said that it is here");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_claim_is_answered_when_a_push_is_planned() {
     let stand = Stand::start().await;
     assert_eq!(stand.claim().await, None);

@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use segue_schemas::{
     artifact::Artifact,
     host_api::HostState,
@@ -31,6 +31,7 @@ use super::{
     App,
     error::{ApiError, Result},
     extract::{Body, Path, Query},
+    hand_over::{HandOver, handed_over},
 };
 use crate::{
     artifact_store::{ArtifactError, Stored},
@@ -85,8 +86,13 @@ async fn register(State(app): State<Arc<App>>, Body(register): Body<Register>) -
 async fn claim_job(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
     let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
     loop {
-        if let Some(claim) = app.store.claim_job(&request).await? {
-            return Ok(Json(completed(&app, claim)).into_response());
+        let (store, request) = (app.store.clone(), request.clone());
+        let claimed = handed_over(async move {
+            let claim = store.claim_job(&request).await?;
+            Ok(claim.map(|claim| HandOver::of_job(store, claim)))
+        });
+        if let Some(claim) = claimed.await? {
+            return claim.map(|claim| completed(&app, claim)).into_response();
         }
         if !poll.wait().await {
             return Ok(StatusCode::NO_CONTENT.into_response());
@@ -201,7 +207,8 @@ async fn create_rollout(
 
 async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, body: StreamBody) -> Result<StatusCode> {
     let mut parts = Parts::new(body, ARTIFACT_LIMIT);
-    if app.store.artifacts().bytes_of(&digest).is_some() {
+    // from here on it is kept for a while: whoever brings it is about to name it
+    if app.store.artifact_wanted(&digest).await?.is_some() {
         parts.discard().await;
         return Ok(StatusCode::OK);
     }
@@ -226,7 +233,11 @@ async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, b
     Ok(if stored.new { StatusCode::CREATED } else { StatusCode::OK })
 }
 
-async fn get_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>) -> Result<Response> {
+async fn get_artifact(State(app): State<Arc<App>>, method: Method, Path(digest): Path<Digest>) -> Result<Response> {
+    // who asks whether it is here is about to name it, and sends nothing if it is
+    if method == Method::HEAD {
+        app.store.artifact_wanted(&digest).await?;
+    }
     let path = app.store.artifacts().path(&digest);
     let file = tokio::fs::File::open(&path).await;
     let file = file.map_err(|_| ApiError::not_found(format!("there is no artifact {digest}")))?;
@@ -238,8 +249,13 @@ async fn get_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>) -
 async fn claim_rollout(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
     let mut poll = Poll::new(&app, Bell::Rollouts, request.wait_ms);
     loop {
-        if let Some(claim) = app.store.claim_rollout(&request).await? {
-            return Ok(Json(claim).into_response());
+        let (store, request) = (app.store.clone(), request.clone());
+        let claimed = handed_over(async move {
+            let claim = store.claim_rollout(&request).await?;
+            Ok(claim.map(|claim| HandOver::of_rollout(store, claim)))
+        });
+        if let Some(claim) = claimed.await? {
+            return claim.into_response();
         }
         if !poll.wait().await {
             return Ok(StatusCode::NO_CONTENT.into_response());
