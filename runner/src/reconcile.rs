@@ -1,5 +1,7 @@
 //! What was done at a host without the server, put on record once the server hears of it: an emergency rollback leaves its
 //! mark in the host's route until the next change. Comes in: a host's state. Goes out: records in the store.
+//!
+//! Whatever the mark, no claim is given out from then on at or below an epoch that a host has seen.
 
 use segue_schemas::{
     deploy::Release,
@@ -11,15 +13,32 @@ use crate::store::{Result, Store};
 /// Records every emergency rollback that a host's state shows. One that is on record already changes nothing.
 ///
 /// # Errors
-/// Those of the store; the worker tells the state again when it next reaches the host.
+/// Those of the store; the worker tells the state again when it next reaches the host. One service that can't be recorded does
+/// not keep the others from it.
 pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
+    let mut failed = Ok(());
     for route in &state.routes {
-        let Some((result, reason)) = emergency(route, state) else { continue };
-        let (environment, service) = (&route.environment, &route.service);
-        tracing::warn!(host, environment, service, reason, epoch = %result.epoch, "an emergency rollback is on record now");
-        store.record_emergency(environment, service, result, reason).await?;
+        if let Err(error) = self::route(store, host, route, state).await {
+            failed = Err(error);
+        }
     }
-    Ok(())
+    failed
+}
+
+async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState) -> Result<()> {
+    let (environment, service) = (&route.environment, &route.service);
+    let recorded = match emergency(route, state) {
+        None => Ok(()),
+        Some((result, reason)) => {
+            let epoch = result.epoch;
+            let recorded = store.record_emergency(environment, service, result, reason.clone()).await;
+            recorded.map(|rollout| {
+                tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
+            })
+        }
+    };
+    store.epoch_seen(environment, service, route.epoch).await?;
+    recorded
 }
 
 /// The emergency rollback that a route shows, if it shows one and the release that serves is known.

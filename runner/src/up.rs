@@ -18,7 +18,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use secrecy::{ExposeSecret as _, SecretString};
-use segue_schemas::{config::Config, host_api::HostState};
+use segue_schemas::config::Config;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,6 @@ use crate::{
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
-    reconcile,
     store::{Clock, Store, StoreError, StoreOptions},
     tags::Tagger,
     telemetry::Metrics,
@@ -105,18 +104,6 @@ pub struct Reach {
     pub config: Arc<Config>,
     /// Starts runs without a webhook.
     pub planner: Arc<Planner>,
-    store: Store,
-}
-
-impl Reach {
-    /// Tells the server what a host carries, whenever it was just reached: an emergency rollback that was done there
-    /// without the server is put on record. The same once more changes nothing.
-    ///
-    /// # Errors
-    /// The store can't record it.
-    pub async fn tell_host_state(&self, host: &str, state: &HostState) -> Result<(), StoreError> {
-        reconcile::host(&self.store, host, state).await
-    }
 }
 
 /// A part of the process that lives beside the server: runs until the token is cancelled, then ends in order.
@@ -192,7 +179,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     tasks.spawn(keep_house(store.clone(), stopping.clone()));
     tasks.spawn(api::serve::serve(listener, api::router(app), stopping.clone()));
     let server_url = format!("http://{}", reachable(address));
-    let reach = Reach { server_url, worker_token: keys.worker, data, config, planner, store };
+    let reach = Reach { server_url, worker_token: keys.worker, data, config, planner };
     Ok(Running { address, admin_token_file, reach, stopping, tasks, _lock: lock })
 }
 

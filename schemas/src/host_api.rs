@@ -2,7 +2,7 @@
 //!
 //! | request | body -> answer |
 //! | --- | --- |
-//! | `GET /v1/state` | -> [`HostState`] |
+//! | `GET /v1/state?after=&wait_ms=` | -> [`HostState`]; with both, waits until `restorations` is another number than `after` |
 //! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing, one that was stopped is started anew |
 //! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
 //! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |
@@ -260,6 +260,9 @@ pub struct HostState {
     pub routes: Vec<RouteState>,
     /// Releases that are unpacked here and can be started without fetching anything, newest first.
     pub releases: Vec<Release>,
+    /// How often the host has changed weights without a rollout's word, by the dead-man's switch or in an emergency.
+    #[serde(default)]
+    pub restorations: u64,
 }
 
 /// Observations after a position, oldest first.

@@ -77,17 +77,41 @@ impl FromStr for JobId {
 }
 
 /// The fencing token of a lease: it grows by one with each claim, and a write with an older one changes nothing.
+///
+/// # Two sources of rollouts' epochs
+/// The server numbers the claims of an environment's service; an emergency rollback at the host must be numbered as well,
+/// without asking the server, and must shut out every claim that the server has made or makes until it hears of it. Counting
+/// on by one can't do that: the server counts on by one as well, and a claim that the host has not met yet may have the very
+/// number. So an epoch is a pair in one integer, the number of emergencies in the upper half, claims since then in the lower:
+///
+/// * a claim ([`Epoch::next`]) adds one to the lower half, and never reaches the upper one (2^32 claims of one service);
+/// * an emergency ([`Epoch::after_emergency`]) adds one to the upper half and clears the lower one.
+///
+/// A claim made before the server has heard of the emergency has a smaller upper half than the host, whatever its lower one
+/// is, and is refused there. No claim has a lower half of 0, and every emergency has, so the two never meet. Once the server has
+/// heard, its claims go on above the emergency's epoch. What the server hears of it, and when, decides only how soon it goes
+/// on, never who may change the host.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
 )]
 #[serde(transparent)]
 pub struct Epoch(pub i64);
 
+/// The lower half of an epoch counts claims.
+const EMERGENCY_BITS: u32 = 32;
+
 impl Epoch {
     /// The epoch that comes after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+
+    /// The epoch of an emergency at a host that has seen this one: above every claim that the server can have made without
+    /// knowing of it.
+    #[must_use]
+    pub fn after_emergency(self) -> Self {
+        Self((self.0 >> EMERGENCY_BITS).saturating_add(1).saturating_mul(1 << EMERGENCY_BITS))
     }
 }
 

@@ -60,6 +60,9 @@ pub struct Registered {
     pub renew_ms: u64,
     /// Largest log chunk in bytes.
     pub max_log_chunk: u64,
+    /// The addresses of the hosts by name: the path of a unix socket. The worker tells the server of those that it reaches.
+    #[serde(default)]
+    pub hosts: IndexMap<String, String>,
 }
 
 /// A worker asks for work.

@@ -19,7 +19,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header}
 use secrecy::{ExposeSecret, SecretString};
 use segue_schemas::{
     artifact::Artifact,
-    host_api::ArtifactSource,
+    host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
         AttachArtifact, ClaimRequest, CreateRollout, CreatedRollout, ErrorBody, JobClaim, JobFinish, JobHandBack,
@@ -439,6 +439,14 @@ impl ControlPlane {
         hand_back: &RolloutHandBack,
     ) -> Result<Reported, ControlPlaneError> {
         self.post(&format!("rollouts/{rollout}/hand-back"), hand_back, CALL_LIMIT).await
+    }
+
+    /// Tells what a host carries.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn tell_host(&self, host: &str, state: &HostState) -> Result<Reported, ControlPlaneError> {
+        self.post(&format!("hosts/{}/state", path_segment(host)), state, CALL_LIMIT).await
     }
 
     fn claim_request(&self, labels: &[String], wait: Duration) -> ClaimRequest {

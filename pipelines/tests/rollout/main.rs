@@ -212,12 +212,7 @@ fn where_both_releases_died_neither_gets_weight_before_it_is_ready() {
                 break;
             }
         }
-        assert_eq!(
-            world.finished,
-            Some((RolloutStatus::RolledBack, Serves::Former)),
-            "{}",
-            world.story.join("\n")
-        );
+        assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
     }
 }
 

@@ -70,10 +70,8 @@ impl<T: Serialize> HandOver<T> {
     /// The claim can't be written as JSON; then it is given back.
     pub fn into_response(mut self) -> Result<Response> {
         let body = serde_json::to_vec(&self.claim).map_err(|error| ApiError::internal(error.to_string()))?;
-        let head = [
-            (header::CONTENT_TYPE, "application/json".to_owned()),
-            (header::CONTENT_LENGTH, body.len().to_string()),
-        ];
+        let head =
+            [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, body.len().to_string())];
         let mut back = self.back.take();
         let body = stream::once(async move {
             if let Some(back) = &mut back {

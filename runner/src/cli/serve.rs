@@ -4,14 +4,13 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use segue_runner::up::{self, Part, Reach, ServerOptions};
 use segue_schemas::config::{Config, WorkerConfig};
 use segue_worker::{
     WorkerOptions,
-    host::{self, HostOptions, client::HostClient},
+    host::{self, HostOptions},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +24,6 @@ use super::{
 
 /// Where a server listens by default.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8321);
-/// Pause between two tries to reach a host that is being started: nothing tells when it answers.
-const HOST_PAUSE: Duration = Duration::from_millis(200);
 /// Where the proxy of `segue up` listens, unless `hosts.local.listen` says something else.
 const DEFAULT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8322);
 
@@ -148,31 +145,9 @@ pub fn worker_options(
 
 /// The keeper of this machine's host, as a part of `segue up`.
 pub fn keeper(options: HostOptions) -> Part {
-    Box::new(|reach: Reach, stop| {
-        Box::pin(async move {
-            let socket = options.socket.clone();
-            let telling = tokio::spawn(tell_host_state(reach, socket, stop.clone()));
-            let kept = host::keep_running(&options, stop).await.map_err(|error| error.to_string());
-            telling.abort();
-            kept
-        })
+    Box::new(|_: Reach, stop| {
+        Box::pin(async move { host::keep_running(&options, stop).await.map_err(|error| error.to_string()) })
     })
-}
-
-/// Tells the server once what the host carries, so that what was done there while the server was down is on record.
-async fn tell_host_state(reach: Reach, socket: PathBuf, stop: CancellationToken) {
-    let client = HostClient::new(socket);
-    while !stop.is_cancelled() {
-        let told = match client.state().await {
-            Ok(state) => reach.tell_host_state("local", &state).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match told {
-            Ok(()) => return,
-            Err(error) => tracing::debug!(error, "the host's state can't be told yet"),
-        }
-        tokio::time::sleep(HOST_PAUSE).await;
-    }
 }
 
 /// The host of this machine, as `hosts.local` describes it.

@@ -74,6 +74,19 @@ impl Store {
         .await
     }
 
+    /// A host has seen an epoch of a pair: none at or below it is given out any more. The server is behind its host after an
+    /// emergency there, and after it was put back to an earlier state.
+    pub async fn epoch_seen(&self, environment: &str, service: &str, epoch: segue_schemas::id::Epoch) -> Result<()> {
+        if self.highest_epoch(environment, service).await? >= epoch {
+            return Ok(());
+        }
+        let (environment, service) = (environment.to_owned(), service.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move { rollouts::raise_epoch(&mut tx.conn, &environment, &service, epoch).await })
+        })
+        .await
+    }
+
     /// The highest epoch of a pair that was given out or seen: what a host reports above it, was done without the server.
     pub async fn highest_epoch(&self, environment: &str, service: &str) -> Result<segue_schemas::id::Epoch> {
         rollouts::highest_epoch(&mut self.read().await?, environment, service).await

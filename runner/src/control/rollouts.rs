@@ -181,6 +181,15 @@ fn own_service(repository: &str, environment: &str, service: &str, serving: Opti
     }
 }
 
+/// Every host that there is, with its socket.
+pub(super) fn all_hosts(store: &Store) -> Result<IndexMap<String, String>> {
+    let mut names: Vec<String> = store.config().hosts.keys().cloned().collect();
+    if !names.iter().any(|name| name == "local") {
+        names.push("local".into());
+    }
+    hosts(store, &names)
+}
+
 /// The sockets of hosts, by name.
 fn hosts(store: &Store, names: &[String]) -> Result<IndexMap<String, String>> {
     let socket = |name: &String| {

@@ -27,6 +27,7 @@ impl Store {
             lease_ms: timing.lease.as_millis(),
             renew_ms: timing.renew.as_millis(),
             max_log_chunk: MAX_LOG_CHUNK,
+            hosts: super::rollouts::all_hosts(self)?,
         };
         let store = self.clone();
         let lost = self

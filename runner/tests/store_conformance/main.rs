@@ -78,6 +78,10 @@ conformance! {
         rollback_points_have_tags_of_their_own,
         a_word_is_given_once_to_each_owner,
         an_emergency_ends_what_drove_the_pair,
+        a_claim_that_knows_nothing_of_an_emergency_is_below_it,
+        claims_go_on_above_what_a_host_has_seen,
+        a_rollout_that_was_put_off_is_offered_again_in_time,
+        a_rollout_that_never_begins_ends_after_a_week,
         a_lost_worker_that_had_asked_for_a_rollout_waits_for_it,
         cancelling_aborts_the_rollout_that_is_waited_for,
     }

@@ -3,12 +3,15 @@ use std::time::Duration;
 use segue_runner::store::{ReleaseFilter, RollbackTarget, RolloutFilter, StoreError};
 use segue_schemas::{
     config::NotificationEvent,
-    deploy::{JournalKind, RolloutCommand},
-    host_api::EmergencyResult,
+    deploy::{JournalKind, Release, RolloutCommand},
+    host_api::{EmergencyResult, HostState},
     id::Epoch,
     status::{Conclusion, JobStatus, RolloutStatus, RunStatus},
+    time::Timestamp,
     worker_api::{RolloutHandBack, RolloutRenewed},
 };
+
+use serde_json::json;
 
 use crate::world::{World, deploy_job, report, running, script};
 
@@ -287,6 +290,97 @@ pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
     assert_eq!(world.claim_rollout(&worker).await.epoch, result.epoch.next());
     let open = RolloutFilter { open: Some(true), limit: 10, ..Default::default() };
     assert_eq!(world.store.rollouts(open).await.unwrap().len(), 1);
+}
+
+pub async fn a_claim_that_knows_nothing_of_an_emergency_is_below_it(world: World) {
+    let worker = world.worker("w", "1").await;
+    let one = world.deployed(&worker, "staging", b"v1").await;
+    let (_, _, two) = world.deploy(&worker, "staging", b"v2").await;
+    let seen = world.claim_rollout(&worker).await;
+    // the emergency comes between two claims of which the host meets only the first
+    let emergency = seen.epoch.after_emergency();
+    let back = RolloutHandBack { epoch: seen.epoch, reason: "stops".into(), not_before_ms: 0 };
+    world.store.hand_back_rollout(two.rollout, back).await.unwrap();
+    let unaware = world.claim_rollout(&worker).await;
+    assert!(seen.epoch < unaware.epoch && unaware.epoch < emergency, "the host refuses it");
+
+    let state = host_state(emergency, Some("emergency: ada: it burns"), &one.release);
+    for _ in 0..2 {
+        segue_runner::reconcile::host(&world.store, "local", &state).await.unwrap();
+    }
+    assert_eq!(world.store.rollout(two.rollout).await.unwrap().rollout.status, RolloutStatus::RolledBack);
+    let all = world.store.rollouts(RolloutFilter { limit: 10, ..Default::default() }).await.unwrap();
+    assert_eq!(all.len(), 3, "the emergency is one more, once");
+    world.deploy(&worker, "staging", b"v3").await;
+    assert_eq!(world.claim_rollout(&worker).await.epoch, emergency.next());
+}
+
+pub async fn claims_go_on_above_what_a_host_has_seen(world: World) {
+    let worker = world.worker("w", "1").await;
+    let one = world.deployed(&worker, "staging", b"v1").await;
+    // a server that was put back to an earlier state, and a host that is told twice
+    let state = host_state(Epoch(50), None, &one.release);
+    for _ in 0..2 {
+        segue_runner::reconcile::host(&world.store, "local", &state).await.unwrap();
+    }
+    world.deploy(&worker, "staging", b"v2").await;
+    assert_eq!(world.claim_rollout(&worker).await.epoch, Epoch(51));
+}
+
+/// A host on which a release serves.
+fn host_state(epoch: Epoch, restored: Option<&str>, serves: &Release) -> HostState {
+    let restored = restored.map(|reason| json!({ "at": Timestamp(1), "reason": reason, "epoch": epoch }));
+    let state = json!({
+        "version": "1", "pid": 1, "listen": [], "proxy_pid": null, "releases": [],
+        "instances": [{
+            "id": "web-1", "environment": "staging", "release": serves, "address": "127.0.0.1:1",
+            "state": { "state": "running" }, "pid": 1, "restarts": 0, "retire_at": null, "output": "",
+        }],
+        "routes": [{
+            "environment": "staging", "service": "web", "epoch": epoch, "rules": [], "fallback": [],
+            "targets": [{ "instance": "web-1", "weight": 100 }], "dead_man_at": null, "restored": restored,
+        }],
+    });
+    serde_json::from_value(state).unwrap()
+}
+
+pub async fn a_rollout_that_was_put_off_is_offered_again_in_time(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let claim = world.claim_rollout(&worker).await;
+    let later = RolloutHandBack { epoch: claim.epoch, reason: "no host".into(), not_before_ms: 200 };
+    world.store.hand_back_rollout(created.rollout, later).await.unwrap();
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none(), "not before its time");
+    assert_eq!(world.store.next_expiry().await.unwrap(), Some(world.store.now() + Duration::from_millis(200)));
+    let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Rollouts);
+    let store = world.store.clone();
+    let reaper = tokio::spawn(async move { store.run_reaper().await });
+    let early = tokio::time::timeout(Duration::from_millis(300), bell.rung()).await;
+    assert!(early.is_err(), "the time has not come yet");
+    world.pass(Duration::from_millis(200));
+    tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("whoever waits for a rollout is woken");
+    reaper.abort();
+    assert_eq!(world.claim_rollout(&worker).await.rollout.id, created.rollout);
+}
+
+pub async fn a_rollout_that_never_begins_ends_after_a_week(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, first) = world.deploy(&worker, "staging", b"v1").await;
+    let held = world.claim_rollout(&worker).await;
+    let (run, _, second) = world.deploy(&worker, "staging", b"v2").await;
+    let put_off = RolloutHandBack { epoch: held.epoch, reason: "no host".into(), not_before_ms: u64::from(u32::MAX) };
+    world.store.hand_back_rollout(first.rollout, put_off).await.unwrap();
+    let week = Duration::from_secs(7 * 86_400);
+    assert_eq!(world.store.next_expiry().await.unwrap(), Some(world.store.now() + week));
+    world.pass(week - Duration::from_secs(1));
+    assert_eq!(world.store.reap_expired().await.unwrap(), 0);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.store.reap_expired().await.unwrap(), 1);
+    let ended = world.store.rollout(second.rollout).await.unwrap().rollout;
+    assert_eq!(ended.status, RolloutStatus::Failed);
+    assert!(ended.reason.unwrap().contains("did not begin within 168 hours"));
+    assert_eq!(world.status(run).await, RunStatus::Failed);
+    assert!(!world.store.rollout(first.rollout).await.unwrap().rollout.status.is_final(), "what has begun goes on");
 }
 
 pub async fn a_lost_worker_that_had_asked_for_a_rollout_waits_for_it(world: World) {

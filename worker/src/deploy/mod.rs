@@ -13,7 +13,8 @@
 //! | `ladder.rs` | the readiness ladder |
 //! | `observe.rs` | observations; the dead-man's deadline |
 //! | `lease.rs` | until when this worker certainly owns the rollout |
-//! | `hosts.rs`, `server.rs`, `place.rs` | the host with patience; the server's four calls; what a rollout means at a host |
+//! | `hosts.rs`, `server.rs`, `place.rs` | the host with patience; the server's five calls; what a rollout means at a host |
+//! | `tell.rs` | tells the server what hosts have done without it |
 //! | `inputs.rs`, `step.rs` | the steps `segue/deploy` and `segue/canary` |
 //!
 //! # What may be relied on
@@ -21,8 +22,10 @@
 //!   server can't be reached: it is made at once, under the same epoch, and journaled when the server answers again.
 //! * A driver changes nothing after its lease may have ended; a host refuses what an earlier epoch asks for.
 //! * The dead-man's deadline is put off only under a valid lease: a worker that lost its server lets the host fall back.
-//! * A host that shows a higher epoch although the lease is valid was changed by an emergency rollback: the rollout is
-//!   handed back, claimed under a higher epoch, and ends as the host's report says.
+//! * A host that shows a higher epoch although the lease is valid was changed by an emergency rollback: the server is told,
+//!   which ends the rollout there, or it is claimed under a higher epoch, and ends as the host's report says.
+//! * The server hears of every host that a worker reaches: when the worker starts, when the host comes back, and when the host
+//!   has changed weights without a rollout's word.
 
 mod drive;
 pub mod hosts;
@@ -35,6 +38,7 @@ mod perform;
 mod place;
 pub mod server;
 pub mod step;
+pub mod tell;
 #[cfg(test)]
 mod tests;
 

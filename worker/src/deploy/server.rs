@@ -1,9 +1,10 @@
-//! What a driver asks of the server: four calls, and three ways in which they can fail.
+//! What a driver asks of the server: five calls, and three ways in which they can fail.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use segue_schemas::{
+    host_api::HostState,
     id::RolloutId,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport},
 };
@@ -42,6 +43,10 @@ pub trait RolloutServer: Send + Sync + 'static {
 
     /// Ends the lease, so that another can go on at once.
     async fn hand_back(&self, rollout: RolloutId, hand_back: &RolloutHandBack) -> Result<(), ServerError>;
+
+    /// Tells what a host carries: what was done there without the server is put on record, and later claims have epochs
+    /// above those that the host has seen.
+    async fn tell_host(&self, host: &str, state: &HostState) -> Result<(), ServerError>;
 }
 
 /// A server over HTTP, and what this worker offers to it.
@@ -70,6 +75,10 @@ impl RolloutServer for HttpServer {
 
     async fn hand_back(&self, rollout: RolloutId, hand_back: &RolloutHandBack) -> Result<(), ServerError> {
         Ok(self.control_plane.hand_back_rollout(rollout, hand_back).await.map(drop)?)
+    }
+
+    async fn tell_host(&self, host: &str, state: &HostState) -> Result<(), ServerError> {
+        Ok(self.control_plane.tell_host(host, state).await.map(drop)?)
     }
 }
 

@@ -37,7 +37,12 @@ impl Host {
         let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
         let wait = Duration::from_millis(call.number("wait_ms").unwrap_or(0)).min(MAX_WAIT);
         match (&call.method, path.as_slice()) {
-            (&Method::GET, ["v1", "state"]) => json(&self.state().await),
+            (&Method::GET, ["v1", "state"]) => {
+                if let Some(after) = call.number("after") {
+                    self.restored_since(after, wait).await;
+                }
+                json(&self.state().await)
+            }
             (&Method::POST, ["v1", "instances"]) => json(&self.start_instance(body::<StartInstance>(call)?).await?),
             (&Method::GET, ["v1", "instances", id]) => json(&self.instance(&named(id)?, wait).await?),
             (&Method::POST, ["v1", "instances", id, "probe"]) => {
@@ -103,6 +108,13 @@ impl Host {
         json(&done.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))??)
     }
 
+    /// Waits until weights were changed without a rollout's word, other than `known` times; not longer than `wait`.
+    async fn restored_since(&self, known: u64, wait: Duration) {
+        let mut watch = self.store.watch();
+        // too late, or the record is gone with the host: the state says what there is either way
+        let _ = tokio::time::timeout(wait, watch.wait_for(|recorded| recorded.restorations != known)).await;
+    }
+
     async fn state(&self) -> HostState {
         let proxy = self.proxy.state().await;
         let recorded = self.store.current();
@@ -127,6 +139,7 @@ impl Host {
             routes: routes.collect(),
             instances,
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
+            restorations: recorded.restorations,
         }
     }
 }

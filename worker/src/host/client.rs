@@ -70,6 +70,11 @@ impl HostClient {
         self.get("/v1/state".into(), SHORT).await
     }
 
+    /// The state, once the host has changed weights without a rollout's word other than `known` times, or `wait` has passed.
+    pub async fn state_after(&self, known: u64, wait: Duration) -> Result<HostState, HostClientError> {
+        self.get(format!("/v1/state?after={known}&wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
     /// Starts an instance. Answers once its process was started; 15 minutes at most.
     pub async fn start_instance(&self, start: &StartInstance) -> Result<Instance, HostClientError> {
         self.send(Method::POST, "/v1/instances".into(), start, START).await

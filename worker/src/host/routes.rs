@@ -125,12 +125,7 @@ impl Host {
         let destination = find_destination(&recorded, &route, rollback.to, from.as_ref())?;
         // Whoever holds a lower epoch is shut out first, so that it can't take the traffic back meanwhile.
         let (e, s) = (environment.clone(), service.clone());
-        let epoch = self.store.change_regardless(move |recorded| {
-            let route = recorded.route_mut(&e, &s);
-            route.epoch = route.epoch.next();
-            Ok(route.epoch)
-        });
-        let epoch = epoch.await?;
+        let epoch = self.store.change_regardless(move |recorded| Ok(recorded.shut_out(&e, &s))).await?;
         let (to, targets) = match destination {
             Destination::Live(release, targets) => (release, targets),
             Destination::Kept(kept) => {
@@ -317,6 +312,7 @@ impl Recorded {
                 instance.retire = None;
             }
         }
+        self.restorations += 1;
         let route = self.route_mut(environment, service);
         if !fallback.is_empty() {
             route.targets = fallback;
@@ -325,14 +321,13 @@ impl Recorded {
         route.restored = Some(Restored { at: now(), reason, epoch: route.epoch });
     }
 
-    /// Gives all traffic to `targets` in an emergency; what loses it goes by itself after a while.
+    /// Gives all traffic to `targets` in an emergency. What loses it goes by itself after a while, and so does what a rollout
+    /// had started and not given any yet: its owner is shut out and can't stop it.
     fn switch(&mut self, environment: &str, service: &str, targets: Vec<Target>, reason: String) {
-        let displaced = self.route(environment, service).map(|r| r.targets.clone()).unwrap_or_default();
-        for target in displaced.iter().filter(|t| t.weight > 0) {
-            if let Some(instance) = self.instances.get_mut(&target.instance) {
-                let deadline = Deadline::after(KEEP_DISPLACED);
-                instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
-            }
+        let of_pair = |i: &&mut InstanceRecord| i.environment == environment && i.release.service == service;
+        for instance in self.instances.values_mut().filter(of_pair).filter(|i| !i.stopping && i.retire.is_none()) {
+            let deadline = Deadline::after(KEEP_DISPLACED);
+            instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
         }
         for target in &targets {
             if let Some(instance) = self.instances.get_mut(&target.instance) {
@@ -340,6 +335,7 @@ impl Recorded {
             }
         }
         self.mark_good(&targets, now());
+        self.restorations += 1;
         let route = self.route_mut(environment, service);
         route.fallback.clone_from(&targets);
         route.targets = targets;

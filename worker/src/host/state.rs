@@ -56,6 +56,9 @@ pub struct Recorded {
     pub routes: Vec<RouteRecord>,
     /// Releases that can be started again, the one used last at the end.
     pub kept: Vec<KeptRelease>,
+    /// How often weights were changed without a rollout's word.
+    #[serde(default)]
+    pub restorations: u64,
 }
 
 /// How a release is run.
@@ -186,6 +189,13 @@ impl Recorded {
         }
         route.epoch = fence.epoch;
         Ok(())
+    }
+
+    /// Shuts out whoever drives the pair, for an emergency: gives the epoch under which it is done.
+    pub fn shut_out(&mut self, environment: &str, service: &str) -> Epoch {
+        let route = self.route_mut(environment, service);
+        route.epoch = route.epoch.after_emergency();
+        route.epoch
     }
 
     /// An instance, or an error that names it.
@@ -492,5 +502,88 @@ pub fn write_atomically(file: &Path, bytes: &[u8]) -> io::Result<()> {
     match file.parent() {
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may happen between one server and one host that carry the same service.
+    #[derive(Debug, Clone, Copy)]
+    enum Happening {
+        /// The server gives a claim out.
+        Claim,
+        /// The owner of one of the claims so far makes a change at the host.
+        Change(usize),
+        /// Somebody pulls the emergency brake at the host.
+        Emergency,
+        /// The server hears what the host has seen.
+        Tell,
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            4 => Just(Happening::Claim),
+            4 => any::<usize>().prop_map(Happening::Change),
+            2 => Just(Happening::Emergency),
+            1 => Just(Happening::Tell),
+        ]
+    }
+
+    fn change(host: &mut Recorded, epoch: Epoch) -> bool {
+        let fence = Fence { environment: "production".into(), service: "web".into(), epoch };
+        host.admit(&fence).is_ok()
+    }
+
+    proptest! {
+        #[test]
+        fn no_claim_that_knows_nothing_of_an_emergency_changes_the_host(
+            happenings in proptest::collection::vec(happening(), 0..80)
+        ) {
+            // the server's rule: the next number above whatever it gave out or heard of
+            let (mut server, mut host) = (Epoch::default(), Recorded::default());
+            let mut given: Vec<Epoch> = Vec::new();
+            // claims so far of which no emergency has shut the owner out
+            let mut valid_from = 0;
+            let mut last_change = Epoch::default();
+            for happening in happenings {
+                match happening {
+                    Happening::Claim => {
+                        server = server.next();
+                        prop_assert!(!given.contains(&server), "{server} twice");
+                        given.push(server);
+                    }
+                    Happening::Change(which) if given.is_empty() => { let _ = which; }
+                    Happening::Change(which) => {
+                        let which = which % given.len();
+                        let taken = change(&mut host, given[which]);
+                        if which < valid_from {
+                            prop_assert!(!taken, "epoch {} was shut out by an emergency", given[which]);
+                        }
+                        prop_assert_eq!(taken, given[which] >= last_change);
+                        last_change = last_change.max(if taken { given[which] } else { last_change });
+                    }
+                    Happening::Emergency => {
+                        let epoch = host.shut_out("production", "web");
+                        prop_assert!(given.iter().all(|claim| *claim < epoch), "{epoch} among {given:?}");
+                        prop_assert!(epoch > last_change);
+                        (valid_from, last_change) = (given.len(), epoch);
+                    }
+                    Happening::Tell => {
+                        server = server.max(host.route_mut("production", "web").epoch);
+                        // from here on the host takes what the server gives out
+                        let next = server.next();
+                        prop_assert!(change(&mut host.clone(), next), "{next} is refused");
+                    }
+                }
+                // a claim that is given out without knowledge of the emergency is shut out as well
+                if given.last().is_some_and(|claim| *claim < last_change) {
+                    valid_from = given.len();
+                }
+            }
+        }
     }
 }

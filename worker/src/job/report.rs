@@ -82,10 +82,7 @@ impl Reporter {
         before: &[StepReport],
         signs: LeaseSigns,
     ) -> Self {
-        let steps = Steps {
-            all: before.iter().map(|step| (step.index, step.clone())).collect(),
-            ..Steps::default()
-        };
+        let steps = Steps { all: before.iter().map(|step| (step.index, step.clone())).collect(), ..Steps::default() };
         let (steps, changed) = (Mutex::new(steps), Notify::new());
         let shared = Arc::new(Shared { steps, changed, control_plane, job, epoch, signs });
         let task = tokio::spawn(gather(shared.clone()));
@@ -165,7 +162,8 @@ impl Shared {
         if steps.is_empty() {
             return Ok(());
         }
-        let mut unsent = Unsent { shared: self, report: JobReport { epoch: self.epoch, steps: steps.into_values().collect() } };
+        let mut unsent =
+            Unsent { shared: self, report: JobReport { epoch: self.epoch, steps: steps.into_values().collect() } };
         match retry(PATIENCE, || self.control_plane.report(self.job, &unsent.report)).await {
             Ok(reported) => {
                 unsent.report.steps.clear();

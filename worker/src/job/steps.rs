@@ -130,8 +130,8 @@ impl<'a> Steps<'a> {
         let end = match self.prepare(plan, &mut report) {
             Ok(Some((contexts, env))) => {
                 self.running.reporter.set(report.clone());
-                self.running.telling = may_change_the_world(self.running.claim, plan)
-                    .then(|| self.running.reporter.tell_now(index));
+                self.running.telling =
+                    may_change_the_world(self.running.claim, plan).then(|| self.running.reporter.tell_now(index));
                 match self.perform_or_interrupt(index, &contexts, &env).await {
                     Ok(end) => end,
                     Err(ended) => return Some(ended),

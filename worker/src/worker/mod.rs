@@ -21,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checkout::mirror::Mirrors,
     control_plane::{ControlPlane, ControlPlaneError},
-    deploy::{self, server::HttpServer},
+    deploy::{
+        self,
+        server::{HttpServer, RolloutServer},
+        tell,
+    },
     engine::{Engine, shell::Shell, user},
     job::{JobRunner, StepError},
     options::WorkerOptions,
@@ -99,8 +103,14 @@ pub(crate) async fn run_with(
         worker = %control_plane.worker(), server = options.server_url, user = runner.user.name, slots = options.capacity,
         "the worker is ready"
     );
-    let server = HttpServer { control_plane, labels: options.labels.clone() };
-    let rollouts = tokio::spawn(deploy::run_rollouts(Arc::new(server), deploy_options(&registered), shutdown.clone()));
+    let server: Arc<dyn RolloutServer> = Arc::new(HttpServer { control_plane, labels: options.labels.clone() });
+    let mut telling = tell::watch(&server, &registered.hosts, &shutdown);
+    let (driving, stop) = (deploy_options(&registered), shutdown.clone());
+    let rollouts = tokio::spawn(async move {
+        telling.first_word().await;
+        deploy::run_rollouts(server, driving, stop).await;
+        telling.ended().await;
+    });
     work(&runner, &shutdown).await;
     let _ = rollouts.await;
     Ok(())

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{
     super::{
         Timing,
-        hosts::HostTrouble,
+        hosts::{Host, HostTrouble},
         journal::{self, Journal},
         lease::Lease,
         server::{RolloutServer, ServerError},
@@ -20,12 +20,18 @@ use super::{
     Leftover, Outcome, millis, now,
 };
 
+/// How long it is tried to tell the server what the host has seen.
+const TELLING: Duration = Duration::from_secs(5);
+
 /// Why a driver stops before its rollout has ended.
 pub(super) enum Leave {
     /// The lease is another's, or can't be renewed: nothing may be changed, and the server needn't be told.
     Lost(String),
     /// This worker can't go on; another owner, or this one later, can.
     HandBack { why: String, not_before: Duration },
+    /// The host has seen a higher epoch although the lease may be valid: an emergency there, or a server that was put back
+    /// to an earlier state. The server gives out a higher one once it has heard of it.
+    Overtaken(String),
 }
 
 /// Whether a rollout that has changed nothing yet could not be begun for so long that it is given up. One that has changed
@@ -74,6 +80,23 @@ pub(super) fn stands(claim: &RolloutClaim) -> RolloutReport {
     }
 }
 
+/// Tells the server what the host has seen that it has not, and hands the rollout back: what follows is claimed above it. An
+/// emergency that is put on record by this ends the rollout, and there is nothing left to hand back.
+pub(super) async fn overtaken(server: &dyn RolloutServer, host: &Host, why: String) -> Leave {
+    let telling = async {
+        let state = host.state().await.map_err(|trouble| trouble.to_string())?;
+        server.tell_host(&host.name, &state).await.map_err(|error| error.to_string())
+    };
+    let told = tokio::time::timeout(TELLING, telling).await.unwrap_or_else(|_| Err("no answer in time".into()));
+    match told {
+        Ok(()) => Leave::HandBack { why, not_before: Duration::ZERO },
+        Err(error) => {
+            let why = format!("{why}; the server could not be told: {error}");
+            Leave::HandBack { why, not_before: Duration::from_secs(5) }
+        }
+    }
+}
+
 pub(super) async fn leave_to_others(
     server: &dyn RolloutServer,
     claim: &RolloutClaim,
@@ -82,7 +105,7 @@ pub(super) async fn leave_to_others(
     leftover: Option<Leftover>,
 ) -> Outcome {
     let why = match leave {
-        Leave::Lost(why) => why,
+        Leave::Lost(why) | Leave::Overtaken(why) => why,
         Leave::HandBack { why, not_before } => {
             let not_before_ms = millis(not_before);
             let hand_back = RolloutHandBack { epoch: claim.epoch, reason: why.clone(), not_before_ms };
@@ -109,11 +132,11 @@ pub(super) fn hand_back_later(why: String) -> Leave {
 }
 
 pub(super) fn left_by(trouble: HostTrouble) -> Leave {
-    let not_before = match trouble {
-        HostTrouble::Stale(_) => Duration::ZERO,
-        HostTrouble::Refused(_) | HostTrouble::Away(_) => Duration::from_secs(5),
-    };
-    Leave::HandBack { why: trouble.to_string(), not_before }
+    let why = trouble.to_string();
+    match trouble {
+        HostTrouble::Stale(_) => Leave::Overtaken(why),
+        HostTrouble::Refused(_) | HostTrouble::Away(_) => Leave::HandBack { why, not_before: Duration::from_secs(5) },
+    }
 }
 
 pub(super) fn lost_by(error: ServerError) -> Leave {

@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 mod leave;
 mod seen;
 
-use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, stands};
+use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, overtaken, stands};
 
 use super::{
     Timing,
@@ -112,6 +112,7 @@ pub(super) async fn drive(
             return give_up(&*server, &claim, &lease, why).await;
         }
         Err(leave) => {
+            let leave = after_telling(&*server, &claim, timing, leave).await;
             let stands = stands(&claim);
             return leave_to_others(&*server, &claim, leave, stands, None).await;
         }
@@ -123,10 +124,18 @@ pub(super) async fn drive(
     match ended {
         Ok(()) => Outcome::Ended,
         Err(leave) => {
+            let leave = after_telling(&*server, &claim, timing, leave).await;
             let stands = driver.journal.report(&driver.machine);
             let leftover = driver.leftover();
             leave_to_others(&*server, &claim, leave, stands, leftover).await
         }
+    }
+}
+
+async fn after_telling(server: &dyn RolloutServer, claim: &RolloutClaim, timing: Timing, leave: Leave) -> Leave {
+    match (leave, host_of(claim, timing)) {
+        (Leave::Overtaken(why), Ok(host)) => overtaken(server, &host, why).await,
+        (leave, _) => leave,
     }
 }
 
@@ -191,9 +200,8 @@ impl Driver {
         if let Some(route) = &facts.route
             && route.epoch > claim.epoch
         {
-            // an emergency rollback raised it; each claim raises the server's by one, until it is the higher one
             let why = format!("the host has seen epoch {}, this lease has {}", route.epoch, claim.epoch);
-            return Err(Leave::HandBack { why, not_before: Duration::ZERO });
+            return Err(Leave::Overtaken(why));
         }
         let dead_man = Duration::from_millis(claim.dead_man_ms);
         journal.note(

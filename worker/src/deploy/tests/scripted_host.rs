@@ -136,7 +136,7 @@ impl ScriptedHost {
     /// `rollback --emergency` at the host.
     pub(super) fn emergency(&self) -> EmergencyResult {
         let mut world = self.world.lock().unwrap();
-        world.epoch = world.epoch.next();
+        world.epoch = world.epoch.after_emergency();
         world.restore("emergency: ada saw red");
         let serving = world.route.as_ref().and_then(|route| route.targets.first()).unwrap().instance.clone();
         let to = world.instances.iter().find(|i| i.id == serving).unwrap().release.clone();
@@ -230,6 +230,7 @@ impl World {
             instances: self.instances.clone(),
             routes: self.route.clone().into_iter().collect(),
             releases: Vec::new(),
+            restorations: 0,
         }
     }
 

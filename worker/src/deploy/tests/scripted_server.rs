@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::future::pending;
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind, Release, Rollout, RolloutCommand},
-    host_api::ArtifactSource,
+    host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, RolloutId},
     time::Timestamp,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport},
@@ -53,6 +53,8 @@ struct State {
     is_dying: bool,
     command: Option<RolloutCommand>,
     hand_backs: Vec<String>,
+    /// The highest epoch that a host was told to have seen.
+    heard: Epoch,
     faults: Vec<String>,
 }
 
@@ -82,6 +84,7 @@ impl ScriptedServer {
                 is_dying: false,
                 command: None,
                 hand_backs: Vec::new(),
+                heard: Epoch::default(),
                 faults: Vec::new(),
             }),
             is_away: AtomicBool::new(false),
@@ -200,7 +203,7 @@ impl RolloutServer for ScriptedServer {
         self.answers()?;
         let mut state = self.state.lock().unwrap();
         state.is_leased = true;
-        state.epoch = state.epoch.next();
+        state.epoch = state.epoch.max(state.heard).next();
         Ok(Some(RolloutClaim {
             rollout: state.rollout.clone(),
             epoch: state.epoch,
@@ -245,6 +248,15 @@ impl RolloutServer for ScriptedServer {
             pending::<()>().await;
         }
         result
+    }
+
+    async fn tell_host(&self, _: &str, told: &HostState) -> Result<(), ServerError> {
+        self.answers()?;
+        let mut state = self.state.lock().unwrap();
+        // the rule of the store: no claim at or below what a host has seen
+        let seen = told.routes.iter().map(|route| route.epoch).max().unwrap_or_default();
+        state.heard = state.heard.max(seen);
+        Ok(())
     }
 
     async fn hand_back(&self, _: RolloutId, hand_back: &RolloutHandBack) -> Result<(), ServerError> {

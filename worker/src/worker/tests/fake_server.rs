@@ -14,6 +14,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use segue_schemas::{
     artifact::Artifact,
+    host_api::HostState,
     id::{Epoch, JobId},
     time::Timestamp,
     worker_api::{
@@ -39,8 +40,14 @@ pub struct State {
     pub blobs: HashMap<String, Bytes>,
     pub artifacts: BTreeMap<String, Artifact>,
     pub renewals: usize,
+    /// The hosts that a worker hears of.
+    pub hosts: indexmap::IndexMap<String, String>,
+    /// What was told of them.
+    pub told: Vec<(String, HostState)>,
     /// Every request is answered 503.
     pub away: bool,
+    /// Reports of steps are not answered meanwhile, nor kept.
+    pub holds_reports: bool,
 }
 
 pub struct FakeServer {
@@ -118,9 +125,12 @@ impl FakeServer {
         let query: HashMap<&str, &str> =
             parts.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
         match (&parts.method, segments.as_slice()) {
-            (_, ["register"]) => {
-                ok(&Registered { lease_ms: self.lease_ms, renew_ms: self.lease_ms / 6, max_log_chunk: 64 * 1024 })
-            }
+            (_, ["register"]) => ok(&Registered {
+                lease_ms: self.lease_ms,
+                renew_ms: self.lease_ms / 6,
+                max_log_chunk: 64 * 1024,
+                hosts: self.with(|state| state.hosts.clone()),
+            }),
             (_, ["jobs", "claim"]) => match self.wait(2000, |state| state.queue.pop_front()).await {
                 Some(claim) => ok(&claim),
                 None => empty(StatusCode::NO_CONTENT),
@@ -141,6 +151,10 @@ impl FakeServer {
                 Some(blob) => Response::new(Full::new(blob)),
                 None => error(StatusCode::NOT_FOUND, "not_found"),
             },
+            (_, ["hosts", host, "state"]) => {
+                self.with(|state| state.told.push(((*host).to_owned(), read(&body))));
+                ok(&Reported { cancel: false })
+            }
             (_, ["jobs", job, rest @ ..]) => self.job(job.parse().unwrap(), rest, &query, &parts.method, body).await,
             _ => error(StatusCode::NOT_FOUND, "not_found"),
         }
@@ -182,6 +196,7 @@ impl FakeServer {
                 }
             }
             ["report"] => {
+                self.wait(60_000, |state| (!state.holds_reports).then_some(())).await;
                 self.with(|state| state.reports.push(read(&body)));
                 ok(&Reported { cancel })
             }

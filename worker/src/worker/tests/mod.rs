@@ -10,7 +10,7 @@ use segue_schemas::{
     id::{Epoch, JobId, RunId},
     plan::JobPlan,
     status::{Conclusion, FailureClass, StepStatus},
-    worker_api::{JobFinish, Resume, StepReport},
+    worker_api::{JobFinish, JobReport, Resume, StepReport},
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -368,7 +368,8 @@ async fn a_step_that_outlasts_the_grace_begins_anew_unless_it_changes_an_environ
         let worker = world.scripted();
         let claim = claim_of(json!({ "environment": environment }), &[("print x", none()), ("hang", none())]);
         world.server.queue(claim);
-        world.server.until("a report", |state| state.reports.pop()).await;
+        let is_second = |report: &JobReport| report.steps.iter().any(|step| step.index == 1);
+        world.server.until("a report", |state| state.reports.iter().any(is_second).then_some(())).await;
         worker.stop().await;
         if environment.is_none() {
             let back = world.server.with(|state| state.handed_back.pop()).expect("handed back");
@@ -379,6 +380,38 @@ async fn a_step_that_outlasts_the_grace_begins_anew_unless_it_changes_an_environ
             let reason = finish.reason.unwrap();
             assert!(reason.contains("step 1") && reason.contains("production"), "{reason}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_may_change_the_world_starts_once_the_server_knows_of_it() {
+    for (changes, waits) in [
+        (json!({ "environment": "production" }), true),
+        (json!({ "environment": "production", "idempotent": true }), false),
+        (json!({}), false),
+    ] {
+        let world = World::new().await;
+        let engine = Scripted::default();
+        let worker = world.start(Arc::new(engine.clone()), JobUser { name: "job".into(), ids: Some(own_ids()) });
+        let started = || engine.history().iter().any(|done| done.starts_with("start"));
+        world.server.with(|state| state.holds_reports = true);
+        world.server.queue(claim_of(changes, &[("print x\nsleep 300", none()), ("print y", none())]));
+        if waits {
+            world.server.until("a renewal", |state| (state.renewals > 0).then_some(())).await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            assert!(!started(), "it started although the server does not know");
+            world.server.with(|state| state.holds_reports = false);
+        }
+        world.server.until("the start", |_| started().then_some(())).await;
+        if waits {
+            let told =
+                world.server.with(|state| state.reports.iter().flat_map(|r| r.steps.clone()).collect::<Vec<_>>());
+            assert!(told.iter().any(|step| (step.index, step.status) == (0, StepStatus::Running)), "{told:?}");
+        }
+        let finish = world.finish().await;
+        assert_eq!(statuses(&finish.steps), [StepStatus::Succeeded, StepStatus::Succeeded]);
+        world.server.with(|state| state.holds_reports = false);
+        worker.stop().await;
     }
 }
 

@@ -1,0 +1,108 @@
+//! Tells the server what the hosts that this worker reaches have done without it: when the worker starts, when a host comes
+//! back, and when a host has changed weights by its dead-man's switch or in an emergency. Whatever the server hears twice
+//! changes nothing the second time.
+
+use std::{sync::Arc, time::Duration};
+
+use indexmap::IndexMap;
+use segue_schemas::host_api::HostState;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::server::{RolloutServer, ServerError};
+use crate::host::client::HostClient;
+
+/// How long a host holds its answer back while there is no news.
+const HOLD: Duration = Duration::from_secs(60);
+/// Pauses between tries to reach a host or the server grow from the first to the second of these.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long a start waits for the first word about every host.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
+/// The hosts that are watched, until it is dropped or told to stop.
+#[derive(Debug)]
+pub struct Telling {
+    tasks: JoinSet<()>,
+    first: mpsc::Receiver<()>,
+}
+
+/// Watches each of the hosts, given by name with the path of its socket.
+#[must_use]
+pub fn watch(server: &Arc<dyn RolloutServer>, hosts: &IndexMap<String, String>, stop: &CancellationToken) -> Telling {
+    let (said, first) = mpsc::channel(hosts.len().max(1));
+    let mut tasks = JoinSet::new();
+    for (name, socket) in hosts {
+        let (server, name, socket, said) = (server.clone(), name.clone(), socket.clone(), said.clone());
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            let host = HostClient::new(socket);
+            tokio::select! {
+                () = watch_one(&*server, &name, &host, said) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+    Telling { tasks, first }
+}
+
+impl Telling {
+    /// Waits until the server has heard of every host that answers at once, so that the first rollout is claimed above what they
+    /// have seen. Not longer than a moment: a later word is as good, only a claim is handed back for it.
+    pub async fn first_word(&mut self) {
+        let all = async { while self.first.recv().await.is_some() {} };
+        if timeout(FIRST_WORD, all).await.is_err() {
+            tracing::debug!("a host does not answer yet; the server hears of it when it does");
+        }
+    }
+
+    /// Waits for the end of all, after the stop.
+    pub async fn ended(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// `said` is dropped once the first try is over.
+async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, said: mpsc::Sender<()>) {
+    let mut first_try = Some(said);
+    // what the server has heard; none where the host was away since
+    let mut told: Option<u64> = None;
+    let mut pause = PAUSES.0;
+    loop {
+        let asked = match told {
+            Some(known) => host.state_after(known, HOLD).await,
+            None => host.state().await,
+        };
+        let news = match asked {
+            Ok(state) if told == Some(state.restorations) => None,
+            Ok(state) => Some(tell(server, name, &state).await),
+            Err(error) => Some(Err(error.to_string())),
+        };
+        drop(first_try.take());
+        match news {
+            None => pause = PAUSES.0,
+            Some(Ok(restorations)) => (told, pause) = (Some(restorations), PAUSES.0),
+            Some(Err(error)) => {
+                tracing::debug!(host = name, error, "the server has no word of this host now");
+                told = None;
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+}
+
+async fn tell(server: &dyn RolloutServer, name: &str, state: &HostState) -> Result<u64, String> {
+    match server.tell_host(name, state).await {
+        Ok(()) => Ok(state.restorations),
+        // it was heard, and the same again brings the same
+        Err(ServerError::Refused(why)) => {
+            tracing::warn!(host = name, why, "the server does not take the state of this host");
+            Ok(state.restorations)
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
