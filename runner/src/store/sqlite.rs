@@ -16,11 +16,22 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 /// Connections that read beside the writer.
 const READERS: u32 = 2;
 
-/// Above this the write-ahead log is moved into the database at once, below it when a second has passed.
-const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// What the write-ahead log is cut back to where nothing holds it larger.
+const KEPT_LOG_BYTES: u64 = 8 << 20;
 
-/// Above this the log is cut down as well, which may hold the writer up for a moment.
+/// Above this the log is begun anew, which holds the writer up while the last commits are moved; below it the log is moved beside the
+/// writer alone.
+const RESTART_BYTES: u64 = 16 << 20;
+
+/// Above this the log is cut down as well.
 const TRUNCATE_BYTES: u64 = 128 << 20;
+
+/// Between two moves of the log into the database. What a second of commits leaves is moved at once; each commit by itself would
+/// have every page written and synced twice.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a move that needs the writer's place waits for readers, which keeps the writer waiting as well; the next one tries again.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(100);
 
 fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -34,7 +45,7 @@ fn options(file: &Path) -> SqliteConnectOptions {
         // checkpoints run apart, so that no commit pays for one
         .pragma("wal_autocheckpoint", "0")
         .pragma("temp_store", "memory")
-        .pragma("journal_size_limit", CHECKPOINT_BYTES.to_string())
+        .pragma("journal_size_limit", KEPT_LOG_BYTES.to_string())
         .statement_cache_capacity(160)
         .disable_statement_logging()
 }
@@ -63,21 +74,14 @@ pub(super) async fn checkpoint(file: std::path::PathBuf, committed: Arc<Notify>)
     let mut connection: Option<SqliteConnection> = None;
     loop {
         committed.notified().await;
-        if wal_bytes() < CHECKPOINT_BYTES {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let sql = if wal_bytes() > TRUNCATE_BYTES {
-            "PRAGMA wal_checkpoint(TRUNCATE)"
-        } else {
-            "PRAGMA wal_checkpoint(PASSIVE)"
-        };
+        tokio::time::sleep(CHECKPOINT_EVERY).await;
         let checkpointer = match connection.take() {
             Some(open) => Ok(open),
-            None => options(&file).pragma("cache_size", "-64").connect().await,
+            None => options(&file).pragma("cache_size", "-64").busy_timeout(CHECKPOINT_PATIENCE).connect().await,
         };
         match checkpointer {
             Ok(mut open) => {
-                if let Err(error) = sqlx::query(sql).execute(&mut open).await {
+                if let Err(error) = move_log(&mut open, wal_bytes).await {
                     tracing::warn!(%error, "the write-ahead log could not be moved into the database; tried again after the next commit");
                 }
                 connection = Some(open);
@@ -85,6 +89,17 @@ pub(super) async fn checkpoint(file: std::path::PathBuf, committed: Arc<Notify>)
             Err(error) => tracing::warn!(%error, "no connection for the checkpoint; tried again after the next commit"),
         }
     }
+}
+
+/// Moves the log beside the writer, then, where it has grown, what came meanwhile without it: that is little by then.
+async fn move_log(open: &mut SqliteConnection, wal_bytes: impl Fn() -> u64) -> sqlx::Result<()> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *open).await?;
+    let sql = match wal_bytes() {
+        ..=RESTART_BYTES => return Ok(()),
+        ..=TRUNCATE_BYTES => "PRAGMA wal_checkpoint(RESTART)",
+        _ => "PRAGMA wal_checkpoint(TRUNCATE)",
+    };
+    sqlx::query(sql).execute(open).await.map(|_| ())
 }
 
 /// Whether a database is whole.

@@ -23,7 +23,7 @@ use super::{
     report::{Reporter, Telling},
     state::JobState,
     steps::Steps,
-    workspace::Workspace,
+    workspace::{Removals, Workspace},
 };
 use crate::{
     checkout::mirror::Mirrors,
@@ -57,6 +57,8 @@ pub struct JobRunner {
     pub user: JobUser,
     /// Own mirrors.
     pub mirrors: Mirrors,
+    /// Workspaces on their way out.
+    pub removals: Removals,
     /// The worker stops: no step is begun any more.
     pub stopping: CancellationToken,
     /// The worker stops now: running steps are ended.
@@ -114,7 +116,7 @@ impl JobRunner {
             finish.failure_class = Some(error.class());
             finish.reason = Some(error.to_string());
             self.finish(claim, &finish).await;
-            self.forget(claim);
+            self.forget(claim).await;
         }
     }
 
@@ -257,7 +259,7 @@ impl JobRunner {
             reason: format!("worker `{worker}` has its workspace no more; it begins anew"),
         };
         self.tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back)).await;
-        self.forget(claim);
+        self.forget(claim).await;
         Ok(())
     }
 
@@ -272,7 +274,7 @@ impl JobRunner {
             Ended::Lost => {
                 tracing::warn!(job = %claim.job, epoch = %claim.epoch, "the job is another's now; nothing is reported");
                 drop(running);
-                self.forget(claim);
+                self.forget(claim).await;
             }
             Ended::Done => self.end_done(running).await,
             Ended::Waits { step, rollout } => {
@@ -288,7 +290,7 @@ impl JobRunner {
                     self.tell(claim, "waiting", self.patience(), || self.control_plane.wait(claim.job, &wait)).await;
                 drop(lease);
                 if !(told && goes_on) {
-                    self.forget(claim);
+                    self.forget(claim).await;
                 }
             }
             Ended::HandBack { next_step } => {
@@ -305,7 +307,7 @@ impl JobRunner {
                     .await;
                 drop(lease);
                 if !(told && next_step.is_some()) {
-                    self.forget(claim);
+                    self.forget(claim).await;
                 }
             }
         }
@@ -332,7 +334,7 @@ impl JobRunner {
         }
         self.finish(claim, &finish).await;
         drop(lease);
-        self.forget(claim);
+        self.forget(claim).await;
     }
 
     async fn finish(&self, claim: &JobClaim, finish: &JobFinish) {
@@ -401,11 +403,11 @@ impl JobRunner {
     }
 
     /// Removes what the job left here.
-    fn forget(&self, claim: &JobClaim) {
+    async fn forget(&self, claim: &JobClaim) {
         if claim.resume.is_some() || self.state_file(claim).exists() {
             let _ = std::fs::remove_file(self.state_file(claim));
         }
-        Workspace::at(self.workspaces().join(claim.job.to_string()), None).remove();
+        self.removals.remove(&self.workspaces().join(claim.job.to_string())).await;
     }
 
     fn workspaces(&self) -> PathBuf {

@@ -13,12 +13,20 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::libc;
+use tokio::sync::Semaphore;
 
 use super::error::StepError;
 use crate::engine::UserIds;
+
+/// Workspaces that are removed at once.
+const REMOVALS: usize = 4;
 
 /// A job's directories.
 #[derive(Debug, Clone)]
@@ -55,11 +63,7 @@ impl Workspace {
 
     /// Removes them with all that is in them.
     pub fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.root)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(directory = %self.root.display(), %error, "a workspace can't be removed");
-        }
+        remove(&self.root);
     }
 
     /// Where steps run.
@@ -118,6 +122,48 @@ impl Workspace {
     /// Where the owner can't be changed.
     pub fn own(&self, path: &Path) -> io::Result<()> {
         own(path, self.user)
+    }
+}
+
+/// Removes workspaces beside the jobs that follow: a large one takes seconds, and even an empty one waits for the disk.
+#[derive(Debug)]
+pub struct Removals {
+    /// Numbers the names that workspaces wait under.
+    next: AtomicU64,
+    /// Who has a place may remove; the slots of others wait for one.
+    places: Arc<Semaphore>,
+}
+
+impl Removals {
+    /// Nothing is being removed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { next: AtomicU64::new(0), places: Arc::new(Semaphore::new(REMOVALS)) }
+    }
+
+    /// Takes a workspace out of the way, so that its job could begin anew at once, and has it removed. Waits where many are
+    /// being removed. What is left when the process ends is swept away by the next.
+    pub async fn remove(&self, root: &Path) {
+        let aside = root.with_file_name(format!("removed-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        match fs::rename(root, &aside) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(_) => return remove(root),
+        }
+        // the semaphore is never closed
+        let Ok(place) = self.places.clone().acquire_owned().await else { return };
+        tokio::task::spawn_blocking(move || {
+            remove(&aside);
+            drop(place);
+        });
+    }
+}
+
+fn remove(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(directory = %directory.display(), %error, "a workspace can't be removed");
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         tell,
     },
     engine::{Engine, shell::Shell, user},
-    job::{JobRunner, StepError},
+    job::{JobRunner, StepError, workspace::Removals},
     options::WorkerOptions,
     supervisor::{boot_time, client::SupervisorError},
 };
@@ -89,6 +89,7 @@ pub(crate) async fn run_with(
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
+        removals: Removals::new(),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         control_plane: control_plane.clone(),
