@@ -62,4 +62,7 @@ pub trait EngineJob: Send + Sync {
 
     /// Puts off, from anywhere, when everything is killed without being asked to. In [`crate::supervisor::boot_time`].
     fn deadline(&self) -> Arc<dyn Fn(Duration) + Send + Sync>;
+
+    /// The job has ended. What is left of it ends as if this was dropped; where nothing is, the place may serve another job.
+    fn done(self: Box<Self>) {}
 }

@@ -57,4 +57,8 @@ impl EngineJob for Keeper {
         // A keeper that is gone has killed everything, and says so to whoever waits for it.
         Arc::new(move |at| drop(deadline.set(at)))
     }
+
+    fn done(self: Box<Self>) {
+        Self::done(*self);
+    }
 }

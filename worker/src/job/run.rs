@@ -317,7 +317,7 @@ impl JobRunner {
         let claim = running.claim;
         let outputs = running.outputs().await;
         let steps = running.reporter.all();
-        let Running { log, lease, standing, failure, masker, .. } = running;
+        let Running { engine, log, lease, standing, failure, masker, .. } = running;
         let log_bytes = self.close_log(log).await;
         let mut finish = self.finish_of(claim, log_bytes, steps);
         finish.conclusion = standing.conclusion();
@@ -334,6 +334,7 @@ impl JobRunner {
         }
         self.finish(claim, &finish).await;
         drop(lease);
+        engine.done();
         self.forget(claim).await;
     }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex as SyncMutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -20,6 +20,9 @@ use tokio::{
 };
 
 use super::protocol::{self, Event, Exit, NewKeeper, Request, Task};
+
+/// Keepers that wait for another job, at most. A job that finds none has one forked, which takes longer.
+const IDLE_KEEPERS: usize = 2;
 
 /// Why something could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +55,29 @@ pub struct Nursery {
     running: Mutex<Option<Running>>,
 }
 
+/// Keepers of a nursery whose job has ended and left nothing.
+#[derive(Debug, Default)]
+struct Idle(SyncMutex<Vec<AsyncFd<OwnedFd>>>);
+
+impl Idle {
+    fn take(&self) -> Option<AsyncFd<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, keeper: AsyncFd<OwnedFd>) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_KEEPERS {
+            idle.push(keeper);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     /// Dropped with the last handle; the nursery then ends by itself, after its keepers.
     socket: OwnedFd,
-    _process: Child,
+    process: Child,
+    idle: Arc<Idle>,
 }
 
 impl Nursery {
@@ -78,13 +99,13 @@ impl Nursery {
         Ok(())
     }
 
-    /// A keeper for one job, which serves already.
+    /// A keeper for one job, which serves already: one whose job has ended, or a new one.
     ///
     /// # Errors
     /// [`SupervisorError`], after a second try where the nursery had gone.
     pub async fn keeper(&self) -> Result<Keeper, SupervisorError> {
         let mut running = self.running.lock().await;
-        if let Some(nursery) = &*running {
+        if let Some(nursery) = &mut *running {
             match nursery.keeper().await {
                 Ok(keeper) => return Ok(keeper),
                 Err(error) => tracing::warn!(%error, "the step supervisor's nursery had gone; starting another"),
@@ -104,23 +125,42 @@ impl Nursery {
             self.command.split_first().ok_or_else(|| failed(io::Error::other("no program is named")))?;
         let (own, others) = socket_pair().map_err(failed)?;
         let process = Command::new(program).args(arguments).stdin(Stdio::from(others)).spawn().map_err(failed)?;
-        Ok(Running { socket: own, _process: process })
+        Ok(Running { socket: own, process, idle: Arc::default() })
     }
 }
 
 impl Running {
-    async fn keeper(&self) -> Result<Keeper, SupervisorError> {
+    async fn keeper(&mut self) -> Result<Keeper, SupervisorError> {
+        // what a keeper leaves when it is killed falls to its nursery: without that, none is used
+        if let Ok(Some(status)) = self.process.try_wait() {
+            return Err(SupervisorError::Gone(status.to_string()));
+        }
+        while let Some(socket) = self.idle.take() {
+            let keeper = self.keeper_at(socket);
+            match keeper.begin_anew().await {
+                Ok(()) => return Ok(keeper),
+                Err(error) => tracing::debug!(%error, "a keeper that waited for a job has gone"),
+            }
+        }
+        let keeper = self.keeper_at(self.fork()?);
+        match keeper.event().await? {
+            Event::Ready => Ok(keeper),
+            other => Err(SupervisorError::Gone(format!("it began with {other:?}"))),
+        }
+    }
+
+    fn keeper_at(&self, socket: AsyncFd<OwnedFd>) -> Keeper {
+        Keeper { socket: Arc::new(socket), is_empty: false, idle: Arc::downgrade(&self.idle) }
+    }
+
+    fn fork(&self) -> Result<AsyncFd<OwnedFd>, SupervisorError> {
         let gone = |error: io::Error| SupervisorError::Gone(error.to_string());
         let (own, others) = socket_pair().map_err(gone)?;
         protocol::send(&self.socket, &NewKeeper {}, &[others.as_fd()]).map_err(gone)?;
         drop(others);
         // SAFETY: an `OwnedFd` is open, gives the same descriptor as long as it lives, and is never moved out or closed before.
         let socket = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) };
-        let keeper = Keeper { socket: Arc::new(socket.map_err(|error| gone(error.into()))?) };
-        match keeper.event().await? {
-            Event::Ready => Ok(keeper),
-            other => Err(SupervisorError::Gone(format!("it began with {other:?}"))),
-        }
+        socket.map_err(|error| gone(error.into()))
     }
 }
 
@@ -128,9 +168,28 @@ impl Running {
 #[derive(Debug)]
 pub struct Keeper {
     socket: Arc<AsyncFd<OwnedFd>>,
+    /// It has said that nothing is left, and was given nothing since.
+    is_empty: bool,
+    idle: Weak<Idle>,
 }
 
 impl Keeper {
+    /// The job has ended. Where nothing is left of it, the keeper waits for another one: that spares a fork.
+    pub fn done(self) {
+        // Whoever still holds the socket may still speak for the job that has ended: it is then used no more.
+        if let (true, Some(idle), Some(socket)) = (self.is_empty, self.idle.upgrade(), Arc::into_inner(self.socket)) {
+            idle.put(socket);
+        }
+    }
+
+    /// Makes a keeper whose job has ended that of another one.
+    async fn begin_anew(&self) -> Result<(), SupervisorError> {
+        self.send(&Request::Anew, &[])?;
+        // what it said when nobody listened is about the job before
+        while !matches!(self.event().await?, Event::Ready) {}
+        Ok(())
+    }
+
     /// Starts a task, with `output` as its standard output and error, and gives its process number. One task at a time:
     /// its end is to be awaited with [`Keeper::exited`] before the next one is started.
     ///
@@ -142,6 +201,7 @@ impl Keeper {
         output: BorrowedFd<'_>,
         archive: Option<BorrowedFd<'_>>,
     ) -> Result<i32, SupervisorError> {
+        self.is_empty = false;
         let task = in_memory(task).map_err(|e| SupervisorError::NotStarted(e.to_string()))?;
         let descriptors: Vec<BorrowedFd<'_>> = [task.as_fd(), output].into_iter().chain(archive).collect();
         self.send(&Request::Start, &descriptors)?;
@@ -181,7 +241,10 @@ impl Keeper {
         loop {
             match self.event().await? {
                 Event::Exited(exit) => ended = Some(exit),
-                Event::Empty => return Ok(ended),
+                Event::Empty => {
+                    self.is_empty = true;
+                    return Ok(ended);
+                }
                 Event::Ready | Event::Started { .. } | Event::NotStarted { .. } | Event::DeadlinePassed => {}
             }
         }

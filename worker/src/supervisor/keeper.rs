@@ -95,6 +95,11 @@ impl Keeper<'_> {
                 self.worker_is_there = false;
                 self.phase = Phase::Killing;
             }
+            Some((Request::Anew, _)) => {
+                self.deadline = None;
+                self.phase = Phase::Running;
+                self.tell(&Event::Ready)?;
+            }
             Some((Request::Start, descriptors)) => self.start(descriptors)?,
             Some((Request::Kill { grace_ms }, _)) => {
                 // The usual case at a job's end is that nothing is left, which costs no look at all processes.

@@ -30,6 +30,8 @@ pub(super) struct NewKeeper {}
 /// From a worker to a keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
+    /// Serve another job: what was agreed for the one before is void. Only after `Empty`; answered by `Ready`.
+    Anew,
     /// Start the task sent along. One at a time; what an earlier one left running does not matter.
     Start,
     /// End everything: TERM, and KILL after the grace.
@@ -47,7 +49,7 @@ pub(super) enum Request {
 /// From a keeper to its worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Event {
-    /// The keeper serves; always the first.
+    /// The keeper serves a job from its beginning: the first of all, and the answer to `Anew`.
     Ready,
     /// The task runs.
     Started {

@@ -223,6 +223,54 @@ async fn a_nursery_that_was_killed_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_serves_job_after_job_as_if_it_was_new() {
+    let (nursery, mut first) = keeper().await;
+    let keeper_of = "ps -o ppid= -p $$";
+    let output = start(&mut first, &shell(keeper_of)).await;
+    first.exited().await.unwrap();
+    let pid = output.all().await;
+    let deadline = first.deadline();
+    deadline.set(boot_time() + Duration::from_millis(300)).unwrap();
+    first.kill(Duration::ZERO).await.unwrap();
+    first.done();
+
+    let mut second = nursery.keeper().await.unwrap();
+    // neither the deadline of the job before nor whoever still holds it has a hold on this one
+    deadline.set(boot_time()).unwrap();
+    let output = start(&mut second, &shell(&format!("{keeper_of}; sleep 0.6; exit 3"))).await;
+    assert_eq!(second.exited().await.unwrap(), Exit::Code(3));
+    assert_eq!(output.all().await, pid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_may_have_left_something_serves_no_other_job() {
+    let (nursery, mut first) = keeper().await;
+    let mut output = start(&mut first, &shell("echo $PPID; sleep 100 & echo $!; exit 0")).await;
+    first.exited().await.unwrap();
+    let (pid, escapee) = (output.pid().await, output.pid().await);
+    first.done();
+    assert!(ends_within(escapee, Duration::from_secs(5)).await, "what it left is killed");
+    let mut second = nursery.keeper().await.unwrap();
+    let mut output = start(&mut second, &shell("echo $PPID")).await;
+    assert_ne!(output.pid().await, pid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_died_while_it_waited_is_replaced() {
+    let (nursery, mut first) = keeper().await;
+    let mut output = start(&mut first, &shell("echo $PPID")).await;
+    first.exited().await.unwrap();
+    let pid = output.pid().await;
+    first.kill(Duration::ZERO).await.unwrap();
+    first.done();
+    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    assert!(ends_within(pid, Duration::from_secs(5)).await);
+    let mut second = nursery.keeper().await.unwrap();
+    start(&mut second, &shell("exit 4")).await;
+    assert_eq!(second.exited().await.unwrap(), Exit::Code(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_runs_as_its_user_with_no_group_besides_and_a_clean_environment() {
     let own = nix::unistd::geteuid();
     let uid = if own.is_root() { 65534 } else { own.as_raw() };
