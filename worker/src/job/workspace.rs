@@ -134,13 +134,13 @@ pub struct Removals {
     places: Arc<Semaphore>,
 }
 
-impl Removals {
-    /// Nothing is being removed.
-    #[must_use]
-    pub fn new() -> Self {
+impl Default for Removals {
+    fn default() -> Self {
         Self { next: AtomicU64::new(0), places: Arc::new(Semaphore::new(REMOVALS)) }
     }
+}
 
+impl Removals {
     /// Takes a workspace out of the way, so that its job could begin anew at once, and has it removed. Waits where many are
     /// being removed. What is left when the process ends is swept away by the next.
     pub async fn remove(&self, root: &Path) {

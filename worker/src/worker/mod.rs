@@ -89,7 +89,7 @@ pub(crate) async fn run_with(
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
-        removals: Removals::new(),
+        removals: Removals::default(),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         control_plane: control_plane.clone(),
