@@ -19,17 +19,14 @@ use nix::{
         socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg, sockopt::AcceptConn},
     },
 };
-use pingora_core::{
-    apps::ServerApp,
-    protocols::{GetSocketDigest, SocketDigest, l4::stream::Stream},
-};
+use pingora_core::{apps::ServerApp, protocols::SocketDigest};
 use pingora_proxy::HttpProxy;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
 };
 
-use super::{ProxyError, ProxyOptions, traffic::Traffic};
+use super::{ProxyError, ProxyOptions, client::ClientStream, traffic::Traffic};
 
 /// Listening sockets that are handed over in one message; the system allows 253.
 const MAX_LISTENERS: usize = 64;
@@ -114,8 +111,7 @@ pub(super) async fn accept_loop(
         let _ = stream.set_nodelay(true);
         let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
         let _ = digest.peer_addr.set(Some(peer.into()));
-        let mut stream = Stream::from(stream);
-        stream.set_socket_digest(digest);
+        let stream = ClientStream::new(stream, digest);
         let (proxy, watch) = (proxy.clone(), watch.clone());
         tokio::spawn(async move {
             proxy.process_new(Box::new(stream), &watch).await;
