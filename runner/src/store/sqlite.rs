@@ -94,11 +94,11 @@ pub(super) async fn checkpoint(file: std::path::PathBuf, committed: Arc<Notify>)
 /// Moves the log beside the writer, then, where it has grown, what came meanwhile without it: that is little by then.
 async fn move_log(open: &mut SqliteConnection, wal_bytes: impl Fn() -> u64) -> sqlx::Result<()> {
     sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *open).await?;
-    let sql = match wal_bytes() {
-        ..=RESTART_BYTES => return Ok(()),
-        ..=TRUNCATE_BYTES => "PRAGMA wal_checkpoint(RESTART)",
-        _ => "PRAGMA wal_checkpoint(TRUNCATE)",
-    };
+    let left = wal_bytes();
+    if left <= RESTART_BYTES {
+        return Ok(());
+    }
+    let sql = if left > TRUNCATE_BYTES { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(RESTART)" };
     sqlx::query(sql).execute(open).await.map(|_| ())
 }
 
