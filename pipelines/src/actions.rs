@@ -38,6 +38,14 @@ enum Kind {
     Count,
     Rate,
     Ratio,
+    /// One path or pattern a line.
+    Paths,
+    Flag,
+    Url,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A whole number from the first to the second.
+    Between(u64, u64),
 }
 
 const fn required(name: &'static str, kind: Kind) -> Input {
@@ -48,8 +56,30 @@ const fn optional(name: &'static str, kind: Kind) -> Input {
     Input { name, required: false, kind }
 }
 
-/// Every action.
-pub const ACTIONS: [Action; 5] = [
+/// The longest that an artifact or a cache entry can be asked to be kept, in days.
+pub const MAX_RETENTION_DAYS: u64 = 400;
+
+/// What `segue/promote` and `segue/canary` take about the canary.
+macro_rules! canary_inputs {
+    ($($own:expr),*) => {
+        &[
+            $($own,)*
+            optional("stages", Kind::Stages),
+            optional("stage-duration", Kind::Duration),
+            optional("hold-limit", Kind::Duration),
+            optional("min-requests", Kind::Count),
+            optional("false-alarm", Kind::Rate),
+            optional("error-margin", Kind::Rate),
+            optional("latency-ratio", Kind::Ratio),
+            optional("latency-floor", Kind::Duration),
+            optional("max-error-rate", Kind::Rate),
+            optional("max-p95", Kind::Duration),
+        ]
+    };
+}
+
+/// Every action that the worker performs itself.
+pub const ACTIONS: [Action; 10] = [
     Action {
         name: "segue/checkout",
         inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
@@ -57,8 +87,25 @@ pub const ACTIONS: [Action; 5] = [
         deploys: false,
     },
     Action {
+        name: "segue/cache",
+        inputs: &[
+            required("path", Kind::Text),
+            required("key", Kind::Text),
+            optional("restore-keys", Kind::Text),
+            optional("lookup-only", Kind::Flag),
+            optional("fail-on-cache-miss", Kind::Flag),
+        ],
+        one_of: &[],
+        deploys: false,
+    },
+    Action {
         name: "segue/upload-artifact",
-        inputs: &[optional("name", Kind::Name), required("path", Kind::Path)],
+        inputs: &[
+            optional("name", Kind::Name),
+            required("path", Kind::Paths),
+            optional("if-no-files-found", Kind::Word(&["warn", "error", "ignore"])),
+            optional("retention-days", Kind::Between(1, MAX_RETENTION_DAYS)),
+        ],
         one_of: &[],
         deploys: false,
     },
@@ -76,29 +123,59 @@ pub const ACTIONS: [Action; 5] = [
     },
     Action {
         name: "segue/canary",
-        inputs: &[
+        inputs: canary_inputs!(
             required("service", Kind::Name),
             optional("artifact", Kind::Name),
-            optional("path", Kind::Path),
-            optional("stages", Kind::Stages),
-            optional("stage-duration", Kind::Duration),
-            optional("hold-limit", Kind::Duration),
-            optional("min-requests", Kind::Count),
-            optional("false-alarm", Kind::Rate),
-            optional("error-margin", Kind::Rate),
-            optional("latency-ratio", Kind::Ratio),
-            optional("latency-floor", Kind::Duration),
-            optional("max-error-rate", Kind::Rate),
-            optional("max-p95", Kind::Duration),
-        ],
+            optional("path", Kind::Path)
+        ),
         one_of: &["artifact", "path"],
         deploys: true,
     },
+    Action {
+        name: "segue/promote",
+        inputs: canary_inputs!(required("service", Kind::Name), required("from", Kind::Name)),
+        one_of: &[],
+        deploys: true,
+    },
+    Action {
+        name: "segue/rollback",
+        inputs: &[required("service", Kind::Name), optional("to", Kind::Text)],
+        one_of: &[],
+        deploys: true,
+    },
+    Action {
+        name: "segue/health-check",
+        inputs: &[
+            optional("url", Kind::Url),
+            optional("service", Kind::Name),
+            optional("path", Kind::Text),
+            optional("tries", Kind::Between(1, 1_000)),
+            optional("interval", Kind::Duration),
+            optional("timeout", Kind::Duration),
+            optional("status", Kind::Between(100, 599)),
+        ],
+        one_of: &["url", "service"],
+        deploys: false,
+    },
+    Action { name: "segue/notify", inputs: &[required("text", Kind::Text)], one_of: &[], deploys: false },
 ];
 
-/// Actions of the language that this version does not have.
-pub(crate) const LATER: [&str; 5] =
-    ["segue/cache", "segue/rollback", "segue/promote", "segue/health-check", "segue/notify"];
+/// Composite actions that ship with Segue: names, and their files.
+pub const LIBRARY: [(&str, &str); 2] = [
+    ("segue/backup", include_str!("../library/backup/action.yml")),
+    ("segue/setup-rust-cache", include_str!("../library/setup-rust-cache/action.yml")),
+];
+
+/// The file of a composite action that ships with Segue.
+#[must_use]
+pub fn library(name: &str) -> Option<&'static str> {
+    LIBRARY.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// The names of all actions that ship with Segue.
+pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+    ACTIONS.iter().map(|action| action.name).chain(LIBRARY.iter().map(|(name, _)| *name))
+}
 
 /// The action of that name.
 #[must_use]
@@ -145,6 +222,15 @@ impl Input {
             Kind::Rate => Err(format!("`{value}` is no share from 0 to below 1, such as `0.01` or `1%`")),
             Kind::Ratio if number(value).is_some_and(|ratio| ratio >= 1.0) => Ok(()),
             Kind::Ratio => Err(format!("`{value}` is no factor of at least 1, such as `1.25`")),
+            Kind::Paths => value.lines().try_for_each(|line| path(line.trim().trim_start_matches('!'))),
+            Kind::Flag if matches!(value, "true" | "false") => Ok(()),
+            Kind::Flag => Err(format!("`{value}` is neither `true` nor `false`")),
+            Kind::Url if value.starts_with("http://") || value.starts_with("https://") => Ok(()),
+            Kind::Url => Err(format!("`{value}` is no address; write `http://...` or `https://...`")),
+            Kind::Word(words) if words.contains(&value) => Ok(()),
+            Kind::Word(words) => Err(format!("`{value}` is none of {}", words.join(", "))),
+            Kind::Between(least, most) if value.parse().is_ok_and(|n: u64| (least..=most).contains(&n)) => Ok(()),
+            Kind::Between(least, most) => Err(format!("`{value}` is no whole number from {least} to {most}")),
         }
     }
 }

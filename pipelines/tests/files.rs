@@ -1,6 +1,6 @@
 //! Files as data: each `cases/pipeline/NAME.yml` stands beside `NAME.plan`, what is planned for the events that its first lines
 //! name (`#! push refs/heads/main`), or `NAME.error`, its diagnostics as people see them; each file of `cases/service` and
-//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`.
+//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`. Pipelines may use the actions of `cases/actions`.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read their cases from files")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use segue_pipelines::{
     config,
     diagnostic::{Diagnostic, Severity, Style, render},
-    pipeline,
+    pipeline::{self, ActionFiles, check_action},
     plan::{explain, plan},
     service,
 };
@@ -79,8 +79,16 @@ fn shown(diagnostics: &[Diagnostic], text: &str) -> String {
 /// What is to stand beside a case, and under which extension.
 fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
     let file = format!(".segue/pipelines/{name}.yml");
-    let parsed = pipeline::parse(&file, text);
-    let shown = shown(&parsed.diagnostics, text);
+    let mut texts = actions();
+    let among = ActionFiles::among(texts.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+    let parsed = pipeline::parse_with(&file, text, &among);
+    texts.push((file.clone(), text.to_owned()));
+    let shown: String = (parsed.diagnostics.iter())
+        .map(|diagnostic| {
+            let text = texts.iter().find(|(path, _)| *path == diagnostic.file).map_or("", |(_, text)| text);
+            render(diagnostic, text, Style::Plain) + "\n\n"
+        })
+        .collect();
     if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         assert!(parsed.pipeline.is_none(), "{name}: a broken file became a pipeline");
         return ("error", shown);
@@ -89,7 +97,7 @@ fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
     let mut planned: Option<RunPlan> = None;
     for line in text.lines().map_while(|line| line.strip_prefix("#! ")) {
         let (trigger, changed) = event(line);
-        let files = [(file.as_str(), text)];
+        let files: Vec<(&str, &str)> = texts.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
         for pipeline in explain(&files, &trigger, changed.as_deref()) {
             let verb = if pipeline.matches { "runs" } else { "does not run" };
             writeln!(report, "{line}\n  {} {verb}: {}", pipeline.name, pipeline.reason).unwrap();
@@ -106,6 +114,26 @@ fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
         write!(report, "---\n{}", serde_yaml::to_string(&plan).unwrap()).unwrap();
     }
     ("plan", report)
+}
+
+/// The actions of the repository of all cases: `cases/actions/NAME.yml` lies at `.segue/actions/NAME/action.yml`.
+fn actions() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/actions");
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (format!(".segue/actions/{name}/action.yml"), fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_library_has_no_fault() {
+    for (name, text) in segue_pipelines::actions::LIBRARY {
+        let found = check_action(&format!("{name}/action.yml"), text, &ActionFiles::default());
+        assert_eq!(shown(&found, text), "", "{name}");
+    }
 }
 
 /// `push REF`, `pull_request ACTION BASE`, `workflow_dispatch`, each with ` changed: FILE ...` where that is known.

@@ -218,6 +218,7 @@ fn sign(event: NotificationEvent) -> &'static str {
         NotificationEvent::RunRecovered => ":white_check_mark:",
         NotificationEvent::RolledBack => ":rewind:",
         NotificationEvent::Held => ":pause_button:",
+        NotificationEvent::Message => ":speech_balloon:",
     }
 }
 

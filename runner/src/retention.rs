@@ -80,9 +80,12 @@ impl Store {
         removed.points = self.write(move |tx| Box::pin(async move { drop_points(tx, keep).await })).await?;
         let (logs, bytes) = self.until_done(&rules, remove_logs).await?;
         (removed.logs, removed.bytes) = (logs, removed.bytes + bytes);
+        self.until_done(&rules, forget_what_expired).await?;
+        let (unnamed, bytes) = self.until_done(&rules, remove_unnamed).await?;
+        removed.bytes += bytes;
         let (artifacts, bytes) = self.until_done(&rules, remove_artifacts).await?;
         let (orphans, more) = self.remove_orphans().await?;
-        (removed.artifacts, removed.bytes) = (artifacts + orphans, removed.bytes + bytes + more);
+        (removed.artifacts, removed.bytes) = (artifacts + orphans + unnamed, removed.bytes + bytes + more);
         if removed.bytes > 0 {
             // where the disk was low, jobs may start again
             self.doorbell().ring(Bell::Jobs);
@@ -268,6 +271,33 @@ fn remove_logs<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig)
     })
 }
 
+/// Names that are kept no longer: of artifacts whose step said for how long, and of caches that nobody has used.
+fn forget_what_expired<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
+    Box::pin(async move {
+        let now = tx.now;
+        tx.conn.run("DELETE FROM artifacts WHERE expires_at <= $1", args![now]).await?;
+        tx.conn.run("DELETE FROM caches WHERE used_at <= $1", args![earlier(now, rules.caches.0)]).await?;
+        Ok((0, 0))
+    })
+}
+
+/// Contents that nothing names any more.
+fn remove_unnamed<'t>(store: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
+    Box::pin(async move {
+        let sql = "SELECT digest FROM blobs WHERE used_at <= $1 AND digest NOT IN (SELECT digest FROM artifacts)
+                AND digest NOT IN (SELECT digest FROM caches) AND digest NOT IN (SELECT digest FROM releases)
+            LIMIT $2";
+        let unnamed = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE]).await?;
+        let mut bytes = 0;
+        for row in &unnamed {
+            let digest: Digest = row.parsed("digest")?;
+            bytes += store.artifacts().remove(&digest)?;
+            tx.conn.run("DELETE FROM blobs WHERE digest = $1", args![&digest]).await?;
+        }
+        Ok((unnamed.len(), bytes))
+    })
+}
+
 fn remove_artifacts<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
         let total = sum(tx, "SELECT COALESCE(SUM(bytes), 0) AS total FROM blobs").await?;
@@ -277,6 +307,8 @@ fn remove_artifacts<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionCo
                     UNION SELECT previous_id FROM current_releases WHERE previous_id IS NOT NULL
                     UNION SELECT release_id FROM rollouts WHERE ended_at IS NULL))
                 AND digest NOT IN (SELECT digest FROM artifacts JOIN runs ON runs.id = run_id WHERE ended_at IS NULL)
+                AND digest NOT IN (SELECT digest FROM artifacts WHERE expires_at IS NOT NULL)
+                AND digest NOT IN (SELECT digest FROM caches)
             ORDER BY used_at LIMIT $2";
         let candidate = |row: &Row| {
             Ok(Candidate {

@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    annotation::Annotation,
     artifact::Artifact,
     deploy::{JournalEntry, Release, Rollout},
     host_api::EmergencyResult,
@@ -312,6 +313,12 @@ pub struct StepView {
     pub log_start: u64,
     /// Where its log ends in the job's.
     pub log_end: u64,
+    /// What it said by `::error::` and its like.
+    #[serde(default)]
+    pub annotations: Vec<Annotation>,
+    /// The length of its summary in bytes; the text is at `/jobs/{id}/summary`.
+    #[serde(default)]
+    pub summary_bytes: u64,
 }
 
 /// A change of a run, or (first) its state.

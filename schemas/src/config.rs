@@ -39,6 +39,8 @@ pub struct Config {
 pub struct RepositoryConfig {
     /// Where to fetch it from: a URL or a path. The webhook's `clone_url` where it is left out.
     pub clone_url: Option<String>,
+    /// The branch whose caches every branch may read. Left out: `main`, and else `master`.
+    pub default_branch: Option<String>,
     /// `vars` in expressions.
     pub variables: IndexMap<String, String>,
     /// Whether rollback points are pushed to it as tags.
@@ -163,6 +165,8 @@ pub enum NotificationEvent {
     RolledBack,
     /// A rollout is held.
     Held,
+    /// A step says something, by `segue/notify`.
+    Message,
 }
 
 /// How long things are kept.
@@ -177,6 +181,12 @@ pub struct RetentionConfig {
     pub artifacts: Span,
     /// All artifacts together, in MiB; the oldest that no kept release needs go first.
     pub artifacts_max_mib: u64,
+    /// Caches since they were last used.
+    pub caches: Span,
+    /// The caches of a repository together, in MiB; those that were not used for longest go first.
+    pub caches_max_mib: u64,
+    /// The caches of a repository.
+    pub caches_max_count: u32,
     /// Releases kept per environment and service, as rollback points.
     pub releases: u32,
     /// Records of deliveries and runs.
@@ -192,6 +202,9 @@ impl Default for RetentionConfig {
             logs_max_mib: 10 * 1024,
             artifacts: Span::seconds(30 * 86_400),
             artifacts_max_mib: 20 * 1024,
+            caches: Span::seconds(7 * 86_400),
+            caches_max_mib: 10 * 1024,
+            caches_max_count: 1_000,
             releases: 10,
             runs: Span::seconds(400 * 86_400),
             low_disk_mib: 512,

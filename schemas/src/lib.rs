@@ -3,6 +3,7 @@
 //! Comes in: nothing, this crate depends on no other crate of the workspace. Goes out: plain data with serde,
 //! JSON Schema and OpenAPI descriptions. Never here: IO, clocks, randomness, decisions.
 
+pub mod annotation;
 pub mod api;
 pub mod artifact;
 pub mod config;

@@ -76,16 +76,34 @@ pub struct StepPlan {
     /// From the workspace's root; a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
-    /// Time limit in seconds; the job's where it is left out.
+    /// Time limit of one try in seconds; the job's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// The same in minutes, where it is a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_minutes: Option<String>,
     /// Whether its failure leaves the job's success alone.
     #[serde(default)]
     pub continue_on_error: bool,
+    /// The same, where it is a template that gives `true` or `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continue_on_error_when: Option<String>,
+    /// Whether it is tried again after it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<StepRetry>,
     /// What it does.
     pub action: StepAction,
     /// Line of the step in the pipeline's file, from 1.
     pub line: usize,
+}
+
+/// How a step is tried again after it failed or took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct StepRetry {
+    /// Tries after the first one.
+    pub max: u32,
+    /// Milliseconds before the second try; twice as long before each one after it, up to five minutes.
+    pub backoff_ms: u64,
 }
 
 /// What a step does.
@@ -107,4 +125,32 @@ pub enum StepAction {
         #[serde(default)]
         with: IndexMap<String, String>,
     },
+    /// A composite action, as its file was at the commit.
+    Composite(CompositePlan),
+}
+
+/// A composite action within a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct CompositePlan {
+    /// Its name, as `uses` says it.
+    pub uses: String,
+    /// What `inputs` holds in it; templates in the contexts of the step.
+    #[serde(default)]
+    pub inputs: IndexMap<String, String>,
+    /// What the step's outputs are; templates in the contexts of the action.
+    #[serde(default)]
+    pub outputs: IndexMap<String, String>,
+    /// Its steps, in order. They see neither steps nor secrets of the job.
+    pub steps: Vec<StepPlan>,
+}
+
+impl StepAction {
+    /// The name of the action that is used, if one is.
+    #[must_use]
+    pub fn uses(&self) -> Option<&str> {
+        match self {
+            Self::Run { .. } => None,
+            Self::Uses { uses, .. } | Self::Composite(CompositePlan { uses, .. }) => Some(uses),
+        }
+    }
 }

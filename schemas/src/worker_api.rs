@@ -14,8 +14,15 @@
 //! | `GET /artifacts/{digest}` | -> bytes |
 //! | `HEAD /artifacts/{digest}` | 200 or 404 |
 //! | `POST /jobs/{id}/artifacts` | [`AttachArtifact`] -> [`crate::artifact::Artifact`] |
+//! | `GET /jobs/{id}/artifacts` | -> every [`crate::artifact::Artifact`] of the same attempt |
 //! | `GET /jobs/{id}/artifacts/{name}` | -> [`crate::artifact::Artifact`] of the same attempt |
+//! | `PUT /jobs/{id}/steps/{index}/summary?epoch=` | a step's summary, Markdown of 1 MiB at most -> [`Reported`] |
+//! | `POST /jobs/{id}/caches/find` | [`FindCache`] -> [`CacheEntry`], or 204 |
+//! | `POST /jobs/{id}/caches` | [`SaveCache`] -> [`CacheSaved`] |
 //! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
+//! | `POST /jobs/{id}/rollback` | [`StepRollback`] -> [`CreatedRollout`]; the job then waits for it |
+//! | `GET /jobs/{id}/serving/{environment}/{service}` | -> [`Serving`] |
+//! | `POST /jobs/{id}/notify` | [`StepNotice`] -> [`Reported`]; the same step tells once |
 //! | `POST /rollouts/claim` | [`ClaimRequest`] -> [`RolloutClaim`], or 204 |
 //! | `POST /rollouts/{id}/renew` | [`Renew`] -> [`RolloutRenewed`] |
 //! | `POST /rollouts/{id}/journal` | [`RolloutReport`] -> [`Reported`]; durable when it answers |
@@ -29,6 +36,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    annotation::Annotation,
     deploy::{JournalEntry, Release, Rollout, RolloutCommand, ServiceSpec, Strategy},
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId, WorkerId},
     plan::JobPlan,
@@ -157,6 +165,12 @@ pub struct StepReport {
     /// Where its log ends in the job's.
     #[serde(default)]
     pub log_end: u64,
+    /// What it said by `::error::` and its like; at most 10 of a kind, and 50 of a job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<Annotation>,
+    /// The length of its summary, which is sent apart; 0: it wrote none.
+    #[serde(default)]
+    pub summary_bytes: u64,
 }
 
 /// Renew a lease.
@@ -259,6 +273,89 @@ pub struct AttachArtifact {
     pub digest: Digest,
     /// Its size.
     pub bytes: u64,
+    /// How many days it is kept; as the operator's file says where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+}
+
+/// Look for a cache.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindCache {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The key.
+    pub key: String,
+    /// Beginnings of other keys that will do, in order.
+    #[serde(default)]
+    pub restore_keys: Vec<String>,
+    /// A digest of its paths: a cache of others does not fit.
+    pub version: String,
+}
+
+/// A cache that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntry {
+    /// Its key.
+    pub key: String,
+    /// Its content.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Keep an uploaded content as a cache. A key that there is already stays as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SaveCache {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The key.
+    pub key: String,
+    /// A digest of its paths.
+    pub version: String,
+    /// The content, which must have been uploaded.
+    pub digest: Digest,
+}
+
+/// Whether a cache was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSaved {
+    /// Whether there was none of that key before.
+    pub new: bool,
+}
+
+/// A step goes back to an earlier release of the job's environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepRollback {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The asking step; the same step of the same job gets the same rollout.
+    pub step: usize,
+    /// The service.
+    pub service: String,
+    /// A rollback point's tag; the release before the one that serves where it is left out.
+    pub to: Option<String>,
+}
+
+/// What serves in an environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Serving {
+    /// The release.
+    pub release: Release,
+    /// The service as it was rolled out.
+    pub service: ServiceSpec,
+    /// The addresses that the proxy in front of it listens on.
+    pub listen: Vec<String>,
+}
+
+/// A step tells people something.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepNotice {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// The telling step.
+    pub step: usize,
+    /// What it says.
+    pub text: String,
 }
 
 /// A step asks for a rollout.

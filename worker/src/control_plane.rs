@@ -22,9 +22,9 @@ use segue_schemas::{
     host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
-        AttachArtifact, ClaimRequest, CreateRollout, CreatedRollout, ErrorBody, JobClaim, JobFinish, JobHandBack,
-        JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack,
-        RolloutRenewed, RolloutReport,
+        AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, ErrorBody, FindCache,
+        JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported,
+        RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -381,6 +381,89 @@ impl ControlPlane {
             Err(ControlPlaneError::Refused { status: 404, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Every artifact of the job's attempt.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn artifacts(&self, job: JobId) -> Result<Vec<Artifact>, ControlPlaneError> {
+        let path = format!("jobs/{job}/artifacts");
+        let request = self.request(Method::GET, &path)?.timeout(CALL_LIMIT);
+        let response = self.send("GET", &path, request).await?;
+        self.read_json(&path, response).await
+    }
+
+    /// Keeps a step's summary; another one of the same step takes its place.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn put_summary(
+        &self,
+        job: JobId,
+        epoch: Epoch,
+        step: usize,
+        text: &str,
+    ) -> Result<Reported, ControlPlaneError> {
+        let path = format!("jobs/{job}/steps/{step}/summary?epoch={epoch}");
+        let request = self
+            .request(Method::PUT, &path)?
+            .timeout(CALL_LIMIT)
+            .header(header::CONTENT_TYPE, "text/markdown; charset=utf-8")
+            .body(text.to_owned());
+        let response = self.send("PUT", &path, request).await?;
+        self.read_json(&path, response).await
+    }
+
+    /// Looks for a cache; `None` where none fits.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn find_cache(&self, job: JobId, find: &FindCache) -> Result<Option<CacheEntry>, ControlPlaneError> {
+        self.post_for_work(&format!("jobs/{job}/caches/find"), find, CALL_LIMIT).await
+    }
+
+    /// Keeps an uploaded content as a cache.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn save_cache(&self, job: JobId, save: &SaveCache) -> Result<CacheSaved, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/caches"), save, CALL_LIMIT).await
+    }
+
+    /// What serves as a service in an environment; `None` where nothing does.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn serving(
+        &self,
+        job: JobId,
+        environment: &str,
+        service: &str,
+    ) -> Result<Option<Serving>, ControlPlaneError> {
+        let path = format!("jobs/{job}/serving/{}/{}", path_segment(environment), path_segment(service));
+        let request = self.request(Method::GET, &path)?.timeout(CALL_LIMIT);
+        match self.send("GET", &path, request).await {
+            Ok(response) => self.read_json(&path, response).await.map(Some),
+            Err(ControlPlaneError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks for the way back to an earlier release; the same step of the same job gets the same rollout.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn step_rollback(&self, job: JobId, ask: &StepRollback) -> Result<CreatedRollout, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/rollback"), ask, CALL_LIMIT).await
+    }
+
+    /// Tells people something; the same step tells once.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn notify(&self, job: JobId, notice: &StepNotice) -> Result<Reported, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/notify"), notice, CALL_LIMIT).await
     }
 
     /// Asks for a rollout; the same step of the same job gets the same one.

@@ -2,6 +2,8 @@
 
 mod a_bad_release_comes_back_by_itself;
 mod a_broken_pipeline_file_is_explained;
+mod a_cache_is_restored_and_stays_in_its_scope;
+mod a_composite_action_is_one_step;
 mod a_crash_at_any_stage_leaves_the_target_whole;
 mod a_failing_canary_without_its_server_falls_back_by_itself;
 mod a_forged_signature_writes_nothing;
@@ -9,6 +11,7 @@ mod a_large_log_under_a_slow_reader_is_whole;
 mod a_push_runs_to_production;
 mod a_rerun_runs_only_what_failed;
 mod a_secret_across_two_chunks_is_masked;
+mod a_step_says_more_than_its_log;
 mod a_stop_hands_work_on_to_the_next_start;
 mod a_working_tree_runs_here_without_a_server;
 mod an_approval_opens_the_gate_to_production;

@@ -60,6 +60,10 @@ codes! {
     DuplicateId = "duplicate-id",
     /// A `uses` that names no action.
     UnknownAction = "unknown-action",
+    /// A `uses` that names an action whose file is broken.
+    BrokenAction = "broken-action",
+    /// Actions that use each other in a circle, or too deep within each other.
+    ActionNesting = "action-nesting",
     /// An expression that does not follow the grammar.
     ExpressionSyntax = "expression-syntax",
     /// An expression that is too long or too deep.

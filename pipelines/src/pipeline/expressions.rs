@@ -48,6 +48,7 @@ pub(super) const STEP_IF: Place = Place {
     ..place(&["github", "env", "vars", "inputs", "needs", "steps", "job", "runner"])
 };
 pub(super) const STEP: Place = Place { hash_files: true, ..place(IN_STEPS) };
+pub(super) const ACTION_DEFAULT: Place = place(&["github", "job", "runner"]);
 pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..place(IN_STEPS) };
 
 /// The most secrets that one job can name.
@@ -71,6 +72,8 @@ pub(super) struct Scope {
     variables: Rc<Variables>,
     /// The secrets used so far.
     pub secrets: BTreeSet<String>,
+    /// Within a composite action: its inputs, and whether an outsider chooses the value.
+    pub action_inputs: Option<Rc<IndexMap<String, bool>>>,
 }
 
 /// The variables of one `env`, over those around it.
@@ -110,15 +113,25 @@ impl Scope {
 
     /// Notes a variable of `env`; one that takes the place of another takes over its trust as well.
     pub(super) fn note_variable(&mut self, name: &str, value: &str) {
-        let references = expr::template_references(value).unwrap_or_default();
-        let untrusted = references.iter().any(|reference| self.is_untrusted(reference));
+        let untrusted = self.is_untrusted_text(value);
         let variables = Rc::make_mut(&mut self.variables);
         variables.any_untrusted |= untrusted;
         variables.untrusted.insert(name.to_owned(), untrusted);
     }
 
+    /// Whether a text reads what an outsider chooses.
+    pub(super) fn is_untrusted_text(&self, value: &str) -> bool {
+        expr::template_references(value).unwrap_or_default().iter().any(|reference| self.is_untrusted(reference))
+    }
+
     fn is_untrusted(&self, reference: &Reference) -> bool {
         is_untrusted(reference)
+            || self.action_inputs.as_ref().filter(|_| reference.is_in("inputs")).is_some_and(|inputs| {
+                match reference.name(0) {
+                    Some(name) => inputs.iter().any(|(known, tainted)| *tainted && equal_ignoring_case(known, name)),
+                    None => inputs.values().any(|tainted| *tainted),
+                }
+            })
             || (reference.is_in("env")
                 && match reference.name(0) {
                     Some(name) => self.variables.is_untrusted(name),
@@ -185,7 +198,8 @@ impl Reader<'_, '_> {
             }
         }
         for reference in references {
-            let problem = context_problem(&reference, place)
+            let problem = action_problem(&reference, scope)
+                .or_else(|| context_problem(&reference, place))
                 .or_else(|| existence_problem(&reference, scope))
                 .or_else(|| secret_problem(&reference, scope))
                 .or_else(|| if place.script { script_problem(&reference, source, scope) } else { None });
@@ -209,6 +223,23 @@ impl Reader<'_, '_> {
 }
 
 type Problem = (Code, String, Option<String>);
+
+/// What a composite action cannot see, although a step of a job can.
+fn action_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
+    let inputs = scope.action_inputs.as_ref()?;
+    if let Some(context) = ["needs", "secrets", "vars"].into_iter().find(|context| reference.is_in(context)) {
+        let message = format!("the context `{context}` is not available in an action");
+        let help = "give the action an input for it, and let the step that uses it fill that in".to_owned();
+        return Some((Code::UnknownContext, message, Some(help)));
+    }
+    let name = reference.name(0).filter(|_| reference.is_in("inputs"))?;
+    if inputs.keys().any(|known| equal_ignoring_case(known, name)) {
+        return None;
+    }
+    let known: Vec<String> = inputs.keys().cloned().collect();
+    let help = suggestion(name, &known, "it has", "it has no `inputs`");
+    Some((Code::UnknownReference, format!("the action has no input `{name}`"), Some(help)))
+}
 
 fn context_problem(reference: &Reference, place: &Place) -> Option<Problem> {
     if place.contexts.iter().any(|context| reference.is_in(context)) {

@@ -3,6 +3,7 @@
 //! Comes in: a file's name and text. Goes out: the pipeline as a model in which every name is resolved and every expression
 //! follows the grammar, and all that is wrong with the file, located. Never here: events, what would run, reading files.
 
+mod composite;
 mod expressions;
 mod graph;
 mod jobs;
@@ -19,8 +20,10 @@ use crate::{
 };
 pub use model::{Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, Triggers};
 
+pub use composite::{ActionFiles, check_action};
 pub(crate) use triggers::{EVENTS, TYPES as PULL_REQUEST_TYPES};
 
+use composite::Calls;
 use reader::Reader;
 
 /// What a pipeline file says.
@@ -36,15 +39,25 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads a pipeline file.
+/// Reads a pipeline file that uses no action of the repository.
 #[must_use]
 pub fn parse(path: &str, text: &str) -> Parsed {
+    parse_with(path, text, &ActionFiles::default())
+}
+
+/// Reads a pipeline file, with the actions that it may use. What is wrong with one of those is among the diagnostics, located
+/// in the action's file.
+#[must_use]
+pub fn parse_with(path: &str, text: &str, actions: &ActionFiles) -> Parsed {
     let mut findings = Findings::new(Source::new(path, text));
+    let mut in_actions = Vec::new();
     let mut parsed =
         Parsed { name: file_stem(path).to_owned(), triggers: None, pipeline: None, diagnostics: Vec::new() };
     match document::parse(&mut findings) {
         Some(root) if !root.is_null() => {
-            let pipeline = Reader::new(&mut findings).pipeline(&root, &mut parsed);
+            let mut reader = Reader::new(&mut findings, Calls::new(actions));
+            let pipeline = reader.pipeline(&root, &mut parsed);
+            in_actions = reader.calls.finish();
             parsed.pipeline = pipeline.filter(|_| !findings.has_errors());
         }
         _ if findings.has_errors() => {}
@@ -54,5 +67,6 @@ pub fn parse(path: &str, text: &str) -> Parsed {
         }
     }
     parsed.diagnostics = findings.finish();
+    parsed.diagnostics.extend(in_actions);
     parsed
 }

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use super::{
     Parsed, Pipeline,
+    composite::Calls,
     expressions::{PIPELINE_ENV, Scope},
     graph,
 };
@@ -19,6 +20,8 @@ use crate::{
 /// Reads a file, and keeps what it finds.
 pub(super) struct Reader<'f, 's> {
     pub findings: &'f mut Findings<'s>,
+    /// The actions that are known, and where in them reading stands.
+    pub calls: Calls,
 }
 
 /// The keys of a mapping: those that it takes, and those of GitHub's language that are not acted on yet.
@@ -40,8 +43,8 @@ pub(super) struct RunDefaults {
 }
 
 impl<'f, 's> Reader<'f, 's> {
-    pub(super) fn new(findings: &'f mut Findings<'s>) -> Self {
-        Self { findings }
+    pub(super) fn new(findings: &'f mut Findings<'s>, calls: Calls) -> Self {
+        Self { findings, calls }
     }
 
     /// The pipeline; what of it can be read although the rest is broken, goes into `parsed`.

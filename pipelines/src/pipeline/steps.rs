@@ -1,7 +1,12 @@
 //! `steps` of a job.
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
-use segue_schemas::plan::{StepAction, StepPlan};
+use segue_schemas::{
+    duration::Span,
+    plan::{CompositePlan, StepAction, StepPlan, StepRetry},
+};
 
 use super::{
     expressions::{STEP, STEP_IF, STEP_RUN, Scope},
@@ -10,7 +15,7 @@ use super::{
 use crate::{
     actions::{self, Action},
     diagnostic::Code,
-    document::{Content, Entry, Node},
+    document::{Content, Entry, Node, ScalarKind},
     expr,
     nearest::did_you_mean,
 };
@@ -28,12 +33,21 @@ const STEP_KEYS: Keys = Keys {
         "working-directory",
         "continue-on-error",
         "timeout-minutes",
+        "retry",
     ],
-    later: &["retry"],
+    later: &[],
 };
+const RETRY: Keys = Keys { known: &["max", "backoff"], later: &[] };
 
-/// The most steps of a job.
-const MAX_STEPS: usize = 1_000;
+/// The most tries after the first one.
+const MAX_RETRIES: i64 = 10;
+/// The pause before the second try where none is given.
+const DEFAULT_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest pause before the second try.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+
+/// The most steps of a job, with those of its actions.
+pub(super) const MAX_STEPS: usize = 1_000;
 
 impl Reader<'_, '_> {
     /// `steps:` of a job. `deploys`: whether the job names an environment.
@@ -50,10 +64,10 @@ impl Reader<'_, '_> {
         };
         if items.is_empty() {
             let help = Some("add a step: `- run: make test`".into());
-            self.findings.error(Code::MissingKey, &entry.key_span, "the job has no step", help);
+            self.findings.error(Code::MissingKey, &entry.key_span, "`steps` holds no step", help);
         }
-        if items.len() > MAX_STEPS {
-            let message = format!("the job has {} steps, and {MAX_STEPS} are the limit", items.len());
+        if !self.calls.take_steps(items.len()) {
+            let message = format!("the job has more than {MAX_STEPS} steps, those of the actions that it uses counted");
             self.findings.error(Code::TooMany, &entry.key_span, message, Some("split the job".into()));
             return Vec::new();
         }
@@ -70,14 +84,22 @@ impl Reader<'_, '_> {
         let env = self.env(node, &STEP, scope);
         let name = node.get("name").and_then(|node| self.template(node, "name", &STEP, scope));
         let working_directory = self.working_directory(node, defaults, scope);
-        let continue_on_error = node.get("continue-on-error").and_then(|node| self.boolean(node, "continue-on-error"));
-        let timeout_seconds = self.timeout_seconds(node);
+        let (continue_on_error, continue_on_error_when) = self.continue_on_error(node, scope);
+        let timeout_minutes = node
+            .get("timeout-minutes")
+            .filter(|node| node.scalar().is_some_and(|scalar| scalar.text.contains("${{")))
+            .and_then(|node| self.template(node, "timeout-minutes", &STEP, scope));
+        let timeout_seconds = if timeout_minutes.is_none() { self.timeout_seconds(node) } else { None };
+        let retry = node.get("retry").and_then(|node| self.retry(node));
         let action = self.action(node, defaults, deploys, scope);
         scope.leave();
         let id = self.step_id(node, scope);
         let action = action?;
-        if let (StepAction::Uses { uses, .. }, Some(condition)) = (&action, &condition) {
+        if let (Some(uses), Some(condition)) = (action.uses(), &condition) {
             self.warn_of_always(node, uses, condition);
+        }
+        if let Some(action) = action.uses().and_then(actions::find).filter(|action| action.deploys) {
+            self.refuse_for_rollouts(node, action);
         }
         Some(StepPlan {
             id,
@@ -86,10 +108,95 @@ impl Reader<'_, '_> {
             env,
             working_directory,
             timeout_seconds,
-            continue_on_error: continue_on_error.unwrap_or(false),
+            timeout_minutes,
+            continue_on_error,
+            continue_on_error_when,
+            retry,
             action,
             line: self.findings.source.line(node.span.start),
         })
+    }
+
+    /// `continue-on-error`: fixed, or a template.
+    fn continue_on_error(&mut self, owner: &Node, scope: &mut Scope) -> (bool, Option<String>) {
+        const KEY: &str = "continue-on-error";
+        match owner.get(KEY) {
+            None => (false, None),
+            Some(node) if node.scalar().is_some_and(|scalar| scalar.text.contains("${{")) => {
+                (false, self.template(node, KEY, &STEP, scope))
+            }
+            Some(node) => (self.boolean(node, KEY).unwrap_or(false), None),
+        }
+    }
+
+    /// `retry`: a number of tries after the first, or a mapping of that and the pause.
+    fn retry(&mut self, node: &Node) -> Option<StepRetry> {
+        let (count, backoff) = match &node.content {
+            Content::Mapping(_) => {
+                if !self.keys(node, "`retry`", &RETRY) {
+                    return None;
+                }
+                match node.get("max") {
+                    Some(count) => (count, node.get("backoff")),
+                    None => {
+                        self.missing("max", "`retry`", &node.span, "say how often: `retry: { max: 2, backoff: 10s }`");
+                        return None;
+                    }
+                }
+            }
+            _ => (node, None),
+        };
+        let max = match count.scalar().map(|scalar| scalar.kind) {
+            Some(ScalarKind::Integer(max)) if (1..=MAX_RETRIES).contains(&max) => u32::try_from(max).ok(),
+            Some(ScalarKind::Integer(max)) => {
+                let message = format!("{max} tries after the first, and 1 to {MAX_RETRIES} are allowed");
+                self.findings.error(Code::InvalidValue, &count.span, message, None);
+                None
+            }
+            _ => {
+                self.wrong_type(count, "`retry`", "a number of tries after the first, or `{ max: 2, backoff: 10s }`");
+                None
+            }
+        };
+        let pause = match backoff {
+            None => Some(DEFAULT_BACKOFF),
+            Some(node) => self.plain(node, "backoff").and_then(|text| match text.parse::<Span>() {
+                Ok(span) if span.0 <= MAX_BACKOFF => Some(span.0),
+                Ok(_) => {
+                    let message = format!("a pause of {text} is longer than {} s", MAX_BACKOFF.as_secs());
+                    self.findings.error(Code::InvalidValue, &node.span, message, None);
+                    None
+                }
+                Err(message) => {
+                    self.findings.error(Code::InvalidValue, &node.span, message, None);
+                    None
+                }
+            }),
+        };
+        Some(StepRetry { max: max?, backoff_ms: u64::try_from(pause?.as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    /// A step that waits for a rollout ends with it, at the server: there it is not tried again, and what its failure means must
+    /// be known before.
+    fn refuse_for_rollouts(&mut self, node: &Node, action: &Action) {
+        let name = action.name;
+        if let Some(retry) = node.entry("retry") {
+            let message = format!("`{name}` is not tried again: a rollout that failed has gone back by itself");
+            self.findings.error(Code::Conflict, &retry.key_span, message, Some("remove `retry`".into()));
+        }
+        let forgiving = node.entry("continue-on-error");
+        if let Some(entry) =
+            forgiving.filter(|entry| entry.value.scalar().is_some_and(|scalar| scalar.text.contains("${{")))
+        {
+            let message = format!("`continue-on-error` of `{name}` is `true` or `false`, and no expression");
+            self.findings.error(Code::Conflict, &entry.value.span, message, None);
+        }
+        if self.calls.is_within() {
+            let message = format!("`{name}` cannot stand in an action: the job waits for it");
+            let help = "use it in the job itself, after the step that uses this action";
+            let span = node.get("uses").map_or(node.span.clone(), |uses| uses.span.clone());
+            self.findings.error(Code::Conflict, &span, message, Some(help.into()));
+        }
     }
 
     fn step_id(&mut self, owner: &Node, scope: &mut Scope) -> Option<String> {
@@ -172,6 +279,9 @@ impl Reader<'_, '_> {
             self.only_with_run(shell);
         }
         let name = self.plain(&uses.value, "uses")?;
+        if self.calls.knows(&name) {
+            return self.call(node, &name, uses, scope).map(StepAction::Composite);
+        }
         let action = self.find_action(&name, &uses.value);
         let mut with = IndexMap::new();
         for entry in node.get("with").map_or(&[][..], |node| self.entries(node, "with")) {
@@ -183,7 +293,7 @@ impl Reader<'_, '_> {
         }
         let action = action?;
         self.check_inputs(action, uses, &with);
-        if action.deploys && !deploys {
+        if action.deploys && !deploys && !self.calls.is_within() {
             let message = format!("`{name}` needs to know the environment");
             let help = Some("give the job one: `environment: staging`".into());
             self.findings.error(Code::MissingKey, &uses.value.span, message, help);
@@ -196,13 +306,13 @@ impl Reader<'_, '_> {
         if found.is_some() {
             return found;
         }
-        let (code, message, help) = if actions::LATER.contains(&name) || name.starts_with("./") {
-            (Code::NotSupportedYet, format!("the action `{name}` is not supported yet"), None)
+        let (code, message, help) = if name.starts_with("./") {
+            self.calls.missing(name)
         } else {
-            let names = || actions::ACTIONS.iter().map(|action| action.name);
+            let names = || actions::names();
             let bare = name.split('@').next().unwrap_or(name);
             let equivalent = bare.strip_prefix("actions/").map(|action| format!("segue/{action}"));
-            let help = match equivalent.filter(|equivalent| actions::find(equivalent).is_some()) {
+            let help = match equivalent.filter(|equivalent| names().any(|known| known == equivalent)) {
                 Some(equivalent) => format!("write `{equivalent}`, which does the same"),
                 None => did_you_mean(bare, names())
                     .unwrap_or_else(|| format!("the actions are {}", names().collect::<Vec<_>>().join(", "))),
@@ -246,7 +356,11 @@ impl Reader<'_, '_> {
                 (Code::Conflict, "takes only one of")
             };
             let message = format!("`{}` {word} {}", action.name, action.one_of.join(", "));
-            let help = "`artifact` names what a step `segue/upload-artifact` of this run made, `path` a directory of the workspace";
+            let help = if action.deploys {
+                "`artifact` names what a step `segue/upload-artifact` of this run made, `path` a directory of the workspace"
+            } else {
+                "`url` is an address, `service` what serves in the job's environment"
+            };
             self.findings.error(code, span, message, Some(help.into()));
         }
     }
@@ -266,7 +380,7 @@ impl Reader<'_, '_> {
 fn default_name(action: &StepAction) -> String {
     const LONGEST: usize = 80;
     match action {
-        StepAction::Uses { uses, .. } => uses.clone(),
+        StepAction::Uses { uses, .. } | StepAction::Composite(CompositePlan { uses, .. }) => uses.clone(),
         StepAction::Run { script, .. } => {
             let line = script.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
             line.chars().take(LONGEST).collect()

@@ -11,11 +11,11 @@ use segue_schemas::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Outcome, RunNumbers, github_context, outcome, run_plan};
+use super::{Outcome, RunNumbers, actions_among, github_context, outcome, run_plan};
 use crate::{
     diagnostic::Diagnostic,
     expr::{self, Contexts},
-    pipeline,
+    pipeline::{self, ActionFiles},
     progress::{Action, JobView, RunView, SkipCause, advance},
     service::file_stem,
 };
@@ -74,18 +74,20 @@ pub struct ExplainedJob {
     pub reason: String,
 }
 
-/// Explains what an event does to each of the files; arguments as for [`super::plan`].
+/// Explains what an event does to each of the pipelines; arguments as for [`super::plan`].
 #[must_use]
 pub fn explain<P: AsRef<str>, T: AsRef<str>>(
     files: &[(P, T)],
     trigger: &Trigger,
     changed_files: Option<&[String]>,
 ) -> Vec<ExplainedPipeline> {
+    let actions = actions_among(files);
     files
         .iter()
+        .filter(|(file, _)| !ActionFiles::is_one(file.as_ref()))
         .map(|(file, text)| {
             let file = file.as_ref();
-            let parsed = pipeline::parse(file, text.as_ref());
+            let parsed = pipeline::parse_with(file, text.as_ref(), &actions);
             let plan = parsed.pipeline.as_ref().map(|pipeline| run_plan(file, pipeline));
             let jobs = plan.as_ref().map_or(&[][..], |plan| &plan.jobs);
             let (matches, reason, jobs) = match outcome(file, &parsed, trigger, changed_files) {

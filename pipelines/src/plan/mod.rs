@@ -15,7 +15,7 @@ use segue_schemas::{
 
 use crate::{
     diagnostic::Diagnostic,
-    pipeline::{self, Job, Parsed, Pipeline},
+    pipeline::{self, ActionFiles, Job, Parsed, Pipeline},
 };
 pub use explain::{ExplainedJob, ExplainedPipeline, explain};
 pub use github::{GITHUB_CONTEXT_KEYS, RunNumbers, github_context};
@@ -54,7 +54,8 @@ pub struct Broken {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Plans the runs of an event. `files` are paths from the repository's root and texts, at the commit of the event;
+/// Plans the runs of an event. `files` are paths from the repository's root and texts, at the commit of the event: pipelines,
+/// and the actions that they may use (`.segue/actions/NAME/action.yml`);
 /// `changed_files` the paths that it changed, `None` where they are not known: then no filter on paths keeps anything out.
 #[must_use]
 pub fn plan<P: AsRef<str>, T: AsRef<str>>(
@@ -63,9 +64,13 @@ pub fn plan<P: AsRef<str>, T: AsRef<str>>(
     changed_files: Option<&[String]>,
 ) -> Planned {
     let mut planned = Planned::default();
+    let actions = actions_among(files);
     for (file, text) in files {
         let (file, text) = (file.as_ref(), text.as_ref());
-        let parsed = pipeline::parse(file, text);
+        if ActionFiles::is_one(file) {
+            continue;
+        }
+        let parsed = pipeline::parse_with(file, text, &actions);
         match outcome(file, &parsed, trigger, changed_files) {
             Outcome::Run(pipeline, _) => planned.runs.push(run_plan(file, pipeline)),
             Outcome::NotMatching(reason) => {
@@ -78,6 +83,10 @@ pub fn plan<P: AsRef<str>, T: AsRef<str>>(
         }
     }
     planned
+}
+
+fn actions_among<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)]) -> ActionFiles {
+    ActionFiles::among(files.iter().map(|(path, text)| (path.as_ref(), text.as_ref())))
 }
 
 /// What an event does to one file.

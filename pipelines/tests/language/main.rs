@@ -10,7 +10,12 @@ mod schema;
 
 use std::{fs, path::PathBuf};
 
-use segue_pipelines::{config, diagnostic::Diagnostic, pipeline, service};
+use segue_pipelines::{
+    config,
+    diagnostic::Diagnostic,
+    pipeline::{self, ActionFiles, check_action},
+    service,
+};
 
 /// A file of the repository.
 fn repository_file(path: &str) -> String {
@@ -33,6 +38,20 @@ enum Kind {
     Service,
     /// `yaml config`.
     Config,
+    /// `yaml action`: the action `x` of the repository.
+    Action,
+}
+
+/// The actions that examples may use, and that any may stand beside.
+fn actions() -> ActionFiles {
+    ActionFiles::among([
+        (".segue/actions/broken/action.yml", "runs: { using: node20, steps: [{ run: make }] }\n"),
+        (".segue/actions/x/action.yml", "runs: { using: composite, steps: [{ run: make }] }\n"),
+        (
+            ".segue/actions/greet/action.yml",
+            "inputs: { who: { required: true } }\nruns: { using: composite, steps: [{ run: make }] }\n",
+        ),
+    ])
 }
 
 impl Kind {
@@ -48,6 +67,7 @@ impl Kind {
             Some("step") => Self::Step,
             Some("service") => Self::Service,
             Some("config") => Self::Config,
+            Some("action") => Self::Action,
             Some(other) => panic!("`{other}` is no kind of example"),
         })
     }
@@ -62,7 +82,7 @@ impl Kind {
         };
         let has = |key: &str| example.lines().any(|line| line.starts_with(key));
         match self {
-            Self::Pipeline | Self::Service | Self::Config => example.to_owned(),
+            Self::Pipeline | Self::Service | Self::Config | Self::Action => example.to_owned(),
             Self::On => format!("{example}jobs:\n  a:\n    steps:\n      - run: make\n"),
             Self::Job => {
                 let steps = if has("steps:") || has("uses:") { "" } else { "    steps:\n      - run: make\n" };
@@ -80,16 +100,23 @@ impl Kind {
         match self {
             Self::Service => service::parse(".segue/services/api.yml", text).err().unwrap_or_default(),
             Self::Config => config::parse("segue.yaml", text).err().unwrap_or_default(),
-            _ => pipeline::parse(".segue/pipelines/x.yml", text).diagnostics,
+            Self::Action => check_action(".segue/actions/x/action.yml", text, &actions()),
+            _ => {
+                let mut found = pipeline::parse_with(".segue/pipelines/x.yml", text, &actions()).diagnostics;
+                // what is wrong in the action is told beside its use
+                found.retain(|diagnostic| diagnostic.file == ".segue/pipelines/x.yml");
+                found
+            }
         }
     }
 
     /// The file under `schemas/json/` that it must be valid by.
-    const fn schema(self) -> &'static str {
+    const fn schema(self) -> Option<&'static str> {
         match self {
-            Self::Service => "service.json",
-            Self::Config => "config.json",
-            _ => "pipeline.json",
+            Self::Service => Some("service.json"),
+            Self::Config => Some("config.json"),
+            Self::Action => None,
+            _ => Some("pipeline.json"),
         }
     }
 }

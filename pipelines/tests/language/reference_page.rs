@@ -59,12 +59,8 @@ fn every_example_is_read_as_it_says() {
             let found: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.code.as_str()).collect();
             let wanted: Vec<&str> = info.split_whitespace().filter_map(|word| word.strip_prefix("error=")).collect();
             assert_eq!(found, wanted, "{PAGE}, `{}`:\n{text}\n{diagnostics:#?}", section.heading);
-            if wanted.is_empty() {
-                assert_valid(
-                    &validator(kind.schema()),
-                    &text,
-                    &format!("an example of `{}` in {PAGE}", section.heading),
-                );
+            if let Some(schema) = kind.schema().filter(|_| wanted.is_empty()) {
+                assert_valid(&validator(schema), &text, &format!("an example of `{}` in {PAGE}", section.heading));
             }
             examples += 1;
         }

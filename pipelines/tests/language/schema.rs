@@ -23,6 +23,7 @@ const PROBES: &[(&str, &str)] = &[
     ("job", "on: push\njobs: { a: { @ } }\n"),
     ("environment", "on: push\njobs: { a: { environment: { @ } } }\n"),
     ("step", "on: push\njobs: { a: { steps: [{ @ }] } }\n"),
+    ("step-retry", "on: push\njobs: { a: { steps: [{ run: x, retry: { @ } }] } }\n"),
 ];
 
 pub fn pipeline_schema() -> Value {

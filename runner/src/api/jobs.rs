@@ -34,7 +34,7 @@ const PART_BYTES: usize = 256 * 1024;
 const LOG_END: HeaderName = HeaderName::from_static("segue-log-end");
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(show)).routes(routes!(logs))
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(summary)).routes(routes!(logs))
 }
 
 /// A job with its steps.
@@ -50,6 +50,15 @@ async fn show(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Json
         job.log_bytes = app.store.logs().bytes(&log.path);
     }
     Ok(Json(job))
+}
+
+/// What the steps of a job wrote as their summaries, in Markdown, one after another.
+#[utoipa::path(get, path = "/jobs/{id}/summary", tag = "jobs", params(("id" = JobId, Path)),
+    responses((status = 200, body = String, content_type = "text/markdown"), (status = 404, body = ErrorBody)))]
+async fn summary(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Response> {
+    let job = app.store.job(id).await?;
+    let texts = app.store.job_summary(job.id).await?;
+    Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], texts.join("\n")).into_response())
 }
 
 /// A job's log: plain text from a byte on, or (with `follow=true`) server-sent events until the job has ended.

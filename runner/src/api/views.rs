@@ -102,6 +102,8 @@ fn step(report: StepReport) -> StepView {
         ended_at: report.ended_at,
         log_start: report.log_start,
         log_end: report.log_end,
+        annotations: report.annotations,
+        summary_bytes: report.summary_bytes,
     }
 }
 

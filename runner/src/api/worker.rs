@@ -8,7 +8,7 @@ use axum::{
     body::{Body as StreamBody, BodyDataStream},
     extract::State,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -18,9 +18,9 @@ use segue_schemas::{
     host_api::HostState,
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
-        AttachArtifact, ClaimRequest, CreateRollout, CreatedRollout, JobClaim, JobFinish, JobHandBack, JobReport,
-        JobWait, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutHandBack, RolloutRenewed,
-        RolloutReport,
+        AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, FindCache, JobClaim, JobFinish,
+        JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutHandBack,
+        RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::Deserialize;
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     artifact_store::{ArtifactError, Stored},
+    control::MAX_SUMMARY_BYTES,
     mirror::RepositoryName,
     reconcile,
     store::{Bell, Listener},
@@ -64,9 +65,15 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/wait", post(wait_job))
         .route("/jobs/{job}/hand-back", post(hand_back_job))
         .route("/jobs/{job}/logs", post(append_log))
-        .route("/jobs/{job}/artifacts", post(attach_artifact))
+        .route("/jobs/{job}/artifacts", post(attach_artifact).get(job_artifacts))
         .route("/jobs/{job}/artifacts/{name}", get(job_artifact))
+        .route("/jobs/{job}/steps/{step}/summary", put(put_summary))
+        .route("/jobs/{job}/caches/find", post(find_cache))
+        .route("/jobs/{job}/caches", post(save_cache))
         .route("/jobs/{job}/rollouts", post(create_rollout))
+        .route("/jobs/{job}/rollback", post(step_rollback))
+        .route("/jobs/{job}/serving/{environment}/{service}", get(serving))
+        .route("/jobs/{job}/notify", post(step_notice))
         // GET answers HEAD as well
         .route("/artifacts/{digest}", get(get_artifact).put(put_artifact))
         .route("/rollouts/claim", post(claim_rollout))
@@ -195,6 +202,68 @@ async fn attach_artifact(
 
 async fn job_artifact(State(app): State<Arc<App>>, Path((job, name)): Path<(JobId, String)>) -> Result<Json<Artifact>> {
     Ok(Json(app.store.job_artifact(job, &name).await?))
+}
+
+async fn job_artifacts(State(app): State<Arc<App>>, Path(job): Path<JobId>) -> Result<Json<Vec<Artifact>>> {
+    Ok(Json(app.store.job_artifacts(job).await?))
+}
+
+#[derive(Deserialize)]
+struct EpochQuery {
+    epoch: Epoch,
+}
+
+async fn put_summary(
+    State(app): State<Arc<App>>,
+    Path((job, step)): Path<(JobId, usize)>,
+    Query(query): Query<EpochQuery>,
+    body: StreamBody,
+) -> Result<Json<Reported>> {
+    let bytes = Parts::new(body, MAX_SUMMARY_BYTES as u64).gather(MAX_SUMMARY_BYTES + 1).await?;
+    let text = String::from_utf8(bytes.into()).map_err(|_| ApiError::bad_request("a summary is a text in UTF-8"))?;
+    Ok(Json(app.store.put_summary(job, query.epoch, step, text).await?))
+}
+
+async fn find_cache(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(find): Body<FindCache>,
+) -> Result<Response> {
+    Ok(match app.store.find_cache(job, find).await? {
+        Some(found) => Json(found).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+async fn save_cache(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(save): Body<SaveCache>,
+) -> Result<Json<CacheSaved>> {
+    Ok(Json(app.store.save_cache(job, save).await?))
+}
+
+async fn step_rollback(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(ask): Body<StepRollback>,
+) -> Result<Json<CreatedRollout>> {
+    Ok(Json(app.store.step_rollback(job, ask).await?))
+}
+
+async fn serving(
+    State(app): State<Arc<App>>,
+    Path((job, environment, service)): Path<(JobId, String, String)>,
+) -> Result<Json<Serving>> {
+    Ok(Json(app.store.serving_for(job, &environment, &service).await?))
+}
+
+async fn step_notice(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    Body(notice): Body<StepNotice>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.step_notice(job, notice).await?))
 }
 
 async fn create_rollout(

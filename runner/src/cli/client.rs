@@ -132,6 +132,14 @@ impl Client {
         response.text().await.map_err(|error| CallError::Unreachable(with_causes(&error)))
     }
 
+    /// GETs a text of the API.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn text(&self, path: &str) -> Result<String, CallError> {
+        self.plain(&api(path)).await
+    }
+
     /// The bytes of an answer as they come.
     ///
     /// # Errors

@@ -84,13 +84,15 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`"));
     }
     let given = payload(args.payload.as_deref())?;
-    let files: Vec<(&str, &str)> = sources.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
+    let actions = pipeline_files::actions_for(&sources)?;
+    let files: Vec<(&str, &str)> =
+        sources.iter().chain(&actions).map(|file| (file.name.as_str(), file.text.as_str())).collect();
     let changed = changed_files(args, &given);
     let told = Told { event: args.event, git_ref: args.git_ref.as_deref(), action: args.action.as_deref() };
     let explained = match trigger(told, given)? {
         Meaning::Trigger(trigger) => explain(&files, &trigger, changed.as_deref()),
         Meaning::Ignored { reason, .. } => {
-            files.iter().map(|(file, _)| ExplainedPipeline::ignored(file, &reason)).collect()
+            sources.iter().map(|file| ExplainedPipeline::ignored(&file.name, &reason)).collect()
         }
     };
     if args.json {

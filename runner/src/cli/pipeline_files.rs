@@ -19,6 +19,8 @@ pub enum Kind {
     Service,
     /// The operator's file.
     Config,
+    /// A composite action.
+    Action,
 }
 
 /// A file with its text.
@@ -50,6 +52,7 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
             paths.extend(yaml_files(&folder)?);
         }
     }
+    paths.extend(action_files(&own)?);
     let config = path.join("segue.yaml");
     if config.is_file() {
         paths.push(config);
@@ -62,6 +65,53 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
         return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`, services in `.segue/services/*.yml`"));
     }
     paths.iter().map(|path| read(path)).collect()
+}
+
+/// The actions that these files may use, those among them and those that lie beside them.
+///
+/// # Errors
+/// A file that cannot be read (exit code 2).
+pub fn actions_for(files: &[SourceFile]) -> Result<Vec<SourceFile>, Failure> {
+    let mut roots: Vec<&Path> = files
+        .iter()
+        .filter(|file| matches!(file.kind, Kind::Pipeline | Kind::Action))
+        .filter_map(|file| Path::new(&file.name).ancestors().find(|above| above.ends_with(".segue")))
+        .collect();
+    roots.sort_unstable();
+    roots.dedup();
+    let mut found = Vec::new();
+    for root in roots {
+        for path in action_files(root)? {
+            found.push(read(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The actions of a repository.
+///
+/// # Errors
+/// As [`actions_for`].
+pub fn actions_of(repository: &Path) -> Result<Vec<SourceFile>, Failure> {
+    action_files(&repository.join(".segue"))?.iter().map(|path| read(path)).collect()
+}
+
+/// `actions/NAME/action.yml` (or `.yaml`) below a folder `.segue`.
+fn action_files(own: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let folder = own.join("actions");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let doing = format!("cannot list {}", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(&folder).explain(&doing)? {
+        let action = entry.explain(&doing)?.path();
+        paths.extend(
+            ["action.yml", "action.yaml"].map(|name| action.join(name)).into_iter().find(|path| path.is_file()),
+        );
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -92,6 +142,9 @@ fn read(path: &Path) -> Result<SourceFile, Failure> {
 fn kind(path: &Path, text: &str) -> Kind {
     if path.file_name().is_some_and(|name| name == "segue.yaml" || name == "segue.yml") {
         return Kind::Config;
+    }
+    if path.file_name().is_some_and(|name| name == "action.yml" || name == "action.yaml") {
+        return Kind::Action;
     }
     let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     match folder {

@@ -1,6 +1,7 @@
 //! `segue runs`: the list of runs, or one run in full.
 
 use segue_schemas::{
+    annotation::{Annotation, AnnotationLevel},
     api::{JobView, RunPage, RunQuery, RunView},
     id::RunId,
     status::{RunStatus, StepStatus},
@@ -61,7 +62,11 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
         if args.json {
             show::json(&view)?
         } else {
-            print_one(&view)
+            print_one(&view);
+            for job in view.jobs.iter().filter(|job| job.steps.iter().any(|step| step.summary_bytes > 0)) {
+                let summary = runtime.block_on(client.text(&format!("/jobs/{}/summary", job.id)))?;
+                anstream::println!("\nsummary of {}\n{}", job.key, summary.trim_end());
+            }
         }
         return Ok(Exit::Done);
     }
@@ -141,5 +146,25 @@ fn print_job(job: &JobView) {
             step.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
         let took = show::span(step.started_at, step.ended_at);
         anstream::println!("    {}  {} {took}{reason}", step.name, show::status_text(&step.status));
+        for annotation in &step.annotations {
+            print_annotation(annotation);
+        }
     }
+}
+
+fn print_annotation(annotation: &Annotation) {
+    let tone = match annotation.level {
+        AnnotationLevel::Error => show::Tone::Bad,
+        AnnotationLevel::Warning => show::Tone::Look,
+        AnnotationLevel::Notice => show::Tone::Quiet,
+    };
+    let style = show::tone_style(tone);
+    let place = match (&annotation.file, annotation.line) {
+        (Some(file), Some(line)) => format!(" {file}:{line}:"),
+        (Some(file), None) => format!(" {file}:"),
+        (None, _) => String::new(),
+    };
+    let title = annotation.title.as_deref().map(|title| format!(" {title}:")).unwrap_or_default();
+    let message = show::one_line(&annotation.message, 200);
+    anstream::println!("        {style}{}{style:#}{place}{title} {message}", annotation.level.as_str());
 }

@@ -8,7 +8,8 @@ use std::{
 use segue_pipelines::{
     config,
     diagnostic::{Diagnostic, Severity, Style, render},
-    pipeline, service,
+    pipeline::{self, ActionFiles, check_action},
+    service,
 };
 
 use super::{
@@ -17,14 +18,14 @@ use super::{
     show,
 };
 
-/// Check pipelines, services and segue.yaml
+/// Check pipelines, actions, services and segue.yaml
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     segue validate .\n  \
     segue validate .segue/pipelines/deploy.yml segue.yaml\n  \
     segue validate --json . | jq '.[].message'\n\n\
-    A folder stands for `.segue/pipelines/*.yml`, `.segue/services/*.yml` and `segue.yaml` in it, or else for every YAML\n\
-    file that lies in it. Exit code 0: no errors (warnings may be); 1: errors; 2: usage.")]
+    A folder stands for `.segue/pipelines/*.yml`, `.segue/actions/*/action.yml`, `.segue/services/*.yml` and `segue.yaml`\n\
+    in it, or else for every YAML file that lies in it. Exit code 0: no errors (warnings may be); 1: errors; 2: usage.")]
 pub struct Args {
     /// Files, or folders with a repository
     #[arg(default_value = ".", value_name = "PATH")]
@@ -39,7 +40,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     for path in &args.paths {
         files.extend(pipeline_files::collect(path)?);
     }
-    let found: Vec<(&SourceFile, Vec<Diagnostic>)> = files.iter().map(|file| (file, check(file))).collect();
+    let beside = pipeline_files::actions_for(&files)?;
+    let actions = ActionFiles::among(beside.iter().map(|file| (file.name.as_str(), file.text.as_str())));
+    let found: Vec<(&SourceFile, Vec<Diagnostic>)> = files.iter().map(|file| (file, check(file, &actions))).collect();
     let all = || found.iter().flat_map(|(_, diagnostics)| diagnostics);
     if args.json {
         show::json(&all().collect::<Vec<_>>())?;
@@ -53,9 +56,15 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     Ok(if broken { Exit::Failed } else { Exit::Done })
 }
 
-fn check(file: &SourceFile) -> Vec<Diagnostic> {
+/// What is wrong in this very file: an action that it uses is a file of its own.
+fn check(file: &SourceFile, actions: &ActionFiles) -> Vec<Diagnostic> {
     match file.kind {
-        Kind::Pipeline => pipeline::parse(&file.name, &file.text).diagnostics,
+        Kind::Pipeline => {
+            let mut found = pipeline::parse_with(&file.name, &file.text, actions).diagnostics;
+            found.retain(|diagnostic| diagnostic.file == file.name);
+            found
+        }
+        Kind::Action => check_action(&file.name, &file.text, actions),
         Kind::Service => service::parse(&file.name, &file.text).err().unwrap_or_default(),
         Kind::Config => config::parse(&file.name, &file.text).err().unwrap_or_default(),
     }

@@ -4,16 +4,19 @@
 //! `segue_pipelines::progress`, purely; what it decides is performed here and nowhere else, in the same transaction.
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
-//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates`; `report` and `logs` take what workers say;
+//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates`; `report` and `logs` take what workers say; `caches` and
+//! `of_steps` do what steps ask for;
 //! `advance` performs what progress decides; `rollouts` and `rollback` keep what deploys, and `resume` goes on after it;
 //! `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
 
 mod advance;
+mod caches;
 mod claim;
 mod contexts;
 pub(crate) mod gates;
 mod intake;
 mod logs;
+mod of_steps;
 mod people;
 mod reaper;
 mod report;
@@ -22,5 +25,6 @@ mod rollback;
 mod rollouts;
 mod workers;
 
+pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
 pub use workers::MAX_LOG_CHUNK;

@@ -223,5 +223,8 @@ async fn lost(tx: &mut Tx, job: &Job, rollout: Option<&StoredRollout>) -> Result
 
 /// Built-in steps that change the workspace and the server's artifacts at most.
 fn is_contained(uses: &str) -> bool {
-    matches!(uses, "segue/checkout" | "segue/upload-artifact" | "segue/download-artifact")
+    matches!(
+        uses,
+        "segue/checkout" | "segue/cache" | "segue/upload-artifact" | "segue/download-artifact" | "segue/health-check"
+    )
 }

@@ -1,5 +1,7 @@
 //! Takes what workers say about the jobs that they hold. Every write is fenced by the epoch of its lease.
 
+use std::time::Duration;
+
 use segue_schemas::{
     artifact::Artifact,
     id::{Epoch, JobId},
@@ -15,6 +17,11 @@ use crate::store::{
         rollouts,
     },
 };
+
+/// Artifacts of one attempt of a run.
+const MAX_ARTIFACTS: usize = 500;
+/// The longest that an artifact can be asked to be kept.
+const MAX_RETENTION_DAYS: u32 = 400;
 
 impl Store {
     /// Extends a job's lease; says whether it is to be cancelled. To hold the answer back, listen to [`Bell::Job`] and ask
@@ -102,14 +109,28 @@ impl Store {
                         "this attempt has an artifact `{name}` with another content: give this one another name"
                     )));
                 }
+                let count = jobs::artifacts(&mut tx.conn, held.run, held.attempt).await?.len();
+                if count >= MAX_ARTIFACTS {
+                    let text = format!("an attempt has at most {MAX_ARTIFACTS} artifacts: put several files into one");
+                    return Err(StoreError::Refused(text));
+                }
+                let days = attach.retention_days.map(|days| days.clamp(1, MAX_RETENTION_DAYS));
+                let expires_at = days.map(|days| tx.now + Duration::from_secs(u64::from(days) * 86_400));
                 let artifact = Artifact { name: attach.name, digest: attach.digest, bytes, created_at: tx.now };
-                jobs::insert_artifact(&mut tx.conn, &held, &artifact).await?;
+                jobs::insert_artifact(&mut tx.conn, &held, &artifact, expires_at).await?;
                 jobs::touch_blob(&mut tx.conn, &artifact.digest, bytes, tx.now).await?;
                 tx.ring(Bell::Run(held.run));
                 Ok(artifact)
             })
         })
         .await
+    }
+
+    /// Every artifact of the job's attempt, by name.
+    pub async fn job_artifacts(&self, job: JobId) -> Result<Vec<Artifact>> {
+        let mut conn = self.read().await?;
+        let record = jobs::load(&mut conn, job).await?.record;
+        jobs::artifacts(&mut conn, record.run, record.attempt).await
     }
 
     /// An artifact of the job's attempt, by name.

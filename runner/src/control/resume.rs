@@ -138,5 +138,7 @@ fn not_reported(job: &Job, index: usize) -> StepReport {
         ended_at: None,
         log_start: 0,
         log_end: 0,
+        annotations: Vec::new(),
+        summary_bytes: 0,
     }
 }

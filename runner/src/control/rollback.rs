@@ -4,7 +4,7 @@ use segue_schemas::{
     config::NotificationEvent,
     deploy::{JournalEntry, JournalKind, Release, RolloutCommand, RolloutSpec, Strategy},
     host_api::EmergencyResult,
-    id::RolloutId,
+    id::{JobId, RolloutId, RunId},
     status::RolloutStatus,
 };
 use serde_json::json;
@@ -54,6 +54,7 @@ impl Store {
         by: String,
     ) -> Result<RolloutId> {
         let (store, environment, service) = (self.clone(), environment.to_owned(), service.to_owned());
+        let by = Asker { name: by, of_step: None };
         self.write(move |tx| Box::pin(async move { create(&store, tx, &environment, &service, target, by).await }))
             .await
     }
@@ -124,14 +125,23 @@ pub(super) async fn close_unstarted(
     end(store, tx, &rollout).await
 }
 
-async fn create(
+/// Who asks for a way back.
+pub(super) struct Asker {
+    pub(super) name: String,
+    /// The step that waits for it.
+    pub(super) of_step: Option<(RunId, JobId, usize)>,
+}
+
+/// Makes the rollout that goes back. One that runs is aborted for a person; a step is told to wait for it.
+pub(super) async fn create(
     store: &Store,
     tx: &mut Tx,
     environment: &str,
     service: &str,
     target: RollbackTarget,
-    by: String,
+    asker: Asker,
 ) -> Result<RolloutId> {
+    let by = asker.name;
     let serving = releases::serving(&mut tx.conn, environment, service).await?.ok_or_else(|| {
         StoreError::Refused(format!(
             "nothing has been deployed as `{service}` to `{environment}` yet: there is no way back"
@@ -140,6 +150,12 @@ async fn create(
     let open = rollouts::open_of_pair(&mut tx.conn, environment, service).await?;
     let (active, queued): (Vec<_>, Vec<_>) = open.into_iter().partition(|r| r.active);
     let active = active.into_iter().next();
+    if let (Some(active), Some(_)) = (&active, asker.of_step) {
+        return Err(StoreError::Conflict(format!(
+            "rollout {} of `{service}` to `{environment}` is on its way: a step can't interrupt it; a person can, by `segue rollback`",
+            active.id()
+        )));
+    }
     let to = resolve(tx, environment, service, &serving, active.is_some(), target).await?;
     if to.id == serving.current.id && active.is_none() {
         return Err(StoreError::Refused(format!("release {} of `{service}` serves `{environment}` already", to.id)));
@@ -169,7 +185,12 @@ async fn create(
         is_rollback: true,
         variables: settings.variables,
     };
-    let rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
+    let mut rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
+    if let Some((run, job, step)) = asker.of_step {
+        rollout.record.rollout.run = Some(run);
+        rollout.record.job = Some(job);
+        rollout.record.step = Some(step);
+    }
     rollouts::insert(&mut tx.conn, &rollout).await?;
     tx.ring(Bell::Rollouts);
     Ok(rollout.id())

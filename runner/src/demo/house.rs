@@ -177,6 +177,7 @@ fn open_to_others(path: &Path, mode: u32) -> Result<(), Failure> {
 
 fn configuration(dir: &Path, program: &Path, proxy: SocketAddr) -> Config {
     let repository = RepositoryConfig {
+        default_branch: None,
         clone_url: Some(repository::bare(dir).display().to_string()),
         variables: IndexMap::from([
             ("SAMPLE_SERVICE".into(), program.display().to_string()),

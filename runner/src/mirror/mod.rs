@@ -46,6 +46,7 @@ const PRUNE: &str = "gc.pruneExpire=90.days.ago";
 const CHANGED_LIMIT: usize = 8 * 1024 * 1024;
 const SMALL_OUTPUT: usize = 64 * 1024;
 const PIPELINES: &str = ".segue/pipelines";
+const ACTIONS: &str = ".segue/actions";
 /// Holds, in a mirror, the address that it was last fetched from.
 const SOURCE_FILE: &str = "segue-source";
 
@@ -103,6 +104,12 @@ pub enum MirrorError {
         "`{PIPELINES}` holds {count} files; at most {MAX_PIPELINE_FILES} are read: split the repository, or join pipelines"
     )]
     TooManyFiles {
+        /// How many there are.
+        count: usize,
+    },
+    /// More actions than anybody can want.
+    #[error("`{ACTIONS}` holds {count} folders; at most {MAX_PIPELINE_FILES} are read: remove those that nothing uses")]
+    TooManyActions {
         /// How many there are.
         count: usize,
     },
@@ -229,6 +236,40 @@ impl Mirrors {
             for entry in entries {
                 let text = self.pipeline_text(repository, &mut reader, &entry.id).await?;
                 files.push(PipelineFile { path: format!("{PIPELINES}/{}", entry.name), text });
+            }
+        }
+        self.readers.give_back(reader);
+        Ok(files)
+    }
+
+    /// The composite actions at a commit that is in the mirror: `.segue/actions/NAME/action.yml` (or `.yaml`).
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn actions(
+        &self,
+        repository: &RepositoryName,
+        commit: &CommitSha,
+    ) -> Result<Vec<PipelineFile>, MirrorError> {
+        let mut reader = self.readers.take(&self.path(repository))?;
+        let mut files = Vec::new();
+        if let Found::Object(folder) = reader.read(&format!("{commit}:{ACTIONS}"), MAX_PIPELINE_BYTES).await?
+            && folder.kind == "tree"
+        {
+            let folders = tree::folders(&folder).map_err(MirrorError::Read)?;
+            if folders.len() > MAX_PIPELINE_FILES {
+                return Err(MirrorError::TooManyActions { count: folders.len() });
+            }
+            for entry in folders {
+                let Found::Object(inside) = reader.read(&entry.id, MAX_PIPELINE_BYTES).await? else {
+                    return Err(MirrorError::Read(format!("{ACTIONS}/{} is too large", entry.name)));
+                };
+                let found = tree::files(&inside).map_err(MirrorError::Read)?;
+                let file = found.into_iter().find(|file| matches!(file.name.as_str(), "action.yml" | "action.yaml"));
+                if let Some(file) = file {
+                    let text = self.pipeline_text(repository, &mut reader, &file.id).await?;
+                    files.push(PipelineFile { path: format!("{ACTIONS}/{}/{}", entry.name, file.name), text });
+                }
             }
         }
         self.readers.give_back(reader);

@@ -4,7 +4,7 @@ use segue_schemas::id::CommitSha;
 
 use super::{name::RefName, reader::Object};
 
-/// A regular file of a folder.
+/// A file or folder in a folder.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its name.
@@ -20,6 +20,18 @@ pub struct Entry {
 /// # Errors
 /// What is wrong with the tree, in words.
 pub fn files(tree: &Object) -> Result<Vec<Entry>, String> {
+    entries(tree, b"100")
+}
+
+/// The folders of a tree, in the same order.
+///
+/// # Errors
+/// As [`files`].
+pub fn folders(tree: &Object) -> Result<Vec<Entry>, String> {
+    entries(tree, b"40000")
+}
+
+fn entries(tree: &Object, mode: &[u8]) -> Result<Vec<Entry>, String> {
     let id_length = tree.id.len() / 2;
     let mut rest = tree.bytes.as_slice();
     let mut files = Vec::new();
@@ -29,7 +41,7 @@ pub fn files(tree: &Object) -> Result<Vec<Entry>, String> {
         let (head, tail) = rest.split_at(name_end);
         let mode_end = head.iter().position(|&b| b == b' ').ok_or_else(broken)?;
         let (id, tail) = tail[1..].split_at_checked(id_length).ok_or_else(broken)?;
-        if head[..mode_end].starts_with(b"100") {
+        if head[..mode_end].starts_with(mode) {
             let name = String::from_utf8_lossy(&head[mode_end + 1..]).into_owned();
             files.push(Entry { name, id: hex::encode(id) });
         }
@@ -71,6 +83,10 @@ mod tests {
         let files = files(&tree(&bytes)).unwrap();
         assert_eq!(files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["a.yml", "z.yml"]);
         assert_eq!(files[0].id, "ab".repeat(20));
+        assert_eq!(
+            folders(&tree(&bytes)).unwrap().iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+            ["sub"]
+        );
     }
 
     #[test]

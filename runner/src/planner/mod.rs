@@ -195,7 +195,9 @@ fn wanted(trigger: &Trigger) -> Result<Vec<Wanted>, InvalidName> {
 /// Whether a later try may go well.
 fn may_pass(error: &PlanError) -> bool {
     match error {
-        PlanError::Mirror(error) => !matches!(error, MirrorError::TooManyFiles { .. }),
+        PlanError::Mirror(error) => {
+            !matches!(error, MirrorError::TooManyFiles { .. } | MirrorError::TooManyActions { .. })
+        }
         PlanError::Store(_) => true,
         PlanError::Name(_) | PlanError::NoSource { .. } | PlanError::NothingMatches(_) => false,
     }

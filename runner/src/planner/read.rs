@@ -27,8 +27,13 @@ impl Planner {
             return Ok(Planning::Ignored(format!("there is no `.segue/pipelines/*.yml` at {}", commit.short())));
         }
         let changed = if files.iter().any(filters_paths) { self.changed_files(name, trigger).await? } else { None };
-        let texts: Vec<(&str, &str)> =
-            files.iter().filter_map(|file| Some((file.path.as_str(), file.text.as_deref().ok()?))).collect();
+        let actions =
+            if files.iter().any(uses_actions) { self.mirrors.actions(name, commit).await? } else { Vec::new() };
+        let texts: Vec<(&str, &str)> = files
+            .iter()
+            .chain(&actions)
+            .filter_map(|file| Some((file.path.as_str(), file.text.as_deref().ok()?)))
+            .collect();
         let planned = plan(&texts, trigger, changed.as_deref());
         let mut runs: Vec<NewRun> = files.iter().filter_map(unreadable).collect();
         Ok(settle(planned, &texts, &mut runs))
@@ -51,6 +56,11 @@ fn pipelines_commit(trigger: &Trigger) -> &CommitSha {
     }
 }
 
+/// Whether a file may use an action of the repository.
+fn uses_actions(file: &PipelineFile) -> bool {
+    file.text.as_ref().is_ok_and(|text| text.contains(".segue/actions/"))
+}
+
 /// Whether a file may ask for the changed paths; comparing commits costs a process.
 fn filters_paths(file: &PipelineFile) -> bool {
     file.text.as_ref().is_ok_and(|text| text.contains("paths"))
@@ -58,8 +68,7 @@ fn filters_paths(file: &PipelineFile) -> bool {
 
 fn settle(planned: Planned, texts: &[(&str, &str)], runs: &mut Vec<NewRun>) -> Planning {
     for broken in planned.broken {
-        let text = texts.iter().find(|(path, _)| *path == broken.file).map_or("", |(_, text)| *text);
-        let diagnostics = rendered(&broken.diagnostics, text);
+        let diagnostics = rendered(&broken.diagnostics, texts);
         runs.push(NewRun::Broken { file: broken.file, pipeline: broken.name, diagnostics });
     }
     runs.extend(planned.runs.into_iter().map(NewRun::Planned));
@@ -82,7 +91,8 @@ fn unreadable(file: &PipelineFile) -> Option<NewRun> {
     })
 }
 
-fn rendered(diagnostics: &[Diagnostic], text: &str) -> String {
+/// Diagnostics of a pipeline, and of the actions that it uses.
+fn rendered(diagnostics: &[Diagnostic], texts: &[(&str, &str)]) -> String {
     let mut all = String::new();
     for (n, diagnostic) in diagnostics.iter().enumerate() {
         if all.len() > DIAGNOSTICS_BYTES {
@@ -92,6 +102,7 @@ fn rendered(diagnostics: &[Diagnostic], text: &str) -> String {
         if n > 0 {
             all.push_str("\n\n");
         }
+        let text = texts.iter().find(|(path, _)| *path == diagnostic.file).map_or("", |(_, text)| *text);
         all.push_str(&render(diagnostic, text, Style::Plain));
     }
     all

@@ -134,6 +134,12 @@ pub(crate) async fn notify(
     Ok(())
 }
 
+/// How many messages have a key that begins so.
+pub(crate) async fn count(tx: &mut Tx, beginning: &str) -> Result<u64> {
+    let sql = "SELECT COUNT(*) AS n FROM notifications WHERE substr(dedupe_key, 1, length($1)) = $1";
+    tx.conn.first(sql, args![beginning]).await?.map_or(Ok(0), |row| row.count("n"))
+}
+
 fn notification(row: &Row) -> Result<Notification> {
     Ok(Notification {
         id: row.int("id")?,

@@ -69,7 +69,7 @@ pub async fn a_stale_epoch_changes_nothing(world: World) {
     world.pass(LEASE);
     assert_eq!(world.store.reap_expired().await.unwrap(), 1);
     let digest = world.artifact(b"late");
-    let attach = AttachArtifact { epoch: lost.epoch, name: "late".into(), digest, bytes: 4 };
+    let attach = AttachArtifact { epoch: lost.epoch, name: "late".into(), digest, bytes: 4, retention_days: None };
     let back = JobHandBack { epoch: lost.epoch, next_step: None, steps: vec![], log_bytes: 0, reason: "late".into() };
     for held_again in [false, true] {
         if held_again {
@@ -336,7 +336,13 @@ pub async fn artifacts_are_named_once_per_attempt(world: World) {
     world.run(vec![job("test", &[])]).await;
     let worker = world.worker("w", "1").await;
     let claim = world.claim(&worker).await;
-    let attach = |name: &str, digest| AttachArtifact { epoch: claim.epoch, name: name.into(), digest, bytes: 0 };
+    let attach = |name: &str, digest| AttachArtifact {
+        epoch: claim.epoch,
+        name: name.into(),
+        digest,
+        bytes: 0,
+        retention_days: None,
+    };
     let digest = world.artifact(b"build");
     let first = world.store.attach_artifact(claim.job, attach("build", digest.clone())).await.unwrap();
     assert_eq!((first.bytes, &first.digest), (5, &digest));

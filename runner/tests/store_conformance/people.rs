@@ -123,7 +123,13 @@ pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
     assert!(matches!(early, Err(StoreError::Conflict(_))), "{early:?}");
     let build = world.claim(&worker).await;
     world.store.append_log(build.job, build.epoch, 0, bytes::Bytes::from_static(b"built\n")).await.unwrap();
-    let attach = AttachArtifact { epoch: build.epoch, name: "web".into(), digest: world.artifact(b"web"), bytes: 3 };
+    let attach = AttachArtifact {
+        epoch: build.epoch,
+        name: "web".into(),
+        digest: world.artifact(b"web"),
+        bytes: 3,
+        retention_days: None,
+    };
     world.store.attach_artifact(build.job, attach).await.unwrap();
     let mut end = finish(&build, Conclusion::Success);
     end.outputs.insert("version".into(), "7".into());

@@ -15,7 +15,13 @@ pub async fn old_logs_artifacts_and_runs_go_and_what_is_needed_stays(world: Worl
     let claim = world.claim(&worker).await;
     world.store.append_log(claim.job, claim.epoch, 0, Bytes::from_static(b"a line\n")).await.unwrap();
     let scratch = world.artifact(b"scratch");
-    let attach = AttachArtifact { epoch: claim.epoch, name: "scratch".into(), digest: scratch.clone(), bytes: 7 };
+    let attach = AttachArtifact {
+        epoch: claim.epoch,
+        name: "scratch".into(),
+        digest: scratch.clone(),
+        bytes: 7,
+        retention_days: None,
+    };
     world.store.attach_artifact(claim.job, attach).await.unwrap();
     let mut end = finish(&claim, Conclusion::Success);
     end.log_bytes = 7;

@@ -267,6 +267,9 @@ pub fn script() -> StepPlan {
         condition: None,
         env: IndexMap::new(),
         working_directory: None,
+        timeout_minutes: None,
+        continue_on_error_when: None,
+        retry: None,
         timeout_seconds: None,
         continue_on_error: false,
         action: StepAction::Run { script: "true".into(), shell: "bash".into() },
@@ -287,6 +290,8 @@ pub fn step(index: usize, status: StepStatus) -> StepReport {
         ended_at: None,
         log_start: 0,
         log_end: 0,
+        annotations: Vec::new(),
+        summary_bytes: 0,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `with:` of `segue/deploy` and `segue/canary` says, checked before anything is done.
+//! What `with:` of `segue/deploy`, `segue/canary` and `segue/promote` says, checked before anything is done.
 
 use std::str::FromStr;
 
@@ -15,7 +15,11 @@ pub const DEPLOY: &str = "segue/deploy";
 /// The action that lets a release in by stages.
 pub const CANARY: &str = "segue/canary";
 
+/// The action that brings what serves in one environment to another.
+pub const PROMOTE: &str = "segue/promote";
+
 const COMMON_INPUTS: &[&str] = &["service", "artifact", "path"];
+const PROMOTE_INPUTS: &[&str] = &["service", "from"];
 const CANARY_INPUTS: &[&str] = &[
     "stages",
     "stage-duration",
@@ -71,6 +75,8 @@ pub enum Source {
     Artifact(String),
     /// A directory of the workspace, from its root.
     Path(String),
+    /// What serves in this environment.
+    Serving(String),
 }
 
 /// The inputs of a deploy step, checked.
@@ -85,22 +91,23 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Reads the evaluated inputs of a step that uses `action`, [`DEPLOY`] or [`CANARY`]. An empty value counts as left
+    /// Reads the evaluated inputs of a step that uses `action`, [`DEPLOY`], [`CANARY`] or [`PROMOTE`]. An empty value counts as left
     /// out, so that an optional input may come from an expression.
     ///
     /// # Errors
     /// The first [`InputError`], in the order in which the inputs are documented.
     pub fn parse(action: &str, with: &IndexMap<String, String>) -> Result<Self, InputError> {
         let given = Given { action, with };
-        let is_canary = action == CANARY;
-        given.only_known(is_canary)?;
+        let is_promote = action == PROMOTE;
+        let is_canary = action == CANARY || (is_promote && given.text("stages").is_some());
+        given.only_known(if is_promote { PROMOTE_INPUTS } else { COMMON_INPUTS }, is_canary || is_promote)?;
         let service = given.text("service").ok_or_else(|| given.missing("service", SERVICE_REMEDY))?;
         if !is_name(service) {
             return Err(given.invalid("service", format!("`{service}` is not a service's name; {SERVICE_REMEDY}")));
         }
         Ok(Self {
             service: service.into(),
-            source: given.source()?,
+            source: if is_promote { given.serving()? } else { given.source()? },
             strategy: if is_canary { Strategy::Canary(given.canary()?) } else { Strategy::HotSwap },
         })
     }
@@ -116,8 +123,8 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    fn only_known(&self, is_canary: bool) -> Result<(), InputError> {
-        let known = || COMMON_INPUTS.iter().chain(CANARY_INPUTS.iter().filter(|_| is_canary)).copied();
+    fn only_known(&self, own: &[&'static str], is_canary: bool) -> Result<(), InputError> {
+        let known = || own.iter().chain(CANARY_INPUTS.iter().filter(|_| is_canary)).copied();
         match self.with.keys().find(|key| !known().any(|known| known == key.as_str())) {
             None => Ok(()),
             Some(input) => Err(InputError::Unknown {
@@ -126,6 +133,15 @@ impl Given<'_> {
                 known: known().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", "),
             }),
         }
+    }
+
+    fn serving(&self) -> Result<Source, InputError> {
+        const REMEDY: &str = "name the environment where the release serves, such as `from: staging`";
+        let from = self.text("from").ok_or_else(|| self.missing("from", REMEDY))?;
+        if !is_name(from) {
+            return Err(self.invalid("from", format!("`{from}` is not an environment's name; {REMEDY}")));
+        }
+        Ok(Source::Serving(from.into()))
     }
 
     fn source(&self) -> Result<Source, InputError> {
@@ -256,6 +272,17 @@ mod tests {
         assert_eq!(inputs.service, "web");
         assert_eq!(inputs.source, Source::Artifact("app".into()));
         assert_eq!(inputs.strategy, Strategy::HotSwap);
+    }
+
+    #[test]
+    fn a_promotion_names_where_the_release_serves() {
+        let inputs = parse(PROMOTE, &[("service", "web"), ("from", "staging")]).unwrap();
+        assert_eq!(inputs.source, Source::Serving("staging".into()));
+        assert_eq!(inputs.strategy, Strategy::HotSwap);
+        let pairs = [("service", "web"), ("from", "staging"), ("stages", "10,100")];
+        assert!(matches!(parse(PROMOTE, &pairs).unwrap().strategy, Strategy::Canary(_)));
+        check_error(PROMOTE, &[("service", "web")], "such as `from: staging`");
+        check_error(PROMOTE, &[("service", "web"), ("from", "a"), ("path", "x")], "has no input `path`");
     }
 
     #[test]

@@ -32,8 +32,18 @@ pub async fn prepare_rollout(
             "`{action}` needs to know where to: give the job `{key}` an environment, such as `environment: staging`"
         )));
     };
-    let service = read_service(place, &inputs.service).await?;
-    let digest = find_artifact(place, action, &inputs.source).await?;
+    let (service, digest) = match &inputs.source {
+        Source::Serving(from) => {
+            let Some(serving) = place.serving(from, &inputs.service).await? else {
+                return Err(StepError::Configuration(format!(
+                    "nothing of `{}` serves in `{from}`, so there is nothing to promote; deploy it there first",
+                    inputs.service
+                )));
+            };
+            (serving.service, serving.release.digest)
+        }
+        source => (read_service(place, &inputs.service).await?, find_artifact(place, action, source).await?),
+    };
     let (epoch, step) = (place.claim().epoch, place.step());
     Ok(CreateRollout { epoch, step, service, environment, digest, strategy: inputs.strategy })
 }
@@ -59,6 +69,9 @@ async fn read_service(place: &mut dyn StepPlace, name: &str) -> Result<ServiceSp
 async fn find_artifact(place: &mut dyn StepPlace, action: &str, source: &Source) -> Result<Digest, StepError> {
     match source {
         Source::Path(path) => place.pack_and_upload(path).await,
+        Source::Serving(from) => {
+            Err(StepError::Configuration(format!("`{action}` takes nothing that serves in `{from}`")))
+        }
         Source::Artifact(name) => match place.artifact(name).await? {
             Some(artifact) => Ok(artifact.digest),
             None => Err(StepError::Configuration(format!(
@@ -80,7 +93,7 @@ mod tests {
         id::{Epoch, JobId, RunId},
         plan::JobPlan,
         time::Timestamp,
-        worker_api::JobClaim,
+        worker_api::{JobClaim, Serving},
     };
 
     use super::*;
@@ -150,6 +163,9 @@ mod tests {
         async fn pack_and_upload(&mut self, path: &str) -> Result<Digest, StepError> {
             self.packed.push(path.into());
             Ok(digest('b'))
+        }
+        async fn serving(&mut self, _: &str, _: &str) -> Result<Option<Serving>, StepError> {
+            Ok(None)
         }
         async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError> {
             let found = self.artifacts.get(name).cloned();

@@ -1,4 +1,4 @@
-//! The steps that Segue brings: checkout, artifacts, and the way to a rollout.
+//! The steps that Segue brings: checkout, artifacts, and the way to a rollout. Caches and health checks have files of their own.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,11 +16,11 @@ use nix::{
 use segue_schemas::{
     artifact::Artifact,
     id::{Digest, RolloutId},
-    worker_api::{AttachArtifact, JobClaim},
+    worker_api::{AttachArtifact, JobClaim, Serving, StepNotice, StepRollback},
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{error::StepError, place::StepPlace, workspace::Workspace};
+use super::{cache, error::StepError, health, place::StepPlace, state::PendingCache, workspace::Workspace};
 use crate::{
     artifact::Packed,
     checkout::{self, CheckoutError, mirror, mirror::Mirrors},
@@ -28,8 +28,13 @@ use crate::{
     deploy,
     engine::{EngineJob, Exit, Task, UserIds, Work},
     log::JobLog,
+    supervisor::protocol::NOTHING_TO_PACK,
 };
 
+const ROLLBACK: &str = "segue/rollback";
+const NOTIFY: &str = "segue/notify";
+/// Characters of a message to people.
+const MAX_NOTICE: usize = 2000;
 const CHECKOUT: &str = "segue/checkout";
 const UPLOAD: &str = "segue/upload-artifact";
 const DOWNLOAD: &str = "segue/download-artifact";
@@ -43,6 +48,8 @@ pub enum BuiltInEnd {
     Waits(RolloutId),
     /// It failed, and said why in the log.
     Failed(Exit),
+    /// It found that something is not as it should be, and is to fail for this reason.
+    Refused(String),
 }
 
 /// A built-in step within its job.
@@ -63,6 +70,8 @@ pub struct BuiltIn<'a> {
     pub user: Option<UserIds>,
     /// Own mirrors.
     pub mirrors: &'a Mirrors,
+    /// The caches to save at the job's end.
+    pub caches: &'a mut Vec<PendingCache>,
 }
 
 impl BuiltIn<'_> {
@@ -76,7 +85,11 @@ impl BuiltIn<'_> {
             CHECKOUT => self.checkout(with).await,
             UPLOAD => self.upload(with).await,
             DOWNLOAD => self.download(with).await,
-            deploy::inputs::DEPLOY | deploy::inputs::CANARY => {
+            cache::CACHE => self.cache(with).await,
+            health::HEALTH_CHECK => self.health_check(with).await,
+            ROLLBACK => self.roll_back(with).await,
+            NOTIFY => self.notify(with).await,
+            deploy::inputs::DEPLOY | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
                 let create = deploy::step::prepare_rollout(self, name, with).await?;
                 let created = self.control_plane.create_rollout(self.claim.job, &create).await?;
                 self.log
@@ -87,11 +100,10 @@ impl BuiltIn<'_> {
                     .await;
                 Ok(BuiltInEnd::Waits(created.rollout))
             }
-            _ => Err(StepError::Configuration(format!(
-                "there is no action `{uses}`; there are {CHECKOUT}, {UPLOAD}, {DOWNLOAD}, {} and {}",
-                deploy::inputs::DEPLOY,
-                deploy::inputs::CANARY
-            ))),
+            _ => {
+                let names: Vec<&str> = segue_pipelines::actions::names().collect();
+                Err(StepError::Configuration(format!("there is no action `{uses}`; there are {}", names.join(", "))))
+            }
         }
     }
 
@@ -142,56 +154,119 @@ impl BuiltIn<'_> {
     }
 
     async fn upload(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
-        let inputs = Inputs::of(UPLOAD, with, &["name", "path"])?;
+        let inputs = Inputs::of(UPLOAD, with, &["name", "path", "if-no-files-found", "retention-days"])?;
         let name = inputs.get("name").unwrap_or("artifact").to_owned();
-        let path = inputs.path("path")?.ok_or_else(|| inputs.missing("path", "the directory or file to keep"))?;
-        let (digest, bytes) = self.pack(&path).await?;
-        let attach = AttachArtifact { epoch: self.claim.epoch, name: name.clone(), digest: digest.clone(), bytes };
+        let paths = inputs.get("path").ok_or_else(|| inputs.missing("path", "the directory or file to keep"))?;
+        let patterns: Vec<String> = paths.lines().map(|line| line.trim().to_owned()).collect();
+        let retention_days = inputs.get("retention-days").and_then(|days| days.parse().ok());
+        let Some((digest, bytes)) = self.pack(Packed::Matching(patterns)).await? else {
+            let shown = paths.lines().collect::<Vec<_>>().join(", ");
+            let text = format!("no file was found with {shown}; no artifact `{name}` is made");
+            return match inputs.get("if-no-files-found").unwrap_or("warn") {
+                "ignore" => Ok(BuiltInEnd::Done(IndexMap::new())),
+                "error" => Ok(BuiltInEnd::Refused(text)),
+                _ => {
+                    self.log.line(format!("##[warning]{text}")).await;
+                    Ok(BuiltInEnd::Done(IndexMap::new()))
+                }
+            };
+        };
+        let epoch = self.claim.epoch;
+        let attach = AttachArtifact { epoch, name: name.clone(), digest: digest.clone(), bytes, retention_days };
         self.control_plane.attach_artifact(self.claim.job, &attach).await?;
         self.log.line(format!("Artifact `{name}` is {digest}, {bytes} bytes")).await;
         let outputs = [("digest", digest.to_string()), ("bytes", bytes.to_string())];
         Ok(BuiltInEnd::Done(outputs.map(|(name, value)| (name.to_owned(), value)).into()))
     }
 
+    /// One artifact by its name; without one all of the attempt, each in a directory of its name.
     async fn download(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
         let inputs = Inputs::of(DOWNLOAD, with, &["name", "path"])?;
-        let name = inputs.get("name").unwrap_or("artifact");
         let path = inputs.path("path")?.unwrap_or_else(|| ".".into());
+        let Some(name) = inputs.get("name") else {
+            for artifact in self.control_plane.artifacts(self.claim.job).await? {
+                let exit = self.unpack(&artifact, &format!("{path}/{}", artifact.name)).await?;
+                if exit != Exit::Code(0) {
+                    return Ok(BuiltInEnd::Failed(exit));
+                }
+            }
+            return Ok(BuiltInEnd::Done(IndexMap::new()));
+        };
         let Some(artifact) = self.control_plane.artifact(self.claim.job, name).await? else {
             return Err(StepError::Configuration(format!(
                 "input `name` of `{DOWNLOAD}`: this run has no artifact `{name}`; make it with `{UPLOAD}` in a job that this one `needs`"
             )));
         };
-        let (private, file) = self.private_file("download")?;
-        let mut into = tokio::fs::File::from_std(file.try_clone().map_err(|e| private.error(&e))?);
-        self.control_plane.download_artifact(&artifact.digest, artifact.bytes, &mut into).await?;
-        drop(into);
-        io::Seek::rewind(&mut &file).map_err(|e| private.error(&e))?;
-        match self.task(Work::Unpack { path: path.clone() }, Some(&file)).await? {
-            Exit::Code(0) => {
-                self.log.line(format!("Artifact `{name}` ({}) is unpacked at {path}", artifact.digest)).await;
-                Ok(BuiltInEnd::Done([("digest".to_owned(), artifact.digest.to_string())].into()))
-            }
+        match self.unpack(&artifact, &path).await? {
+            Exit::Code(0) => Ok(BuiltInEnd::Done([("digest".to_owned(), artifact.digest.to_string())].into())),
             exit => Ok(BuiltInEnd::Failed(exit)),
         }
     }
 
-    /// Packs and uploads a path of the workspace.
-    async fn pack(&mut self, path: &str) -> Result<(Digest, u64), StepError> {
+    async fn unpack(&mut self, artifact: &Artifact, path: &str) -> Result<Exit, StepError> {
+        let (_private, file) = self.fetch(&artifact.digest, artifact.bytes).await?;
+        let exit = self.task(Work::Unpack { path: path.to_owned() }, Some(&file)).await?;
+        if exit == Exit::Code(0) {
+            self.log.line(format!("Artifact `{}` ({}) is unpacked at {path}", artifact.name, artifact.digest)).await;
+        }
+        Ok(exit)
+    }
+
+    /// A content of the server's in a file of the worker's own, ready to be read.
+    pub(super) async fn fetch(&mut self, digest: &Digest, bytes: u64) -> Result<(PrivateFile, File), StepError> {
+        let (private, file) = self.private_file("download")?;
+        let mut into = tokio::fs::File::from_std(file.try_clone().map_err(|e| private.error(&e))?);
+        self.control_plane.download_artifact(digest, bytes, &mut into).await?;
+        drop(into);
+        io::Seek::rewind(&mut &file).map_err(|e| private.error(&e))?;
+        Ok((private, file))
+    }
+
+    async fn roll_back(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(ROLLBACK, with, &["service", "to"])?;
+        let service = inputs.get("service").ok_or_else(|| inputs.missing("service", "what to roll back"))?.to_owned();
+        let to = inputs.get("to").map(str::to_owned);
+        let ask = StepRollback { epoch: self.claim.epoch, step: self.step, service, to };
+        let created = self.control_plane.step_rollback(self.claim.job, &ask).await?;
+        let text = format!(
+            "Rollout {} goes back to release {} (commit {}); this job waits for it without holding a slot.",
+            created.rollout,
+            created.release.id,
+            created.release.commit.short()
+        );
+        self.log.line(text).await;
+        Ok(BuiltInEnd::Waits(created.rollout))
+    }
+
+    async fn notify(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(NOTIFY, with, &["text"])?;
+        let text = inputs.get("text").ok_or_else(|| inputs.missing("text", "what to tell"))?;
+        let mark = self.log.mark().await;
+        let text = mark.masker.mask(&super::steps::short(text, MAX_NOTICE));
+        let notice = StepNotice { epoch: self.claim.epoch, step: self.step, text };
+        self.control_plane.notify(self.claim.job, &notice).await?;
+        Ok(BuiltInEnd::Done(IndexMap::new()))
+    }
+
+    /// Packs files of the workspace (of the job's directory, for a cache) and uploads them; `None` where there are none.
+    pub(super) async fn pack(&mut self, packed: Packed) -> Result<Option<(Digest, u64)>, StepError> {
         let (private, file) = self.private_file("pack")?;
-        let exit = self.task(Work::Pack { packed: Packed::Whole(path.to_owned()) }, Some(&file)).await?;
-        if exit != Exit::Code(0) {
-            return Err(StepError::Configuration(format!("`{path}` can't be packed; the log says why")));
+        match self.task(Work::Pack { packed }, Some(&file)).await? {
+            Exit::Code(0) => {}
+            Exit::Code(NOTHING_TO_PACK) => return Ok(None),
+            _ => return Err(StepError::Configuration("it can't be packed; the log says why".into())),
         }
         let (digest, bytes) = blocking(move || digest_of(&file)).await?.map_err(|e| private.error(&e))?;
         if !self.control_plane.has_artifact(&digest).await? {
             self.control_plane.upload_artifact(&digest, &private.0, bytes).await?;
         }
-        Ok((digest, bytes))
+        Ok(Some((digest, bytes)))
     }
 
-    async fn task(&mut self, work: Work, archive: Option<&File>) -> Result<Exit, StepError> {
-        let directory = self.workspace.work().to_string_lossy().into_owned();
+    pub(super) async fn task(&mut self, work: Work, archive: Option<&File>) -> Result<Exit, StepError> {
+        let of_cache = matches!(work, Work::Restore | Work::Pack { packed: Packed::Cache(_) });
+        let directory = if of_cache { self.workspace.root().to_owned() } else { self.workspace.work() };
+        let directory = directory.to_string_lossy().into_owned();
         let task = Task { user: self.user, directory, work };
         self.engine.start(&task, self.log.writer(), archive.map(AsFd::as_fd)).await?;
         Ok(self.engine.exited().await?)
@@ -248,7 +323,14 @@ impl StepPlace for BuiltIn<'_> {
 
     async fn pack_and_upload(&mut self, path: &str) -> Result<Digest, StepError> {
         let inside = inside(path).map_err(|reason| StepError::Configuration(format!("`path: {path}` {reason}")))?;
-        self.pack(&inside).await.map(|(digest, _)| digest)
+        let packed = self.pack(Packed::Whole(inside)).await?;
+        packed
+            .map(|(digest, _)| digest)
+            .ok_or_else(|| StepError::Configuration(format!("`path: {path}` holds nothing")))
+    }
+
+    async fn serving(&mut self, environment: &str, service: &str) -> Result<Option<Serving>, StepError> {
+        Ok(self.control_plane.serving(self.claim.job, environment, service).await?)
     }
 
     async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError> {
@@ -257,7 +339,7 @@ impl StepPlace for BuiltIn<'_> {
 }
 
 /// A file that goes with its value.
-struct PrivateFile(PathBuf);
+pub(super) struct PrivateFile(PathBuf);
 
 impl PrivateFile {
     fn error(&self, error: &io::Error) -> StepError {
@@ -272,13 +354,17 @@ impl Drop for PrivateFile {
 }
 
 /// The inputs of a step, all of them known.
-struct Inputs<'a> {
+pub(super) struct Inputs<'a> {
     action: &'static str,
     with: &'a IndexMap<String, String>,
 }
 
 impl<'a> Inputs<'a> {
-    fn of(action: &'static str, with: &'a IndexMap<String, String>, known: &[&str]) -> Result<Self, StepError> {
+    pub(super) fn of(
+        action: &'static str,
+        with: &'a IndexMap<String, String>,
+        known: &[&str],
+    ) -> Result<Self, StepError> {
         match with.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(Self { action, with }),
             Some(name) => Err(StepError::Configuration(format!(
@@ -288,7 +374,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         self.with.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
@@ -303,7 +389,7 @@ impl<'a> Inputs<'a> {
             .transpose()
     }
 
-    fn missing(&self, name: &str, what: &str) -> StepError {
+    pub(super) fn missing(&self, name: &str, what: &str) -> StepError {
         StepError::Configuration(format!("`{}` needs `with: {name}`: {what}", self.action))
     }
 }

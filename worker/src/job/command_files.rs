@@ -4,7 +4,11 @@
 //! A line `name=value`, or over several lines `name<<DELIMITER`, lines, `DELIMITER`:
 //! <https://docs.github.com/actions/reference/workflow-commands-for-github-actions#multiline-strings>.
 
+use std::path::{Path, PathBuf};
+
 use indexmap::IndexMap;
+
+use super::{context::RESERVED, error::StepError, state::JobState, workspace::Workspace};
 
 /// Most bytes of a command file.
 pub const MAX_BYTES: u64 = 1024 * 1024;
@@ -83,6 +87,84 @@ pub fn parse(file: &'static str, text: &str) -> Result<IndexMap<String, String>,
         values.insert(name.to_owned(), value.join("\n"));
     }
     Ok(values)
+}
+
+/// The files that a step speaks to the runner by.
+pub struct CommandFiles {
+    output: PathBuf,
+    env: PathBuf,
+    path: PathBuf,
+    summary: PathBuf,
+}
+
+/// What a step wrote into them.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Its outputs.
+    pub outputs: IndexMap<String, String>,
+    /// Its summary, in Markdown.
+    pub summary: String,
+    /// Why its summary can't be taken.
+    pub summary_problem: Option<StepError>,
+    env: IndexMap<String, String>,
+    path: Vec<String>,
+}
+
+impl CommandFiles {
+    /// Makes them, empty.
+    ///
+    /// # Errors
+    /// [`StepError::Infrastructure`] naming the file.
+    pub fn make(workspace: &Workspace, index: usize) -> Result<Self, StepError> {
+        let file = |name: &str| workspace.command_file(&format!("step-{index}.{name}"), b"");
+        Ok(Self { output: file("output")?, env: file("env")?, path: file("path")?, summary: file("summary")? })
+    }
+
+    /// The names of their variables, after `SEGUE_` and `GITHUB_`.
+    #[must_use]
+    pub fn variables(&self) -> [(&'static str, &Path); 4] {
+        [("OUTPUT", &self.output), ("ENV", &self.env), ("PATH", &self.path), ("STEP_SUMMARY", &self.summary)]
+    }
+
+    /// Reads what the step wrote, also after it failed.
+    ///
+    /// # Errors
+    /// [`StepError::Configuration`] naming the file, and the line in it; a summary that is too large is none.
+    pub fn read(&self, workspace: &Workspace) -> Result<Written, StepError> {
+        let read = |path: &Path| workspace.read_command_file(path, MAX_BYTES);
+        let wrong = |error: CommandFileError| StepError::Configuration(error.to_string());
+        let (summary, summary_problem) = match read(&self.summary) {
+            Ok(summary) => (summary, None),
+            Err(problem) => (String::new(), Some(problem)),
+        };
+        let path = read(&self.path)?;
+        Ok(Written {
+            outputs: parse("SEGUE_OUTPUT", &read(&self.output)?).map_err(wrong)?,
+            env: parse("SEGUE_ENV", &read(&self.env)?).map_err(wrong)?,
+            path: path.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+            summary,
+            summary_problem,
+        })
+    }
+}
+
+impl Written {
+    /// Hands variables and path on to the steps after; the variables that belong to the runner are left out, and given back.
+    pub fn apply(&self, state: &mut JobState) -> Vec<String> {
+        let mut refused = Vec::new();
+        for (name, value) in &self.env {
+            if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
+                refused.push(name.clone());
+            } else {
+                state.env.insert(name.clone(), value.clone());
+            }
+        }
+        for line in &self.path {
+            state.path.retain(|known| known != line);
+            state.path.push(line.clone());
+        }
+        refused
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use segue_pipelines::expr::{Contexts, StatusFunctions, Value, render_template};
 use segue_schemas::{
-    status::Conclusion,
+    status::{Conclusion, StepStatus},
     worker_api::{JobClaim, StepReport},
 };
 use serde_json::{Map, Value as Json, json};
@@ -70,32 +70,49 @@ pub fn job_contexts(claim: &JobClaim, workspace: &Workspace, worker: &str) -> Co
     contexts.with_hash_files(move |patterns| hash_files(&work, patterns))
 }
 
-/// These contexts with `steps`, `job` and `env` as they stand.
+/// The context `steps`: those that have an id and ended.
 #[must_use]
-pub fn step_contexts(
-    base: &Contexts,
-    claim: &JobClaim,
-    steps: &[StepReport],
-    standing: Standing,
-    env: &IndexMap<String, String>,
-) -> Contexts {
-    let mut contexts = base.clone();
+pub fn ended_steps(claim: &JobClaim, steps: &[StepReport]) -> Map<String, Json> {
     let mut ended = Map::new();
     for report in steps {
         let Some(plan) = claim.plan.steps.get(report.index) else { continue };
         let (Some(id), Some(outcome)) = (&plan.id, report.outcome) else { continue };
-        let conclusion =
-            if plan.continue_on_error && outcome == Conclusion::Failure { Conclusion::Success } else { outcome };
-        let value = json!({
-            "outputs": report.outputs,
-            "outcome": outcome.as_str(),
-            "conclusion": conclusion.as_str(),
-        });
-        ended.insert(id.clone(), value);
+        let forgiven = outcome == Conclusion::Failure && report.status == StepStatus::Succeeded;
+        ended.insert(id.clone(), ended_step(&report.outputs, outcome, forgiven));
     }
-    contexts.set("steps", Value::from(Json::Object(ended)));
+    ended
+}
+
+/// One of them.
+#[must_use]
+pub fn ended_step(outputs: &IndexMap<String, String>, outcome: Conclusion, forgiven: bool) -> Json {
+    let conclusion = if forgiven { Conclusion::Success } else { outcome };
+    json!({ "outputs": outputs, "outcome": outcome.as_str(), "conclusion": conclusion.as_str() })
+}
+
+/// These contexts with `steps`, `job` and `env` as they stand.
+#[must_use]
+pub fn step_contexts(
+    base: &Contexts,
+    steps: &Map<String, Json>,
+    standing: Standing,
+    env: &IndexMap<String, String>,
+) -> Contexts {
+    let mut contexts = base.clone();
+    contexts.set("steps", Value::from(Json::Object(steps.clone())));
     contexts.set("job", Value::from(json!({ "status": standing.conclusion().as_str() })));
     contexts.set("env", env_context(env));
+    contexts
+}
+
+/// The contexts of a composite action: its inputs, and nothing of the job's steps, needs, variables and secrets.
+#[must_use]
+pub fn action_contexts(job: &Contexts, inputs: &IndexMap<String, String>) -> Contexts {
+    let mut contexts = job.clone();
+    for name in ["needs", "vars", "secrets"] {
+        contexts.set(name, Value::from(json!({})));
+    }
+    contexts.set("inputs", Value::from(json!(inputs)));
     contexts
 }
 

@@ -4,11 +4,14 @@
 //! for rollouts. Never here: which job runs next, how a process is started or killed (`engine`), what a rollout does.
 
 pub mod built_in;
+mod cache;
 pub mod command_files;
 pub mod context;
 pub mod error;
 mod hash_files;
+mod health;
 pub mod lease;
+mod perform;
 pub mod place;
 pub mod report;
 pub mod run;

@@ -1,7 +1,11 @@
 //! What a built-in step sees of the job that it belongs to.
 
 use async_trait::async_trait;
-use segue_schemas::{artifact::Artifact, id::Digest, worker_api::JobClaim};
+use segue_schemas::{
+    artifact::Artifact,
+    id::Digest,
+    worker_api::{JobClaim, Serving},
+};
 
 use super::error::StepError;
 
@@ -34,4 +38,10 @@ pub trait StepPlace: Send {
     /// # Errors
     /// [`StepError::ControlPlane`].
     async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError>;
+
+    /// What serves as this service in an environment; `None` where nothing does.
+    ///
+    /// # Errors
+    /// [`StepError::ControlPlane`].
+    async fn serving(&mut self, environment: &str, service: &str) -> Result<Option<Serving>, StepError>;
 }

@@ -21,8 +21,25 @@ pub struct JobState {
     pub path: Vec<String>,
     /// Asked for by `::add-mask::`.
     pub masks: Vec<String>,
+    /// Caches that are saved at the job's end.
+    #[serde(default)]
+    pub caches: Vec<PendingCache>,
+    /// Summaries of steps that were kept.
+    #[serde(default)]
+    pub summaries: usize,
     /// How long the job has run, waiting not counted.
     pub elapsed_ms: u64,
+}
+
+/// A cache that a step asked for, to be saved if the job succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingCache {
+    /// Its key.
+    pub key: String,
+    /// The digest of its paths.
+    pub version: String,
+    /// What it holds, from the job's directory.
+    pub paths: Vec<String>,
 }
 
 impl JobState {

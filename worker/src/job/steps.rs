@@ -1,13 +1,11 @@
 //! The steps of a job, one after another.
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
 use segue_pipelines::expr::{Contexts, evaluate_condition};
 use segue_schemas::{
+    annotation::Annotation,
     id::RolloutId,
     plan::{StepAction, StepPlan},
     status::{Conclusion, FailureClass, StepStatus},
@@ -18,46 +16,84 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    built_in::{BuiltIn, BuiltInEnd},
-    command_files::{self, parse},
-    context::{self, RESERVED, Standing},
+    context::{self, Standing},
     error::StepError,
     lease::LeaseSigns,
     run::{Ended, Running},
-    script,
 };
 use crate::{
-    engine::{Exit, Task, Work},
-    log::mask::Masker,
-    options::{FailedScript, OnFailedScript},
+    control_plane::retry,
+    engine::Exit,
+    log::{LogMark, mask::Masker},
 };
 
-/// Bytes of a reason that are kept.
+/// Characters of a reason that are kept.
 const MAX_REASON: usize = 4000;
+/// Characters of a step's name.
+const MAX_NAME: usize = 200;
+/// Bytes of the outputs of a job's steps together, and of its own, as they are sent.
+const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+/// Bytes of all reports of a job, from where on reasons are short and annotations are left out: its end must fit into one
+/// request.
+const MAX_REPORT_BYTES: usize = 2 * 1024 * 1024 + 512 * 1024;
+/// Annotations of one kind that are kept of a step, and all that are kept of a job.
+const MAX_OF_A_KIND: usize = 10;
+const MAX_ANNOTATIONS: usize = 50;
+/// Summaries that are kept of a job.
+const MAX_SUMMARIES: usize = 20;
+/// How long a summary is tried to be sent.
+const SUMMARY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The steps of a running job.
 pub(super) struct Steps<'a> {
     pub running: Running<'a>,
     /// Set by a cancel or a time-out: when the steps that run nevertheless must be done.
     cleanup_until: Option<Instant>,
+    /// What the running step said so far.
+    pub annotations: Vec<Annotation>,
+    pub dropped_annotations: usize,
+    pub summary: String,
 }
 
 /// What a step came to, before it is reported.
 #[derive(Debug, Default)]
-struct StepEnd {
-    outcome: Option<Conclusion>,
-    exit_code: Option<i32>,
-    reason: Option<String>,
-    class: Option<FailureClass>,
-    outputs: IndexMap<String, String>,
-    waits: Option<RolloutId>,
+pub(super) struct StepEnd {
+    pub outcome: Option<Conclusion>,
+    pub exit_code: Option<i32>,
+    pub reason: Option<String>,
+    pub class: Option<FailureClass>,
+    pub outputs: IndexMap<String, String>,
+    pub waits: Option<RolloutId>,
+}
+
+/// A step that is to run, evaluated.
+pub(super) struct Prepared {
+    pub name: String,
+    pub contexts: Contexts,
+    pub env: IndexMap<String, String>,
+    /// What of the environment the step itself, and those around it, set.
+    pub own_env: IndexMap<String, String>,
+    /// How long one try may take.
+    pub limit: Option<Duration>,
+    /// Whether its failure leaves the success of what is around alone.
+    pub forgiving: bool,
+}
+
+/// Where a step stands: in the job, or in a composite action of it.
+pub(super) struct Level {
+    /// The contexts but for `steps`, `job` and `env`.
+    pub contexts: Contexts,
+    /// `env` of the steps around, evaluated.
+    pub env: IndexMap<String, String>,
+    /// The context `steps`.
+    pub steps: serde_json::Map<String, serde_json::Value>,
+    pub standing: Standing,
 }
 
 /// Why a step is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Interruption {
     Cancelled,
-    StepTime,
     JobTime,
     CleanupTime,
     LeaseEnding,
@@ -70,22 +106,19 @@ impl<'a> Steps<'a> {
     pub(super) fn new(mut running: Running<'a>, before: &[StepReport]) -> Self {
         for step in before {
             let plan = running.claim.plan.steps.get(step.index);
-            let fails = matches!(step.outcome, Some(Conclusion::Failure | Conclusion::Cancelled));
-            if fails && !plan.is_some_and(|plan| plan.continue_on_error) && running.failure.is_none() {
+            let fails = matches!(step.status, StepStatus::Failed | StepStatus::Cancelled);
+            if fails && running.failure.is_none() {
                 running.standing = Standing::Failure;
-                let class = match plan.map(|plan| &plan.action) {
-                    Some(StepAction::Uses { uses, .. })
-                        if uses.starts_with("segue/deploy") || uses.starts_with("segue/canary") =>
-                    {
-                        FailureClass::Rollout
-                    }
-                    _ => FailureClass::Script,
-                };
+                let deploys = plan
+                    .and_then(|plan| plan.action.uses())
+                    .and_then(segue_pipelines::actions::find)
+                    .is_some_and(|action| action.deploys);
+                let class = if deploys { FailureClass::Rollout } else { FailureClass::Script };
                 let reason = step.reason.clone().unwrap_or_else(|| "it failed".into());
                 running.failure = Some((class, format!("step `{}`: {reason}", step.name)));
             }
         }
-        Self { running, cleanup_until: None }
+        Self { running, cleanup_until: None, annotations: Vec::new(), dropped_annotations: 0, summary: String::new() }
     }
 
     /// Runs from this step on.
@@ -108,15 +141,17 @@ impl<'a> Steps<'a> {
                 return ended;
             }
         }
+        self.save_caches().await;
         if self.running.lease.signs.lost.is_cancelled() { Ended::Lost } else { Ended::Done }
     }
 
     /// Runs or skips one step; `Some`: the job does not go on here.
     async fn step(&mut self, index: usize) -> Option<Ended> {
         let plan = &self.running.claim.plan.steps[index];
+        let mark = self.running.log.mark().await;
         let mut report = StepReport {
             index,
-            name: plan.name.clone(),
+            name: short(&plan.name, MAX_NAME),
             status: StepStatus::Running,
             outcome: None,
             exit_code: None,
@@ -124,93 +159,117 @@ impl<'a> Steps<'a> {
             outputs: IndexMap::new(),
             started_at: Some(now()),
             ended_at: None,
-            log_start: self.running.log.mark().await.offset,
+            log_start: mark.offset,
             log_end: 0,
+            annotations: Vec::new(),
+            summary_bytes: 0,
         };
-        let end = match self.prepare(plan, &mut report) {
-            Ok(Some((contexts, env))) => {
+        self.absorb(mark);
+        let mut forgiving = plan.continue_on_error;
+        let end = match self.prepare(plan, &self.level()) {
+            Ok(Some(prepared)) => {
+                forgiving = prepared.forgiving;
+                report.name = short(&self.running.masker.mask(&prepared.name), MAX_NAME);
                 self.running.reporter.set(report.clone());
                 self.running.telling =
                     may_change_the_world(self.running.claim, plan).then(|| self.running.reporter.tell_now(index));
-                match self.perform_or_interrupt(index, &contexts, &env).await {
+                match self.perform_or_interrupt(index, plan, &prepared).await {
                     Ok(end) => end,
                     Err(ended) => return Some(ended),
                 }
             }
-            Ok(None) => StepEnd {
-                outcome: Some(Conclusion::Skipped),
-                reason: Some(self.why_skipped(plan)),
-                ..StepEnd::default()
-            },
+            Ok(None) => {
+                report.started_at = None;
+                StepEnd {
+                    outcome: Some(Conclusion::Skipped),
+                    reason: Some(why_skipped(plan, self.running.standing)),
+                    ..StepEnd::default()
+                }
+            }
             Err(error) => self.failed(&error).await,
         };
-        self.ended(plan, report, end).await
+        self.ended(report, end, forgiving).await
     }
 
-    /// Contexts and environment of a step that is to run; `None` for one that is not.
-    #[expect(clippy::type_complexity, reason = "two values that belong together here alone")]
-    fn prepare(
-        &self,
-        plan: &StepPlan,
-        report: &mut StepReport,
-    ) -> Result<Option<(Contexts, IndexMap<String, String>)>, StepError> {
+    /// The job itself, as it stands.
+    fn level(&self) -> Level {
         let running = &self.running;
-        let before = running.reporter.all();
-        let base =
-            context::step_contexts(&running.contexts, running.claim, &before, running.standing, &IndexMap::new());
+        Level {
+            contexts: running.contexts.clone(),
+            env: IndexMap::new(),
+            steps: context::ended_steps(running.claim, &running.reporter.all()),
+            standing: running.standing,
+        }
+    }
+
+    /// Contexts, environment and limits of a step that is to run; `None` for one that is not.
+    pub(super) fn prepare(&self, plan: &StepPlan, level: &Level) -> Result<Option<Prepared>, StepError> {
+        let mut env = self.prepare_env(level)?;
+        let contexts = context::step_contexts(&level.contexts, &level.steps, level.standing, &env);
+        let runs = evaluate_condition(plan.condition.as_deref(), &contexts, level.standing.functions())
+            .map_err(|error| StepError::Configuration(format!("`if`: {error}")))?;
+        if !runs {
+            return Ok(None);
+        }
+        context::overlay_env(&mut env, &plan.env, &contexts)?;
+        let contexts = context::step_contexts(&level.contexts, &level.steps, level.standing, &env);
+        let mut own_env = level.env.clone();
+        own_env.extend(plan.env.keys().filter_map(|name| Some((name.clone(), env.get(name)?.clone()))));
+        Ok(Some(Prepared {
+            name: context::render("`name`", &plan.name, &contexts)?,
+            limit: limit(plan, &contexts)?,
+            forgiving: forgiving(plan, &contexts)?,
+            contexts,
+            env,
+            own_env,
+        }))
+    }
+
+    /// The environment that a step begins with.
+    pub(super) fn prepare_env(&self, level: &Level) -> Result<IndexMap<String, String>, StepError> {
+        let running = &self.running;
+        let job = self.level();
+        let base = context::step_contexts(&job.contexts, &job.steps, job.standing, &IndexMap::new());
         let mut env = IndexMap::new();
         context::overlay_env(&mut env, &running.claim.pipeline_env, &base)?;
         context::overlay_env(&mut env, &running.claim.plan.env, &base)?;
-        env.extend(running.state.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let contexts = context::step_contexts(&base, running.claim, &before, running.standing, &env);
-        let runs = evaluate_condition(plan.condition.as_deref(), &contexts, running.standing.functions())
-            .map_err(|error| StepError::Configuration(format!("`if`: {error}")))?;
-        if !runs {
-            report.started_at = None;
-            return Ok(None);
-        }
-        context::overlay_env(&mut env, &plan.env, &base)?;
-        let contexts = context::step_contexts(&base, running.claim, &before, running.standing, &env);
-        let name = context::render("`name`", &plan.name, &contexts)?;
-        report.name = running.masker.mask(&name);
-        Ok(Some((contexts, env)))
+        let over = running.state.env.iter().chain(&level.env);
+        env.extend(over.map(|(name, value)| (name.clone(), value.clone())));
+        Ok(env)
     }
 
-    fn why_skipped(&self, plan: &StepPlan) -> String {
-        match (&plan.condition, self.running.standing) {
-            (_, Standing::Cancelled) => "the job was cancelled".into(),
-            (_, Standing::Failure) => "an earlier step failed".into(),
-            (Some(condition), Standing::Success) => format!("its `if` is false: {condition}"),
-            (None, Standing::Success) => "it is not to run".into(),
-        }
+    /// Takes over what was found in the log.
+    pub(super) fn absorb(&mut self, mark: LogMark) {
+        self.running.state.masks.extend(mark.found.masks);
+        self.running.masker = mark.masker;
+        self.annotations.extend(mark.found.annotations);
+        self.dropped_annotations += mark.found.dropped;
     }
 
     async fn perform_or_interrupt(
         &mut self,
         index: usize,
-        contexts: &Contexts,
-        env: &IndexMap<String, String>,
+        plan: &StepPlan,
+        prepared: &Prepared,
     ) -> Result<StepEnd, Ended> {
-        let plan = &self.running.claim.plan.steps[index];
-        let interrupted = self.interruption(plan);
+        let interrupted = self.interruption();
         let performed = tokio::select! {
             biased;
-            performed = self.perform(index, contexts, env) => Ok(performed),
+            performed = self.perform(index, plan, prepared) => Ok(performed),
             interruption = interrupted => Err(interruption),
         };
         match performed {
             Ok(Ok(end)) => Ok(end),
             Ok(Err(StepError::ControlPlane(error))) if error.is_stale_epoch() => Err(Ended::Lost),
             Ok(Err(error)) => Ok(self.failed(&error).await),
-            Err(interruption) => self.interrupt(index, interruption).await,
+            Err(interruption) => self.interrupt(interruption).await,
         }
     }
 
     /// Waits for whatever ends a step from outside.
-    fn interruption(&self, plan: &StepPlan) -> impl Future<Output = Interruption> + use<> {
+    fn interruption(&self) -> impl Future<Output = Interruption> + use<> {
         let LeaseSigns { cancel, ending, lost } = self.running.lease.signs.clone();
         let stop_now = self.running.runner.stop_now.clone();
-        let step_until = plan.timeout_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let (job_until, cleanup_until) = (self.running.deadline, self.cleanup_until);
         // A cancel is heard once, and the job's time is up once; after either, the time for cleaning up counts.
         let cancel = if self.running.standing == Standing::Cancelled { CancellationToken::new() } else { cancel };
@@ -224,15 +283,13 @@ impl<'a> Steps<'a> {
                 () = stop_now.cancelled() => Interruption::WorkerStops,
                 () = at(cleanup_until) => Interruption::CleanupTime,
                 () = at(job_until) => Interruption::JobTime,
-                () = at(step_until) => Interruption::StepTime,
             }
         }
     }
 
     /// Ends what a step runs, and with it what earlier steps left in the background; says what that makes of it.
-    async fn interrupt(&mut self, index: usize, interruption: Interruption) -> Result<StepEnd, Ended> {
+    async fn interrupt(&mut self, interruption: Interruption) -> Result<StepEnd, Ended> {
         let claim = self.running.claim;
-        let plan = &claim.plan.steps[index];
         let grace = match interruption {
             Interruption::LeaseLost => Duration::ZERO,
             _ => self.running.runner.options.kill_grace,
@@ -271,10 +328,6 @@ impl<'a> Steps<'a> {
             Interruption::LeaseEnding => {
                 failed(FailureClass::Infrastructure, "the server could not be reached until the lease ended".into())
             }
-            Interruption::StepTime => failed(
-                FailureClass::Timeout,
-                format!("it took longer than its {} s", plan.timeout_seconds.unwrap_or_default()),
-            ),
             Interruption::JobTime => {
                 self.cleanup_until = Some(Instant::now() + self.running.runner.options.cleanup_limit);
                 failed(FailureClass::Timeout, format!("the job took longer than its {} s", claim.plan.timeout_seconds))
@@ -306,7 +359,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    async fn failed(&self, error: &StepError) -> StepEnd {
+    pub(super) async fn failed(&self, error: &StepError) -> StepEnd {
         let reason: String = error.to_string().chars().take(MAX_REASON).collect();
         self.running.log.line(format!("##[error]{reason}")).await;
         StepEnd {
@@ -317,127 +370,23 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Does what the step says.
-    async fn perform(
-        &mut self,
-        index: usize,
-        contexts: &Contexts,
-        env: &IndexMap<String, String>,
-    ) -> Result<StepEnd, StepError> {
-        let plan = &self.running.claim.plan.steps[index];
-        match &plan.action {
-            StepAction::Run { script, shell } => self.script(index, plan, script, shell, contexts, env).await,
-            StepAction::Uses { uses, with } => self.built_in(index, uses, with, contexts).await,
-        }
-    }
-
-    async fn built_in(
-        &mut self,
-        index: usize,
-        uses: &str,
-        with: &IndexMap<String, String>,
-        contexts: &Contexts,
-    ) -> Result<StepEnd, StepError> {
-        let running = &mut self.running;
-        let with = with
-            .iter()
-            .map(|(name, value)| Ok((name.clone(), context::render(&format!("`with: {name}`"), value, contexts)?)))
-            .collect::<Result<IndexMap<_, _>, StepError>>()?;
-        running.log.line(format!("##[group]Run {uses}{}\n##[endgroup]", shown_inputs(&with))).await;
-        let mut step = BuiltIn {
-            claim: running.claim,
-            step: index,
-            control_plane: &running.runner.control_plane,
-            engine: running.engine.as_mut(),
-            log: &running.log,
-            workspace: &running.workspace,
-            user: running.runner.user.ids,
-            mirrors: &running.runner.mirrors,
-        };
-        Ok(match step.run(uses, &with).await? {
-            BuiltInEnd::Done(outputs) => StepEnd { outcome: Some(Conclusion::Success), outputs, ..StepEnd::default() },
-            BuiltInEnd::Waits(rollout) => StepEnd { waits: Some(rollout), ..StepEnd::default() },
-            BuiltInEnd::Failed(exit) => StepEnd {
-                outcome: Some(Conclusion::Failure),
-                exit_code: Some(exit.code()),
-                reason: Some("it failed; its log says why".into()),
-                class: Some(FailureClass::Infrastructure),
-                ..StepEnd::default()
-            },
-        })
-    }
-
-    async fn script(
-        &mut self,
-        index: usize,
-        plan: &StepPlan,
-        script: &str,
-        shell: &str,
-        contexts: &Contexts,
-        env: &IndexMap<String, String>,
-    ) -> Result<StepEnd, StepError> {
-        let running = &mut self.running;
-        let script = context::render("`run`", script, contexts)?;
-        let directory = match &plan.working_directory {
-            Some(directory) => {
-                running.workspace.work().join(context::render("`working-directory`", directory, contexts)?)
-            }
-            None => running.workspace.work(),
-        };
-        let file = running.workspace.command_file(&format!("step-{index}"), format!("{script}\n").as_bytes())?;
-        let files = CommandFiles::make(running, index)?;
-        let env = context::process_env(
-            running.claim,
-            &running.workspace,
-            running.runner.control_plane.worker().as_str(),
-            &running.runner.user.name,
-            &running.state,
-            env,
-            &files.variables(),
-        );
-        let argv = script::command_line(shell, &file.to_string_lossy())?;
-        let first_line = script.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        running.log.line(format!("##[group]Run {first_line}\n{}\n##[endgroup]", script.trim_end())).await;
-        let directory = directory.to_string_lossy().into_owned();
-        let task = Task { user: running.runner.user.ids, directory, work: Work::Program { argv, env: env.clone() } };
-        if let Some(telling) = running.telling.take() {
-            telling.told().await?;
-        }
-        running.engine.start(&task, running.log.writer(), None).await?;
-        let exit = running.engine.exited().await?;
-        let mut end = StepEnd { exit_code: Some(exit.code()), ..StepEnd::default() };
-        if exit == Exit::Code(0) {
-            end.outcome = Some(Conclusion::Success);
-        } else {
-            end.outcome = Some(Conclusion::Failure);
-            end.class = Some(FailureClass::Script);
-            end.reason = Some(match exit {
-                Exit::Code(code) => format!("exit code {code}"),
-                Exit::Signal(signal) => format!("killed by signal {signal}"),
-            });
-            running.log.line(format!("##[error]Process completed with exit code {}.", exit.code())).await;
-            if let Some(OnFailedScript(look)) = &running.runner.options.on_failed_script {
-                let mark = running.log.mark().await;
-                running.state.masks.extend(mark.masks);
-                let (job, exit_code, log_offset) = (running.claim.job, exit.code(), mark.offset);
-                look(FailedScript { job, exit_code, directory: task.directory.into(), env, script: file, log_offset })
-                    .await;
-            }
-        }
-        files.take(&mut self.running, &mut end).await?;
-        Ok(end)
-    }
-
     /// Reports a step's end, and draws what follows from it.
-    async fn ended(&mut self, plan: &StepPlan, mut report: StepReport, end: StepEnd) -> Option<Ended> {
+    async fn ended(&mut self, mut report: StepReport, mut end: StepEnd, forgiving: bool) -> Option<Ended> {
+        let mark = self.running.log.mark().await;
+        self.absorb(mark);
+        end.outputs = without_secrets(end.outputs, &self.running.masker, &self.running.log).await;
+        if let Some(reason) = self.too_large(&end.outputs) {
+            end = self.failed(&StepError::Configuration(reason)).await;
+        }
+        report.summary_bytes = self.keep_summary(report.index).await;
+        report.annotations = self.kept_annotations();
         let running = &mut self.running;
-        let mark = running.log.mark().await;
-        running.state.masks.extend(mark.masks);
-        running.masker = mark.masker;
-        report.log_end = mark.offset;
+        report.log_end = running.log.mark().await.offset;
         report.exit_code = end.exit_code;
         report.reason = end.reason.map(|reason| running.masker.mask(&reason));
-        report.outputs = without_secrets(end.outputs, &running.masker, &running.log).await;
+        report.outputs = end.outputs;
+        self.keep_short(&mut report);
+        let running = &mut self.running;
         if let Some(rollout) = end.waits {
             report.status = StepStatus::Waiting;
             running.reporter.set(report.clone());
@@ -445,12 +394,11 @@ impl<'a> Steps<'a> {
         }
         report.ended_at = report.started_at.map(|_| now());
         report.outcome = end.outcome;
-        let forgiven = plan.continue_on_error && end.outcome == Some(Conclusion::Failure);
         report.status = match end.outcome {
             Some(Conclusion::Success) => StepStatus::Succeeded,
             Some(Conclusion::Skipped) => StepStatus::Skipped,
             Some(Conclusion::Cancelled) => StepStatus::Cancelled,
-            Some(Conclusion::Failure) if forgiven => StepStatus::Succeeded,
+            Some(Conclusion::Failure) if forgiving => StepStatus::Succeeded,
             Some(Conclusion::Failure) | None => StepStatus::Failed,
         };
         if report.status == StepStatus::Failed {
@@ -464,6 +412,125 @@ impl<'a> Steps<'a> {
         running.reporter.set(report);
         None
     }
+
+    /// Why a step's outputs can't be taken, with those of the steps before it.
+    fn too_large(&self, outputs: &IndexMap<String, String>) -> Option<String> {
+        let before: usize = self.running.reporter.all().iter().map(|step| sent_bytes(&step.outputs)).sum();
+        let own = sent_bytes(outputs);
+        (!outputs.is_empty() && before + own > MAX_OUTPUT_BYTES).then(|| {
+            format!(
+                "its outputs have {own} bytes, with those of the steps before it {}, and {MAX_OUTPUT_BYTES} are the limit of a \
+                 job; hand what is large on in a file, or as an artifact",
+                before + own
+            )
+        })
+    }
+
+    /// Sends what the step wrote as its summary; how long it is.
+    async fn keep_summary(&mut self, step: usize) -> u64 {
+        let summary = std::mem::take(&mut self.summary);
+        if summary.trim().is_empty() {
+            return 0;
+        }
+        let running = &mut self.running;
+        if running.state.summaries >= MAX_SUMMARIES {
+            let text = format!("##[warning]The summary is left out: {MAX_SUMMARIES} are kept of a job");
+            running.log.line(text).await;
+            return 0;
+        }
+        let text = running.masker.mask(&summary);
+        let (control_plane, claim) = (&running.runner.control_plane, running.claim);
+        let sent = retry(SUMMARY_PATIENCE, || control_plane.put_summary(claim.job, claim.epoch, step, &text)).await;
+        match sent {
+            Ok(_) => {
+                running.state.summaries += 1;
+                text.len() as u64
+            }
+            Err(error) => {
+                running.log.line(format!("##[warning]The summary could not be kept: {error}")).await;
+                0
+            }
+        }
+    }
+
+    /// What is kept of the step's annotations, masked.
+    fn kept_annotations(&mut self) -> Vec<Annotation> {
+        let said = std::mem::take(&mut self.annotations);
+        self.dropped_annotations = 0;
+        let before: usize = self.running.reporter.all().iter().map(|step| step.annotations.len()).sum();
+        let mut kept: Vec<Annotation> = Vec::new();
+        for mut annotation in said {
+            let same = kept.iter().filter(|known| known.level == annotation.level).count();
+            if same >= MAX_OF_A_KIND || before + kept.len() >= MAX_ANNOTATIONS {
+                continue;
+            }
+            let masker = &self.running.masker;
+            annotation.message = masker.mask(&annotation.message);
+            annotation.title = annotation.title.map(|title| masker.mask(&title));
+            annotation.file = annotation.file.map(|file| masker.mask(&file));
+            kept.push(annotation);
+        }
+        kept
+    }
+
+    /// Keeps all reports together within what one request can hold.
+    fn keep_short(&self, report: &mut StepReport) {
+        let bytes = |report: &StepReport| serde_json::to_string(report).map_or(0, |text| text.len());
+        let before: usize =
+            self.running.reporter.all().iter().filter(|step| step.index != report.index).map(bytes).sum();
+        if before + bytes(report) > MAX_REPORT_BYTES {
+            report.annotations.clear();
+            report.reason = report.reason.as_deref().map(|reason| short(reason, 100));
+        }
+    }
+}
+
+fn why_skipped(plan: &StepPlan, standing: Standing) -> String {
+    match (&plan.condition, standing) {
+        (_, Standing::Cancelled) => "the job was cancelled".into(),
+        (_, Standing::Failure) => "an earlier step failed".into(),
+        (Some(condition), Standing::Success) => format!("its `if` is false: {}", short(condition, 200)),
+        (None, Standing::Success) => "it is not to run".into(),
+    }
+}
+
+/// How long one try may take.
+fn limit(plan: &StepPlan, contexts: &Contexts) -> Result<Option<Duration>, StepError> {
+    const LONGEST_MINUTES: f64 = 30.0 * 24.0 * 60.0;
+    let Some(template) = &plan.timeout_minutes else { return Ok(plan.timeout_seconds.map(Duration::from_secs)) };
+    let text = context::render("`timeout-minutes`", template, contexts)?;
+    match text.trim().parse::<f64>() {
+        Ok(minutes) if minutes > 0.0 && minutes <= LONGEST_MINUTES => Ok(Some(Duration::from_secs_f64(minutes * 60.0))),
+        _ => Err(StepError::Configuration(format!(
+            "`timeout-minutes` came to `{}`, and more than 0 up to {LONGEST_MINUTES} (30 days) is allowed",
+            short(&text, 80)
+        ))),
+    }
+}
+
+fn forgiving(plan: &StepPlan, contexts: &Contexts) -> Result<bool, StepError> {
+    let Some(template) = &plan.continue_on_error_when else { return Ok(plan.continue_on_error) };
+    match context::render("`continue-on-error`", template, contexts)?.trim() {
+        "true" => Ok(true),
+        "false" | "" => Ok(false),
+        other => Err(StepError::Configuration(format!(
+            "`continue-on-error` came to `{}`, where `true` or `false` is expected",
+            short(other, 80)
+        ))),
+    }
+}
+
+/// The first characters, with a sign where something was cut.
+pub(super) fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Bytes of outputs as they are sent.
+fn sent_bytes(outputs: &IndexMap<String, String>) -> usize {
+    if outputs.is_empty() { 0 } else { serde_json::to_string(outputs).map_or(0, |text| text.len()) }
 }
 
 impl Running<'_> {
@@ -473,14 +540,14 @@ impl Running<'_> {
         if self.claim.plan.outputs.is_empty() {
             return outputs;
         }
-        let steps = self.reporter.all();
+        let steps = context::ended_steps(self.claim, &self.reporter.all());
         let mut env = IndexMap::new();
-        let base = context::step_contexts(&self.contexts, self.claim, &steps, self.standing, &env);
+        let base = context::step_contexts(&self.contexts, &steps, self.standing, &env);
         for layer in [&self.claim.pipeline_env, &self.claim.plan.env] {
             let _ = context::overlay_env(&mut env, layer, &base);
         }
         env.extend(self.state.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let contexts = context::step_contexts(&base, self.claim, &steps, self.standing, &env);
+        let contexts = context::step_contexts(&base, &steps, self.standing, &env);
         for (name, template) in &self.claim.plan.outputs {
             match context::render(&format!("`outputs: {name}`"), template, &contexts) {
                 Ok(value) => {
@@ -489,65 +556,27 @@ impl Running<'_> {
                 Err(error) => self.log.line(format!("##[warning]{error}")).await,
             }
         }
-        without_secrets(outputs, &self.masker, &self.log).await
-    }
-}
-
-/// The files that a step speaks to the runner by.
-struct CommandFiles {
-    output: PathBuf,
-    env: PathBuf,
-    path: PathBuf,
-    summary: PathBuf,
-}
-
-impl CommandFiles {
-    fn make(running: &Running<'_>, index: usize) -> Result<Self, StepError> {
-        let file = |name: &str| running.workspace.command_file(&format!("step-{index}.{name}"), b"");
-        Ok(Self { output: file("output")?, env: file("env")?, path: file("path")?, summary: file("summary")? })
-    }
-
-    fn variables(&self) -> [(&'static str, &Path); 4] {
-        [("OUTPUT", &self.output), ("ENV", &self.env), ("PATH", &self.path), ("STEP_SUMMARY", &self.summary)]
-    }
-
-    /// Reads what the step wrote, also after it failed.
-    async fn take(&self, running: &mut Running<'_>, end: &mut StepEnd) -> Result<(), StepError> {
-        let read = |path: &Path| running.workspace.read_command_file(path, command_files::MAX_BYTES);
-        let wrong = |error: command_files::CommandFileError| StepError::Configuration(error.to_string());
-        let (output, env, path, summary) =
-            (read(&self.output)?, read(&self.env)?, read(&self.path)?, read(&self.summary)?);
-        end.outputs = parse("SEGUE_OUTPUT", &output).map_err(wrong)?;
-        for (name, value) in parse("SEGUE_ENV", &env).map_err(wrong)? {
-            if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
-                running
-                    .log
-                    .line(format!("##[warning]`{name}` belongs to the runner and can't be set by $SEGUE_ENV"))
-                    .await;
-            } else {
-                running.state.env.insert(name, value);
-            }
+        let mut outputs = without_secrets(outputs, &self.masker, &self.log).await;
+        while sent_bytes(&outputs) > MAX_OUTPUT_BYTES {
+            let Some((name, _)) = outputs.pop() else { break };
+            let text = format!(
+                "##[warning]Output `{name}` is left out: the job's outputs are larger than {MAX_OUTPUT_BYTES} bytes"
+            );
+            self.log.line(text).await;
         }
-        for line in path.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            running.state.path.retain(|known| known != line);
-            running.state.path.push(line.to_owned());
-        }
-        if !summary.trim().is_empty() {
-            running.log.line(format!("##[group]Summary\n{}\n##[endgroup]", summary.trim_end())).await;
-        }
-        Ok(())
+        outputs
     }
 }
 
 /// Whether the server must know that a step begins before its process starts: what it changes is not undone when the job is
 /// run again. Built-in steps need no such care: they change the workspace, or ask the server for a rollout.
 fn may_change_the_world(claim: &JobClaim, plan: &StepPlan) -> bool {
-    let is_run = matches!(plan.action, StepAction::Run { .. });
-    is_run && claim.plan.environment.is_some() && !claim.plan.idempotent
+    let runs = matches!(plan.action, StepAction::Run { .. } | StepAction::Composite(_));
+    runs && claim.plan.environment.is_some() && !claim.plan.idempotent
 }
 
 /// Values that hold no secret: what is reported is stored and shown.
-async fn without_secrets(
+pub(super) async fn without_secrets(
     values: IndexMap<String, String>,
     masker: &Masker,
     log: &crate::log::JobLog,
@@ -563,11 +592,7 @@ async fn without_secrets(
     kept
 }
 
-fn shown_inputs(with: &IndexMap<String, String>) -> String {
-    with.iter().map(|(name, value)| format!("\n  {name}: {value}")).collect()
-}
-
-async fn at(time: Option<Instant>) {
+pub(super) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,

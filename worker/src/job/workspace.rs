@@ -72,6 +72,12 @@ impl Workspace {
         self.root.join("work")
     }
 
+    /// What holds them all. The job's user may walk through it, and write nowhere in it but in its own.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// `HOME` of the job.
     #[must_use]
     pub fn home(&self) -> PathBuf {

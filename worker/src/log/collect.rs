@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{LogMark, commands::MaskCommands, mask::Masker, outbox::Outbox};
+use super::{LogMark, commands::Commands, mask::Masker, outbox::Outbox};
 
 /// Bytes that are read at once.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -28,7 +28,7 @@ pub(super) struct Collector {
     pipe: pipe::Receiver,
     words: mpsc::Receiver<Word>,
     outbox: Arc<Outbox>,
-    commands: MaskCommands,
+    commands: Commands,
     masker: Masker,
     /// What was masked and is not in the outbox yet.
     chunk: Vec<u8>,
@@ -58,7 +58,7 @@ impl Collector {
             pipe,
             words,
             outbox,
-            commands: MaskCommands::default(),
+            commands: Commands::default(),
             masker,
             chunk: Vec::new(),
             chunk_offset: offset,
@@ -118,8 +118,8 @@ impl Collector {
                 self.masker.release(&mut self.chunk);
                 self.after_output().await;
                 let offset = self.chunk_offset + self.chunk.len() as u64;
-                let masks = self.commands.take_found();
-                let _ = reply.send(LogMark { offset, masks, masker: self.masker.without_held() });
+                let found = self.commands.take_found();
+                let _ = reply.send(LogMark { offset, found, masker: self.masker.without_held() });
             }
             Word::End => {}
         }

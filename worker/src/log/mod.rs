@@ -8,6 +8,7 @@
 //! [`outbox`] lies between.
 
 mod collect;
+pub mod command;
 pub mod commands;
 pub mod mask;
 pub mod outbox;
@@ -44,6 +45,7 @@ use crate::{
     supervisor::protocol::UserIds,
 };
 use collect::{Collector, Word};
+use commands::Found;
 use mask::Masker;
 use outbox::{Outbox, OutboxLimits};
 
@@ -197,8 +199,8 @@ impl Drop for JobLog {
 pub struct LogMark {
     /// Its length so far, in bytes, from the job's beginning.
     pub offset: u64,
-    /// What `::add-mask::` lines asked for.
-    pub masks: Vec<String>,
+    /// What commands in the log asked for since the last mark.
+    pub found: Found,
     /// A masker with all masks of this time, for texts that go elsewhere.
     pub masker: Masker,
 }

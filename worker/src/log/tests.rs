@@ -72,7 +72,7 @@ async fn output_and_the_runners_lines_come_in_order_and_masked() {
     assert_eq!(store.text(), "Run login ***\nwith ", "what may be a secret is held back, the rest is not");
     pipe.write_all(b"ter2\n::add-mask::other\nother, no line's end").unwrap();
     let mark = log.mark().await;
-    assert_eq!(mark.masks, ["other"]);
+    assert_eq!(mark.found.masks, ["other"]);
     assert_eq!(mark.masker.mask("other hunter2"), "*** ***");
     log.line("done").await;
     let end = log.finish(Duration::from_secs(5)).await.unwrap();

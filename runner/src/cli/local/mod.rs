@@ -38,7 +38,7 @@ use super::{
     connection::read_token,
     ending::{Exit, Explain as _, Failure},
     explain::{self, EventName},
-    logging, place,
+    logging, pipeline_files, place,
     run::exit_of,
     serve, show,
 };
@@ -195,6 +195,7 @@ fn configuration(snapshot: &Snapshot, house: &Path, variables: &[(String, String
         clone_url: Some(snapshot.bare.display().to_string()),
         variables: variables.iter().cloned().collect(),
         rollback_tags: Some(false),
+        ..RepositoryConfig::default()
     };
     let mut config = Config {
         repositories: IndexMap::from([(snapshot.repository.clone(), repository)]),
@@ -219,9 +220,13 @@ fn trigger(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: Option<
 fn first_event(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: &str) -> Result<EventName, Failure> {
     let path = snapshot.root.join(file);
     let text = std::fs::read_to_string(&path).explain(format_args!("cannot read {}", path.display()))?;
+    let actions = pipeline_files::actions_of(&snapshot.root)?;
+    let mut files: Vec<(&str, &str)> =
+        actions.iter().map(|action| (action.name.as_str(), action.text.as_str())).collect();
+    files.push((file, &text));
     for event in [EventName::Push, EventName::PullRequest, EventName::WorkflowDispatch] {
         let trigger = trigger_of(event, told, args, snapshot)?;
-        if explain_plan(&[(file, &text)], &trigger, None).iter().any(|pipeline| pipeline.matches) {
+        if explain_plan(&files, &trigger, None).iter().any(|pipeline| pipeline.matches) {
             return Ok(event);
         }
     }

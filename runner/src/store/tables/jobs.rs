@@ -311,13 +311,15 @@ pub(crate) async fn save_steps(conn: &mut Conn, job: JobId, reports: &[StepRepor
 }
 
 async fn save_step(conn: &mut Conn, job: JobId, step: &StepReport) -> Result<()> {
+    let annotations = (!step.annotations.is_empty()).then(|| to_json(&step.annotations)).transpose()?;
     let sql = "INSERT INTO steps (job_id, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at,
-            log_start, log_end)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+            log_start, log_end, annotations_json, summary_bytes)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         ON CONFLICT (job_id, position) DO UPDATE SET name = excluded.name, status = excluded.status, outcome = excluded.outcome,
             exit_code = excluded.exit_code, reason = excluded.reason, outputs_json = excluded.outputs_json,
             started_at = excluded.started_at, ended_at = excluded.ended_at, log_start = excluded.log_start,
-            log_end = excluded.log_end";
+            log_end = excluded.log_end, annotations_json = excluded.annotations_json,
+            summary_bytes = excluded.summary_bytes";
     let args = args![
         job,
         step.index,
@@ -331,6 +333,8 @@ async fn save_step(conn: &mut Conn, job: JobId, step: &StepReport) -> Result<()>
         step.ended_at,
         step.log_start,
         step.log_end,
+        annotations,
+        step.summary_bytes,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -344,17 +348,41 @@ pub(crate) async fn steps(conn: &mut Conn, job: JobId) -> Result<Vec<StepReport>
 /// Forgets the steps from a position on: they run again.
 pub(crate) async fn forget_steps(conn: &mut Conn, job: JobId, from: usize) -> Result<()> {
     conn.run("DELETE FROM steps WHERE job_id = $1 AND position >= $2", args![job, from]).await?;
+    conn.run("DELETE FROM step_summaries WHERE job_id = $1 AND position >= $2", args![job, from]).await?;
     Ok(())
 }
 
 /// Copies the steps of a job to the one that carries it over.
 pub(crate) async fn copy_steps(conn: &mut Conn, from: JobId, to: JobId) -> Result<()> {
     let sql = "INSERT INTO steps (job_id, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at,
-            log_start, log_end)
-        SELECT $2, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at, log_start, log_end
+            log_start, log_end, annotations_json, summary_bytes)
+        SELECT $2, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at, log_start, log_end,
+            annotations_json, summary_bytes
         FROM steps WHERE job_id = $1";
     conn.run(sql, args![from, to]).await?;
+    let sql = "INSERT INTO step_summaries (job_id, position, text) SELECT $2, position, text FROM step_summaries WHERE job_id = $1";
+    conn.run(sql, args![from, to]).await?;
     Ok(())
+}
+
+/// How many summaries a job has.
+pub(crate) async fn summaries(conn: &mut Conn, job: JobId) -> Result<u64> {
+    let row = conn.first("SELECT COUNT(*) AS n FROM step_summaries WHERE job_id = $1", args![job]).await?;
+    row.map_or(Ok(0), |row| row.count("n"))
+}
+
+/// Stores a step's summary, in the place of the one before.
+pub(crate) async fn save_summary(conn: &mut Conn, job: JobId, step: usize, text: &str) -> Result<()> {
+    let sql = "INSERT INTO step_summaries (job_id, position, text) VALUES ($1, $2, $3)
+        ON CONFLICT (job_id, position) DO UPDATE SET text = excluded.text";
+    conn.run(sql, args![job, step, text]).await?;
+    Ok(())
+}
+
+/// The summaries of a job's steps, in order.
+pub(crate) async fn summary_texts(conn: &mut Conn, job: JobId) -> Result<Vec<String>> {
+    let sql = "SELECT text FROM step_summaries WHERE job_id = $1 ORDER BY position";
+    conn.all(sql, args![job]).await?.iter().map(|row| row.text("text")).collect()
 }
 
 /// Where a job's log lies; made at its first claim.
@@ -398,18 +426,23 @@ pub(crate) async fn artifacts(conn: &mut Conn, run: RunId, attempt: u32) -> Resu
     conn.all(sql, args![run, attempt]).await?.iter().map(artifact_of).collect()
 }
 
-pub(crate) async fn insert_artifact(conn: &mut Conn, job: &JobRecord, artifact: &Artifact) -> Result<()> {
-    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)";
+pub(crate) async fn insert_artifact(
+    conn: &mut Conn,
+    job: &JobRecord,
+    artifact: &Artifact,
+    expires_at: Option<Timestamp>,
+) -> Result<()> {
+    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let Artifact { name, digest, bytes, created_at } = artifact;
-    conn.run(sql, args![job.run, job.attempt, name, job.id, digest, *bytes, *created_at]).await?;
+    conn.run(sql, args![job.run, job.attempt, name, job.id, digest, *bytes, *created_at, expires_at]).await?;
     Ok(())
 }
 
 /// Gives an attempt the artifacts that a job of an earlier one made.
 pub(crate) async fn copy_artifacts(conn: &mut Conn, from: JobId, to: JobId, attempt: u32) -> Result<()> {
-    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at)
-        SELECT run_id, $3, name, $2, digest, bytes, created_at FROM artifacts WHERE job_id = $1";
+    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at, expires_at)
+        SELECT run_id, $3, name, $2, digest, bytes, created_at, expires_at FROM artifacts WHERE job_id = $1";
     conn.run(sql, args![from, to, attempt]).await?;
     Ok(())
 }
@@ -477,6 +510,11 @@ fn step(row: &Row) -> Result<StepReport> {
         ended_at: row.maybe_time("ended_at")?,
         log_start: row.count("log_start")?,
         log_end: row.count("log_end")?,
+        annotations: match row.maybe_text("annotations_json")? {
+            Some(_) => row.json("annotations_json")?,
+            None => Vec::new(),
+        },
+        summary_bytes: row.count("summary_bytes")?,
     })
 }
 
