@@ -266,8 +266,12 @@ mod tests {
 
     #[test]
     fn branches_as_in_the_cheat_sheet() {
-        check("feature/*", &["feature/my-branch", "feature/"], &["feature/a/b", "feature"]);
-        check("feature/**", &["feature/beta-a/my-branch", "feature/x"], &["feature", "x/feature/y"]);
+        check("feature/*", &["feature/my-branch", "feature/your-branch", "feature/"], &["feature/a/b", "feature"]);
+        check(
+            "feature/**",
+            &["feature/beta-a/my-branch", "feature/your-branch", "feature/mona/the/octocat"],
+            &["feature", "x/feature/y"],
+        );
         check("main", &["main"], &["Main", "main2", "amain"]);
         check("releases/mona-the-octocat", &["releases/mona-the-octocat"], &[]);
         check("*", &["main", "releases"], &["all/the/branches"]);
@@ -280,9 +284,9 @@ mod tests {
     #[test]
     fn paths_as_in_the_cheat_sheet() {
         check("*.jsx?", &["page.js", "page.jsx"], &["page.jsxx", "a/page.js"]);
-        check("*.js", &["app.js"], &["src/app.js"]);
+        check("*.js", &["app.js", "index.js"], &["src/app.js"]);
         check("**.js", &["index.js", "js/index.js", "src/js/app.js"], &["index.jsx"]);
-        check("docs/*", &["docs/README.md"], &["docs/mona/x.md"]);
+        check("docs/*", &["docs/README.md", "docs/file.txt"], &["docs/mona/x.md"]);
         check("docs/**", &["docs/README.md", "docs/mona/octocat.txt"], &["doc/x"]);
         check(
             "docs/**/*.md",
@@ -302,6 +306,17 @@ mod tests {
             &["migrate-10909.sql", "db/migrate-v1.0.sql", "db/sept/migrate-v1.sql"],
             &["db/x.sql"],
         );
+    }
+
+    #[test]
+    fn lists_of_paths_as_in_the_cheat_sheet() {
+        check("*", &["README.md", "server.rb"], &["docs/x"]);
+        check("**", &["all/the/files.md"], &[]);
+        let taken = |patterns: &[&str], name: &str| Patterns::parse(patterns).unwrap().matches(name);
+        let without = ["*.md", "!README.md"];
+        assert!(taken(&without, "hello.md") && !taken(&without, "README.md") && !taken(&without, "docs/hello.md"));
+        let again = ["*.md", "!README.md", "README*"];
+        assert!(["hello.md", "README.md", "README.doc"].iter().all(|name| taken(&again, name)));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! others to store and perform. Never here: IO, clocks, randomness, environment, processes; `clippy.toml` holds that.
 
 pub mod actions;
+pub mod comment;
 pub mod config;
 pub mod diagnostic;
 pub mod document;
 pub mod expr;
 pub mod filter;
+pub mod inputs;
 pub mod json_schema;
 pub mod judge;
 mod nearest;
@@ -16,4 +18,5 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod rollout;
+pub mod schedule;
 pub mod service;

@@ -14,6 +14,7 @@ pub mod notify;
 pub mod planner;
 pub mod reconcile;
 pub mod retention;
+pub mod scheduler;
 pub mod secrets;
 pub mod store;
 pub mod tags;

@@ -41,15 +41,22 @@ impl Upstream {
 
     /// Writes files, commits them on top of whatever was committed last, and pushes that to a branch.
     pub fn commit(&self, branch: &str, files: &[(&str, &str)]) -> CommitSha {
+        self.commit_saying(&format!("Change {} files", files.len()), branch, files)
+    }
+
+    /// The same with a message.
+    pub fn commit_saying(&self, message: &str, branch: &str, files: &[(&str, &str)]) -> CommitSha {
         for (path, text) in files {
             let path = self.work.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
         git(&self.work, &["add", "-A"]);
-        git(&self.work, &["commit", "-q", "--allow-empty", "-m", &format!("Change {} files", files.len())]);
+        git(&self.work, &["commit", "-q", "--allow-empty", "-m", message]);
         let bare = self.bare.to_str().unwrap();
         git(&self.work, &["push", "-q", "--force", bare, &format!("HEAD:refs/heads/{branch}")]);
+        // as GitHub keeps the head of a pull request
+        git(&self.work, &["push", "-q", "--force", bare, "HEAD:refs/pull/7/head"]);
         git(&self.work, &["rev-parse", "HEAD"]).trim().parse().unwrap()
     }
 }
@@ -120,6 +127,11 @@ impl Stand {
         let config = running.reach.config.as_ref().clone();
         running.stop().await;
         config
+    }
+
+    /// The store of the server.
+    pub fn store(&self) -> crate::store::Store {
+        self.running.as_ref().unwrap().reach.planner.store().clone()
     }
 
     /// The data directory.
@@ -215,6 +227,21 @@ impl Stand {
 pub fn push_payload(git_ref: &str, commit: &CommitSha) -> String {
     let payload = json!({
         "ref": git_ref, "before": NO_COMMIT, "after": commit, "forced": false, "head_commit": {"message": "Sell more"},
+        "repository": {"full_name": REPOSITORY, "clone_url": "https://github.invalid/acme/shop.git"},
+        "sender": {"login": "ada"},
+    });
+    payload.to_string()
+}
+
+/// The body of a webhook of pull request 7, from a branch of the same repository to `main`.
+pub fn pull_request_payload(action: &str, branch: &str, head: &CommitSha, base: &CommitSha) -> String {
+    let payload = json!({
+        "action": action, "number": 7,
+        "pull_request": {
+            "number": 7, "title": "Sell more",
+            "head": {"ref": branch, "sha": head, "repo": {"full_name": REPOSITORY}},
+            "base": {"ref": "main", "sha": base},
+        },
         "repository": {"full_name": REPOSITORY, "clone_url": "https://github.invalid/acme/shop.git"},
         "sender": {"login": "ada"},
     });

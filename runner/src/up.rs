@@ -28,6 +28,7 @@ use crate::{
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
+    scheduler::Scheduler,
     store::{Clock, Store, StoreError, StoreOptions},
     tags::Tagger,
     telemetry::Metrics,
@@ -156,7 +157,8 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     let deliveries = data.join("deliveries");
     let intake = Intake::open(store.clone(), keys.webhook, deliveries.clone(), config.clone(), metrics.clone())
         .map_err(|problem| UpError::Directory { path: deliveries, problem })?;
-    let planner = Arc::new(Planner::new(store.clone(), mirrors.clone(), metrics.clone()));
+    let scheduler = Arc::new(Scheduler::new(store.clone(), mirrors.clone()));
+    let planner = Arc::new(Planner::new(store.clone(), mirrors.clone(), metrics.clone(), scheduler.clone()));
     let notifier = Notifier::new(store.clone(), metrics.clone())?;
     let tagger = Tagger::new(store.clone(), mirrors.clone());
     let stopping = CancellationToken::new();
@@ -174,6 +176,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(planner.clone().run(stopping.clone()));
+    tasks.spawn(scheduler.run(stopping.clone()));
     tasks.spawn(notifier.run(stopping.clone()));
     tasks.spawn(tagger.run(stopping.clone()));
     tasks.spawn(keep_house(store.clone(), stopping.clone()));

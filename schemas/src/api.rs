@@ -360,6 +360,24 @@ pub struct DispatchRequest {
     pub by: Option<String>,
 }
 
+/// Tell a repository that something happened elsewhere: its default branch's pipelines with `on: repository_dispatch` run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryDispatchRequest {
+    /// What `types` of the pipelines names; 1 to 100 characters.
+    pub event_type: String,
+    /// Seen as `github.event.client_payload`: an object of at most 10 keys and 64 KiB.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub client_payload: serde_json::Value,
+    /// Chosen by the caller: the same key again starts nothing and answers with what it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<DeliveryId>,
+    /// Who asks, for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
 /// What was started by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Dispatched {

@@ -199,6 +199,12 @@ pub fn is_name(s: &str) -> bool {
 }
 
 impl CommitSha {
+    /// All zeros: no commit, or one that is not known yet.
+    #[must_use]
+    pub fn zero() -> Self {
+        Self("0".repeat(40))
+    }
+
     /// The first ten digits, for people.
     #[must_use]
     pub fn short(&self) -> &str {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// One pipeline, planned for one event.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct RunPlan {
     /// The pipeline's file, from the repository's root.
     pub file: String,
@@ -16,6 +16,12 @@ pub struct RunPlan {
     /// `env:` of the pipeline; templates.
     #[serde(default)]
     pub env: IndexMap<String, String>,
+    /// The context `inputs`: what a person gave or the pipeline's defaults, each of its own type.
+    #[serde(default)]
+    pub inputs: IndexMap<String, serde_json::Value>,
+    /// Whether a push and a pull request of one commit of one branch run it once: it is for both, and nobody asked for more.
+    #[serde(default)]
+    pub once_per_head: bool,
     /// Its jobs in topological order, ties in the file's order.
     pub jobs: Vec<JobPlan>,
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::CommitSha;
+use crate::{id::CommitSha, time::Timestamp};
 
 /// An event that may start runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -61,6 +61,9 @@ pub enum Event {
         /// Whether it is a draft.
         #[serde(default)]
         draft: bool,
+        /// The message of its newest commit; empty where it is not known yet.
+        #[serde(default)]
+        message: String,
     },
     /// A person asked for a run of a commit, by the API or the command line.
     WorkflowDispatch {
@@ -74,6 +77,54 @@ pub enum Event {
         #[serde(default)]
         inputs: IndexMap<String, String>,
     },
+    /// A time that a pipeline of the default branch names has come.
+    Schedule {
+        /// The default branch, `refs/heads/...`.
+        r#ref: String,
+        /// Its newest commit.
+        commit: CommitSha,
+        /// The pipeline's file; every one with such a schedule where it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
+        /// The `cron:` as written; any where it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cron: Option<String>,
+        /// The `timezone:` beside it; UTC where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timezone: Option<String>,
+        /// When it was due.
+        due: Timestamp,
+    },
+    /// Something outside of the repository asked for it, by GitHub's API or by ours.
+    RepositoryDispatch {
+        /// The default branch, `refs/heads/...`; empty until it is known.
+        r#ref: String,
+        /// Its newest commit; all zeros until it is known.
+        commit: CommitSha,
+        /// What `types` names: `event_type` of the request, `action` of the payload.
+        action: String,
+        /// The request's own data, as it came.
+        #[serde(default)]
+        client_payload: serde_json::Value,
+    },
+    /// Somebody wrote below an issue or a pull request.
+    IssueComment {
+        /// `created`, `edited` or `deleted`.
+        action: String,
+        /// The default branch, `refs/heads/...`; empty until it is known.
+        r#ref: String,
+        /// Its newest commit; all zeros until it is known.
+        commit: CommitSha,
+        /// The number of the issue or pull request.
+        number: u64,
+        /// Whether it is a pull request.
+        is_pull_request: bool,
+        /// What was written.
+        body: String,
+        /// What its author is to the repository, as GitHub says: `OWNER`, `MEMBER`, `NONE`, ...
+        #[serde(default)]
+        author_association: String,
+    },
 }
 
 impl Event {
@@ -84,6 +135,9 @@ impl Event {
             Self::Push { .. } => "push",
             Self::PullRequest { .. } => "pull_request",
             Self::WorkflowDispatch { .. } => "workflow_dispatch",
+            Self::Schedule { .. } => "schedule",
+            Self::RepositoryDispatch { .. } => "repository_dispatch",
+            Self::IssueComment { .. } => "issue_comment",
         }
     }
 
@@ -91,7 +145,11 @@ impl Event {
     #[must_use]
     pub fn git_ref(&self) -> String {
         match self {
-            Self::Push { r#ref, .. } | Self::WorkflowDispatch { r#ref, .. } => r#ref.clone(),
+            Self::Push { r#ref, .. }
+            | Self::WorkflowDispatch { r#ref, .. }
+            | Self::Schedule { r#ref, .. }
+            | Self::RepositoryDispatch { r#ref, .. }
+            | Self::IssueComment { r#ref, .. } => r#ref.clone(),
             Self::PullRequest { number, .. } => format!("refs/pull/{number}/merge"),
         }
     }
@@ -102,7 +160,34 @@ impl Event {
         match self {
             Self::Push { after, .. } => after,
             Self::PullRequest { head, .. } => head,
-            Self::WorkflowDispatch { commit, .. } => commit,
+            Self::WorkflowDispatch { commit, .. }
+            | Self::Schedule { commit, .. }
+            | Self::RepositoryDispatch { commit, .. }
+            | Self::IssueComment { commit, .. } => commit,
+        }
+    }
+
+    /// Whether there is code that was not there before: a push, or a pull request that was opened or got a new commit.
+    #[must_use]
+    pub fn brings_code(&self) -> bool {
+        match self {
+            Self::Push { .. } => true,
+            Self::PullRequest { action, .. } => matches!(action.as_str(), "opened" | "synchronize" | "reopened"),
+            Self::WorkflowDispatch { .. }
+            | Self::Schedule { .. }
+            | Self::RepositoryDispatch { .. }
+            | Self::IssueComment { .. } => false,
+        }
+    }
+
+    /// Says which commit of which ref it is about, for the events of which that is only found out later.
+    pub fn locate(&mut self, git_ref: String, at: CommitSha) {
+        match self {
+            Self::WorkflowDispatch { r#ref, commit, .. }
+            | Self::Schedule { r#ref, commit, .. }
+            | Self::RepositoryDispatch { r#ref, commit, .. }
+            | Self::IssueComment { r#ref, commit, .. } => (*r#ref, *commit) = (git_ref, at),
+            Self::Push { .. } | Self::PullRequest { .. } => {}
         }
     }
 
@@ -111,7 +196,11 @@ impl Event {
     pub fn is_from_fork(&self, repository: &str) -> bool {
         match self {
             Self::PullRequest { head_repository, .. } => head_repository.as_deref() != Some(repository),
-            Self::Push { .. } | Self::WorkflowDispatch { .. } => false,
+            Self::Push { .. }
+            | Self::WorkflowDispatch { .. }
+            | Self::Schedule { .. }
+            | Self::RepositoryDispatch { .. }
+            | Self::IssueComment { .. } => false,
         }
     }
 }

@@ -48,6 +48,8 @@ codes! {
     WrongType = "wrong-type",
     /// A value that cannot be used.
     InvalidValue = "invalid-value",
+    /// A `cron` or `timezone` that names no times.
+    InvalidSchedule = "invalid-schedule",
     /// A key or event of GitHub Actions that this version does not act on.
     NotSupportedYet = "not-supported-yet",
     /// Keys that exclude each other, or that need each other.

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::shapes::{Key, definition, described, key, one_of, or_nothing, reference, texts};
-use crate::pipeline::{EVENTS, PULL_REQUEST_TYPES};
+use super::shapes::{
+    Key, boolean, definition, described, identifier, key, one_of, or_nothing, reference, some_text, text, texts,
+};
+use crate::pipeline::{COMMENT_TYPES, EVENTS, INPUT_TYPES, PULL_REQUEST_TYPES};
 
 /// What `on` takes.
 pub(super) fn on() -> Value {
@@ -18,13 +20,36 @@ pub(super) fn definitions() -> Vec<(&'static str, Value)> {
     let events = vec![
         key("push", "A push of a branch or a tag.", or_nothing(reference("push"))),
         key("pull_request", "Something happened to a pull request.", or_nothing(reference("pull_request"))),
+        key(
+            "schedule",
+            "Times that come again, of the default branch.",
+            json!({ "type": "array", "items": reference("schedule"), "minItems": 1, "maxItems": 20 }),
+        ),
         key("workflow_dispatch", "Started by a person.", or_nothing(reference("workflow_dispatch"))),
+        key("repository_dispatch", "Asked for from outside.", or_nothing(reference("repository_dispatch"))),
+        key(
+            "issue_comment",
+            "A comment was written; read, and starts nothing yet.",
+            or_nothing(reference("issue_comment")),
+        ),
     ];
     vec![
         definition("on", "on", described("What starts the pipeline.", events, &[])),
         definition("push", "on.push", described("Which pushes start it.", push(), &[])),
         definition("pull_request", "on.pull_request", described("Which pull requests start it.", pull_request(), &[])),
-        definition("workflow_dispatch", "on.workflow_dispatch", described("Started by a person.", vec![], &[])),
+        definition("schedule", "on.schedule[*]", described("A time that comes again.", schedule(), &["cron"])),
+        definition("workflow_dispatch", "on.workflow_dispatch", described("Started by a person.", dispatch(), &[])),
+        definition("input", "on.workflow_dispatch.inputs.<name>", described("An input.", input(), &[])),
+        definition(
+            "repository_dispatch",
+            "on.repository_dispatch",
+            described(
+                "Asked for from outside.",
+                vec![key("types", "The types of requests. Left out: any.", texts())],
+                &[],
+            ),
+        ),
+        definition("issue_comment", "on.issue_comment", described("A comment was written.", issue_comment(), &[])),
     ]
 }
 
@@ -47,5 +72,37 @@ fn pull_request() -> Vec<Key> {
         key("branches-ignore", "Patterns of the branches that it goes to, of which none may match.", texts()),
         key("paths", "Patterns of paths: one changed file must match one.", texts()),
         key("paths-ignore", "Patterns of paths: not all changed files may match.", texts()),
+        key("repeat-push", "Run although a push of the same commit has run it.", boolean()),
     ]
+}
+
+fn schedule() -> Vec<Key> {
+    vec![
+        key("cron", "Minute, hour, day of the month, month, day of the week.", some_text()),
+        key("timezone", "Whose clocks count: a name of IANA's list. Left out: UTC.", some_text()),
+    ]
+}
+
+fn dispatch() -> Vec<Key> {
+    let inputs = json!({
+        "type": ["object", "null"], "maxProperties": 25, "propertyNames": identifier(),
+        "additionalProperties": or_nothing(reference("input")),
+    });
+    vec![key("inputs", "What it can be given, by name.", inputs)]
+}
+
+fn input() -> Vec<Key> {
+    vec![
+        key("description", "For people.", or_nothing(text())),
+        key("required", "Whether it must be given, where it has no default.", boolean()),
+        key("default", "What it is where it is left out.", or_nothing(text())),
+        key("type", "What it may be. Left out: string.", one_of(&INPUT_TYPES)),
+        key("options", "What a choice may be.", texts()),
+        key("deprecationMessage", "For people: what to use instead.", or_nothing(text())),
+    ]
+}
+
+fn issue_comment() -> Vec<Key> {
+    let types = json!({ "anyOf": [one_of(&COMMENT_TYPES), { "type": "array", "items": one_of(&COMMENT_TYPES), "minItems": 1 }] });
+    vec![key("types", "What must have happened. Left out: any of them.", types)]
 }

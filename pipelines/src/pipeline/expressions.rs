@@ -74,6 +74,8 @@ pub(super) struct Scope {
     pub secrets: BTreeSet<String>,
     /// Within a composite action: its inputs, and whether an outsider chooses the value.
     pub action_inputs: Option<Rc<IndexMap<String, bool>>>,
+    /// The inputs that the pipeline takes.
+    pub inputs: Rc<Vec<String>>,
 }
 
 /// The variables of one `env`, over those around it.
@@ -285,6 +287,12 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
                 did_you_mean(other, ["result", "outputs"]).unwrap_or_else(|| "it has `result` and `outputs`".into()),
             ),
         };
+    }
+    if reference.is_in("inputs") && !scope.inputs.is_empty() && !has(&scope.inputs, first) {
+        return unknown(
+            format!("the pipeline takes no input `{first}`"),
+            suggestion(first, &scope.inputs, "it takes", "it takes none"),
+        );
     }
     if reference.is_in("steps") && !scope.steps_unknown {
         if !has(&scope.steps, first) {

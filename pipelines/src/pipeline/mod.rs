@@ -18,10 +18,13 @@ use crate::{
     document,
     service::file_stem,
 };
-pub use model::{Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, Triggers};
+pub use model::{
+    CommentFilter, Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, RepositoryDispatchFilter,
+    Triggers,
+};
 
 pub use composite::{ActionFiles, check_action};
-pub(crate) use triggers::{EVENTS, TYPES as PULL_REQUEST_TYPES};
+pub(crate) use triggers::{COMMENT_TYPES, EVENTS, INPUT_TYPES, TYPES as PULL_REQUEST_TYPES};
 
 use composite::Calls;
 use reader::Reader;

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use segue_schemas::plan::StepPlan;
 
-use crate::filter::Patterns;
+use crate::{filter::Patterns, inputs::Input, schedule::Schedule};
 
 /// A pipeline. Texts that may hold `${{ }}` are kept as written.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +25,14 @@ pub struct Triggers {
     pub push: Option<PushFilter>,
     /// `pull_request`.
     pub pull_request: Option<PullRequestFilter>,
+    /// `schedule`; empty without one.
+    pub schedule: Vec<Schedule>,
     /// `workflow_dispatch`.
     pub workflow_dispatch: Option<Dispatch>,
+    /// `repository_dispatch`.
+    pub repository_dispatch: Option<RepositoryDispatchFilter>,
+    /// `issue_comment`.
+    pub issue_comment: Option<CommentFilter>,
 }
 
 /// Which pushes start it.
@@ -49,6 +55,8 @@ pub struct PullRequestFilter {
     pub branches: Option<RefFilter>,
     /// By the files that changed.
     pub paths: Option<RefFilter>,
+    /// Whether it runs as well where a push of the same commit to the same branch has run it.
+    pub repeat_push: bool,
 }
 
 /// Names that are taken in, or names that are ignored.
@@ -62,7 +70,24 @@ pub enum RefFilter {
 
 /// Started by a person.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dispatch {}
+pub struct Dispatch {
+    /// What it may be given.
+    pub inputs: IndexMap<String, Input>,
+}
+
+/// Which requests from outside start it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepositoryDispatchFilter {
+    /// By their type; `None`: all.
+    pub types: Option<Vec<String>>,
+}
+
+/// Which comments it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommentFilter {
+    /// By what happened to them.
+    pub types: Vec<String>,
+}
 
 /// A job.
 #[derive(Debug, Clone, PartialEq)]

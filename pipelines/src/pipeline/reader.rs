@@ -1,11 +1,11 @@
 //! The steps that every part of a pipeline is read by: mappings with known keys, texts, lists, numbers.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use indexmap::IndexMap;
 
 use super::{
-    Parsed, Pipeline,
+    Parsed, Pipeline, Triggers,
     composite::Calls,
     expressions::{PIPELINE_ENV, Scope},
     graph,
@@ -42,6 +42,12 @@ pub(super) struct RunDefaults {
     pub working_directory: Option<String>,
 }
 
+/// The names of the inputs.
+fn inputs_of(triggers: Option<&Triggers>) -> Rc<Vec<String>> {
+    let dispatch = triggers.and_then(|triggers| triggers.workflow_dispatch.as_ref());
+    Rc::new(dispatch.map_or_else(Vec::new, |dispatch| dispatch.inputs.keys().cloned().collect()))
+}
+
 impl<'f, 's> Reader<'f, 's> {
     pub(super) fn new(findings: &'f mut Findings<'s>, calls: Calls) -> Self {
         Self { findings, calls }
@@ -67,6 +73,7 @@ impl<'f, 's> Reader<'f, 's> {
         };
         parsed.triggers = triggers.clone().filter(|_| before || !self.findings.has_errors());
         let mut scope = Scope::default();
+        scope.inputs = inputs_of(triggers.as_ref());
         let env = self.env(root, &PIPELINE_ENV, &mut scope);
         let defaults = self.defaults(root, &RunDefaults::default());
         let jobs = match root.entry("jobs") {

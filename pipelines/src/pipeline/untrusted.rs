@@ -43,7 +43,9 @@ pub(super) fn is_untrusted(reference: &Reference) -> bool {
     let is_one_of = |list: &[&str], name: &str| list.iter().any(|known| known.eq_ignore_ascii_case(name));
     match reference.path.as_slice() {
         [Step::Name(first), rest @ ..] if first.eq_ignore_ascii_case("event") => {
-            !matches!(rest.last(), Some(Step::Name(last)) if is_one_of(&HARMLESS, last))
+            let is_free =
+                matches!(rest.first(), Some(Step::Name(first)) if first.eq_ignore_ascii_case("client_payload"));
+            is_free || !matches!(rest.last(), Some(Step::Name(last)) if is_one_of(&HARMLESS, last))
         }
         [Step::Name(first), ..] => is_one_of(&BRANCH_NAMES, first),
         // all of it, or what only the run will know

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_schemas::{
-    plan::JobPlan,
+    plan::{JobPlan, RunPlan},
     status::{JobStatus, RunStatus},
-    trigger::{Event, Trigger},
+    trigger::Trigger,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Outcome, RunNumbers, actions_among, github_context, outcome, run_plan};
+use super::{Inputs, Outcome, RunNumbers, actions_among, github_context, outcome, run_plan};
 use crate::{
     diagnostic::Diagnostic,
     expr::{self, Contexts},
@@ -88,14 +88,21 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
         .map(|(file, text)| {
             let file = file.as_ref();
             let parsed = pipeline::parse_with(file, text.as_ref(), &actions);
-            let plan = parsed.pipeline.as_ref().map(|pipeline| run_plan(file, pipeline));
-            let jobs = plan.as_ref().map_or(&[][..], |plan| &plan.jobs);
+            let planned = |inputs| parsed.pipeline.as_ref().map(|pipeline| run_plan(file, pipeline, inputs));
+            let left_out = |why: &str| {
+                let jobs = planned(Inputs::new()).map_or(Vec::new(), |plan| plan.jobs);
+                jobs.iter().map(|job| explained(job, &job.name, false, why.into())).collect()
+            };
             let (matches, reason, jobs) = match outcome(file, &parsed, trigger, changed_files) {
-                Outcome::Run(pipeline, reason) => (true, reason, foresee(jobs, trigger, &pipeline.name)),
-                Outcome::NotMatching(reason) => {
-                    let why = "the event does not start the pipeline";
-                    (false, reason, jobs.iter().map(|job| explained(job, &job.name, false, why.into())).collect())
+                Outcome::Run(pipeline, reason, inputs) => {
+                    (true, reason, foresee(&run_plan(file, pipeline, inputs), trigger))
                 }
+                Outcome::Skipped(reason) => {
+                    let reason = format!("its run is recorded as skipped, as {reason}");
+                    (false, reason, left_out("the commit's message asks for no run"))
+                }
+                Outcome::Refused(reason) => (false, reason, left_out("the inputs do not fit the pipeline")),
+                Outcome::NotMatching(reason) => (false, reason, left_out("the event does not start the pipeline")),
                 Outcome::Broken => (false, "the file is broken".into(), Vec::new()),
             };
             let is_broken = parsed.pipeline.is_none();
@@ -106,12 +113,10 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
 }
 
 /// Plays the run with every job that starts ending well at once, and notes what happens to each.
-fn foresee(jobs: &[JobPlan], trigger: &Trigger, pipeline: &str) -> Vec<ExplainedJob> {
-    let github = github_context(trigger, pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
-    let inputs = match &trigger.event {
-        Event::WorkflowDispatch { inputs, .. } => json!(inputs),
-        _ => json!({}),
-    };
+fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
+    let jobs = &plan.jobs;
+    let github = github_context(trigger, &plan.pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
+    let inputs = json!(plan.inputs);
     let contexts = Contexts::new().with("github", &github).with("inputs", &inputs);
     let view = |job: &JobPlan| JobView {
         condition: if is_open(job) { None } else { job.condition.clone() },

@@ -85,7 +85,9 @@ fn payload(trigger: &Trigger) -> Value {
             "forced": forced,
             "head_commit": {"id": after.as_str(), "message": message},
         }),
-        Event::PullRequest { action, number, title, head_ref, head, head_repository, base_ref, base, draft } => json!({
+        Event::PullRequest {
+            action, number, title, head_ref, head, head_repository, base_ref, base, draft, ..
+        } => json!({
             "action": action,
             "number": number,
             "pull_request": {
@@ -101,6 +103,21 @@ fn payload(trigger: &Trigger) -> Value {
             },
         }),
         Event::WorkflowDispatch { r#ref, inputs, .. } => json!({"ref": r#ref, "inputs": inputs}),
+        Event::Schedule { cron, .. } => json!({"schedule": cron}),
+        Event::RepositoryDispatch { r#ref, action, client_payload, .. } => json!({
+            "action": action,
+            "branch": r#ref.strip_prefix("refs/heads/"),
+            "client_payload": client_payload,
+        }),
+        Event::IssueComment { action, number, is_pull_request, body, author_association, .. } => json!({
+            "action": action,
+            "issue": {"number": number, "pull_request": is_pull_request.then(|| json!({}))},
+            "comment": {
+                "body": body,
+                "author_association": author_association,
+                "user": {"login": trigger.actor},
+            },
+        }),
     };
     payload["repository"] = json!({"full_name": trigger.repository, "name": name, "owner": {"login": owner}});
     payload["sender"] = json!({"login": trigger.actor});

@@ -1,9 +1,14 @@
 //! Whether an event starts a pipeline, with the reason either way.
 
-use segue_schemas::trigger::{Event, Trigger};
+use segue_schemas::{
+    time::Timestamp,
+    trigger::{Event, Trigger},
+};
 
 use crate::{
+    comment,
     pipeline::{PullRequestFilter, PushFilter, RefFilter, Triggers},
+    schedule::Schedule,
     service::file_stem,
 };
 
@@ -35,6 +40,32 @@ pub(super) fn matching(
             }
             Ok("a person asked for it".into())
         }
+        Event::Schedule { file: of, cron, timezone, due, .. } => {
+            if let Some(of) = of.as_deref().filter(|of| *of != file) {
+                return Err(format!("the time has come for {of}"));
+            }
+            schedule(triggers, cron.as_deref(), timezone.as_deref(), *due)
+        }
+        Event::RepositoryDispatch { action, .. } => {
+            let filter =
+                triggers.repository_dispatch.as_ref().ok_or_else(|| not_listed(triggers, "repository_dispatch"))?;
+            match &filter.types {
+                Some(types) if !types.contains(action) => {
+                    Err(format!("the request is of the type `{action}`, and `types` is {}", types.join(", ")))
+                }
+                _ => Ok(format!("a request of the type `{action}` came")),
+            }
+        }
+        Event::IssueComment { action, body, .. } => {
+            let filter = triggers.issue_comment.as_ref().ok_or_else(|| not_listed(triggers, "issue_comment"))?;
+            if !filter.types.contains(action) {
+                return Err(format!("the comment was `{action}`, and `types` is {}", filter.types.join(", ")));
+            }
+            Err(format!(
+                "`issue_comment` takes the comment in, which starts no pipeline yet; {}",
+                comment::answer(body)
+            ))
+        }
     }
 }
 
@@ -42,7 +73,10 @@ fn not_listed(triggers: &Triggers, event: &str) -> String {
     let listed: Vec<&str> = [
         ("push", triggers.push.is_some()),
         ("pull_request", triggers.pull_request.is_some()),
+        ("schedule", !triggers.schedule.is_empty()),
         ("workflow_dispatch", triggers.workflow_dispatch.is_some()),
+        ("repository_dispatch", triggers.repository_dispatch.is_some()),
+        ("issue_comment", triggers.issue_comment.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, listed)| listed.then_some(name))
@@ -50,6 +84,30 @@ fn not_listed(triggers: &Triggers, event: &str) -> String {
     match listed.as_slice() {
         [] => format!("it is not started by `{event}`"),
         listed => format!("it is started by {}, not by `{event}`", listed.join(", ")),
+    }
+}
+
+/// By the named schedule, or by any where none is named.
+fn schedule(triggers: &Triggers, cron: Option<&str>, timezone: Option<&str>, due: Timestamp) -> Result<String, String> {
+    let zone = |schedule: &Schedule| schedule.timezone().unwrap_or("UTC").to_owned();
+    if triggers.schedule.is_empty() {
+        return Err(not_listed(triggers, "schedule"));
+    }
+    let Some(cron) = cron else {
+        let each: Vec<String> = triggers
+            .schedule
+            .iter()
+            .map(|one| {
+                let next = one.next_after(due).map_or_else(|| "never".into(), |at| at.to_string());
+                format!("`{}` ({}), next at {next}", one.text(), zone(one))
+            })
+            .collect();
+        return Ok(format!("its times are {}", each.join("; ")));
+    };
+    let asked = |one: &&Schedule| one.text() == cron && one.timezone().unwrap_or("UTC") == timezone.unwrap_or("UTC");
+    match triggers.schedule.iter().find(asked) {
+        Some(one) => Ok(format!("its schedule `{cron}` ({}) was due at {due}", zone(one))),
+        None => Err(format!("it has no schedule `{cron}` ({}) any more", timezone.unwrap_or("UTC"))),
     }
 }
 

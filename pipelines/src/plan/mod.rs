@@ -7,14 +7,18 @@ mod explain;
 mod github;
 mod matching;
 mod only;
+mod skip;
 
+use indexmap::IndexMap;
 use segue_schemas::{
     plan::{JobPlan, RunPlan},
-    trigger::Trigger,
+    trigger::{Event, Trigger},
 };
+use serde_json::Value;
 
 use crate::{
     diagnostic::Diagnostic,
+    inputs,
     pipeline::{self, ActionFiles, Job, Parsed, Pipeline},
 };
 pub use explain::{ExplainedJob, ExplainedPipeline, explain};
@@ -26,13 +30,17 @@ pub use only::{LeftOut, without_deployments};
 pub struct Planned {
     /// The runs, in the order of the files.
     pub runs: Vec<RunPlan>,
+    /// The pipelines that it would start, had nobody asked to leave them out.
+    pub skipped: Vec<Skipped>,
+    /// The pipelines that a person asked for with inputs that they do not take.
+    pub refused: Vec<NotMatching>,
     /// The pipelines that this event does not start, and why.
     pub not_matching: Vec<NotMatching>,
     /// The files that cannot be read, unless what could be read says that this event does not start them.
     pub broken: Vec<Broken>,
 }
 
-/// A pipeline that an event does not start.
+/// A pipeline that an event does not start, or not now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotMatching {
     /// Its file.
@@ -40,6 +48,15 @@ pub struct NotMatching {
     /// Its name.
     pub name: String,
     /// Why not, in words.
+    pub reason: String,
+}
+
+/// A run that somebody asked to leave out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Skipped {
+    /// What would run; without jobs where the file is broken.
+    pub plan: RunPlan,
+    /// Why it does not, in words.
     pub reason: String,
 }
 
@@ -72,7 +89,17 @@ pub fn plan<P: AsRef<str>, T: AsRef<str>>(
         }
         let parsed = pipeline::parse_with(file, text, &actions);
         match outcome(file, &parsed, trigger, changed_files) {
-            Outcome::Run(pipeline, _) => planned.runs.push(run_plan(file, pipeline)),
+            Outcome::Run(pipeline, _, inputs) => planned.runs.push(run_plan(file, pipeline, inputs)),
+            Outcome::Skipped(reason) => {
+                let plan = match &parsed.pipeline {
+                    Some(pipeline) => run_plan(file, pipeline, Inputs::new()),
+                    None => RunPlan { file: file.to_owned(), pipeline: parsed.name, ..RunPlan::default() },
+                };
+                planned.skipped.push(Skipped { plan, reason });
+            }
+            Outcome::Refused(reason) => {
+                planned.refused.push(NotMatching { file: file.to_owned(), name: parsed.name, reason });
+            }
             Outcome::NotMatching(reason) => {
                 planned.not_matching.push(NotMatching { file: file.to_owned(), name: parsed.name, reason });
             }
@@ -91,29 +118,48 @@ fn actions_among<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)]) -> ActionFiles 
 
 /// What an event does to one file.
 enum Outcome<'p> {
-    /// It starts it, for this reason.
-    Run(&'p Pipeline, String),
+    /// It starts it, for this reason and with these inputs.
+    Run(&'p Pipeline, String, Inputs),
+    /// It would, had the commit's message not asked to leave it out.
+    Skipped(String),
+    /// It would, but for what it was given.
+    Refused(String),
     NotMatching(String),
     Broken,
 }
 
+type Inputs = IndexMap<String, Value>;
+
 fn outcome<'p>(file: &str, parsed: &'p Parsed, trigger: &Trigger, changed_files: Option<&[String]>) -> Outcome<'p> {
-    let matched = parsed
-        .triggers
-        .as_ref()
-        .map(|triggers| matching::matching(file, &parsed.name, triggers, trigger, changed_files));
-    match (matched, &parsed.pipeline) {
-        (Some(Err(reason)), _) => Outcome::NotMatching(reason),
-        (Some(Ok(reason)), Some(pipeline)) => Outcome::Run(pipeline, reason),
-        _ => Outcome::Broken,
+    let Some(triggers) = &parsed.triggers else { return Outcome::Broken };
+    let reason = match matching::matching(file, &parsed.name, triggers, trigger, changed_files) {
+        Ok(reason) => reason,
+        Err(reason) => return Outcome::NotMatching(reason),
+    };
+    if let Some(reason) = skip::skip_reason(&trigger.event) {
+        return Outcome::Skipped(reason);
+    }
+    let Some(pipeline) = &parsed.pipeline else { return Outcome::Broken };
+    match (&trigger.event, &triggers.workflow_dispatch) {
+        (Event::WorkflowDispatch { inputs: given, .. }, Some(dispatch)) => {
+            match inputs::resolve(&dispatch.inputs, given) {
+                Ok(inputs) => Outcome::Run(pipeline, reason, inputs),
+                Err(problems) => Outcome::Refused(problems.join("; ")),
+            }
+        }
+        _ => Outcome::Run(pipeline, reason, Inputs::new()),
     }
 }
 
-fn run_plan(file: &str, pipeline: &Pipeline) -> RunPlan {
+fn run_plan(file: &str, pipeline: &Pipeline, inputs: Inputs) -> RunPlan {
+    let triggers = &pipeline.triggers;
     RunPlan {
         file: file.to_owned(),
         pipeline: pipeline.name.clone(),
         env: pipeline.env.clone(),
+        inputs,
+        once_per_head: triggers.push.is_some()
+            && triggers.pull_request.as_ref().is_some_and(|filter| !filter.repeat_push),
         jobs: pipeline.jobs.iter().map(job_plan).collect(),
     }
 }

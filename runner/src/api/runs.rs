@@ -7,7 +7,7 @@ use http::StatusCode;
 use segue_schemas::{
     api::{
         ApproveRequest, Approved, CancelRequest, DeliveryPage, DeliveryQuery, DeliveryView, DispatchRequest,
-        Dispatched, RerunRequest, RunEvent, RunPage, RunQuery, RunSummary, RunView,
+        Dispatched, RepositoryDispatchRequest, RerunRequest, RunEvent, RunPage, RunQuery, RunSummary, RunView,
     },
     id::{DeliveryId, RunId},
     worker_api::ErrorBody,
@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App,
     error::Result,
-    extract::{OptionalBody, Path, Query},
+    extract::{Body, OptionalBody, Path, Query},
     stream, views,
 };
 use crate::{
@@ -33,6 +33,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(show))
         .routes(routes!(events))
         .routes(routes!(dispatch))
+        .routes(routes!(repository_dispatch))
         .routes(routes!(rerun))
         .routes(routes!(cancel))
         .routes(routes!(approve))
@@ -102,11 +103,28 @@ async fn dispatch(
     OptionalBody(request): OptionalBody<DispatchRequest>,
 ) -> Result<impl IntoResponse> {
     let (delivery, made) = app.planner.dispatch(&format!("{owner}/{name}"), request).await?;
+    Ok((StatusCode::CREATED, Json(dispatched(&app, delivery, made).await?)))
+}
+
+/// Tells a repository that something happened elsewhere.
+#[utoipa::path(post, path = "/repositories/{owner}/{name}/events", tag = "runs",
+    request_body = RepositoryDispatchRequest, params(("owner" = String, Path), ("name" = String, Path)),
+    responses((status = 201, body = Dispatched), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn repository_dispatch(
+    State(app): State<Arc<App>>,
+    Path((owner, name)): Path<(String, String)>,
+    Body(request): Body<RepositoryDispatchRequest>,
+) -> Result<impl IntoResponse> {
+    let (delivery, made) = app.planner.repository_dispatch(&format!("{owner}/{name}"), request).await?;
+    Ok((StatusCode::CREATED, Json(dispatched(&app, delivery, made).await?)))
+}
+
+async fn dispatched(app: &App, delivery: DeliveryId, made: Vec<RunId>) -> Result<Dispatched> {
     let mut runs = Vec::with_capacity(made.len());
     for id in made {
         runs.push(views::run(app.store.run(id).await?));
     }
-    Ok((StatusCode::CREATED, Json(Dispatched { delivery, runs })))
+    Ok(Dispatched { delivery, runs })
 }
 
 /// Runs a run once more: a new attempt with the same commit and inputs.

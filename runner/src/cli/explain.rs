@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use indexmap::IndexMap;
 use segue_pipelines::plan::{ExplainedPipeline, explain};
-use segue_runner::webhook::{PayloadMeaning as Meaning, read_payload};
+use segue_runner::{
+    store::Clock,
+    webhook::{PayloadMeaning as Meaning, read_payload},
+};
 use segue_schemas::{
     id::CommitSha,
     trigger::{Event, Trigger},
@@ -25,7 +28,9 @@ use super::{
     segue explain .\n  \
     segue explain . --ref releases/2 --changed src/main.rs --changed docs/a.md\n  \
     segue explain .segue/pipelines/test.yml --event pull_request --ref main\n  \
-    segue explain . --event push --payload delivery.json --json\n\n\
+    segue explain . --event push --payload delivery.json --json\n  \
+    segue explain . --event workflow_dispatch --input version=12\n  \
+    segue explain . --event schedule\n\n\
     Jobs are explained as if every job before them ended well. Exit code 1: a file is broken.")]
 pub struct Args {
     /// A pipeline, or a folder with a repository
@@ -40,9 +45,16 @@ pub struct Args {
     /// The branch (`main`) or full ref (`refs/tags/v1`); of a pull request, the branch that it goes to
     #[arg(long = "ref", value_name = "REF")]
     git_ref: Option<String>,
-    /// What happened to the pull request [default: the payload's, else opened]
+    /// What happened to the pull request or comment, or the type of the repository dispatch [default: the payload's, else
+    /// opened, created, any]
     #[arg(long, value_name = "TYPE")]
     action: Option<String>,
+    /// The message of the newest commit, or the text of the comment [default: the payload's]
+    #[arg(long, value_name = "TEXT")]
+    message: Option<String>,
+    /// An input of a run by hand; may be repeated
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = super::run::pair)]
+    inputs: Vec<(String, String)>,
     /// A file that changed; may be repeated [default: those of the payload's commits, else not known]
     #[arg(long, value_name = "FILE")]
     changed: Vec<String>,
@@ -56,7 +68,10 @@ pub struct Args {
 pub enum EventName {
     Push,
     PullRequest,
+    Schedule,
     WorkflowDispatch,
+    RepositoryDispatch,
+    IssueComment,
 }
 
 /// An event as far as it is told; the rest is made up.
@@ -66,8 +81,12 @@ pub struct Told<'t> {
     pub event: EventName,
     /// The branch or full ref.
     pub git_ref: Option<&'t str>,
-    /// What happened to the pull request.
+    /// What happened to the pull request or comment, or the type of a repository dispatch.
     pub action: Option<&'t str>,
+    /// The message of the newest commit, or the text of the comment.
+    pub message: Option<&'t str>,
+    /// The inputs of a run by hand.
+    pub inputs: &'t [(String, String)],
 }
 
 /// What `--json` prints.
@@ -88,7 +107,13 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let files: Vec<(&str, &str)> =
         sources.iter().chain(&actions).map(|file| (file.name.as_str(), file.text.as_str())).collect();
     let changed = changed_files(args, &given);
-    let told = Told { event: args.event, git_ref: args.git_ref.as_deref(), action: args.action.as_deref() };
+    let told = Told {
+        event: args.event,
+        git_ref: args.git_ref.as_deref(),
+        action: args.action.as_deref(),
+        message: args.message.as_deref(),
+        inputs: &args.inputs,
+    };
     let explained = match trigger(told, given)? {
         Meaning::Trigger(trigger) => explain(&files, &trigger, changed.as_deref()),
         Meaning::Ignored { reason, .. } => {
@@ -139,6 +164,9 @@ pub fn trigger(told: Told<'_>, given: Value) -> Result<Meaning, Failure> {
             if let Some(full_ref) = full_ref {
                 payload["ref"] = full_ref.into();
             }
+            if let Some(message) = told.message {
+                payload["head_commit"] = json!({"message": message});
+            }
             read("push", &payload)
         }
         EventName::PullRequest => {
@@ -160,21 +188,59 @@ pub fn trigger(told: Told<'_>, given: Value) -> Result<Meaning, Failure> {
             if let Some(action) = told.action {
                 payload["action"] = action.into();
             }
+            if let Some(message) = told.message {
+                payload["pull_request"]["head_message"] = message.into();
+            }
             read("pull_request", &payload)
         }
-        EventName::WorkflowDispatch => {
+        EventName::RepositoryDispatch => {
+            let mut payload = json!({
+                "action": "any", "branch": "main", "client_payload": {},
+                "repository": {"full_name": "owner/name"}, "sender": {"login": "somebody"},
+            });
+            merge(&mut payload, given);
+            if let Some(action) = told.action {
+                payload["action"] = action.into();
+            }
+            read("repository_dispatch", &payload)
+        }
+        EventName::IssueComment => {
+            let mut payload = json!({
+                "action": "created",
+                "issue": {"number": 1, "pull_request": {}},
+                "comment": {"body": "", "author_association": "MEMBER"},
+                "repository": {"full_name": "owner/name", "default_branch": "main"},
+                "sender": {"login": "somebody"},
+            });
+            merge(&mut payload, given);
+            if let Some(action) = told.action {
+                payload["action"] = action.into();
+            }
+            if let Some(message) = told.message {
+                payload["comment"]["body"] = message.into();
+            }
+            read("issue_comment", &payload)
+        }
+        EventName::WorkflowDispatch | EventName::Schedule => {
             let text = |key: &str| given.pointer(key).and_then(Value::as_str).map(String::from);
-            let inputs: IndexMap<String, String> = match given.get("inputs").and_then(Value::as_object) {
+            let mut inputs: IndexMap<String, String> = match given.get("inputs").and_then(Value::as_object) {
                 Some(inputs) => inputs.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
                 None => IndexMap::new(),
             };
             let commit: CommitSha = "2".repeat(40).parse().explain("cannot make up a commit")?;
+            inputs.extend(told.inputs.iter().cloned());
             let full_ref = full_ref.or_else(|| text("/ref")).unwrap_or_else(|| "refs/heads/main".into());
+            let event = if told.event == EventName::Schedule {
+                let (cron, timezone, due) = (text("/schedule"), text("/timezone"), Clock::system().now());
+                Event::Schedule { r#ref: full_ref, commit, file: None, cron, timezone, due }
+            } else {
+                Event::WorkflowDispatch { r#ref: full_ref, commit, pipeline: None, inputs }
+            };
             Ok(Meaning::Trigger(Box::new(Trigger {
                 repository: text("/repository/full_name").unwrap_or_else(|| "owner/name".into()),
                 clone_url: None,
                 actor: text("/sender/login").unwrap_or_else(|| "somebody".into()),
-                event: Event::WorkflowDispatch { r#ref: full_ref, commit, pipeline: None, inputs },
+                event,
             })))
         }
     }

@@ -56,9 +56,9 @@ pub(super) async fn advance_run(store: &Store, tx: &mut Tx, id: segue_schemas::i
     advance(store, tx, run, jobs).await
 }
 
-/// A run that ended without its jobs having a say: its pipeline can't be planned.
-pub(super) async fn end_unplanned(tx: &mut Tx, mut run: Run) -> Result<()> {
-    become_status(&mut run, RunStatus::Failed, tx)?;
+/// A run that ended without its jobs having a say: its pipeline can't be planned, or was to be left out.
+pub(super) async fn end_unplanned(tx: &mut Tx, mut run: Run, status: RunStatus) -> Result<()> {
+    become_status(&mut run, status, tx)?;
     runs::save(&mut tx.conn, &run.record).await?;
     tx.ring(Bell::Run(run.record.id));
     tell(tx, &run.record).await

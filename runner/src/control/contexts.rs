@@ -4,11 +4,7 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_pipelines::plan::{RunNumbers, github_context};
-use segue_schemas::{
-    config::Config,
-    status::Conclusion,
-    trigger::{Event, Trigger},
-};
+use segue_schemas::{config::Config, status::Conclusion, trigger::Trigger};
 use serde_json::{Value, json};
 
 use crate::store::tables::{jobs::Job, runs::Run};
@@ -18,7 +14,7 @@ pub(super) fn of_run(run: &Run, environment: Option<&str>, config: &Config) -> B
     BTreeMap::from([
         ("github".to_owned(), github(run)),
         ("vars".to_owned(), json!(variables(&run.trigger, environment, config))),
-        ("inputs".to_owned(), inputs(&run.trigger.event)),
+        ("inputs".to_owned(), json!(run.inputs)),
     ])
 }
 
@@ -45,13 +41,6 @@ fn github(run: &Run) -> Value {
     let record = &run.record;
     let numbers = RunNumbers { id: record.id.0, number: record.id.0, attempt: record.attempt.into() };
     github_context(&run.trigger, &record.pipeline, numbers)
-}
-
-fn inputs(event: &Event) -> Value {
-    match event {
-        Event::WorkflowDispatch { inputs, .. } => json!(inputs),
-        Event::Push { .. } | Event::PullRequest { .. } => json!({}),
-    }
 }
 
 /// `vars`: the repository's, and over them the environment's.

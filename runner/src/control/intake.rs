@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use segue_pipelines::{inputs::as_texts, progress::SkipCause};
 use segue_schemas::{
     id::{DeliveryId, RunId},
-    status::RunStatus,
+    plan::RunPlan,
+    status::{JobStatus, RunStatus},
     time::Timestamp,
     trigger::{Event, Trigger},
 };
@@ -137,8 +139,13 @@ async fn record_planned(store: &Store, tx: &mut Tx, id: &DeliveryId, planning: P
     let (state, reason, outcome) = match planning {
         Planning::Ignored(reason) => (DeliveryState::Ignored, Some(reason), PlanOutcome::Nothing),
         Planning::Failed(reason) => (DeliveryState::Failed, Some(reason), PlanOutcome::Nothing),
-        Planning::Runs(new) => {
-            let trigger = delivery.trigger.ok_or_else(|| {
+        Planning::Runs(_) | Planning::Located(..) => {
+            let (located, new) = match planning {
+                Planning::Located(trigger, new) => (Some(*trigger), new),
+                Planning::Runs(new) => (None, new),
+                Planning::Ignored(_) | Planning::Failed(_) => (None, Vec::new()),
+            };
+            let trigger = located.or(delivery.trigger).ok_or_else(|| {
                 StoreError::Conflict(format!("delivery {id} starts nothing, so no run can come of it"))
             })?;
             match deliveries::claim_identity(&mut tx.conn, &trigger, id, tx.now).await? {
@@ -187,18 +194,26 @@ async fn insert_run(
     new: NewRun,
 ) -> Result<RunId> {
     let id = RunId(tx.conn.next_number("run").await?);
-    let (file, pipeline, env, plans, diagnostics) = match new {
-        NewRun::Planned(plan) => (plan.file, plan.pipeline, plan.env, plan.jobs, None),
-        NewRun::Broken { file, pipeline, diagnostics } => {
-            (file, pipeline, indexmap::IndexMap::new(), Vec::new(), Some(diagnostics))
+    let (plan, diagnostics, skipped) = match new {
+        NewRun::Planned(plan) => {
+            let skipped = same_head(tx, trigger, &plan).await?;
+            (plan, None, skipped)
         }
+        NewRun::Broken { file, pipeline, diagnostics } => {
+            (RunPlan { file, pipeline, ..RunPlan::default() }, Some(diagnostics), None)
+        }
+        NewRun::Skipped { plan, reason } => (plan, None, Some(reason)),
     };
-    let reason = diagnostics.is_some().then(|| format!("{file} can't be planned; the diagnostics say what to change"));
+    let RunPlan { file, pipeline, env, inputs, jobs: plans, once_per_head: _ } = plan;
+    let broken = || format!("{file} can't be planned; the diagnostics say what to change");
+    let mut trigger = trigger.clone();
+    if let Event::WorkflowDispatch { inputs: texts, .. } = &mut trigger.event {
+        *texts = as_texts(&inputs);
+    }
     let record = RunRecord {
         id,
         repository: trigger.repository.clone(),
         pipeline,
-        file,
         event: trigger.event.name().into(),
         git_ref: trigger.event.git_ref(),
         commit: trigger.event.commit().clone(),
@@ -206,7 +221,8 @@ async fn insert_run(
         actor: trigger.actor.clone(),
         trusted: !trigger.event.is_from_fork(&trigger.repository),
         status: RunStatus::Queued,
-        reason,
+        reason: diagnostics.is_some().then(broken).or_else(|| skipped.clone()),
+        file,
         attempt: 1,
         delivery: Some(delivery.clone()),
         diagnostics,
@@ -216,21 +232,59 @@ async fn insert_run(
         started_at: None,
         ended_at: None,
     };
-    let run = Run { record, trigger: trigger.clone(), env };
+    let run = Run { record, trigger, env, inputs };
     runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
-    runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &trigger.actor, tx.now).await?;
+    runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, tx.now).await?;
     if run.record.diagnostics.is_some() {
-        end_unplanned(tx, run).await?;
+        end_unplanned(tx, run, RunStatus::Failed).await?;
         return Ok(id);
     }
     let mut planned = Vec::with_capacity(plans.len());
     for (position, plan) in plans.into_iter().enumerate() {
-        let job = Job::planned(new_job_id(), id, 1, position, &trigger.repository, plan);
+        let mut job = Job::planned(new_job_id(), id, 1, position, &run.record.repository, plan);
+        if let Some(reason) = &skipped {
+            job.skip_cause = Some(SkipCause::Condition);
+            job.becomes(JobStatus::Skipped, Some(reason.clone()), tx.now)?;
+        }
         jobs::insert(&mut tx.conn, &job, tx.now).await?;
         planned.push(job);
     }
-    advance(store, tx, run, planned).await?;
+    if skipped.is_some() {
+        end_unplanned(tx, run, RunStatus::Skipped).await?;
+    } else {
+        advance(store, tx, run, planned).await?;
+    }
     Ok(id)
+}
+
+/// The trap of running everything twice: a push to a branch with an open pull request is two events. The same pipeline of the
+/// same commit of the same branch runs for the first of them; the other one is recorded and says so. `repeat-push: true` asks
+/// for both.
+async fn same_head(tx: &mut Tx, trigger: &Trigger, plan: &RunPlan) -> Result<Option<String>> {
+    if !plan.once_per_head || !trigger.event.brings_code() || trigger.event.is_from_fork(&trigger.repository) {
+        return Ok(None);
+    }
+    let (other, branch) = match &trigger.event {
+        Event::Push { r#ref, .. } => ("pull_request", r#ref.strip_prefix("refs/heads/")),
+        Event::PullRequest { head_ref, .. } => ("push", Some(head_ref.as_str())),
+        _ => return Ok(None),
+    };
+    let Some(branch) = branch else { return Ok(None) };
+    let commit = trigger.event.commit();
+    for run in runs::of_commit(&mut tx.conn, &trigger.repository, commit, &plan.file, other).await? {
+        let same_branch = match &run.trigger.event {
+            Event::Push { r#ref, .. } => r#ref.strip_prefix("refs/heads/") == Some(branch),
+            Event::PullRequest { head_ref, .. } => run.trigger.event.brings_code() && head_ref == branch,
+            _ => false,
+        };
+        if same_branch && run.record.trusted && run.record.status != RunStatus::Skipped {
+            return Ok(Some(format!(
+                "run {} has this commit of `{branch}` already, for its {other}; `repeat-push: true` under `on.pull_request` asks for both",
+                run.record.id
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// One line that tells the run from others.
@@ -240,6 +294,10 @@ fn title(event: &Event) -> String {
         Event::Push { message, .. } => message,
         Event::PullRequest { title, .. } => title,
         Event::WorkflowDispatch { commit, .. } => commit.short(),
+        Event::Schedule { cron: Some(cron), .. } => cron,
+        Event::Schedule { commit, .. } => commit.short(),
+        Event::RepositoryDispatch { action, .. } => action,
+        Event::IssueComment { body, .. } => body,
     };
     text.lines().next().unwrap_or_default().chars().take(200).collect()
 }

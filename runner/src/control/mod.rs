@@ -7,7 +7,7 @@
 //! `intake` takes deliveries and plans; `claim` hands work out, behind `gates`; `report` and `logs` take what workers say; `caches` and
 //! `of_steps` do what steps ask for;
 //! `advance` performs what progress decides; `rollouts` and `rollback` keep what deploys, and `resume` goes on after it;
-//! `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
+//! `schedules` makes deliveries of times that have come; `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
 
 mod advance;
 mod caches;
@@ -23,6 +23,7 @@ mod report;
 mod resume;
 mod rollback;
 mod rollouts;
+mod schedules;
 mod workers;
 
 pub use of_steps::MAX_SUMMARY_BYTES;

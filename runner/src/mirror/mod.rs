@@ -36,6 +36,8 @@ const FETCHES: usize = 4;
 pub const MAX_PIPELINE_FILES: usize = 100;
 /// The largest pipeline file in bytes.
 pub const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// The largest commit whose message is read.
+const MAX_COMMIT_BYTES: usize = 256 * 1024;
 /// After so many fetches git may tidy the mirror up: it packs what has become many small files.
 const FETCHES_PER_TIDYING: u64 = 64;
 /// Time limit of tidying up.
@@ -309,6 +311,23 @@ impl Mirrors {
             )),
             Err(MirrorError::TooMuch { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The message of a commit that is in the mirror; empty where it is larger than any that is read.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn message(&self, repository: &RepositoryName, commit: &CommitSha) -> Result<String, MirrorError> {
+        let mut reader = self.readers.take(&self.path(repository))?;
+        match reader.read(&format!("{commit}^{{commit}}"), MAX_COMMIT_BYTES).await? {
+            Found::Object(object) => {
+                self.readers.give_back(reader);
+                // the head ends with the first empty line
+                let text = String::from_utf8_lossy(&object.bytes);
+                Ok(text.split_once("\n\n").map_or_else(String::new, |(_, message)| message.to_owned()))
+            }
+            Found::Missing | Found::TooLarge => Ok(String::new()),
         }
     }
 

@@ -11,9 +11,9 @@ mod read;
 use std::{sync::Arc, time::Instant};
 
 use segue_schemas::{
-    api::DispatchRequest,
+    api::{DispatchRequest, RepositoryDispatchRequest},
     config::Config,
-    id::{DeliveryId, RunId},
+    id::{CommitSha, DeliveryId, RunId},
     plan::RunPlan,
     trigger::{Event, Trigger},
 };
@@ -21,8 +21,10 @@ use uuid::Uuid;
 
 use crate::{
     mirror::{InvalidName, MirrorError, Mirrors, RefName, RepositoryName, Source, Wanted},
+    scheduler::Scheduler,
     store::{Delivery, NewRun, PlanOutcome, Planning, Store, StoreError},
     telemetry::Metrics,
+    webhook::check_client_payload,
 };
 
 /// Tries of a delivery whose commit the repository does not have: a server's copies may lag behind its webhook.
@@ -59,14 +61,21 @@ pub struct Planner {
     mirrors: Arc<Mirrors>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    scheduler: Arc<Scheduler>,
 }
 
 impl Planner {
     /// A planner that fetches into `mirrors` and stores into `store`.
     #[must_use]
-    pub fn new(store: Store, mirrors: Arc<Mirrors>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(store: Store, mirrors: Arc<Mirrors>, metrics: Arc<Metrics>, scheduler: Arc<Scheduler>) -> Self {
         let config = store.config().clone();
-        Self { store, mirrors, config, metrics }
+        Self { store, mirrors, config, metrics, scheduler }
+    }
+
+    /// The store that it plans into.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Starts runs of a commit by hand. Durable when this returns.
@@ -85,7 +94,7 @@ impl Planner {
             actor: request.by.unwrap_or_else(|| "admin".into()),
             event: Event::WorkflowDispatch {
                 r#ref: String::new(),
-                commit: unknown_commit(),
+                commit: CommitSha::zero(),
                 pipeline: request.pipeline,
                 inputs: request.inputs,
             },
@@ -101,15 +110,55 @@ impl Planner {
         };
         let wanted = Wanted { commit: commit.clone(), git_ref: git_ref.clone() };
         self.mirrors.ensure(&name, &source, &[wanted]).await?;
-        if let Event::WorkflowDispatch { r#ref, commit: at, .. } = &mut trigger.event {
-            *r#ref = git_ref.into_string();
-            *at = commit;
+        trigger.event.locate(git_ref.into_string(), commit);
+        self.start_asked(&name, trigger, request.key).await
+    }
+
+    /// Starts what a request from outside is for: the pipelines of the default branch with `on: repository_dispatch`. Durable
+    /// when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::dispatch`].
+    pub async fn repository_dispatch(
+        &self,
+        repository: &str,
+        request: RepositoryDispatchRequest,
+    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+        let name = RepositoryName::parse(repository)?;
+        let problem = match request.event_type.chars().count() {
+            1..=100 => check_client_payload(&request.client_payload).err(),
+            length => Some(format!("`event_type` has {length} characters, and 1 to 100 are allowed")),
+        };
+        if let Some(problem) = problem {
+            return Err(PlanError::NothingMatches(problem));
         }
-        let runs = match self.read(&name, &trigger).await? {
-            Planning::Runs(runs) => runs,
+        let mut trigger = Trigger {
+            repository: repository.to_owned(),
+            clone_url: None,
+            actor: request.by.unwrap_or_else(|| "admin".into()),
+            event: Event::RepositoryDispatch {
+                r#ref: String::new(),
+                commit: CommitSha::zero(),
+                action: request.event_type,
+                client_payload: request.client_payload,
+            },
+        };
+        self.locate(&name, &mut trigger).await?;
+        self.start_asked(&name, trigger, request.key).await
+    }
+
+    /// Plans and stores what somebody asked for, whose commit is in the mirror.
+    async fn start_asked(
+        &self,
+        name: &RepositoryName,
+        trigger: Trigger,
+        key: Option<DeliveryId>,
+    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+        let runs = match self.read(name, &trigger).await? {
+            Planning::Runs(runs) | Planning::Located(_, runs) => runs,
             Planning::Ignored(reason) | Planning::Failed(reason) => return Err(PlanError::NothingMatches(reason)),
         };
-        let key = request.key.map_or_else(new_key, Ok)?;
+        let key = key.map_or_else(new_key, Ok)?;
         let outcome = self.store.create_dispatch_run(key.clone(), trigger, runs).await?;
         Ok((key, outcome.runs))
     }
@@ -124,12 +173,12 @@ impl Planner {
         mut keep: impl FnMut(RunPlan) -> Option<RunPlan>,
     ) -> Result<Vec<RunId>, PlanError> {
         let runs = match self.plan(&trigger).await? {
-            Planning::Runs(runs) => runs,
+            Planning::Runs(runs) | Planning::Located(_, runs) => runs,
             Planning::Ignored(reason) | Planning::Failed(reason) => return Err(PlanError::NothingMatches(reason)),
         };
         let runs = runs.into_iter().filter_map(|run| match run {
             NewRun::Planned(plan) => keep(plan).map(NewRun::Planned),
-            broken @ NewRun::Broken { .. } => Some(broken),
+            other @ (NewRun::Broken { .. } | NewRun::Skipped { .. }) => Some(other),
         });
         let outcome = self.store.create_dispatch_run(new_key()?, trigger, runs.collect()).await?;
         Ok(outcome.runs)
@@ -155,6 +204,9 @@ impl Planner {
             Err(error) => failed_run(&error),
         };
         let outcome = self.store.record_planned(&id, planning).await?;
+        if let Some(trigger) = &delivery.trigger {
+            self.scheduler.pushed(trigger);
+        }
         self.metrics.planned(begun.elapsed());
         if let PlanOutcome::Made(runs) = outcome {
             tracing::info!(delivery = %id, runs = runs.len(), took_us = begun.elapsed().as_micros() as u64, "planned");
@@ -164,17 +216,40 @@ impl Planner {
 
     async fn plan(&self, trigger: &Trigger) -> Result<Planning, PlanError> {
         let name = RepositoryName::parse(&trigger.repository)?;
+        if trigger.event.commit().is_zero() {
+            let mut trigger = trigger.clone();
+            self.locate(&name, &mut trigger).await?;
+            return Ok(match self.read(&name, &trigger).await? {
+                Planning::Runs(runs) => Planning::Located(Box::new(trigger), runs),
+                other => other,
+            });
+        }
         self.mirrors.ensure(&name, &self.source(trigger)?, &wanted(trigger)?).await?;
         self.read(&name, trigger).await
     }
 
-    /// Where to fetch from: the operator's word goes before the event's.
+    /// Finds out what an event of the default branch is about, and brings that commit into the mirror.
+    async fn locate(&self, name: &RepositoryName, trigger: &mut Trigger) -> Result<(), PlanError> {
+        let source = self.source(trigger)?;
+        let named = Some(trigger.event.git_ref()).filter(|name| !name.is_empty());
+        let named = named.as_deref().map(RefName::parse).transpose()?;
+        let (git_ref, commit) = self.mirrors.resolve(&source, named.as_ref()).await?;
+        self.mirrors.ensure(name, &source, &[Wanted { commit: commit.clone(), git_ref: git_ref.clone() }]).await?;
+        trigger.event.locate(git_ref.into_string(), commit);
+        Ok(())
+    }
+
     fn source(&self, trigger: &Trigger) -> Result<Source, PlanError> {
-        let configured = self.config.repositories.get(&trigger.repository).and_then(|r| r.clone_url.as_deref());
-        match configured.or(trigger.clone_url.as_deref()) {
-            Some(address) => Ok(Source::parse(address)?),
-            None => Err(PlanError::NoSource { repository: trigger.repository.clone() }),
-        }
+        source(&self.config, &trigger.repository, trigger.clone_url.as_deref())
+    }
+}
+
+/// Where to fetch from: the operator's word goes before the event's.
+pub(crate) fn source(config: &Config, repository: &str, named: Option<&str>) -> Result<Source, PlanError> {
+    let configured = config.repositories.get(repository).and_then(|r| r.clone_url.as_deref());
+    match configured.or(named) {
+        Some(address) => Ok(Source::parse(address)?),
+        None => Err(PlanError::NoSource { repository: repository.to_owned() }),
     }
 }
 
@@ -185,7 +260,12 @@ fn wanted(trigger: &Trigger) -> Result<Vec<Wanted>, InvalidName> {
     };
     match &trigger.event {
         Event::Push { r#ref, after, .. } => Ok(vec![one(after, r#ref)?]),
-        Event::WorkflowDispatch { r#ref, commit, .. } => Ok(vec![one(commit, r#ref)?]),
+        // what is not known yet is found out when it is planned
+        event if event.commit().is_zero() => Ok(Vec::new()),
+        Event::WorkflowDispatch { r#ref, commit, .. }
+        | Event::Schedule { r#ref, commit, .. }
+        | Event::RepositoryDispatch { r#ref, commit, .. }
+        | Event::IssueComment { r#ref, commit, .. } => Ok(vec![one(commit, r#ref)?]),
         Event::PullRequest { number, head, base, base_ref, .. } => {
             Ok(vec![one(head, &format!("refs/pull/{number}/head"))?, one(base, &format!("refs/heads/{base_ref}"))?])
         }
@@ -214,11 +294,6 @@ fn failed_run(error: &PlanError) -> Planning {
         pipeline: "planning".into(),
         diagnostics: format!("error: {error}"),
     }])
-}
-
-/// Stands in until the commit is known; never stored.
-fn unknown_commit() -> segue_schemas::id::CommitSha {
-    "0".repeat(40).parse().unwrap_or_else(|_| unreachable!("forty zeros are a commit's name"))
 }
 
 fn new_key() -> Result<DeliveryId, PlanError> {

@@ -1,5 +1,7 @@
 //! From a commit in the mirror to what is to be stored.
 
+use std::borrow::Cow;
+
 use segue_pipelines::{
     diagnostic::{Diagnostic, Style, render},
     plan::{Planned, plan},
@@ -34,16 +36,35 @@ impl Planner {
             .chain(&actions)
             .filter_map(|file| Some((file.path.as_str(), file.text.as_deref().ok()?)))
             .collect();
+        let trigger = &self.with_message(name, trigger).await?;
         let planned = plan(&texts, trigger, changed.as_deref());
         let mut runs: Vec<NewRun> = files.iter().filter_map(unreadable).collect();
         Ok(settle(planned, &texts, &mut runs))
+    }
+
+    /// A pull request's payload does not hold the message of its newest commit, which may ask for no run.
+    async fn with_message<'t>(
+        &self,
+        name: &RepositoryName,
+        trigger: &'t Trigger,
+    ) -> Result<Cow<'t, Trigger>, PlanError> {
+        let Event::PullRequest { head, .. } = &trigger.event else { return Ok(Cow::Borrowed(trigger)) };
+        let found = self.mirrors.message(name, head).await?;
+        let mut trigger = trigger.clone();
+        if let Event::PullRequest { message, .. } = &mut trigger.event {
+            *message = found;
+        }
+        Ok(Cow::Owned(trigger))
     }
 
     async fn changed_files(&self, name: &RepositoryName, trigger: &Trigger) -> Result<Option<Vec<String>>, PlanError> {
         Ok(match &trigger.event {
             Event::Push { before, after, .. } => self.mirrors.changed_files(name, before, after, false).await?,
             Event::PullRequest { base, head, .. } => self.mirrors.changed_files(name, base, head, true).await?,
-            Event::WorkflowDispatch { .. } => None,
+            Event::WorkflowDispatch { .. }
+            | Event::Schedule { .. }
+            | Event::RepositoryDispatch { .. }
+            | Event::IssueComment { .. } => None,
         })
     }
 }
@@ -67,11 +88,22 @@ fn filters_paths(file: &PipelineFile) -> bool {
 }
 
 fn settle(planned: Planned, texts: &[(&str, &str)], runs: &mut Vec<NewRun>) -> Planning {
+    // a person who asks is told before anything starts
+    if !planned.refused.is_empty() {
+        let problems: Vec<String> = planned
+            .refused
+            .iter()
+            .map(|one| format!("{} does not take these inputs: {}", one.name, one.reason))
+            .collect();
+        return Planning::Failed(problems.join("\n"));
+    }
     for broken in planned.broken {
         let diagnostics = rendered(&broken.diagnostics, texts);
         runs.push(NewRun::Broken { file: broken.file, pipeline: broken.name, diagnostics });
     }
     runs.extend(planned.runs.into_iter().map(NewRun::Planned));
+    let skipped = planned.skipped.into_iter();
+    runs.extend(skipped.map(|one| NewRun::Skipped { plan: one.plan, reason: one.reason }));
     if runs.is_empty() {
         let reasons = planned.not_matching.iter().map(|one| format!("{}: {}", one.file, one.reason));
         let reasons: Vec<String> = reasons.take(20).collect();

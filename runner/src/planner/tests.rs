@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::testing::{PIPELINE, REPOSITORY, Stand, push_payload};
+use crate::testing::{PIPELINE, REPOSITORY, Stand, pull_request_payload, push_payload};
 
 async fn run(stand: &Stand, id: &Value) -> Value {
     stand.get(&format!("/api/v1/runs/{id}")).await
@@ -137,4 +137,145 @@ async fn many_pushes_at_once_are_all_planned() {
         assert_eq!(stand.settled(&format!("d{n}")).await["status"], "planned");
     }
     assert_eq!(stand.get("/api/v1/runs").await["items"].as_array().unwrap().len(), commits.len());
+}
+
+const CI: &str = ".segue/pipelines/ci.yml";
+
+/// Tells the server of an event, and gives the first run that came of it.
+async fn run_of(stand: &Stand, guid: &str, event: &str, body: String) -> Value {
+    assert_eq!(stand.webhook(guid, event, body).send().await.unwrap().status(), 202);
+    let delivery = stand.settled(guid).await;
+    assert_eq!(delivery["status"], "planned", "{delivery}");
+    run(stand, &delivery["runs"][0]).await["run"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn push_and_pull_request_of_the_same_head_run_once_unless_asked_for() {
+    let stand = Stand::start().await;
+    let both = PIPELINE.replace("[push, workflow_dispatch]", "[push, pull_request]");
+    let base = stand.upstream.commit("main", &[(CI, &both)]);
+    let head = stand.upstream.commit("topic", &[("a", "1")]);
+    let push = |head| push_payload("refs/heads/topic", head);
+    let opened = |head| pull_request_payload("opened", "topic", head, &base);
+    let first = run_of(&stand, "push", "push", push(&head)).await;
+    assert_eq!(first["status"], "queued");
+    let second = run_of(&stand, "pr", "pull_request", opened(&head)).await;
+    assert_eq!(second["status"], "skipped");
+    let reason = second["reason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("run {} has this commit", first["id"])) && reason.contains("repeat-push"),
+        "{reason}"
+    );
+    // the other way round, and another branch at the same commit is another matter
+    let head = stand.upstream.commit("topic", &[("a", "2")]);
+    assert_eq!(run_of(&stand, "pr2", "pull_request", opened(&head)).await["status"], "queued");
+    assert_eq!(run_of(&stand, "push2", "push", push(&head)).await["status"], "skipped");
+    let elsewhere = push_payload("refs/heads/main", &head);
+    stand.upstream.commit("main", &[]);
+    assert_eq!(run_of(&stand, "push3", "push", elsewhere).await["status"], "queued");
+    // asked for
+    let asked = PIPELINE.replace("[push, workflow_dispatch]", "{push: , pull_request: {repeat-push: true}}");
+    let head = stand.upstream.commit("topic", &[(CI, &asked)]);
+    assert_eq!(run_of(&stand, "push4", "push", push(&head)).await["status"], "queued");
+    assert_eq!(run_of(&stand, "pr4", "pull_request", opened(&head)).await["status"], "queued");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_asks_for_no_run_leaves_a_skipped_one_that_can_be_run_all_the_same() {
+    let stand = Stand::start().await;
+    let both = PIPELINE.replace("[push, workflow_dispatch]", "[push, pull_request]");
+    let base = stand.upstream.commit("main", &[(CI, &both)]);
+    let head = stand.upstream.commit_saying("Write more [skip ci]", "topic", &[("README.md", "x")]);
+    // the payload of a pull request does not hold the message: it is read from the commit
+    let skipped = run_of(&stand, "pr", "pull_request", pull_request_payload("opened", "topic", &head, &base)).await;
+    assert_eq!(skipped["status"], "skipped");
+    assert!(skipped["reason"].as_str().unwrap().contains("[skip ci]"), "{skipped}");
+    let body = push_payload("refs/heads/topic", &head).replace("Sell more", "Sell more\\n\\nskip-checks: true");
+    let skipped = run_of(&stand, "push", "push", body).await;
+    assert_eq!(skipped["status"], "skipped");
+    assert!(stand.claim().await.is_none(), "nothing is to be done");
+    let path = format!("/api/v1/runs/{}/rerun", skipped["id"]);
+    let again = stand.admin(reqwest::Method::POST, &path).json(&json!({})).send().await.unwrap();
+    assert_eq!(again.status(), 200, "{}", again.text().await.unwrap());
+    assert_eq!(run(&stand, &skipped["id"]).await["run"]["status"], "queued");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inputs_are_checked_before_anything_starts_and_keep_their_types() {
+    let stand = Stand::start().await;
+    let inputs = "{workflow_dispatch: {inputs: {count: {type: number, default: 2}, dry: {type: boolean}, to: {required: true}}}}";
+    stand.upstream.commit("main", &[(CI, &PIPELINE.replace("[push, workflow_dispatch]", inputs))]);
+    let path = format!("/api/v1/repositories/{REPOSITORY}/dispatches");
+    let post = |inputs: Value| stand.admin(reqwest::Method::POST, &path).json(&json!({"inputs": inputs})).send();
+    let refused = post(json!({"count": "many", "too": "x"})).await.unwrap();
+    assert_eq!(refused.status(), 422);
+    let text = refused.text().await.unwrap();
+    for words in ["no input `too`: did you mean `to`?", "`many` is not a number", "input `to` is required"] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    assert_eq!(stand.get("/api/v1/runs").await["items"], json!([]));
+    assert_eq!(post(json!({"to": "ada", "dry": "true"})).await.unwrap().status(), 201);
+    let claimed = stand.claim().await.unwrap();
+    assert_eq!(claimed["contexts"]["inputs"], json!({"count": 2, "dry": true, "to": "ada"}));
+    let of_event = &claimed["contexts"]["github"]["event"]["inputs"];
+    assert_eq!(*of_event, json!({"count": "2", "dry": "true", "to": "ada"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_dispatch_runs_the_default_branch_by_webhook_and_by_hand() {
+    let stand = Stand::start().await;
+    let pipeline = PIPELINE.replace("[push, workflow_dispatch]", "{repository_dispatch: {types: [deploy]}}");
+    let commit = stand.upstream.commit("main", &[(CI, &pipeline)]);
+    stand.upstream.commit("topic", &[("a", "1")]);
+    let body = json!({
+        "action": "deploy", "branch": "main", "client_payload": {"version": 3},
+        "repository": {"full_name": REPOSITORY}, "sender": {"login": "ada"},
+    });
+    let started = run_of(&stand, "d1", "repository_dispatch", body.to_string()).await;
+    assert_eq!((&started["commit"], &started["ref"]), (&json!(commit), &json!("refs/heads/main")));
+    assert_eq!(stand.claim().await.unwrap()["contexts"]["github"]["event"]["client_payload"], json!({"version": 3}));
+    let path = format!("/api/v1/repositories/{REPOSITORY}/events");
+    let post = |body: Value| stand.admin(reqwest::Method::POST, &path).json(&body).send();
+    assert_eq!(post(json!({"event_type": "deploy"})).await.unwrap().status(), 201);
+    for refused in [
+        json!({"event_type": "other"}),
+        json!({"event_type": ""}),
+        json!({"event_type": "deploy", "client_payload": [1]}),
+    ] {
+        assert_eq!(post(refused.clone()).await.unwrap().status(), 422, "{refused}");
+    }
+    let comment = json!({
+        "action": "created", "issue": {"number": 7}, "comment": {"body": "/segue deploy staging"},
+        "repository": {"full_name": REPOSITORY}, "sender": {"login": "ada"},
+    });
+    assert_eq!(stand.webhook("c1", "issue_comment", comment.to_string()).send().await.unwrap().status(), 202);
+    let delivery = stand.settled("c1").await;
+    assert!(delivery["reason"].as_str().unwrap().contains("asks to deploy to staging"), "{delivery}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_schedules_of_the_default_branch_are_known_and_follow_its_pushes() {
+    let stand = Stand::start().await;
+    let nightly = |cron: &str| {
+        PIPELINE.replace("[push, workflow_dispatch]", &format!("{{push: , schedule: [{{cron: '{cron}'}}]}}"))
+    };
+    stand.push("d1", &[(CI, &nightly("30 5 * * *"))]).await;
+    let store = stand.store();
+    let due = async |hour: &str| {
+        for _ in 0..500 {
+            let due = store.next_schedule_due().await.unwrap().map(|due| due.to_string()).unwrap_or_default();
+            if due.contains(hour) || (hour.is_empty() && due.is_empty()) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{hour} is not what is scheduled: {:?}", store.next_schedule_due().await);
+    };
+    due("T05:30:00").await;
+    let other = stand.upstream.commit("topic", &[(CI, &nightly("30 7 * * *"))]);
+    run_of(&stand, "d2", "push", push_payload("refs/heads/topic", &other)).await;
+    stand.push("d3", &[(CI, &nightly("30 6 * * *"))]).await;
+    due("T06:30:00").await;
+    stand.push("d4", &[(CI, PIPELINE)]).await;
+    due("").await;
 }

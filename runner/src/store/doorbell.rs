@@ -23,6 +23,8 @@ pub enum Bell {
     Notifications,
     /// A rollback point waits for its git tag.
     Tags,
+    /// The next time of a schedule has moved.
+    Schedules,
     /// A lease was given, renewed or ended: the next expiry has moved.
     Leases,
     /// Something of this run changed: its status, a job, a step.
@@ -41,6 +43,7 @@ pub struct Doorbell {
     deliveries: watch::Sender<u64>,
     notifications: watch::Sender<u64>,
     tags: watch::Sender<u64>,
+    schedules: watch::Sender<u64>,
     leases: watch::Sender<u64>,
     run: Keyed<RunId>,
     job: Keyed<JobId>,
@@ -70,6 +73,7 @@ impl Default for Doorbell {
             deliveries: bell(),
             notifications: bell(),
             tags: bell(),
+            schedules: bell(),
             leases: bell(),
             run: Keyed::default(),
             job: Keyed::default(),
@@ -88,6 +92,7 @@ impl Doorbell {
             Bell::Deliveries => self.deliveries.subscribe(),
             Bell::Notifications => self.notifications.subscribe(),
             Bell::Tags => self.tags.subscribe(),
+            Bell::Schedules => self.schedules.subscribe(),
             Bell::Leases => self.leases.subscribe(),
             Bell::Run(id) => self.run.listen(id),
             Bell::Job(id) => self.job.listen(id),
@@ -104,6 +109,7 @@ impl Doorbell {
             Bell::Deliveries => one(&self.deliveries),
             Bell::Notifications => one(&self.notifications),
             Bell::Tags => one(&self.tags),
+            Bell::Schedules => one(&self.schedules),
             Bell::Leases => one(&self.leases),
             Bell::Run(id) => self.run.ring(&id),
             Bell::Job(id) => self.job.ring(&id),

@@ -1,6 +1,7 @@
 //! What goes into the store's operations and comes out of its queries, where `schemas` has no type for it.
 
 use indexmap::IndexMap;
+use segue_pipelines::schedule::Schedule;
 use segue_schemas::{
     config::NotificationEvent,
     deploy::{Release, Rollout, RolloutCommand},
@@ -112,6 +113,24 @@ pub enum NewRun {
         /// The diagnostics as they are shown to a person.
         diagnostics: String,
     },
+    /// A pipeline whose run was asked to be left out: its run ends skipped at once, and says why. It can be run again.
+    Skipped {
+        /// What would have run.
+        plan: RunPlan,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A schedule of a pipeline on the default branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRecord {
+    /// `owner/name`.
+    pub repository: String,
+    /// The pipeline's file.
+    pub file: String,
+    /// Its times.
+    pub schedule: Schedule,
 }
 
 /// What the planner made of a delivery.
@@ -119,6 +138,8 @@ pub enum NewRun {
 pub enum Planning {
     /// These runs.
     Runs(Vec<NewRun>),
+    /// These runs, of an event whose commit was found out only now: the trigger with it.
+    Located(Box<Trigger>, Vec<NewRun>),
     /// Nothing, and why: no pipeline matches.
     Ignored(String),
     /// It can't be planned, now or ever; a person sees why. Counts as settled.

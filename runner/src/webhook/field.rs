@@ -133,6 +133,17 @@ impl<T: DeserializeOwned> Shape for Object<T> {
     }
 }
 
+/// An object of the sender's own making, kept as it came.
+#[derive(Debug, Default)]
+pub struct Free(pub serde_json::Map<String, serde_json::Value>);
+
+impl Shape for Free {
+    const WANTED: &'static str = "an object";
+    fn from_map<'de, A: MapAccess<'de>>(map: A) -> Result<Option<Self>, A::Error> {
+        serde_json::Map::deserialize(MapAccessDeserializer::new(map)).map(|map| Some(Self(map)))
+    }
+}
+
 impl<'de, T: Shape> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(FieldVisitor(PhantomData))

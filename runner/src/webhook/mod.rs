@@ -16,7 +16,8 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use axum::{Json, Router, body::Body, extract::State, response::IntoResponse, routing::post};
 use http::{HeaderMap, StatusCode, header};
 use secrecy::SecretString;
-use segue_schemas::{api::Accepted, config::Config, id::DeliveryId};
+use segue_pipelines::comment;
+use segue_schemas::{api::Accepted, config::Config, id::DeliveryId, trigger::Event};
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
@@ -26,7 +27,9 @@ use self::{
     signature::{Claimed, Verifier},
 };
 pub use self::{
-    payload::{Meaning as PayloadMeaning, PayloadError, is_rollback_tag, read_slice as read_payload},
+    payload::{
+        Meaning as PayloadMeaning, PayloadError, check_client_payload, is_rollback_tag, read_slice as read_payload,
+    },
     signature::SignatureError,
 };
 use crate::{
@@ -132,7 +135,10 @@ impl Intake {
             payload::Meaning::Trigger(trigger) => {
                 let known = &self.config.repositories;
                 let repository = trigger.repository.clone();
-                let meaning = if known.is_empty() || known.contains_key(&repository) {
+                let meaning = if let Event::IssueComment { body, .. } = &trigger.event {
+                    // anybody may write one: it costs nothing but its row
+                    Meaning::Ignored(comment::answer(body))
+                } else if known.is_empty() || known.contains_key(&repository) {
                     Meaning::Starts(*trigger)
                 } else {
                     Meaning::Ignored(format!("{repository} is not in segue.yaml: add it under `repositories`"))

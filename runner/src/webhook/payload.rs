@@ -10,7 +10,7 @@ use segue_schemas::{
 };
 use serde::Deserialize;
 
-use super::field::{Field, FieldError, Object};
+use super::field::{Field, FieldError, Free, Object};
 use crate::mirror::{RefName, RepositoryName};
 
 /// What a delivery means.
@@ -86,6 +86,10 @@ struct Payload {
     repository: Field<Object<Repository>>,
     sender: Field<Object<Account>>,
     pusher: Field<Object<Account>>,
+    branch: Field<String>,
+    client_payload: Field<Free>,
+    issue: Field<Object<Issue>>,
+    comment: Field<Object<Comment>>,
     zen: Field<String>,
 }
 
@@ -100,7 +104,27 @@ struct Commit {
 struct Repository {
     full_name: Field<String>,
     clone_url: Field<String>,
+    default_branch: Field<String>,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Issue {
+    number: Field<u64>,
+    pull_request: Field<Object<Nothing>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Comment {
+    body: Field<String>,
+    author_association: Field<String>,
+}
+
+/// An object of which only its being there counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Nothing {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -115,6 +139,8 @@ struct PullRequest {
     number: Field<u64>,
     title: Field<String>,
     draft: Field<bool>,
+    /// Not GitHub's: `segue explain` can say it.
+    head_message: Field<String>,
     head: Field<Object<Branch>>,
     base: Field<Object<Branch>>,
 }
@@ -131,6 +157,8 @@ fn interpret(event: &str, payload: Payload) -> Result<Meaning, PayloadError> {
     match event {
         "push" => push(payload),
         "pull_request" => pull_request(payload),
+        "repository_dispatch" => repository_dispatch(payload),
+        "issue_comment" => issue_comment(payload),
         "ping" => {
             let zen = payload.zen.get().map(|zen| format!(" ({zen})")).unwrap_or_default();
             Ok(ignored(payload.repository, format!("a ping{zen}: the webhook works, and asks for nothing")))
@@ -185,8 +213,74 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         base_ref: branch(base.r#ref, "pull_request.base.ref")?,
         base: commit(base.sha, "pull_request.base.sha")?,
         draft: pull_request.draft.get().unwrap_or(false),
+        // the payload has none; who has the commit reads it there
+        message: pull_request.head_message.get().unwrap_or_default(),
     };
     Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+}
+
+fn repository_dispatch(payload: Payload) -> Result<Meaning, PayloadError> {
+    let actor = actor(payload.sender, payload.pusher);
+    let default_branch = default_branch(&payload.repository, payload.branch)?;
+    let (repository, clone_url) = identify(payload.repository)?;
+    let action = payload.action.need("action")?;
+    let client_payload = serde_json::Value::Object(payload.client_payload.get().unwrap_or_default().0);
+    check_client_payload(&client_payload).map_err(|reason| FieldError::Invalid { path: "client_payload", reason })?;
+    let event = Event::RepositoryDispatch { r#ref: default_branch, commit: CommitSha::zero(), action, client_payload };
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+}
+
+/// Whether a `client_payload` keeps GitHub's limits: an object or nothing, of ten keys and 64 KiB at most.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_client_payload(value: &serde_json::Value) -> Result<(), String> {
+    const KEYS: usize = 10;
+    const BYTES: usize = 65_535;
+    match value {
+        serde_json::Value::Null => return Ok(()),
+        serde_json::Value::Object(entries) if entries.len() <= KEYS => {}
+        serde_json::Value::Object(entries) => {
+            return Err(format!("it has {} keys, and {KEYS} are the limit", entries.len()));
+        }
+        _ => return Err("it is no object".into()),
+    }
+    let bytes = value.to_string().len();
+    if bytes > BYTES { Err(format!("it has {bytes} bytes, and {BYTES} are the limit")) } else { Ok(()) }
+}
+
+fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
+    let actor = actor(payload.sender, payload.pusher);
+    let default_branch = default_branch(&payload.repository, payload.branch)?;
+    let (repository, clone_url) = identify(payload.repository)?;
+    let issue = payload.issue.need("issue")?.0;
+    let comment = payload.comment.need("comment")?.0;
+    let event = Event::IssueComment {
+        action: payload.action.need("action")?,
+        r#ref: default_branch,
+        commit: CommitSha::zero(),
+        number: issue.number.need("issue.number")?,
+        is_pull_request: issue.pull_request.get().is_some(),
+        body: comment.body.get().unwrap_or_default(),
+        author_association: comment.author_association.get().unwrap_or_default(),
+    };
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+}
+
+/// The full name of the default branch; empty where the payload does not say.
+fn default_branch(repository: &Field<Object<Repository>>, named: Field<String>) -> Result<String, FieldError> {
+    let of_repository = match repository {
+        Field::Present(repository) => match &repository.0.default_branch {
+            Field::Present(name) => Some(name.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(name) = named.get().or(of_repository) else { return Ok(String::new()) };
+    let full = if name.starts_with("refs/") { name } else { format!("refs/heads/{name}") };
+    let full = RefName::parse(&full)
+        .map_err(|error| FieldError::Invalid { path: "repository.default_branch", reason: error.to_string() })?;
+    Ok(full.into_string())
 }
 
 fn ignored(repository: Field<Object<Repository>>, reason: String) -> Meaning {

@@ -395,6 +395,7 @@ pub async fn secrets_come_with_the_claim_to_trusted_code_alone(world: World) {
         base_ref: "main".into(),
         base: commit(78),
         draft: false,
+        message: String::new(),
     };
     let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![named]).await;
     assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "foreign code waits for a yes");

@@ -9,6 +9,7 @@ mod people;
 mod random;
 mod retention;
 mod rollouts;
+mod schedules;
 mod speed;
 mod world;
 
@@ -36,6 +37,11 @@ conformance! {
         a_delivery_that_was_put_off_comes_back_later,
         a_pipeline_that_cannot_be_planned_is_a_failed_run_that_people_hear_of,
         a_key_dispatches_once,
+    }
+    schedules::{
+        a_time_that_comes_makes_one_delivery,
+        of_the_times_that_passed_while_it_was_down_the_latest_alone_comes,
+        what_the_default_branch_says_is_what_is_scheduled,
     }
     jobs::{
         a_job_goes_from_the_queue_to_its_end,

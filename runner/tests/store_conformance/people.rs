@@ -79,6 +79,7 @@ pub async fn foreign_code_waits_for_a_yes_and_never_deploys(world: World) {
         base_ref: "main".into(),
         base: commit(501),
         draft: false,
+        message: String::new(),
     };
     let mut deploy = job("deploy", &[]);
     deploy.environment = Some("staging".into());

@@ -232,7 +232,7 @@ pub fn commit(n: u64) -> CommitSha {
 }
 
 pub fn plan(jobs: Vec<JobPlan>) -> RunPlan {
-    RunPlan { file: ".segue/pipelines/main.yml".into(), pipeline: "main".into(), env: IndexMap::new(), jobs }
+    RunPlan { file: ".segue/pipelines/main.yml".into(), pipeline: "main".into(), jobs, ..RunPlan::default() }
 }
 
 pub fn job(key: &str, needs: &[&str]) -> JobPlan {

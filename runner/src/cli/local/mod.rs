@@ -252,9 +252,11 @@ fn trigger_of(event: EventName, told: &Told<'_>, args: &LocalArgs, snapshot: &Sn
             let inputs = told.inputs.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
             given["inputs"] = Value::Object(inputs.collect());
         }
+        EventName::Schedule => given["ref"] = format!("refs/heads/{}", snapshot.branch).into(),
+        EventName::RepositoryDispatch | EventName::IssueComment => given["branch"] = snapshot.branch.as_str().into(),
     }
     explain::merge(&mut given, explain::payload(args.payload.as_deref())?);
-    let made_up = explain::Told { event, git_ref: told.git_ref, action: None };
+    let made_up = explain::Told { event, git_ref: told.git_ref, action: None, message: None, inputs: &[] };
     match explain::trigger(made_up, given)? {
         Meaning::Trigger(trigger) => at_snapshot(*trigger, snapshot, head),
         Meaning::Ignored { reason, .. } => Err(Failure::new(format_args!("this event starts nothing: {reason}"))),
@@ -278,7 +280,10 @@ fn at_snapshot(mut trigger: Trigger, snapshot: &Snapshot, base_commit: &CommitSh
             snapshot.name(&format!("refs/pull/{number}/head"), &snapshot.commit)?;
             snapshot.name(&format!("refs/heads/{base_ref}"), base_commit)?;
         }
-        Event::WorkflowDispatch { r#ref, commit, .. } => {
+        Event::WorkflowDispatch { r#ref, commit, .. }
+        | Event::Schedule { r#ref, commit, .. }
+        | Event::RepositoryDispatch { r#ref, commit, .. }
+        | Event::IssueComment { r#ref, commit, .. } => {
             commit.clone_from(&snapshot.commit);
             snapshot.name(r#ref, &snapshot.commit)?;
         }

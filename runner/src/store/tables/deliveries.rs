@@ -116,14 +116,15 @@ pub(crate) async fn defer(conn: &mut Conn, id: &DeliveryId, reason: &str, until:
     Ok(())
 }
 
-/// Takes an identity of work; where it is taken, the delivery that has it.
+/// Takes an identity of work; where it is taken, the delivery that has it. What is no new code (a label, a time that has come,
+/// a person's wish) is known by its delivery alone.
 pub(crate) async fn claim_identity(
     conn: &mut Conn,
     trigger: &Trigger,
     id: &DeliveryId,
     now: Timestamp,
 ) -> Result<Option<DeliveryId>> {
-    let (before, after) = ends(&trigger.event);
+    let Some((before, after)) = ends(&trigger.event) else { return Ok(None) };
     let key = || args![&trigger.repository, trigger.event.name(), trigger.event.git_ref(), before, after];
     let sql =
         "INSERT INTO work_identities (repository, event, git_ref, before_commit, after_commit, delivery_id, created_at)
@@ -140,11 +141,14 @@ pub(crate) async fn claim_identity(
 }
 
 /// Before and after, by which the same work is known again.
-fn ends(event: &Event) -> (&CommitSha, &CommitSha) {
+fn ends(event: &Event) -> Option<(&CommitSha, &CommitSha)> {
     match event {
-        Event::Push { before, after, .. } => (before, after),
-        Event::PullRequest { base, head, .. } => (base, head),
-        Event::WorkflowDispatch { commit, .. } => (commit, commit),
+        Event::Push { before, after, .. } => Some((before, after)),
+        Event::PullRequest { base, head, .. } => event.brings_code().then_some((base, head)),
+        Event::WorkflowDispatch { .. }
+        | Event::Schedule { .. }
+        | Event::RepositoryDispatch { .. }
+        | Event::IssueComment { .. } => None,
     }
 }
 

@@ -7,3 +7,4 @@ pub(crate) mod jobs;
 pub(crate) mod releases;
 pub(crate) mod rollouts;
 pub(crate) mod runs;
+pub(crate) mod schedules;

@@ -1,6 +1,6 @@
 use indexmap::IndexMap;
 use segue_schemas::{
-    id::{DeliveryId, RunId},
+    id::{CommitSha, DeliveryId, RunId},
     status::RunStatus,
     time::Timestamp,
     trigger::Trigger,
@@ -17,6 +17,8 @@ pub(crate) struct Run {
     pub(crate) record: RunRecord,
     pub(crate) trigger: Trigger,
     pub(crate) env: IndexMap<String, String>,
+    /// The context `inputs`.
+    pub(crate) inputs: IndexMap<String, serde_json::Value>,
 }
 
 impl Run {
@@ -48,8 +50,9 @@ impl AttemptKind {
 pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&DeliveryId>) -> Result<()> {
     let r = &run.record;
     let sql = "INSERT INTO runs (id, repository, pipeline, file, event, git_ref, commit_sha, title, actor, trusted, status, reason,
-            attempt, delivery_id, trigger_json, env_json, diagnostics, created_at, ended_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+            attempt, delivery_id, trigger_json, env_json, diagnostics, created_at, ended_at,
+            inputs_json)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
     let args = args![
         r.id,
         &r.repository,
@@ -70,6 +73,7 @@ pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&Deliver
         r.diagnostics.as_ref(),
         r.created_at,
         r.ended_at,
+        to_json(&run.inputs)?,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -104,7 +108,25 @@ pub(crate) async fn close_attempt(conn: &mut Conn, run: &RunRecord) -> Result<()
 pub(crate) async fn load(conn: &mut Conn, id: RunId) -> Result<Run> {
     let row = conn.first("SELECT * FROM runs WHERE id = $1", args![id]).await?;
     let row = row.ok_or_else(|| StoreError::not_found("run", id))?;
-    Ok(Run { record: record(&row)?, trigger: row.json("trigger_json")?, env: row.json("env_json")? })
+    run(&row)
+}
+
+fn run(row: &Row) -> Result<Run> {
+    let (trigger, env, inputs) = (row.json("trigger_json")?, row.json("env_json")?, row.json("inputs_json")?);
+    Ok(Run { record: record(row)?, trigger, env, inputs })
+}
+
+/// The newest runs of one pipeline file that an event made of a commit.
+pub(crate) async fn of_commit(
+    conn: &mut Conn,
+    repository: &str,
+    commit: &CommitSha,
+    file: &str,
+    event: &str,
+) -> Result<Vec<Run>> {
+    let sql = "SELECT * FROM runs WHERE repository = $1 AND commit_sha = $2 AND file = $3 AND event = $4
+        ORDER BY id DESC LIMIT 20";
+    conn.all(sql, args![repository, commit, file, event]).await?.iter().map(run).collect()
 }
 
 /// Runs, newest first.

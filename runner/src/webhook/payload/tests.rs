@@ -80,7 +80,7 @@ fn a_push_becomes_a_trigger() {
 #[test]
 fn a_pull_request_becomes_a_trigger() {
     let trigger = trigger(read_changed("pull_request", pull_request(), "", None));
-    let Event::PullRequest { action, number, title, head_ref, head, head_repository, base_ref, base, draft } =
+    let Event::PullRequest { action, number, title, head_ref, head, head_repository, base_ref, base, draft, .. } =
         &trigger.event
     else {
         panic!("{trigger:?}");
@@ -205,5 +205,49 @@ fn rollback_tags_are_told_from_other_tags() {
         "refs/tags/rollback-20260728x093015",
     ] {
         assert!(!is_rollback_tag(tag), "{tag}");
+    }
+}
+
+#[test]
+fn a_repository_dispatch_is_of_the_default_branch_and_keeps_its_payload() {
+    let mut payload = json!({
+        "action": "deploy", "branch": "trunk", "client_payload": {"version": 3, "deep": {"list": [1, null]}},
+        "repository": {"full_name": "octo/app", "default_branch": "main"}, "sender": {"login": "mona"},
+    });
+    let read = |payload: &Value| read_slice("repository_dispatch", payload.to_string().as_bytes());
+    let Meaning::Trigger(trigger) = read(&payload).unwrap() else { panic!() };
+    assert_eq!(
+        trigger.event,
+        Event::RepositoryDispatch {
+            r#ref: "refs/heads/trunk".into(),
+            commit: CommitSha::zero(),
+            action: "deploy".into(),
+            client_payload: json!({"version": 3, "deep": {"list": [1, null]}}),
+        }
+    );
+    payload["branch"] = Value::Null;
+    let Meaning::Trigger(trigger) = read(&payload).unwrap() else { panic!() };
+    assert_eq!(trigger.event.git_ref(), "refs/heads/main");
+    payload["client_payload"] = json!({"text": "x".repeat(70_000)});
+    assert!(read(&payload).unwrap_err().to_string().contains("65535"), "it is bounded");
+}
+
+#[test]
+fn a_comment_is_read_whether_below_an_issue_or_a_pull_request() {
+    let payload = |pull_request: Value| {
+        json!({
+            "action": "created", "issue": {"number": 7, "pull_request": pull_request},
+            "comment": {"body": "/segue rerun", "author_association": "MEMBER"},
+            "repository": {"full_name": "octo/app", "default_branch": "main"}, "sender": {"login": "mona"},
+        })
+    };
+    for (pull_request, wanted) in [(json!({"url": "x"}), true), (Value::Null, false)] {
+        let read = read_slice("issue_comment", payload(pull_request).to_string().as_bytes()).unwrap();
+        let Meaning::Trigger(trigger) = read else { panic!() };
+        let Event::IssueComment { number, is_pull_request, body, author_association, .. } = trigger.event else {
+            panic!()
+        };
+        assert_eq!((number, is_pull_request), (7, wanted));
+        assert_eq!((body.as_str(), author_association.as_str()), ("/segue rerun", "MEMBER"));
     }
 }

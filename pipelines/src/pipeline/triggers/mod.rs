@@ -1,23 +1,32 @@
 //! `on`: what starts a pipeline.
 
+mod filters;
+mod inputs;
+mod schedule;
+
+use std::ops::Range;
+
+pub(crate) use self::inputs::TYPES as INPUT_TYPES;
 use super::{
-    model::{Dispatch, PullRequestFilter, PushFilter, RefFilter, Triggers},
+    model::{CommentFilter, Dispatch, PullRequestFilter, PushFilter, RepositoryDispatchFilter, Triggers},
     reader::{Keys, Reader},
 };
 use crate::{
     diagnostic::Code,
     document::{Content, Entry, Node},
-    filter::Patterns,
     nearest::did_you_mean,
 };
 
-pub(crate) const EVENTS: [&str; 3] = ["push", "pull_request", "workflow_dispatch"];
-const LATER_EVENTS: [&str; 4] = ["schedule", "repository_dispatch", "issue_comment", "workflow_call"];
+pub(crate) const EVENTS: [&str; 6] =
+    ["push", "pull_request", "schedule", "workflow_dispatch", "repository_dispatch", "issue_comment"];
+const LATER_EVENTS: [&str; 1] = ["workflow_call"];
 const PUSH: Keys =
     Keys { known: &["branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore"], later: &[] };
 const PULL_REQUEST: Keys =
-    Keys { known: &["types", "branches", "branches-ignore", "paths", "paths-ignore"], later: &[] };
-const DISPATCH: Keys = Keys { known: &[], later: &["inputs"] };
+    Keys { known: &["types", "branches", "branches-ignore", "paths", "paths-ignore", "repeat-push"], later: &[] };
+const DISPATCH: Keys = Keys { known: &["inputs"], later: &[] };
+const REPOSITORY_DISPATCH: Keys = Keys { known: &["types"], later: &[] };
+const ISSUE_COMMENT: Keys = Keys { known: &["types"], later: &[] };
 /// What can happen to a pull request, as GitHub calls it.
 pub(crate) const TYPES: [&str; 20] = [
     "assigned",
@@ -42,6 +51,10 @@ pub(crate) const TYPES: [&str; 20] = [
     "unlabeled",
 ];
 const DEFAULT_TYPES: [&str; 3] = ["opened", "synchronize", "reopened"];
+/// What can happen to a comment.
+pub(crate) const COMMENT_TYPES: [&str; 3] = ["created", "edited", "deleted"];
+/// The longest `event_type` of a repository dispatch, in characters.
+const LONGEST_TYPE: usize = 100;
 
 impl Reader<'_, '_> {
     /// `on:`; an event's name, a list of them, or a mapping with filters.
@@ -73,6 +86,12 @@ impl Reader<'_, '_> {
             "push" => triggers.push = Some(PushFilter::default()),
             "pull_request" => triggers.pull_request = Some(all_pull_requests()),
             "workflow_dispatch" => triggers.workflow_dispatch = Some(Dispatch::default()),
+            "repository_dispatch" => triggers.repository_dispatch = Some(RepositoryDispatchFilter::default()),
+            "issue_comment" => triggers.issue_comment = Some(self.all_comments(&node.span)),
+            "schedule" => {
+                let help = "write a mapping: `on: { schedule: [{ cron: \"30 5 * * 1-5\" }] }`";
+                self.findings.error(Code::MissingKey, &node.span, "`schedule` says no time", Some(help.into()));
+            }
             _ => self.strange_event(&name, &node.span),
         }
     }
@@ -82,17 +101,15 @@ impl Reader<'_, '_> {
         match entry.key.as_str() {
             "push" => triggers.push = Some(self.push(node)),
             "pull_request" => triggers.pull_request = Some(self.pull_request(node)),
-            "workflow_dispatch" => {
-                if !node.is_null() {
-                    self.keys(node, "`workflow_dispatch`", &DISPATCH);
-                }
-                triggers.workflow_dispatch = Some(Dispatch::default());
-            }
+            "schedule" => triggers.schedule = self.schedules(entry),
+            "workflow_dispatch" => triggers.workflow_dispatch = Some(self.dispatch(node)),
+            "repository_dispatch" => triggers.repository_dispatch = Some(self.repository_dispatch(node)),
+            "issue_comment" => triggers.issue_comment = Some(self.issue_comment(entry)),
             name => self.strange_event(name, &entry.key_span),
         }
     }
 
-    fn strange_event(&mut self, name: &str, span: &std::ops::Range<usize>) {
+    fn strange_event(&mut self, name: &str, span: &Range<usize>) {
         if LATER_EVENTS.contains(&name) {
             let help = Some("remove it; this version would not act on it".into());
             self.findings.error(Code::NotSupportedYet, span, format!("the event `{name}` is not supported yet"), help);
@@ -102,8 +119,7 @@ impl Reader<'_, '_> {
             let help = "use `pull_request`: a fork's pull request runs the pipeline of the base branch, without secrets, after approval";
             ("`pull_request_target` does not exist here".to_owned(), help.to_owned())
         } else {
-            let known = || EVENTS.into_iter().chain(LATER_EVENTS);
-            let help = did_you_mean(name, known()).unwrap_or_else(|| format!("events: {}", EVENTS.join(", ")));
+            let help = did_you_mean(name, EVENTS).unwrap_or_else(|| format!("events: {}", EVENTS.join(", ")));
             (format!("there is no event `{name}`"), help)
         };
         self.findings.error(Code::UnknownKey, span, message, Some(help));
@@ -124,20 +140,75 @@ impl Reader<'_, '_> {
         if node.is_null() || !self.keys(node, "`pull_request`", &PULL_REQUEST) {
             return all_pull_requests();
         }
+        let repeat_push = node.get("repeat-push").and_then(|node| self.boolean(node, "repeat-push")).unwrap_or(false);
         PullRequestFilter {
             types: self.types(node),
             branches: self.filter(node, "branches", "branches-ignore"),
             paths: self.filter(node, "paths", "paths-ignore"),
+            repeat_push,
+        }
+    }
+
+    fn dispatch(&mut self, node: &Node) -> Dispatch {
+        if node.is_null() || !self.keys(node, "`workflow_dispatch`", &DISPATCH) {
+            return Dispatch::default();
+        }
+        Dispatch { inputs: self.typed_inputs(node) }
+    }
+
+    fn repository_dispatch(&mut self, node: &Node) -> RepositoryDispatchFilter {
+        if node.is_null() || !self.keys(node, "`repository_dispatch`", &REPOSITORY_DISPATCH) {
+            return RepositoryDispatchFilter::default();
+        }
+        let Some(entry) = node.entry("types") else { return RepositoryDispatchFilter::default() };
+        let types = self.plain_list(&entry.value, "types");
+        self.not_empty(entry, &types);
+        for (name, span) in types.iter().filter(|(name, _)| name.chars().count() > LONGEST_TYPE) {
+            let message =
+                format!("a type has {} characters, and {LONGEST_TYPE} are GitHub's limit", name.chars().count());
+            self.findings.error(Code::InvalidValue, span, message, None);
+        }
+        RepositoryDispatchFilter { types: Some(types.into_iter().map(|(name, _)| name).collect()) }
+    }
+
+    fn issue_comment(&mut self, entry: &Entry) -> CommentFilter {
+        let mut filter = self.all_comments(&entry.key_span);
+        let node = &*entry.value;
+        if node.is_null() || !self.keys(node, "`issue_comment`", &ISSUE_COMMENT) {
+            return filter;
+        }
+        let Some(entry) = node.entry("types") else { return filter };
+        let types = self.plain_list(&entry.value, "types");
+        self.not_empty(entry, &types);
+        for (name, span) in types.iter().filter(|(name, _)| !COMMENT_TYPES.contains(&name.as_str())) {
+            let help =
+                did_you_mean(name, COMMENT_TYPES).unwrap_or_else(|| format!("types: {}", COMMENT_TYPES.join(", ")));
+            let message = format!("`{name}` is nothing that happens to a comment");
+            self.findings.error(Code::InvalidValue, span, message, Some(help));
+        }
+        filter.types = types.into_iter().map(|(name, _)| name).collect();
+        filter
+    }
+
+    /// Any comment; with the warning that none starts anything yet.
+    fn all_comments(&mut self, span: &Range<usize>) -> CommentFilter {
+        let message = "comments are read, and start nothing yet";
+        let help = Some("it can stay: `segue explain --event issue_comment` says what a comment asks for".into());
+        self.findings.warning(Code::NotSupportedYet, span, message.to_owned(), help);
+        CommentFilter { types: COMMENT_TYPES.map(String::from).to_vec() }
+    }
+
+    fn not_empty(&mut self, entry: &Entry, types: &[(String, Range<usize>)]) {
+        if types.is_empty() && !self.findings.has_errors() {
+            let help = Some("name some, or leave `types` out".into());
+            self.findings.error(Code::InvalidValue, &entry.key_span, "`types` is empty, so nothing would start", help);
         }
     }
 
     fn types(&mut self, owner: &Node) -> Vec<String> {
         let Some(entry) = owner.entry("types") else { return all_pull_requests().types };
         let types = self.plain_list(&entry.value, "types");
-        if types.is_empty() && !self.findings.has_errors() {
-            let help = Some("name some, or leave `types` out".into());
-            self.findings.error(Code::InvalidValue, &entry.key_span, "`types` is empty, so nothing would start", help);
-        }
+        self.not_empty(entry, &types);
         for (name, span) in types.iter().filter(|(name, _)| !TYPES.contains(&name.as_str())) {
             let help = did_you_mean(name, TYPES).unwrap_or_else(|| format!("types: {}", TYPES.join(", ")));
             let message = format!("`{name}` is nothing that happens to a pull request");
@@ -145,49 +216,13 @@ impl Reader<'_, '_> {
         }
         types.into_iter().map(|(name, _)| name).collect()
     }
-
-    /// `key` or `key-ignore`, not both.
-    fn filter(&mut self, owner: &Node, key: &str, ignore_key: &str) -> Option<RefFilter> {
-        let ignored = owner.entry(ignore_key);
-        let Some(entry) = owner.entry(key) else {
-            // in a list of what is ignored, `!` has nothing to take out of
-            let entry = ignored?;
-            let patterns = self.patterns(entry)?;
-            if let Some(text) = patterns.texts().find(|text| text.starts_with('!')) {
-                let message = format!("`{text}`: `!` has no meaning under `{ignore_key}`");
-                let help = Some(format!("use `{key}` with `!` for what is left out"));
-                self.findings.error(Code::InvalidValue, &entry.value.span, message, help);
-            }
-            return Some(RefFilter::Ignore(patterns));
-        };
-        if let Some(ignored) = ignored {
-            let message = format!("`{key}` and `{ignore_key}` exclude each other");
-            let help = Some(format!("use `{key}` alone, with `!` before what is left out"));
-            self.findings.error(Code::Conflict, &ignored.key_span, message, help);
-        }
-        self.patterns(entry).map(RefFilter::Only)
-    }
-
-    fn patterns(&mut self, entry: &Entry) -> Option<Patterns> {
-        let written = self.plain_list(&entry.value, &entry.key);
-        let texts: Vec<&str> = written.iter().map(|(text, _)| text.as_str()).collect();
-        if texts.is_empty() {
-            let help = Some("name a pattern such as `main` or `releases/**`, or leave the key out".into());
-            let message = format!("`{}` is empty, so nothing would start", entry.key);
-            self.findings.error(Code::InvalidValue, &entry.key_span, message, help);
-            return None;
-        }
-        match Patterns::parse(&texts) {
-            Ok(patterns) => Some(patterns),
-            Err((index, error)) => {
-                let span = written.get(index).map_or(entry.key_span.clone(), |(_, span)| span.clone());
-                self.findings.error(Code::InvalidValue, &span, format!("`{}`: {error}", texts[index]), None);
-                None
-            }
-        }
-    }
 }
 
 fn all_pull_requests() -> PullRequestFilter {
-    PullRequestFilter { types: DEFAULT_TYPES.map(String::from).to_vec(), branches: None, paths: None }
+    PullRequestFilter {
+        types: DEFAULT_TYPES.map(String::from).to_vec(),
+        branches: None,
+        paths: None,
+        repeat_push: false,
+    }
 }
