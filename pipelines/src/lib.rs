@@ -13,6 +13,7 @@ pub mod filter;
 pub mod inputs;
 pub mod json_schema;
 pub mod judge;
+pub mod matrix;
 mod nearest;
 pub mod pipeline;
 pub mod plan;

@@ -255,6 +255,12 @@ pub struct JobView {
     pub needs: Vec<String>,
     /// The environment that it changes.
     pub environment: Option<String>,
+    /// Where what it has deployed can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_url: Option<String>,
+    /// Whether its failure is none of the run: one that is `failed` is shown as failed, allowed.
+    #[serde(default)]
+    pub may_fail: bool,
     /// How it stands.
     pub status: JobStatus,
     /// Why it failed, was skipped or waits.

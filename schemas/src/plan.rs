@@ -1,10 +1,16 @@
 //! A run as it is planned: what the planner stores, the control plane advances and a worker executes. Texts that may
 //! hold `${{ }}` are kept as written and evaluated where their contexts are known.
 
+mod container;
+mod strategy;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use container::{Access, ContainerPlan, Permissions, RegistryCredentials, Resources};
+pub use strategy::{Combination, ConcurrencyPlan, Late, MatrixPlan, RetryPlan, Setting, StrategyPlan};
 
 /// One pipeline, planned for one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -22,12 +28,16 @@ pub struct RunPlan {
     /// Whether a push and a pull request of one commit of one branch run it once: it is for both, and nobody asked for more.
     #[serde(default)]
     pub once_per_head: bool,
+    /// `concurrency:` of the pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyPlan>,
     /// Its jobs in topological order, ties in the file's order.
     pub jobs: Vec<JobPlan>,
 }
 
-/// One job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+/// One job. What in it is a template is evaluated when the needs have ended, unless it says otherwise, and replaced by its
+/// value.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct JobPlan {
     /// Its key under `jobs:`, which `needs` names. Unique within the plan.
     pub key: String,
@@ -39,11 +49,14 @@ pub struct JobPlan {
     /// `if:`, one expression without `${{ }}`; `None`: `success()`.
     #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// Labels that the worker must have, all of them.
+    /// Labels that the worker must have, all of them; templates.
     pub runs_on: Vec<String>,
-    /// The environment that it changes.
+    /// The environment that it changes; a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
+    /// Where what it deploys can be seen; a template over `steps` and the job's other contexts, evaluated at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_url: Option<String>,
     /// Whether it may be run again after its worker was lost, although it has an environment.
     #[serde(default)]
     pub idempotent: bool,
@@ -58,11 +71,46 @@ pub struct JobPlan {
     /// Names of the secrets that the job's texts use.
     #[serde(default)]
     pub secrets: Vec<String>,
-    /// The job's combination of the matrix; empty without one.
+    /// `strategy:` of a job with a matrix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<StrategyPlan>,
+    /// Which combination of the matrix it is; `None` until its matrix is evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combination: Option<Combination>,
+    /// The values of its combination; empty without one.
     #[serde(default)]
     pub matrix: IndexMap<String, serde_json::Value>,
+    /// Whether its failure is no failure of the run.
+    #[serde(default)]
+    pub continue_on_error: bool,
+    /// `concurrency:` of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyPlan>,
+    /// When it is begun again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPlan>,
+    /// The container that its steps run in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerPlan>,
+    /// Containers beside it, by name.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub services: IndexMap<String, ContainerPlan>,
+    /// What the repository's token may be used for; `None`: nothing is said, in the job or in the pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+    /// What is still to be evaluated.
+    #[serde(default, skip_serializing_if = "Late::is_empty")]
+    pub late: Late,
     /// Its steps, in order.
     pub steps: Vec<StepPlan>,
+}
+
+impl JobPlan {
+    /// The job's key in the file: its own, or that of the job that it is a combination of.
+    #[must_use]
+    pub fn file_key(&self) -> &str {
+        self.combination.as_ref().map_or(&self.key, |combination| &combination.job)
+    }
 }
 
 /// One step.

@@ -87,6 +87,11 @@ impl<'s> Findings<'s> {
         self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// How many errors there are so far.
+    pub(crate) fn errors(&self) -> usize {
+        self.found.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.found.len() >= MAX_PER_FILE
     }

@@ -2,14 +2,23 @@
 
 use serde_json::{Value, json};
 
-use super::shapes::{Key, boolean, definition, described, key, minutes, reference, some_text, text, texts, variables};
+use super::{
+    settings,
+    shapes::{
+        Key, boolean, definition, described, expression, key, minutes, reference, setting, some_text, text, texts,
+        variables,
+    },
+};
 
 pub(super) fn definitions() -> Vec<(&'static str, Value)> {
     let run = vec![
         key("shell", "The shell of `run` steps.", some_text()),
         key("working-directory", "Where `run` steps run, from the workspace's root.", some_text()),
     ];
-    let environment = vec![key("name", "Its name.", some_text())];
+    let environment = vec![
+        key("name", "Its name; a template.", some_text()),
+        key("url", "Where what it deploys can be seen; a template over its steps.", text()),
+    ];
     vec![
         definition("job", "jobs.<id>", described("A job.", job(), &[])),
         definition(
@@ -31,7 +40,8 @@ fn job() -> Vec<Key> {
         key("name", "The name that is shown; the key, where it is left out.", text()),
         key("needs", "The jobs that must have ended before it starts.", texts()),
         key("if", "An expression; the job is skipped where it does not hold.", text()),
-        key("runs-on", "Labels that the worker must have.", texts()),
+        key("runs-on", "Labels that the worker must have.", json!({ "anyOf": [texts(), reference("runs-on")] })),
+        key("strategy", "Once for each combination of values.", reference("strategy")),
         key(
             "environment",
             "The environment that it changes: its protection is asked before the job starts.",
@@ -42,7 +52,17 @@ fn job() -> Vec<Key> {
             "Whether it may be run again after its worker was lost, although it has an environment.",
             boolean(),
         ),
-        key("timeout-minutes", "How long it may run; 360 where it is left out.", minutes()),
+        key(
+            "timeout-minutes",
+            "How long it may run; 360 where it is left out.",
+            json!({ "anyOf": [minutes(), expression()] }),
+        ),
+        key("continue-on-error", "Whether its failure is none of the run.", setting()),
+        key("concurrency", "Of all that name the same group, one is at work.", settings::concurrency()),
+        key("retry", "How often it is begun again after a failure.", settings::retry()),
+        key("container", "The container that its steps run in.", settings::container()),
+        key("services", "Containers beside it, by name.", settings::services()),
+        key("permissions", "What the repository's token may be used for, by scope.", settings::permissions()),
         key("env", "Environment variables of its steps.", variables()),
         key("defaults", "What its steps do unless they say otherwise.", reference("defaults")),
         key("outputs", "What jobs that need it see as `needs.<id>.outputs`.", variables_of_any_name()),

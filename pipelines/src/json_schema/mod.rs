@@ -5,6 +5,7 @@
 //! key has a section in `docs/pipelines.md`, and whatever the reader takes is valid here. Never here: reading files.
 
 mod jobs;
+mod settings;
 mod shapes;
 mod steps;
 mod triggers;
@@ -24,8 +25,12 @@ pub fn files() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
 /// Pipeline files. Every mapping with keys of its own is a definition, whose title says where it stands.
 fn pipeline() -> Value {
     let mut definitions = serde_json::Map::new();
-    let parts =
-        [root()].into_iter().chain(triggers::definitions()).chain(jobs::definitions()).chain(steps::definitions());
+    let parts = [root()]
+        .into_iter()
+        .chain(triggers::definitions())
+        .chain(jobs::definitions())
+        .chain(settings::definitions())
+        .chain(steps::definitions());
     for (name, definition) in parts {
         definitions.insert(name.into(), definition);
     }
@@ -43,6 +48,8 @@ fn root() -> (&'static str, Value) {
         key("on", "What starts it: an event, a list of them, or a mapping with filters.", triggers::on()),
         key("env", "Environment variables of every step.", variables()),
         key("defaults", "What steps do unless they say otherwise.", reference("defaults")),
+        key("concurrency", "Of all runs that name the same group, one is at work.", settings::concurrency()),
+        key("permissions", "What the repository's token may be used for, by scope.", settings::permissions()),
         key(
             "jobs",
             "The jobs, by name. They run side by side unless `needs` orders them.",

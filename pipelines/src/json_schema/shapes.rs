@@ -58,6 +58,21 @@ pub(super) fn boolean() -> Value {
     json!({ "type": "boolean" })
 }
 
+/// A text with an expression in it.
+pub(super) fn expression() -> Value {
+    json!({ "type": "string", "pattern": "[$][{][{]" })
+}
+
+/// `true`, `false`, or an expression that says it.
+pub(super) fn setting() -> Value {
+    json!({ "anyOf": [boolean(), expression()] })
+}
+
+/// A whole number from 1 on, or an expression that says it.
+pub(super) fn whole_number() -> Value {
+    json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, expression()] })
+}
+
 /// Names and texts.
 pub(super) fn variables() -> Value {
     json!({

@@ -36,17 +36,27 @@ const fn place(contexts: &'static [&'static str]) -> Place {
     Place { contexts, status: false, hash_files: false, script: false }
 }
 
-const IN_STEPS: &[&str] = &["github", "env", "vars", "inputs", "needs", "steps", "job", "runner", "secrets"];
+const IN_STEPS: &[&str] =
+    &["github", "env", "vars", "inputs", "needs", "strategy", "matrix", "steps", "job", "runner", "secrets"];
+const WITHOUT_SECRETS: &[&str] =
+    &["github", "env", "vars", "inputs", "needs", "strategy", "matrix", "steps", "job", "runner"];
+/// What GitHub gives to most keys of a job: <https://docs.github.com/actions/reference/workflows-and-actions/contexts#context-availability>.
+const IN_JOB: &[&str] = &["github", "vars", "inputs", "needs", "strategy", "matrix"];
 pub(super) const PIPELINE_ENV: Place = place(&["github", "vars", "inputs", "secrets"]);
-pub(super) const JOB_NAME: Place = place(&["github", "vars", "inputs", "needs"]);
+pub(super) const PIPELINE_CONCURRENCY: Place = place(&["github", "vars", "inputs"]);
+pub(super) const CONTAINER_ENV: Place =
+    place(&["github", "env", "vars", "inputs", "needs", "strategy", "matrix", "job", "runner", "secrets"]);
+pub(super) const CREDENTIALS: Place =
+    place(&["github", "env", "vars", "inputs", "needs", "strategy", "matrix", "secrets"]);
+pub(super) const JOB_SETTING: Place = place(IN_JOB);
+pub(super) const STRATEGY: Place = place(&["github", "vars", "inputs", "needs"]);
 pub(super) const JOB_IF: Place = Place { status: true, ..place(&["github", "vars", "inputs", "needs"]) };
-pub(super) const JOB_ENV: Place = place(&["github", "vars", "inputs", "needs", "secrets"]);
+pub(super) const JOB_ENV: Place = place(&["github", "vars", "inputs", "needs", "strategy", "matrix", "secrets"]);
 pub(super) const JOB_OUTPUT: Place = place(IN_STEPS);
-pub(super) const STEP_IF: Place = Place {
-    status: true,
-    hash_files: true,
-    ..place(&["github", "env", "vars", "inputs", "needs", "steps", "job", "runner"])
-};
+/// Evaluated where the job's end is stored, so without what only its worker knew.
+pub(super) const ENVIRONMENT_URL: Place =
+    place(&["github", "vars", "inputs", "needs", "strategy", "matrix", "steps", "job"]);
+pub(super) const STEP_IF: Place = Place { status: true, hash_files: true, ..place(WITHOUT_SECRETS) };
 pub(super) const STEP: Place = Place { hash_files: true, ..place(IN_STEPS) };
 pub(super) const ACTION_DEFAULT: Place = place(&["github", "job", "runner"]);
 pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..place(IN_STEPS) };
@@ -54,8 +64,26 @@ pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..pla
 /// The most secrets that one job can name.
 const MAX_SECRETS: usize = 256;
 
-/// The jobs of the file: key to names of outputs. Read before anything else, as `needs` may point down the file.
-pub(super) type Jobs = IndexMap<String, Vec<String>>;
+/// The jobs of the file by key. Read before anything else, as `needs` may point down the file.
+pub(super) type Jobs = IndexMap<String, Outline>;
+
+/// What other jobs can name of a job.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outline {
+    /// The names of its outputs.
+    pub outputs: Vec<String>,
+    /// Whether it runs once for each combination of a matrix.
+    pub has_matrix: bool,
+}
+
+/// What is known of a job's matrix before it runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MatrixScope {
+    /// Its variables; `None` where only the run will know them.
+    pub names: Option<Vec<String>>,
+    /// Whether an outsider chooses any of its values.
+    pub is_untrusted: bool,
+}
 
 /// What expressions can name where reading stands.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +92,8 @@ pub(super) struct Scope {
     pub jobs: Rc<Jobs>,
     /// What the job needs.
     pub needs: Vec<String>,
+    /// The job's matrix, if it has one.
+    pub matrix: Option<MatrixScope>,
     /// The ids of the steps so far.
     pub steps: Vec<String>,
     /// Whether a step so far has an id that could not be read; then nothing is said about ids.
@@ -134,6 +164,7 @@ impl Scope {
                     None => inputs.values().any(|tainted| *tainted),
                 }
             })
+            || (reference.is_in("matrix") && self.matrix.as_ref().is_some_and(|matrix| matrix.is_untrusted))
             || (reference.is_in("env")
                 && match reference.name(0) {
                     Some(name) => self.variables.is_untrusted(name),
@@ -274,19 +305,10 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
                 unknown(format!("there is no job `{first}`"), help)
             };
         }
-        let outputs = scope.jobs.get(first)?;
-        return match (reference.name(1)?, reference.name(2)) {
-            ("result", _) | ("outputs", None) => None,
-            ("outputs", Some(output)) if has(outputs, output) => None,
-            ("outputs", Some(output)) => unknown(
-                format!("the job `{first}` has no output `{output}`"),
-                suggestion(output, outputs, "it has", "it has no `outputs`"),
-            ),
-            (other, _) => unknown(
-                format!("a needed job has no `{other}`"),
-                did_you_mean(other, ["result", "outputs"]).unwrap_or_else(|| "it has `result` and `outputs`".into()),
-            ),
-        };
+        return needed_problem(reference, first, scope);
+    }
+    if reference.is_in("matrix") {
+        return matrix_problem(first, scope);
     }
     if reference.is_in("inputs") && !scope.inputs.is_empty() && !has(&scope.inputs, first) {
         return unknown(
@@ -308,6 +330,66 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
         }
     }
     None
+}
+
+/// `needs.JOB.x` that the job does not have.
+fn needed_problem(reference: &Reference, job: &str, scope: &Scope) -> Option<Problem> {
+    let unknown = |message: String, help: String| Some((Code::UnknownReference, message, Some(help)));
+    let Outline { outputs, has_matrix } = scope.jobs.get(job)?;
+    let missing_output = |name: &str| {
+        let help = suggestion(name, outputs, "it has", "it has no `outputs`");
+        let exists = outputs.iter().any(|known| equal_ignoring_case(known, name));
+        if exists { None } else { unknown(format!("the job `{job}` has no output `{name}`"), help) }
+    };
+    match (reference.name(1)?, has_matrix) {
+        ("result", _) => None,
+        ("outputs", true) => {
+            let output = reference.name(2).unwrap_or("NAME");
+            unknown(
+                format!(
+                    "the job `{job}` runs once for each combination of its matrix, so there is more than one `{output}`"
+                ),
+                format!(
+                    "name the combination: `needs.{job}.matrix['LABEL'].outputs.{output}`, where LABEL is what stands in parentheses \
+                     behind the job's name; or read all of them: `needs.{job}.matrix.*.outputs.{output}`"
+                ),
+            )
+        }
+        ("matrix", true) => match (reference.name(3)?, reference.name(4)) {
+            ("result" | "matrix", _) => None,
+            ("outputs", output) => output.and_then(missing_output),
+            (other, _) => unknown(
+                format!("a combination has no `{other}`"),
+                did_you_mean(other, ["result", "outputs", "matrix"])
+                    .unwrap_or_else(|| "it has `result`, `outputs` and `matrix`".into()),
+            ),
+        },
+        ("outputs", false) => reference.name(2).and_then(missing_output),
+        (other, _) => {
+            let known = if *has_matrix { ["result", "matrix"] } else { ["result", "outputs"] };
+            unknown(
+                format!("a needed job has no `{other}`"),
+                did_you_mean(other, known).unwrap_or_else(|| format!("it has `{}` and `{}`", known[0], known[1])),
+            )
+        }
+    }
+}
+
+fn matrix_problem(variable: &str, scope: &Scope) -> Option<Problem> {
+    let (message, help) = match &scope.matrix {
+        None => {
+            let help = "give it one: `strategy: { matrix: { NAME: [...] } }`".to_owned();
+            (format!("this job has no matrix, so `matrix.{variable}` is nothing"), help)
+        }
+        Some(MatrixScope { names: Some(names), .. })
+            if !names.iter().any(|known| equal_ignoring_case(known, variable)) =>
+        {
+            let help = suggestion(variable, names, "it has", "it names none");
+            (format!("the matrix has no variable `{variable}`"), help)
+        }
+        Some(_) => return None,
+    };
+    Some((Code::UnknownReference, message, Some(help)))
 }
 
 /// Secrets come with the claim of a job, by name; so each must be named in the text. Notes those that are.

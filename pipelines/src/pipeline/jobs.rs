@@ -3,17 +3,18 @@
 use std::rc::Rc;
 
 use indexmap::IndexMap;
-use segue_schemas::id::is_name;
+use segue_schemas::plan::{Late, Setting};
 
 use super::{
     Job,
-    expressions::{JOB_ENV, JOB_IF, JOB_NAME, JOB_OUTPUT, Jobs, Scope},
+    expressions::{JOB_ENV, JOB_IF, JOB_OUTPUT, JOB_SETTING, Jobs, Outline, Scope},
     graph::Placed,
     reader::{Keys, Reader, RunDefaults},
 };
 use crate::{
     diagnostic::Code,
     document::{Content, Entry, Node},
+    expr,
     nearest::{did_you_mean, listed},
 };
 
@@ -23,28 +24,23 @@ const JOB: Keys = Keys {
         "needs",
         "if",
         "runs-on",
+        "strategy",
         "environment",
         "idempotent",
         "timeout-minutes",
+        "continue-on-error",
+        "concurrency",
+        "retry",
+        "container",
+        "services",
+        "permissions",
         "env",
         "defaults",
         "outputs",
         "steps",
     ],
-    later: &[
-        "strategy",
-        "concurrency",
-        "retry",
-        "continue-on-error",
-        "container",
-        "services",
-        "permissions",
-        "uses",
-        "with",
-        "secrets",
-    ],
+    later: &["uses", "with", "secrets"],
 };
-const ENVIRONMENT: Keys = Keys { known: &["name"], later: &["url"] };
 
 /// The most jobs of a pipeline.
 const MAX_JOBS: usize = 1_000;
@@ -74,7 +70,7 @@ impl Reader<'_, '_> {
             );
             return None;
         }
-        let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), output_names(&entry.value))).collect();
+        let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), outline(&entry.value))).collect();
         let mut outer = outer.clone();
         outer.jobs = Rc::new(jobs);
         Some(entries.iter().filter_map(|entry| self.job(entry, defaults, outer.clone())).collect())
@@ -89,14 +85,26 @@ impl Reader<'_, '_> {
         let needs_span = node.entry("needs").map_or(entry.key_span.clone(), |needs| needs.value.span.clone());
         let needs = self.needs(node, &scope);
         scope.needs.clone_from(&needs);
-        let name = node.get("name").and_then(|name| self.template(name, "name", &JOB_NAME, &mut scope));
+        let strategy = self.strategy(node, &mut scope);
+        let name = node.get("name").and_then(|name| self.template(name, "name", &JOB_SETTING, &mut scope));
         let condition = node.get("if").and_then(|node| self.condition(node, &JOB_IF, &mut scope));
-        let runs_on = node.get("runs-on").map_or(Vec::new(), |node| self.runs_on(node));
-        let environment = node.get("environment").and_then(|node| self.environment(node));
+        let runs_on = node.get("runs-on").map_or(Vec::new(), |node| self.runs_on(node, &mut scope));
+        let environment = node.get("environment").and_then(|node| self.environment(node, &mut scope));
         let idempotent = node.get("idempotent").and_then(|node| self.boolean(node, "idempotent")).unwrap_or(false);
-        let timeout_seconds = self.timeout_seconds(node).unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+        let timeout = self.job_timeout(node, &mut scope);
+        let may_fail = node
+            .get("continue-on-error")
+            .and_then(|node| self.setting(node, "continue-on-error", &JOB_SETTING, &mut scope));
+        let concurrency = node.get("concurrency").and_then(|node| self.concurrency(node, &JOB_SETTING, &mut scope));
+        let retry = self.job_retry(node);
+        if let Some(condition) = &condition {
+            self.warn_of_deploying_always(node, condition);
+        }
         scope.enter();
         let env = self.env(node, &JOB_ENV, &mut scope);
+        let container = node.get("container").and_then(|node| self.container(node, "container", &mut scope));
+        let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
+        let permissions = node.get("permissions").and_then(|node| self.permissions(node));
         let defaults = self.defaults(node, defaults);
         let steps = match node.entry("steps") {
             Some(steps) => self.steps(steps, &defaults, node.get("environment").is_some(), &mut scope),
@@ -107,15 +115,32 @@ impl Reader<'_, '_> {
             }
         };
         let outputs = self.outputs(node, &mut scope);
+        let environment_url = self.environment_url(node, &mut scope);
+        let late = Late {
+            timeout_minutes: timeout.template,
+            continue_on_error: match &may_fail {
+                Some(Setting::Late(template)) => Some(template.clone()),
+                _ => None,
+            },
+        };
         let job = Job {
             key: key.clone(),
             name: name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| key.clone()),
             needs,
             condition,
             runs_on,
+            strategy,
             environment,
+            environment_url,
             idempotent,
-            timeout_seconds,
+            timeout_seconds: timeout.seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS),
+            continue_on_error: may_fail.and_then(|setting| setting.fixed()).unwrap_or(false),
+            concurrency,
+            retry,
+            container,
+            services,
+            permissions,
+            late,
             env,
             outputs,
             secrets: scope.secrets.into_iter().collect(),
@@ -144,39 +169,14 @@ impl Reader<'_, '_> {
         needs
     }
 
-    fn runs_on(&mut self, node: &Node) -> Vec<String> {
-        if let Content::Mapping(_) = node.content {
-            let message = "`runs-on` as a mapping is not supported yet";
-            let help = Some("write the labels: `runs-on: [linux, gpu]`".into());
-            self.findings.error(Code::NotSupportedYet, &node.span, message, help);
-            return Vec::new();
+    /// `always()` deploys even after a cancel, which is hardly ever meant.
+    fn warn_of_deploying_always(&mut self, node: &Node, condition: &str) {
+        let calls = expr::calls(condition).unwrap_or_default();
+        if node.get("environment").is_some() && calls.iter().any(|call| call.function == "always") {
+            let span = node.get("if").map_or(node.span.clone(), |node| node.span.clone());
+            let message = "with `always()` this job changes its environment even after the run was cancelled";
+            self.findings.warning(Code::InvalidValue, &span, message, Some("write `!cancelled()`".into()));
         }
-        self.plain_list(node, "runs-on").into_iter().map(|(label, _)| label).collect()
-    }
-
-    /// The environment's name: the gate before the job asks for it, so it is fixed.
-    fn environment(&mut self, node: &Node) -> Option<String> {
-        let node = match &node.content {
-            Content::Mapping(_) => {
-                self.keys(node, "`environment`", &ENVIRONMENT);
-                match node.get("name") {
-                    Some(name) => name,
-                    None => {
-                        self.missing("name", "`environment`", &node.span, "name it: `environment: production`");
-                        return None;
-                    }
-                }
-            }
-            _ => node,
-        };
-        let name = self.plain(node, "environment")?;
-        if !is_name(&name) {
-            let message = format!("`{name}` cannot name an environment");
-            let help = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";
-            self.findings.error(Code::InvalidValue, &node.span, message, Some(help.into()));
-            return None;
-        }
-        Some(name)
     }
 
     fn outputs(&mut self, owner: &Node, scope: &mut Scope) -> IndexMap<String, String> {
@@ -204,6 +204,8 @@ impl Reader<'_, '_> {
     }
 }
 
-fn output_names(job: &Node) -> Vec<String> {
-    job.get("outputs").map_or(&[][..], Node::entries).iter().map(|entry| entry.key.clone()).collect()
+fn outline(job: &Node) -> Outline {
+    let outputs = job.get("outputs").map_or(&[][..], Node::entries).iter().map(|entry| entry.key.clone()).collect();
+    let has_matrix = job.get("strategy").is_some_and(|strategy| strategy.get("matrix").is_some());
+    Outline { outputs, has_matrix }
 }

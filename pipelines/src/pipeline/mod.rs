@@ -4,12 +4,17 @@
 //! follows the grammar, and all that is wrong with the file, located. Never here: events, what would run, reading files.
 
 mod composite;
+mod containers;
 mod expressions;
 mod graph;
 mod jobs;
 mod model;
+mod permissions;
 mod reader;
+mod repeat;
+mod settings;
 mod steps;
+mod strategy;
 mod triggers;
 mod untrusted;
 
@@ -22,6 +27,7 @@ pub use model::{
     CommentFilter, Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, RepositoryDispatchFilter,
     Triggers,
 };
+pub(crate) use permissions::SCOPES;
 
 pub use composite::{ActionFiles, check_action};
 pub(crate) use triggers::{COMMENT_TYPES, EVENTS, INPUT_TYPES, TYPES as PULL_REQUEST_TYPES};

@@ -1,7 +1,7 @@
 //! A pipeline, read and checked.
 
 use indexmap::IndexMap;
-use segue_schemas::plan::StepPlan;
+use segue_schemas::plan::{ConcurrencyPlan, ContainerPlan, Late, Permissions, RetryPlan, StepPlan, StrategyPlan};
 
 use crate::{filter::Patterns, inputs::Input, schedule::Schedule};
 
@@ -14,6 +14,10 @@ pub struct Pipeline {
     pub triggers: Triggers,
     /// `env:`; templates.
     pub env: IndexMap<String, String>,
+    /// `concurrency:`.
+    pub concurrency: Option<ConcurrencyPlan>,
+    /// `permissions:`, for jobs that have none of their own.
+    pub permissions: Option<Permissions>,
     /// Its jobs, each after those that it needs; ties in the file's order.
     pub jobs: Vec<Job>,
 }
@@ -100,14 +104,32 @@ pub struct Job {
     pub needs: Vec<String>,
     /// `if:`, without `${{ }}`.
     pub condition: Option<String>,
-    /// Labels that the worker must have.
+    /// Labels that the worker must have; templates.
     pub runs_on: Vec<String>,
-    /// The environment that it changes.
+    /// `strategy:`, where it has a matrix.
+    pub strategy: Option<StrategyPlan>,
+    /// The environment that it changes; a template.
     pub environment: Option<String>,
+    /// Where that can be seen; a template.
+    pub environment_url: Option<String>,
     /// Whether it may be run again after its worker was lost.
     pub idempotent: bool,
-    /// Time limit in seconds.
+    /// Time limit in seconds, unless `late` has one.
     pub timeout_seconds: u64,
+    /// Whether its failure is none of the run, unless `late` says it.
+    pub continue_on_error: bool,
+    /// `concurrency:`.
+    pub concurrency: Option<ConcurrencyPlan>,
+    /// `container:`.
+    pub container: Option<ContainerPlan>,
+    /// `services:`.
+    pub services: IndexMap<String, ContainerPlan>,
+    /// `permissions:`, the job's or the pipeline's.
+    pub permissions: Option<Permissions>,
+    /// `retry:`.
+    pub retry: Option<RetryPlan>,
+    /// What its needs will say.
+    pub late: Late,
     /// `env:`; templates.
     pub env: IndexMap<String, String>,
     /// `outputs:`; templates.

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{
     Parsed, Pipeline, Triggers,
     composite::Calls,
-    expressions::{PIPELINE_ENV, Scope},
+    expressions::{PIPELINE_CONCURRENCY, PIPELINE_ENV, Scope},
     graph,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Keys {
 }
 
 const PIPELINE: Keys =
-    Keys { known: &["name", "on", "env", "defaults", "jobs"], later: &["run-name", "concurrency", "permissions"] };
+    Keys { known: &["name", "on", "env", "defaults", "concurrency", "permissions", "jobs"], later: &["run-name"] };
 const DEFAULTS: Keys = Keys { known: &["run"], later: &[] };
 const DEFAULTS_RUN: Keys = Keys { known: &["shell", "working-directory"], later: &[] };
 
@@ -76,6 +76,9 @@ impl<'f, 's> Reader<'f, 's> {
         scope.inputs = inputs_of(triggers.as_ref());
         let env = self.env(root, &PIPELINE_ENV, &mut scope);
         let defaults = self.defaults(root, &RunDefaults::default());
+        let concurrency =
+            root.get("concurrency").and_then(|node| self.concurrency(node, &PIPELINE_CONCURRENCY, &mut scope));
+        let permissions = root.get("permissions").and_then(|node| self.permissions(node));
         let jobs = match root.entry("jobs") {
             Some(entry) => self.jobs(entry, &defaults, &scope),
             None => {
@@ -84,7 +87,7 @@ impl<'f, 's> Reader<'f, 's> {
             }
         };
         let jobs = graph::in_order(jobs?, self.findings)?;
-        Some(Pipeline { name: parsed.name.clone(), triggers: triggers?, env, jobs })
+        Some(Pipeline { name: parsed.name.clone(), triggers: triggers?, env, concurrency, permissions, jobs })
     }
 
     /// `env:` of `owner`. Names of variables that outsiders can fill, and the secrets used, are noted in `scope`.

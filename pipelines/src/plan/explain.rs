@@ -1,6 +1,6 @@
 //! The plan in words: what would run and why, what not and why not. Decided by the very code that plans and advances runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use indexmap::IndexMap;
 use segue_schemas::{
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::{Inputs, Outcome, RunNumbers, actions_among, github_context, outcome, run_plan};
 use crate::{
     diagnostic::Diagnostic,
-    expr::{self, Contexts},
+    expr::{self, Contexts, Reference},
     pipeline::{self, ActionFiles},
-    progress::{Action, JobView, RunView, SkipCause, advance},
+    progress::{Action, JobView, Part, RunView, advance, apply, strategy_context},
     service::file_stem,
 };
 
@@ -118,9 +118,13 @@ fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
     let github = github_context(trigger, &plan.pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
     let inputs = json!(plan.inputs);
     let contexts = Contexts::new().with("github", &github).with("inputs", &inputs);
-    let view = |job: &JobPlan| JobView {
-        condition: if is_open(job) { None } else { job.condition.clone() },
-        ..JobView::planned(job)
+    let view = |job: &JobPlan| {
+        let view = JobView::planned(job);
+        JobView {
+            condition: view.condition.filter(|_| !is_open(job)),
+            strategy: view.strategy.filter(|_| !is_matrix_open(job)),
+            ..view
+        }
     };
     let mut run = RunView {
         status: RunStatus::Queued,
@@ -132,38 +136,49 @@ fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
     // each round ends at least one job, so there are at most as many as jobs
     for _ in 0..=jobs.len() {
         for action in advance(&run) {
-            let (key, status, cause, fate) = match action {
-                Action::Queue { job } => (job, JobStatus::Succeeded, None, None),
-                Action::Skip { job, cause, reason } => (job, JobStatus::Skipped, Some(cause), Some(reason)),
-                Action::Cancel { job, reason } => (job, JobStatus::Cancelled, None, Some(reason)),
-                Action::Fail { job, reason, .. } => (job, JobStatus::Failed, None, Some(reason)),
-                Action::Run { .. } => continue,
-            };
-            set(&mut run, &key, status, cause);
-            fates.insert(key, fate.map_or_else(|| (true, String::new()), |reason| (false, reason)));
+            perform(&mut run, &mut fates, action);
         }
         if run.jobs.iter().all(|job| job.status.is_final()) {
             break;
         }
     }
-    jobs.iter()
-        .map(|job| {
-            let name = expr::render_template(&job.name, &contexts).unwrap_or_else(|_| job.name.clone());
-            let (would_run, reason) = match fates.remove(&job.key) {
-                Some((true, _)) => (true, why_it_runs(job)),
-                Some((false, reason)) => (false, reason),
-                None => (false, "a job before it never ends".into()),
-            };
-            explained(job, &name, would_run, reason)
-        })
-        .collect()
+    let plans: HashMap<&str, &JobPlan> = jobs.iter().map(|job| (job.key.as_str(), job)).collect();
+    let explain = |view: &JobView| {
+        let job = plans.get(view.file_key())?;
+        let part = view.combination.as_ref().map(|combination| {
+            Part { key: view.key.clone(), combination: combination.clone(), matrix: view.matrix.clone() }.plan(job)
+        });
+        let plan = part.as_ref().unwrap_or(job);
+        let contexts = contexts.clone().with("matrix", json!(plan.matrix)).with("strategy", strategy_context(plan));
+        let name = expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone());
+        let (would_run, reason) = match fates.remove(&view.key) {
+            Some((true, _)) => (true, why_it_runs(job)),
+            Some((false, reason)) => (false, reason),
+            None => (false, "a job before it never ends".into()),
+        };
+        Some(ExplainedJob { matrix: view.matrix.clone(), ..explained(job, &name, would_run, reason) })
+    };
+    run.jobs.iter().filter_map(explain).collect()
 }
 
-fn set(run: &mut RunView, key: &str, status: JobStatus, cause: Option<SkipCause>) {
-    if let Some(job) = run.jobs.iter_mut().find(|job| job.key == key) {
-        job.status = status;
-        job.skip_cause = cause;
+/// Makes the run what it is after an action; a job that is queued has ended well.
+fn perform(run: &mut RunView, fates: &mut BTreeMap<String, (bool, String)>, action: Action) {
+    let (key, action, fate) = match action {
+        Action::Queue { job } => (job, None, Some((true, String::new()))),
+        Action::Skip { ref job, ref reason, .. }
+        | Action::Cancel { ref job, ref reason }
+        | Action::Fail { ref job, ref reason, .. } => {
+            (job.clone(), Some(action.clone()), Some((false, reason.clone())))
+        }
+        Action::Expand { ref job, .. } | Action::Stop { ref job, .. } => (job.clone(), Some(action.clone()), None),
+        Action::Run { .. } => return,
+    };
+    let Some(at) = run.jobs.iter().position(|job| job.key == key) else { return };
+    match action {
+        Some(action) => apply(&mut run.jobs, at, &action),
+        None => run.jobs[at].status = JobStatus::Succeeded,
     }
+    fates.extend(fate.map(|fate| (key, fate)));
 }
 
 fn why_it_runs(job: &JobPlan) -> String {
@@ -178,6 +193,9 @@ fn why_it_runs(job: &JobPlan) -> String {
         Some(condition) => reason.push_str(&format!("; its condition `{condition}` holds")),
         None => {}
     }
+    if is_matrix_open(job) {
+        reason.push_str("; once for each combination of its matrix, which is not known yet");
+    }
     if let Some(environment) = &job.environment {
         reason.push_str(&format!("; the environment `{environment}` may ask for an approval"));
     }
@@ -189,10 +207,29 @@ fn why_it_runs(job: &JobPlan) -> String {
 fn is_open(job: &JobPlan) -> bool {
     let Some(condition) = &job.condition else { return false };
     let references = expr::references(condition).unwrap_or_default();
-    let reads_unknown = references
-        .iter()
-        .any(|reference| reference.is_in("vars") || (reference.is_in("needs") && reference.name(1) != Some("result")));
-    reads_unknown && !expr::uses_status_function(condition).unwrap_or(false)
+    references.iter().any(is_unknown) && !expr::uses_status_function(condition).unwrap_or(false)
+}
+
+/// The same of its matrix.
+fn is_matrix_open(job: &JobPlan) -> bool {
+    let Some(strategy) = &job.strategy else { return false };
+    // whatever in it is a template is a text of its JSON
+    let mut open = vec![json!(strategy)];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::String(text) if expr::template_references(&text).unwrap_or_default().iter().any(is_unknown) => {
+                return true;
+            }
+            Value::Array(items) => open.extend(items),
+            Value::Object(entries) => open.extend(entries.into_iter().map(|(_, value)| value)),
+            _ => {}
+        }
+    }
+    false
+}
+
+fn is_unknown(reference: &Reference) -> bool {
+    reference.is_in("vars") || (reference.is_in("needs") && reference.name(1) != Some("result"))
 }
 
 fn explained(job: &JobPlan, name: &str, would_run: bool, reason: String) -> ExplainedJob {

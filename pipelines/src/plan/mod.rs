@@ -160,11 +160,12 @@ fn run_plan(file: &str, pipeline: &Pipeline, inputs: Inputs) -> RunPlan {
         inputs,
         once_per_head: triggers.push.is_some()
             && triggers.pull_request.as_ref().is_some_and(|filter| !filter.repeat_push),
-        jobs: pipeline.jobs.iter().map(job_plan).collect(),
+        concurrency: pipeline.concurrency.clone(),
+        jobs: pipeline.jobs.iter().map(|job| job_plan(job, pipeline)).collect(),
     }
 }
 
-fn job_plan(job: &Job) -> JobPlan {
+fn job_plan(job: &Job, pipeline: &Pipeline) -> JobPlan {
     JobPlan {
         key: job.key.clone(),
         name: job.name.clone(),
@@ -172,12 +173,21 @@ fn job_plan(job: &Job) -> JobPlan {
         condition: job.condition.clone(),
         runs_on: job.runs_on.clone(),
         environment: job.environment.clone(),
+        environment_url: job.environment_url.clone(),
         idempotent: job.idempotent,
         timeout_seconds: job.timeout_seconds,
         env: job.env.clone(),
         outputs: job.outputs.clone(),
         secrets: job.secrets.clone(),
-        matrix: indexmap::IndexMap::new(),
+        strategy: job.strategy.clone(),
+        continue_on_error: job.continue_on_error,
+        concurrency: job.concurrency.clone(),
+        retry: job.retry.clone(),
+        container: job.container.clone(),
+        services: job.services.clone(),
+        permissions: job.permissions.as_ref().or(pipeline.permissions.as_ref()).cloned(),
+        late: job.late.clone(),
         steps: job.steps.clone(),
+        ..JobPlan::default()
     }
 }

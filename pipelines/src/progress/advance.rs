@@ -1,9 +1,13 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
-use segue_schemas::status::{Conclusion, FailureClass, JobStatus, RunStatus};
-use serde_json::{Map, Value, json};
+use segue_schemas::status::{FailureClass, JobStatus, RunStatus};
+use serde_json::{Map, Value};
 
-use super::{Action, JobView, RunView, SkipCause};
+use super::{
+    Action, JobView, RunView, SkipCause,
+    expand::expand,
+    groups::{Group, Groups, of_needs},
+};
 use crate::expr::{Contexts, StatusFunctions, evaluate_condition};
 
 /// What follows from the jobs as they stand: which pending ones can be queued now, which will never run, and what the run's
@@ -15,20 +19,24 @@ pub fn advance(run: &RunView) -> Vec<Action> {
     let mut actions = Vec::new();
     // each pass decides at least one job for good, so there are at most as many passes as jobs
     loop {
-        let decided: Vec<(usize, Action)> = jobs
-            .iter()
-            .enumerate()
-            .filter(|(_, job)| is_open(job, run.cancelled))
-            .filter_map(|(at, job)| Some((at, decide(job, &jobs, run)?)))
-            .filter(|(at, action)| jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. }))
-            .collect();
+        let groups = Groups::new(&jobs);
+        let mut decided = fail_fast(&jobs);
+        if decided.is_empty() {
+            let open = jobs.iter().enumerate().filter(|(_, job)| is_open(job, run.cancelled));
+            let open = open.filter_map(|(at, job)| Some((at, decide(job, jobs.len() - 1, &groups, run)?)));
+            let is_news = |(at, action): &(usize, Action)| {
+                jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. })
+            };
+            decided = open.filter(is_news).collect();
+        }
         if decided.is_empty() {
             break;
         }
-        for (at, action) in decided {
-            apply(&mut jobs[at], &action);
-            actions.push(action);
+        // from the last to the first: what takes a job's place moves those after it
+        for (at, action) in decided.iter().rev() {
+            apply(&mut jobs, *at, action);
         }
+        actions.extend(decided.into_iter().map(|(_, action)| action));
     }
     actions.extend(end_circle(&mut jobs));
     let status = run_status(&jobs);
@@ -50,6 +58,7 @@ pub fn run_status(jobs: &[JobView]) -> RunStatus {
             JobStatus::Waiting => waiting = true,
             JobStatus::Pending => pending = true,
             JobStatus::Succeeded => succeeded = true,
+            JobStatus::Failed if job.may_fail => succeeded = true,
             JobStatus::Failed => failed = true,
             JobStatus::Cancelled => cancelled = true,
             JobStatus::Skipped => {}
@@ -70,20 +79,44 @@ pub fn run_status(jobs: &[JobView]) -> RunStatus {
     }
 }
 
+/// What ends because another combination of the same matrix has failed.
+fn fail_fast(jobs: &[JobView]) -> Vec<(usize, Action)> {
+    let failed = jobs.iter().filter(|job| job.is_failure() && job.combination.as_ref().is_some_and(|c| c.fail_fast));
+    let mut told: HashSet<&str> = HashSet::new();
+    let mut ends = Vec::new();
+    for failed in failed {
+        if !told.insert(failed.file_key()) {
+            continue;
+        }
+        let reason = || format!("`{}` failed, and its matrix is `fail-fast`", failed.key);
+        for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.file_key() == failed.file_key()) {
+            let key = job.key.clone();
+            if job.status.is_final() || job.stopped {
+                continue;
+            }
+            ends.push(match job.has_started || job.status.is_held() {
+                true => (at, Action::Stop { job: key, reason: reason() }),
+                false => (at, Action::Cancel { job: key, reason: reason() }),
+            });
+        }
+    }
+    ends.sort_by_key(|(at, _)| *at);
+    ends
+}
+
 /// Jobs that wait for each other fail, so that the run ends; the planner lets no such pipeline through.
-fn end_circle(jobs: &mut [JobView]) -> Vec<Action> {
+fn end_circle(jobs: &mut Vec<JobView>) -> Vec<Action> {
     if !jobs.iter().all(|j| j.status == JobStatus::Pending || j.status.is_final()) {
         return Vec::new();
     }
-    let circle = jobs.iter_mut().filter(|j| j.status == JobStatus::Pending);
-    circle
-        .map(|job| {
-            let reason = "it needs, in a circle, itself; take one of the `needs` away".into();
-            let action = Action::Fail { job: job.key.clone(), class: FailureClass::Configuration, reason };
-            apply(job, &action);
-            action
-        })
-        .collect()
+    let mut actions = Vec::new();
+    for at in (0..jobs.len()).filter(|at| jobs[*at].status == JobStatus::Pending).collect::<Vec<_>>() {
+        let reason = "it needs, in a circle, itself; take one of the `needs` away".into();
+        let action = Action::Fail { job: jobs[at].key.clone(), class: FailureClass::Configuration, reason };
+        apply(jobs, at, &action);
+        actions.push(action);
+    }
+    actions
 }
 
 /// Whether it is still open if the job will run.
@@ -96,27 +129,32 @@ fn is_open(job: &JobView, cancelled: bool) -> bool {
 }
 
 /// What becomes of a job that has not begun; `None` while a need has not ended.
-fn decide(job: &JobView, jobs: &[JobView], run: &RunView) -> Option<Action> {
-    let find = |key: &String| jobs.iter().find(|j| j.key == *key);
-    if let Some(missing) = job.needs.iter().find(|key| find(key).is_none()) {
+fn decide(job: &JobView, others: usize, groups: &Groups<'_>, run: &RunView) -> Option<Action> {
+    if let Some(missing) = job.needs.iter().find(|key| groups.get(key).is_none()) {
         let reason = format!("it needs the job `{missing}`, which this run does not have");
         return Some(Action::Fail { job: job.key.clone(), class: FailureClass::Configuration, reason });
     }
-    let needs: Vec<&JobView> = job.needs.iter().filter_map(find).collect();
-    if needs.iter().any(|need| !need.status.is_final()) {
+    let needs: Vec<&Group<'_>> = job.needs.iter().filter_map(|key| groups.get(key)).collect();
+    if needs.iter().any(|need| !need.has_ended()) {
         return None;
     }
-    let ancestors = ancestors(job, jobs);
+    let ancestors = groups.ancestors(job);
     let obstacle = obstacle(job, &needs, &ancestors);
     let status = StatusFunctions {
         success: obstacle.is_none() && !run.cancelled,
-        failure: ancestors.iter().any(|a| a.status == JobStatus::Failed),
+        failure: ancestors.iter().any(|ancestor| ancestor.failure().is_some()),
         cancelled: run.cancelled,
     };
-    let holds = evaluate_condition(job.condition.as_deref(), &contexts(&run.contexts, &needs), status);
+    // contexts are made only where something reads them
+    let reads = job.condition.is_some() || job.strategy.is_some();
+    let contexts = if reads { contexts(&run.contexts, job, groups) } else { Contexts::new() };
+    let holds = evaluate_condition(job.condition.as_deref(), &contexts, status);
     let (key, condition) = (job.key.clone(), job.condition.as_deref().unwrap_or("success()"));
     Some(match (holds, obstacle) {
-        (Ok(true), _) => Action::Queue { job: key },
+        (Ok(true), _) => match &job.strategy {
+            Some(strategy) => expand(job, strategy, &contexts, others),
+            None => Action::Queue { job: key },
+        },
         (Ok(false), _) if run.cancelled => {
             Action::Cancel { job: key, reason: "the run was cancelled before the job began".into() }
         }
@@ -135,11 +173,11 @@ fn decide(job: &JobView, jobs: &[JobView], run: &RunView) -> Option<Action> {
 }
 
 /// Why `success()` is false for a job whose needs have ended; `None` where it is true.
-fn obstacle(job: &JobView, needs: &[&JobView], ancestors: &[&JobView]) -> Option<String> {
-    let in_need = needs.iter().find_map(|need| match need.status {
-        JobStatus::Failed => Some(format!("its need `{}` failed", need.key)),
+fn obstacle(job: &JobView, needs: &[&Group<'_>], ancestors: &[&Group<'_>]) -> Option<String> {
+    let in_need = needs.iter().find_map(|need| match need.status() {
+        JobStatus::Failed => Some(format!("its need `{}` failed", need.failure().map_or(need.key, |job| &job.key))),
         JobStatus::Cancelled => Some(format!("its need `{}` was cancelled", need.key)),
-        JobStatus::Skipped => match need.skip_cause.unwrap_or(SkipCause::Condition) {
+        JobStatus::Skipped => match need.skip_cause() {
             SkipCause::Condition if job.has_environment => Some(format!(
                 "its need `{}` was skipped by its own condition, and a job with an environment runs only after needs that ran",
                 need.key
@@ -151,7 +189,7 @@ fn obstacle(job: &JobView, needs: &[&JobView], ancestors: &[&JobView]) -> Option
         _ => None,
     });
     in_need.or_else(|| {
-        ancestors.iter().find_map(|ancestor| match ancestor.status {
+        ancestors.iter().find_map(|ancestor| match ancestor.status() {
             JobStatus::Failed => Some(format!("`{}`, which comes before its needs, failed", ancestor.key)),
             JobStatus::Cancelled => Some(format!("`{}`, which comes before its needs, was cancelled", ancestor.key)),
             _ => None,
@@ -159,37 +197,18 @@ fn obstacle(job: &JobView, needs: &[&JobView], ancestors: &[&JobView]) -> Option
     })
 }
 
-/// Everything that comes before a job, in the order of the run.
-fn ancestors<'a>(job: &JobView, jobs: &'a [JobView]) -> Vec<&'a JobView> {
-    let mut found: BTreeSet<&str> = BTreeSet::new();
-    let mut open: Vec<&str> = job.needs.iter().map(String::as_str).collect();
-    while let Some(key) = open.pop() {
-        if let Some(ancestor) = jobs.iter().find(|j| j.key == key)
-            && found.insert(&ancestor.key)
-        {
-            open.extend(ancestor.needs.iter().map(String::as_str));
-        }
-    }
-    jobs.iter().filter(|j| found.contains(j.key.as_str())).collect()
-}
-
-/// What a job's `if` can see.
-fn contexts(of_run: &BTreeMap<String, Value>, needs: &[&JobView]) -> Contexts {
-    let needs: Map<String, Value> = needs
-        .iter()
-        .map(|need| {
-            let result = need.result().map_or("", Conclusion::as_str);
-            (need.key.clone(), json!({ "result": result, "outputs": need.outputs }))
-        })
-        .collect();
+/// What a job's `if` and its matrix can see.
+fn contexts(of_run: &BTreeMap<String, Value>, job: &JobView, groups: &Groups<'_>) -> Contexts {
     let empty = Value::Object(Map::new());
     ["github", "vars", "inputs"]
         .into_iter()
         .fold(Contexts::new(), |contexts, name| contexts.with(name, of_run.get(name).unwrap_or(&empty)))
-        .with("needs", Value::Object(needs))
+        .with("needs", of_needs(&job.needs, groups))
 }
 
-fn apply(job: &mut JobView, action: &Action) {
+/// Makes the jobs what they are once the action, which concerns the job at this place, is stored.
+pub(crate) fn apply(jobs: &mut Vec<JobView>, at: usize, action: &Action) {
+    let job = &mut jobs[at];
     match action {
         Action::Queue { .. } => job.status = JobStatus::Queued,
         Action::Skip { cause, .. } => {
@@ -198,6 +217,11 @@ fn apply(job: &mut JobView, action: &Action) {
         }
         Action::Cancel { .. } => job.status = JobStatus::Cancelled,
         Action::Fail { .. } => job.status = JobStatus::Failed,
+        Action::Stop { .. } => job.stopped = true,
+        Action::Expand { into, .. } => {
+            let parts: Vec<JobView> = into.iter().map(|part| job.part(part)).collect();
+            jobs.splice(at..=at, parts);
+        }
         Action::Run { .. } => {}
     }
 }

@@ -5,26 +5,37 @@
 
 mod advance;
 mod cancel;
+mod concurrency;
+mod expand;
 mod gate;
+mod groups;
 mod rerun;
+mod retry;
 mod rollout_end;
+mod settle;
 mod worker_loss;
 
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_schemas::{
-    plan::JobPlan,
+    plan::{Combination, JobPlan, StrategyPlan},
     status::{Conclusion, FailureClass, JobStatus, RunStatus},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use advance::apply;
 pub use advance::{advance, run_status};
 pub use cancel::{CancelAction, cancel};
+pub use concurrency::{Claimant, Entered, Fate, enter, evaluate_concurrency, turn};
+pub use expand::{MAX_RUN_JOBS, Part};
 pub use gate::{Gate, GateFacts, gate};
+pub use groups::needs_context;
 pub use rerun::{Rerun, RerunError, Selection, rerun};
+pub use retry::begin_again;
 pub use rollout_end::{AfterRollout, Next, after_rollout};
+pub use settle::{is_settled, settle, strategy_context};
 pub use worker_loss::{LostJob, LostStep, MAX_STARTS, OnLoss, on_worker_lost};
 
 /// One attempt of a run.
@@ -34,7 +45,7 @@ pub struct RunView {
     pub status: RunStatus,
     /// Whether its cancellation was asked for.
     pub cancelled: bool,
-    /// Every job of the attempt.
+    /// Every job of the attempt, in its order.
     pub jobs: Vec<JobView>,
     /// The contexts `github`, `vars` and `inputs`, by name, for the jobs' `if`; one that is left out is empty.
     pub contexts: BTreeMap<String, Value>,
@@ -59,6 +70,16 @@ pub struct JobView {
     pub skip_cause: Option<SkipCause>,
     /// What it set, once it has ended.
     pub outputs: IndexMap<String, String>,
+    /// Its matrix, while that is not evaluated.
+    pub strategy: Option<StrategyPlan>,
+    /// Which combination of a matrix it is.
+    pub combination: Option<Combination>,
+    /// The values of that.
+    pub matrix: IndexMap<String, Value>,
+    /// Whether its failure is none for the run and for what needs it.
+    pub may_fail: bool,
+    /// Whether it was told to stop.
+    pub stopped: bool,
 }
 
 impl JobView {
@@ -74,14 +95,32 @@ impl JobView {
             has_started: false,
             skip_cause: None,
             outputs: IndexMap::new(),
+            strategy: plan.strategy.clone().filter(|_| plan.combination.is_none()),
+            combination: plan.combination.clone(),
+            matrix: plan.matrix.clone(),
+            may_fail: plan.continue_on_error,
+            stopped: false,
         }
     }
 
-    /// How it ended, as `needs.<key>.result` shows it.
+    /// Its key in the file, which `needs` names.
+    #[must_use]
+    pub fn file_key(&self) -> &str {
+        self.combination.as_ref().map_or(&self.key, |combination| &combination.job)
+    }
+
+    /// Whether it failed, and that is not allowed.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.status == JobStatus::Failed && !self.may_fail
+    }
+
+    /// How it ended, as `needs.<key>.result` shows it: a failure that is allowed is a success there.
     #[must_use]
     pub fn result(&self) -> Option<Conclusion> {
         match self.status {
             JobStatus::Succeeded => Some(Conclusion::Success),
+            JobStatus::Failed if self.may_fail => Some(Conclusion::Success),
             JobStatus::Failed => Some(Conclusion::Failure),
             JobStatus::Cancelled => Some(Conclusion::Cancelled),
             JobStatus::Skipped => Some(Conclusion::Skipped),
@@ -156,6 +195,20 @@ pub enum Action {
         job: String,
         /// What kind of failure.
         class: FailureClass,
+        /// Why.
+        reason: String,
+    },
+    /// The job's matrix is evaluated: these take its place, and stand where it stood.
+    Expand {
+        /// Which.
+        job: String,
+        /// Its combinations, in order; at least one.
+        into: Vec<Part>,
+    },
+    /// The job has begun, and is to be ended: marked, and its worker told, or the rollout that it waits for aborted.
+    Stop {
+        /// Which.
+        job: String,
         /// Why.
         reason: String,
     },

@@ -20,6 +20,8 @@ pub enum Selection {
 pub struct Rerun {
     /// The keys of the jobs that are `pending` again, in the order of the run.
     pub again: Vec<String>,
+    /// The keys in the file of those among them whose matrix is evaluated again: what comes before it may say something else now.
+    pub anew: Vec<String>,
     /// The keys of the jobs that keep status, outputs and artifacts of the attempt before, in the order of the run.
     pub carried: Vec<String>,
 }
@@ -55,17 +57,35 @@ pub fn rerun(jobs: &[JobView], selection: Selection) -> Result<Rerun, RerunError
     let again = with_dependants(jobs, chosen);
     let (again, carried): (Vec<&JobView>, Vec<&JobView>) = jobs.iter().partition(|j| again.contains(j.key.as_str()));
     let keys = |jobs: Vec<&JobView>| jobs.into_iter().map(|j| j.key.clone()).collect();
-    Ok(Rerun { again: keys(again), carried: keys(carried) })
+    let anew = matrices(&again, selection);
+    Ok(Rerun { again: keys(again), anew, carried: keys(carried) })
+}
+
+/// The matrices that are evaluated again. Where nothing before one runs again, its combinations are what they were.
+fn matrices(again: &[&JobView], selection: Selection) -> Vec<String> {
+    let runs_again: BTreeSet<&str> = again.iter().map(|job| job.file_key()).collect();
+    let is_anew = |job: &&&JobView| {
+        job.combination.is_some()
+            && (selection == Selection::Whole || job.needs.iter().any(|need| runs_again.contains(need.as_str())))
+    };
+    let mut anew: Vec<String> = again.iter().filter(is_anew).map(|job| job.file_key().to_owned()).collect();
+    anew.dedup();
+    anew
 }
 
 /// The chosen jobs and everything after them, which saw their former results.
 fn with_dependants<'a>(jobs: &'a [JobView], mut chosen: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    let mut again: BTreeSet<&str> =
+        jobs.iter().filter(|job| chosen.contains(job.key.as_str())).map(JobView::file_key).collect();
     loop {
-        let next = jobs
-            .iter()
-            .find(|j| !chosen.contains(j.key.as_str()) && j.needs.iter().any(|need| chosen.contains(need.as_str())));
+        let next = jobs.iter().find(|job| {
+            !chosen.contains(job.key.as_str()) && job.needs.iter().any(|need| again.contains(need.as_str()))
+        });
         match next {
-            Some(job) => chosen.insert(&job.key),
+            Some(job) => {
+                chosen.insert(&job.key);
+                again.insert(job.file_key());
+            }
             None => return chosen,
         };
     }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use proptest::prelude::*;
 use segue_pipelines::progress::{Action, CancelAction, JobView, RunView, advance, cancel, run_status};
-use segue_schemas::status::{JobStatus, RunStatus};
+use segue_schemas::{
+    plan::{JobPlan, MatrixPlan, Setting, StrategyPlan},
+    status::{JobStatus, RunStatus},
+};
 
 #[derive(Debug, Clone)]
 enum Happening {
@@ -48,19 +51,29 @@ fn some_jobs() -> impl Strategy<Value = Vec<JobView>> {
         1 => Just(Some("needs.j0.result == 'success'")),
         1 => Just(Some("success(")),
     ];
-    proptest::collection::vec((any::<u8>(), condition, proptest::bool::weighted(0.3)), 1..8).prop_map(|jobs| {
-        let job = |(at, (needs, condition, has_environment)): (usize, (u8, Option<&str>, bool))| JobView {
+    let matrix = prop_oneof![4 => Just(None), 2 => (0_usize..4).prop_map(Some)];
+    let flags = (proptest::bool::weighted(0.3), proptest::bool::weighted(0.2), any::<bool>());
+    proptest::collection::vec((any::<u8>(), condition, flags, matrix), 1..8).prop_map(|jobs| {
+        type One<'a> = (usize, (u8, Option<&'a str>, (bool, bool, bool), Option<usize>));
+        let job = |(at, (needs, condition, (has_environment, may_fail, fail_fast), combinations)): One| JobView {
             key: format!("j{at}"),
             needs: (0..at).filter(|before| needs >> before & 1 == 1).map(|before| format!("j{before}")).collect(),
             condition: condition.map(Into::into),
             has_environment,
-            status: JobStatus::Pending,
-            has_started: false,
-            skip_cause: None,
-            outputs: IndexMap::new(),
+            may_fail,
+            strategy: combinations.map(|count| matrix_of(count, fail_fast)),
+            ..JobView::planned(&JobPlan::default())
         };
         jobs.into_iter().enumerate().map(job).collect()
     })
+}
+
+/// A matrix of so many combinations; none at all is possible.
+fn matrix_of(count: usize, fail_fast: bool) -> StrategyPlan {
+    let values = serde_json::json!((0..count).collect::<Vec<_>>());
+    let vectors = IndexMap::from([("n".to_owned(), values)]);
+    let matrix = MatrixPlan::Vectors { vectors, include: None, exclude: None };
+    StrategyPlan { matrix, fail_fast: Setting::Fixed(fail_fast), max_parallel: None }
 }
 
 struct Store {
@@ -87,9 +100,11 @@ impl Store {
         for (at, action) in actions.iter().enumerate() {
             match action {
                 Action::Queue { job } => {
-                    let needs = &self.run.jobs.iter().find(|j| j.key == *job).unwrap().needs;
-                    let ended = |key: &String| self.run.jobs.iter().any(|j| j.key == *key && j.status.is_final());
-                    assert!(needs.iter().all(ended), "{job} is queued before its needs have ended");
+                    let found = self.run.jobs.iter().find(|j| j.key == *job).unwrap();
+                    assert!(found.strategy.is_none(), "{job} is queued before its matrix is evaluated");
+                    let ended =
+                        |key: &String| self.run.jobs.iter().all(|j| j.file_key() != *key || j.status.is_final());
+                    assert!(found.needs.iter().all(ended), "{job} is queued before its needs have ended");
                     self.set(job, JobStatus::Queued);
                 }
                 Action::Skip { job, cause, reason } => {
@@ -98,10 +113,29 @@ impl Store {
                     self.run.jobs.iter_mut().find(|j| j.key == *job).unwrap().skip_cause = Some(*cause);
                 }
                 Action::Cancel { job, .. } => {
-                    assert!(self.run.cancelled);
+                    assert!(self.run.cancelled || self.has_failed_beside(job));
                     self.set(job, JobStatus::Cancelled);
                 }
                 Action::Fail { job, .. } => self.set(job, JobStatus::Failed),
+                Action::Stop { job, .. } => {
+                    assert!(self.has_failed_beside(job));
+                    self.signalled.push(job.clone());
+                    self.run.jobs.iter_mut().find(|j| j.key == *job).unwrap().stopped = true;
+                }
+                Action::Expand { job, into } => {
+                    let at = self.run.jobs.iter().position(|j| j.key == *job).unwrap();
+                    let whole = self.run.jobs[at].clone();
+                    assert!(!into.is_empty() && whole.status == JobStatus::Pending);
+                    let parts = into.iter().map(|part| JobView {
+                        key: part.key.clone(),
+                        combination: Some(part.combination.clone()),
+                        matrix: part.matrix.clone(),
+                        strategy: None,
+                        ..whole.clone()
+                    });
+                    let parts: Vec<JobView> = parts.collect();
+                    self.run.jobs.splice(at..=at, parts);
+                }
                 Action::Run { status } => {
                     assert_eq!(at + 1, actions.len(), "the run's status comes last");
                     self.run.status = self.run.status.transition(*status).unwrap();
@@ -110,6 +144,13 @@ impl Store {
         }
         assert_eq!(run_status(&self.run.jobs), self.run.status);
         assert_eq!(advance(&self.run), [], "a second call changes nothing");
+    }
+
+    /// Whether another combination of its matrix has failed.
+    fn has_failed_beside(&self, key: &str) -> bool {
+        let job = self.run.jobs.iter().find(|j| j.key == key).unwrap();
+        job.combination.as_ref().is_some_and(|c| c.fail_fast)
+            && self.run.jobs.iter().any(|j| j.file_key() == job.file_key() && j.is_failure())
     }
 
     fn nth(&self, n: usize, may: impl Fn(&JobView) -> bool) -> Option<String> {
@@ -153,12 +194,13 @@ proptest! {
         for what in happenings {
             let before = store.run.jobs.clone();
             store.happen(&what);
-            for (before, after) in before.iter().zip(&store.run.jobs) {
-                prop_assert!(!before.status.is_final() || before.status == after.status, "{} left its end", before.key);
+            for before in before.iter().filter(|before| before.status.is_final()) {
+                let after = store.run.jobs.iter().find(|after| after.key == before.key);
+                prop_assert_eq!(after.map(|after| after.status), Some(before.status), "{} left its end", before.key);
             }
         }
         // whatever is left is claimed and ends
-        for round in 0..100 {
+        for round in 0..200 {
             store.happen(&Happening::GoOn(0));
             store.happen(&Happening::Claim(0));
             store.happen(&Happening::End(0, if round % 3 == 0 { JobStatus::Failed } else { JobStatus::Succeeded }));
@@ -174,9 +216,11 @@ proptest! {
     ) {
         let mut store = Store::new(jobs);
         happenings.iter().for_each(|what| store.happen(what));
-        let had_started: Vec<bool> = store.run.jobs.iter().map(|j| j.has_started).collect();
+        let had_started: Vec<String> =
+            store.run.jobs.iter().filter(|j| j.has_started).map(|j| j.key.clone()).collect();
         store.happen(&Happening::Cancel);
-        for (job, had_started) in store.run.jobs.iter().zip(had_started) {
+        for job in &store.run.jobs {
+            let had_started = had_started.contains(&job.key);
             let is_held = matches!(job.status, JobStatus::Leased | JobStatus::Running | JobStatus::Waiting);
             prop_assert!(!is_held || store.signalled.contains(&job.key), "{} is not told", job.key);
             if job.status == JobStatus::Queued && !had_started {

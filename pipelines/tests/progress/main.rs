@@ -13,12 +13,13 @@ use segue_pipelines::progress::{
 };
 use segue_schemas::{
     id::RolloutId,
-    plan::{JobPlan, StepAction, StepPlan},
+    plan::{Combination, JobPlan, StepAction, StepPlan},
     status::{Conclusion, FailureClass, JobStatus, RolloutStatus, RunStatus, StepStatus},
     time::Timestamp,
 };
 
-/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [if EXPRESSION]`.
+/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [stopped] [may-fail] [of JOB] [slow-fail]
+/// [if EXPRESSION]`. `of JOB`: it is a combination of that job's matrix, and its key the label; `slow-fail`: without fail-fast.
 fn jobs(text: &str) -> Vec<JobView> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(job).collect()
 }
@@ -35,12 +36,28 @@ fn job(line: &str) -> JobView {
         has_started: false,
         skip_cause: None,
         outputs: IndexMap::from([("answer".to_owned(), "42".to_owned())]),
+        ..JobView::planned(&JobPlan::default())
     };
     while let Some(word) = words.next() {
         match word {
             "needs" => job.needs = words.next().unwrap().split(',').map(Into::into).collect(),
             "environment" => job.has_environment = true,
             "started" => job.has_started = true,
+            "stopped" => job.stopped = true,
+            "may-fail" => job.may_fail = true,
+            "of" => {
+                let combination = Combination {
+                    job: words.next().unwrap().into(),
+                    label: job.key.clone(),
+                    index: 0,
+                    total: 2,
+                    fail_fast: true,
+                    max_parallel: None,
+                };
+                job.matrix = IndexMap::from([("value".to_owned(), job.key.clone().into())]);
+                job.combination = Some(combination);
+            }
+            "slow-fail" => job.combination.as_mut().unwrap().fail_fast = false,
             "cause" => job.skip_cause = SkipCause::parse(words.next().unwrap()),
             status => job.status = JobStatus::parse(status).unwrap(),
         }
@@ -59,6 +76,10 @@ fn words(actions: &[Action]) -> String {
         Action::Skip { job, cause, reason } => format!("skip {job} ({}): {reason}", cause.as_str()),
         Action::Cancel { job, reason } => format!("cancel {job}: {reason}"),
         Action::Fail { job, reason, .. } => format!("fail {job}: {reason}"),
+        Action::Expand { job, into } => {
+            format!("expand {job}: {}", into.iter().map(|part| part.key.as_str()).collect::<Vec<_>>().join("; "))
+        }
+        Action::Stop { job, reason } => format!("stop {job}: {reason}"),
         Action::Run { status } => format!("run {status}"),
     };
     actions.iter().map(word).collect::<Vec<_>>().join("\n")
@@ -263,17 +284,10 @@ fn plan(steps: &[(bool, Option<&str>)]) -> JobPlan {
     JobPlan {
         key: "deploy".into(),
         name: "deploy".into(),
-        needs: Vec::new(),
-        condition: None,
-        runs_on: Vec::new(),
         environment: Some("production".into()),
-        idempotent: false,
         timeout_seconds: 60,
-        env: IndexMap::new(),
-        outputs: IndexMap::new(),
-        secrets: Vec::new(),
-        matrix: IndexMap::new(),
         steps: steps.iter().map(step).collect(),
+        ..JobPlan::default()
     }
 }
 
@@ -313,6 +327,7 @@ fn gates_say_what_they_wait_for() {
         refused_by: None,
         trusted: true,
         foreign_code_approved: false,
+        containers: false,
         environment_held_by: None,
         free_disk_mib: 1000,
         low_disk_mib: 512,
@@ -338,6 +353,10 @@ fn gates_say_what_they_wait_for() {
     assert!(with(|f| (f.trusted, f.environment) = (false, None)).starts_with("person: the code comes from outside"));
     assert!(with(|f| f.free_disk_mib = 100).starts_with("closed: only 100 MiB of disk are free"));
     assert_eq!(with(|f| f.environment_held_by = Some("run 7".into())), "closed: run 7 is changing `production`");
+    assert!(
+        with(|f| f.containers = true)
+            .starts_with("refused: it asks for a container, and no worker has the docker engine")
+    );
     // what never opens is said first
     assert!(with(|f| (f.ref_allowed, f.approvals) = (false, 0)).starts_with("refused"));
 }

@@ -67,14 +67,17 @@ pub fn jobs(detail: RunDetail) -> Vec<JobView> {
 }
 
 fn job(record: JobRecord, steps: Vec<StepReport>, approval: Option<ApprovalView>) -> JobView {
+    let name = if record.plan.name.contains("${{") { record.plan.key.clone() } else { record.plan.name };
     JobView {
         id: record.id,
         run: record.run,
         attempt: record.attempt,
         key: record.plan.key,
-        name: record.plan.name,
+        name,
         needs: record.plan.needs,
         environment: record.plan.environment,
+        environment_url: record.environment_url,
+        may_fail: record.plan.continue_on_error,
         status: record.status,
         reason: record.reason,
         failure_class: record.failure_class,

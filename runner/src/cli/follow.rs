@@ -111,7 +111,7 @@ impl RunLines {
                     let took = show::span(job.started_at, job.ended_at);
                     let reason =
                         job.reason.as_deref().map(|r| format!("  {}", show::one_line(r, 200))).unwrap_or_default();
-                    anstream::println!("{:<24} {} {took}{reason}", job.key, show::status_text(&job.status));
+                    anstream::println!("{:<24} {} {took}{reason}", job.key, show::job_status(job));
                 }
             }
             RunEvent::Rollout(rollout) => {

@@ -140,7 +140,10 @@ fn print_job(job: &JobView) {
     let environment = job.environment.as_deref().map(|name| format!(" -> {name}")).unwrap_or_default();
     let reason = job.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
     let took = show::span(job.started_at, job.ended_at);
-    anstream::println!("job {}{environment}  {} {took}{reason}", job.key, show::status_text(&job.status));
+    anstream::println!("job {}{environment}  {} {took}{reason}", job.key, show::job_status(job));
+    if let Some(url) = &job.environment_url {
+        anstream::println!("    {url}");
+    }
     for step in job.steps.iter().filter(|step| step.status != StepStatus::Pending) {
         let reason =
             step.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();

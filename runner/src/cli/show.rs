@@ -6,6 +6,7 @@ use std::{io::IsTerminal as _, time::Duration};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use segue_schemas::{
+    api::JobView,
     status::{JobStatus, RolloutStatus, RunStatus, StepStatus},
     time::Timestamp,
 };
@@ -127,6 +128,15 @@ pub fn status_cell(status: &impl Toned) -> Cell {
 pub fn status_text(status: &impl Toned) -> String {
     let style = tone_style(status.tone());
     format!("{style}{status}{style:#}")
+}
+
+/// A job's status within a line. A failure that the job's `continue-on-error` allows says so.
+pub fn job_status(job: &JobView) -> String {
+    if job.may_fail && job.status == JobStatus::Failed {
+        let style = tone_style(Tone::Look);
+        return format!("{style}failed, allowed{style:#}");
+    }
+    status_text(&job.status)
 }
 
 /// The style of a tone.

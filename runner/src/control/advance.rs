@@ -1,18 +1,23 @@
 //! Performs what progress decides, in the transaction that gave cause to it.
 
-use segue_pipelines::progress::{self, Action, Gate, RunView};
+use segue_pipelines::progress::{
+    self, Action, Gate, JobView, MAX_RUN_JOBS, Part, RunView, is_settled, needs_context, settle,
+};
 use segue_schemas::{
     config::NotificationEvent,
+    deploy::RolloutCommand,
+    plan::JobPlan,
     status::{FailureClass, JobStatus, RunStatus},
 };
 use serde_json::json;
 
-use super::{contexts, gates};
+use super::{concurrency, contexts, gates, rollback::order};
 use crate::store::{
-    Bell, Result, RunRecord, Store, StoreError, Tx,
+    Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
     outboxes::notify,
     tables::{
         jobs::{self, Job},
+        rollouts,
         runs::{self, Run},
     },
 };
@@ -24,17 +29,27 @@ pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: 
     let before = run.record.clone();
     tx.ring(Bell::Run(run.record.id));
     // each pass ends or queues a job, or is the last
-    for _ in 0..=jobs.len() + 1 {
+    for _ in 0..=jobs.len().max(MAX_RUN_JOBS) + 1 {
         let actions = progress::advance(&view(store, &run, &jobs));
         let mut gated = false;
         for action in &actions {
-            gated |= perform(store, tx, &mut run, &mut jobs, action).await?;
+            gated |= perform(store, tx, &run, &mut jobs, action).await?;
+            if matches!(action, Action::Stop { .. }) {
+                // the end of a rollout may have moved other jobs of the run: look again
+                run = runs::load(&mut tx.conn, run.record.id).await?;
+                jobs = jobs::of_attempt(&mut tx.conn, run.record.id, run.record.attempt).await?;
+                gated = true;
+                break;
+            }
         }
         // where a gate has made something else of a job, the next pass derives the run's status
         if let Some(Action::Run { status }) = actions.last()
             && !gated
         {
             become_status(&mut run, *status, tx)?;
+            if *status == RunStatus::Succeeded {
+                run.record.reason = allowed_failures(&jobs);
+            }
         }
         if actions.is_empty() {
             break;
@@ -45,6 +60,9 @@ pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: 
         if run.record.status.is_final() {
             tell(tx, &run.record).await?;
         }
+    }
+    if concurrency::release(tx, &run, &jobs).await? {
+        tx.ring(Bell::Jobs);
     }
     Ok(())
 }
@@ -66,7 +84,10 @@ pub(super) async fn end_unplanned(tx: &mut Tx, mut run: Run, status: RunStatus) 
 
 fn view(store: &Store, run: &Run, jobs: &[Job]) -> RunView {
     // contexts are made only where a condition may read them
-    let asks = jobs.iter().any(|j| j.record.status == JobStatus::Pending && j.record.plan.condition.is_some());
+    let asks = jobs.iter().any(|j| {
+        let plan = &j.record.plan;
+        j.record.status == JobStatus::Pending && (plan.condition.is_some() || plan.strategy.is_some())
+    });
     let contexts = if asks { contexts::of_run(run, None, store.config()) } else { Default::default() };
     RunView {
         status: run.record.status,
@@ -77,35 +98,92 @@ fn view(store: &Store, run: &Run, jobs: &[Job]) -> RunView {
 }
 
 /// Performs one action on a job; whether a gate made something else of it than progress expected.
-async fn perform(store: &Store, tx: &mut Tx, run: &mut Run, jobs: &mut [Job], action: &Action) -> Result<bool> {
-    let (Action::Queue { job } | Action::Skip { job, .. } | Action::Cancel { job, .. } | Action::Fail { job, .. }) =
-        action
+async fn perform(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut Vec<Job>, action: &Action) -> Result<bool> {
+    let (Action::Queue { job: key }
+    | Action::Skip { job: key, .. }
+    | Action::Cancel { job: key, .. }
+    | Action::Fail { job: key, .. }
+    | Action::Expand { job: key, .. }
+    | Action::Stop { job: key, .. }) = action
     else {
         return Ok(false);
     };
-    let found = jobs.iter_mut().find(|j| j.record.plan.key == *job);
-    let job = found.ok_or_else(|| StoreError::not_found("job", job))?;
+    let at = jobs.iter().position(|j| j.record.plan.key == *key).ok_or_else(|| StoreError::not_found("job", key))?;
     let mut gated = false;
     match action {
-        Action::Queue { .. } => gated = queue(store, tx, run, job).await?,
+        Action::Queue { .. } => gated = queue(store, tx, run, jobs, at).await?,
         Action::Skip { cause, reason, .. } => {
-            job.skip_cause = Some(*cause);
-            job.becomes(JobStatus::Skipped, Some(reason.clone()), tx.now)?;
+            jobs[at].skip_cause = Some(*cause);
+            jobs[at].becomes(JobStatus::Skipped, Some(reason.clone()), tx.now)?;
         }
-        Action::Cancel { reason, .. } => job.becomes(JobStatus::Cancelled, Some(reason.clone()), tx.now)?,
-        Action::Fail { class, reason, .. } => {
-            job.record.failure_class = Some(*class);
-            job.becomes(JobStatus::Failed, Some(reason.clone()), tx.now)?;
+        Action::Cancel { reason, .. } => jobs[at].becomes(JobStatus::Cancelled, Some(reason.clone()), tx.now)?,
+        Action::Fail { class, reason, .. } => fail(&mut jobs[at], *class, reason.clone(), tx)?,
+        Action::Expand { into, .. } => {
+            expand(tx, jobs, at, into).await?;
+            return Ok(false);
         }
+        Action::Stop { reason, .. } => stop(store, tx, &mut jobs[at], reason).await?,
         Action::Run { .. } => {}
     }
-    jobs::save(&mut tx.conn, job).await?;
+    jobs::save(&mut tx.conn, &jobs[at]).await?;
     Ok(gated)
+}
+
+fn fail(job: &mut Job, class: FailureClass, reason: String, tx: &Tx) -> Result<()> {
+    job.record.failure_class = Some(class);
+    job.becomes(JobStatus::Failed, Some(reason), tx.now)
+}
+
+/// The combinations of a job take its place. The plan of each remembers the job's, so that a rerun can evaluate it again.
+async fn expand(tx: &mut Tx, jobs: &mut Vec<Job>, at: usize, into: &[Part]) -> Result<()> {
+    let whole = &jobs[at];
+    jobs::remove(&mut tx.conn, whole.record.id).await?;
+    let (run, attempt, planned) = (whole.record.run, whole.record.attempt, whole.as_planned());
+    let mut made = Vec::with_capacity(into.len());
+    for part in into {
+        let plan = part.plan(&whole.record.plan);
+        let mut job = Job::planned(new_job_id(), run, attempt, whole.position, &whole.repository, plan);
+        job.planned = Some(planned.clone());
+        jobs::insert(&mut tx.conn, &job, tx.now).await?;
+        made.push(job);
+    }
+    jobs.splice(at..=at, made);
+    Ok(())
+}
+
+/// A job that has begun is told to end. It ends by its worker's report, by its rollout's end, or by the reaper.
+pub(super) async fn stop(store: &Store, tx: &mut Tx, job: &mut Job, reason: &str) -> Result<()> {
+    job.record.cancel_requested = true;
+    job.stop_reason = Some(reason.to_owned());
+    tx.ring(Bell::Job(job.record.id));
+    let Some(rollout) = job.record.rollout.filter(|_| job.record.status == JobStatus::Waiting) else { return Ok(()) };
+    jobs::save(&mut tx.conn, job).await?;
+    let rollout = rollouts::load(&mut tx.conn, rollout).await?;
+    // the abort of one that nobody drives ends it, and may end this job at once
+    Box::pin(order(store, tx, rollout, RolloutCommand::Abort, reason.to_owned())).await?;
+    *job = jobs::load(&mut tx.conn, job.record.id).await?;
+    Ok(())
 }
 
 /// A job's needs are done: it is claimable, or waits for a person, or will never be let in. Its gates are asked again when it
 /// is claimed; asking here shows at once what it waits for.
-async fn queue(store: &Store, tx: &mut Tx, run: &Run, job: &mut Job) -> Result<bool> {
+async fn queue(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut [Job], at: usize) -> Result<bool> {
+    if !is_settled(&jobs[at].record.plan) {
+        match settled(store, run, jobs, at) {
+            Ok(plan) => jobs[at].evaluated(plan),
+            Err(reason) => {
+                fail(&mut jobs[at], FailureClass::Configuration, reason, tx)?;
+                return Ok(true);
+            }
+        }
+        jobs::save_plan(&mut tx.conn, &jobs[at]).await?;
+    } else if jobs[at].record.plan.concurrency.is_some() {
+        jobs::save_plan(&mut tx.conn, &jobs[at]).await?;
+    }
+    let job = &mut jobs[at];
+    if concurrency::enter_job(store, tx, run, job).await? {
+        return Ok(true);
+    }
     match gates::judge(store, &mut tx.conn, run, job).await? {
         Gate::Open | Gate::Closed { .. } => {
             job.becomes(JobStatus::Queued, None, tx.now)?;
@@ -115,6 +193,16 @@ async fn queue(store: &Store, tx: &mut Tx, run: &Run, job: &mut Job) -> Result<b
         }
         gate => shut(tx, job, gate).map(|()| true),
     }
+}
+
+/// The plan of a job with what its needs have said.
+fn settled(store: &Store, run: &Run, jobs: &[Job], at: usize) -> std::result::Result<JobPlan, String> {
+    let plan = &jobs[at].record.plan;
+    let mut visible = contexts::of_run(run, None, store.config());
+    let needed: Vec<JobView> =
+        jobs.iter().filter(|j| plan.needs.iter().any(|need| need == j.record.plan.file_key())).map(Job::view).collect();
+    visible.insert("needs".into(), needs_context(&plan.needs, &needed));
+    settle(plan, &visible)
 }
 
 /// What becomes of a job whose gate is not one that opens by itself.
@@ -138,6 +226,19 @@ fn become_status(run: &mut Run, status: RunStatus, tx: &Tx) -> Result<()> {
     Ok(())
 }
 
+/// What a run that succeeded has to say of the jobs that did not.
+fn allowed_failures(jobs: &[Job]) -> Option<String> {
+    let failed = jobs.iter().filter(|j| j.record.status == JobStatus::Failed);
+    let failed: Vec<String> = failed.map(|j| format!("`{}`", j.record.plan.key)).collect();
+    match failed.as_slice() {
+        [] => None,
+        [one] => Some(format!("{one} failed, which its `continue-on-error` allows")),
+        [first, others @ ..] => {
+            Some(format!("{first} and {} more failed, which their `continue-on-error` allows", others.len()))
+        }
+    }
+}
+
 /// Who is to be told of a run's end: of a failure always, of a success only after a failure.
 async fn tell(tx: &mut Tx, run: &RunRecord) -> Result<()> {
     let (event, word) = match run.status {
@@ -148,7 +249,7 @@ async fn tell(tx: &mut Tx, run: &RunRecord) -> Result<()> {
         _ => return Ok(()),
     };
     let failed = jobs::of_attempt(&mut tx.conn, run.id, run.attempt).await?;
-    let failed = failed.iter().filter(|j| j.record.status == JobStatus::Failed);
+    let failed = failed.iter().filter(|j| j.view().is_failure());
     let failed: Vec<_> = failed.map(|j| json!({"job": j.record.plan.key, "reason": j.record.reason})).collect();
     let detail = json!({
         "summary": format!("{} of {} {word}: run {}, commit {}, {}", run.pipeline, run.repository, run.id, run.commit.short(), run.title),

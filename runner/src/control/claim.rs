@@ -12,7 +12,7 @@ use segue_schemas::{
 
 use super::{
     advance::{advance_run, shut},
-    contexts, gates, workers,
+    concurrency, contexts, gates, workers,
 };
 use crate::{
     log_store::LogStore,
@@ -57,7 +57,7 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     for id in candidates(tx, request).await? {
         let mut job = jobs::load(&mut tx.conn, id).await?;
         let run = runs::load(&mut tx.conn, job.record.run).await?;
-        if !fits_workspace(store, tx, &mut job, &request.worker).await? {
+        if !has_turn(tx, &job).await? || !fits_workspace(store, tx, &mut job, &request.worker).await? {
             continue;
         }
         match gates::judge(store, &mut tx.conn, &run, &job).await? {
@@ -71,6 +71,7 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
             }
         }
         match secrets(store, tx, &run, &job).await {
+            Ok(_) if !concurrency::take(tx, &run, &job).await? => {}
             Ok(secrets) => return lease(store, tx, request, run, job, secrets).await.map(Some),
             Err(StoreError::Secret(error)) => {
                 job.record.failure_class = Some(FailureClass::Configuration);
@@ -84,6 +85,14 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     Ok(None)
 }
 
+/// Whether the job's matrix may have one more at work. Asked for each, as one that is leased here counts for the next.
+async fn has_turn(tx: &mut Tx, job: &Job) -> Result<bool> {
+    match job.record.plan.combination.as_ref().and_then(|part| part.max_parallel) {
+        Some(most) if job.record.epoch == Epoch(0) => Ok(jobs::at_work_beside(&mut tx.conn, &job.record).await? < most),
+        _ => Ok(true),
+    }
+}
+
 /// Queued jobs that the worker's labels fit, the best first.
 async fn candidates(tx: &mut Tx, request: &ClaimRequest) -> Result<Vec<JobId>> {
     let held = jobs::held_by_repository(&mut tx.conn).await?;
@@ -94,7 +103,7 @@ async fn candidates(tx: &mut Tx, request: &ClaimRequest) -> Result<Vec<JobId>> {
         }
         for repository in jobs::queued_repositories(&mut tx.conn, &labels).await? {
             let share = held.get(&repository).copied().unwrap_or(0);
-            let queued = jobs::queued(&mut tx.conn, &labels, &repository, LOOKED_AT).await?;
+            let queued = jobs::queued(&mut tx.conn, &labels, &repository, LOOKED_AT, tx.now).await?;
             found.extend(queued.into_iter().map(|(id, priority, since)| (-priority, share, since, id)));
         }
     }
@@ -188,7 +197,7 @@ async fn describe(
         Vec::new()
     } else {
         let all = jobs::of_attempt(&mut tx.conn, job.record.run, job.record.attempt).await?;
-        all.into_iter().filter(|j| job.record.plan.needs.contains(&j.record.plan.key)).collect()
+        all.into_iter().filter(|j| job.record.plan.needs.iter().any(|need| need == j.record.plan.file_key())).collect()
     };
     let resume = match job.record.next_step {
         Some(next_step) => Some(Resume { next_step, steps: jobs::steps(&mut tx.conn, job.record.id).await? }),

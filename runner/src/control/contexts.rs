@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
-use segue_pipelines::plan::{RunNumbers, github_context};
-use segue_schemas::{config::Config, status::Conclusion, trigger::Trigger};
+use segue_pipelines::{
+    plan::{RunNumbers, github_context},
+    progress::{JobView, needs_context, strategy_context},
+};
+use segue_schemas::{config::Config, trigger::Trigger};
 use serde_json::{Value, json};
 
 use crate::store::tables::{jobs::Job, runs::Run};
@@ -23,16 +26,11 @@ pub(super) fn of_job(run: &Run, job: &Job, needs: &[Job], config: &Config) -> BT
     let plan = &job.record.plan;
     let mut contexts = of_run(run, plan.environment.as_deref(), config);
     if let Some(Value::Object(github)) = contexts.get_mut("github") {
-        github.insert("job".into(), plan.key.as_str().into());
+        github.insert("job".into(), plan.file_key().into());
     }
-    let needs: serde_json::Map<String, Value> = needs
-        .iter()
-        .map(|need| {
-            let result = need.view().result().map_or("", Conclusion::as_str);
-            (need.record.plan.key.clone(), json!({ "result": result, "outputs": need.record.outputs }))
-        })
-        .collect();
-    contexts.insert("needs".into(), needs.into());
+    let needed: Vec<JobView> = needs.iter().map(Job::view).collect();
+    contexts.insert("needs".into(), needs_context(&plan.needs, &needed));
+    contexts.insert("strategy".into(), strategy_context(plan));
     contexts.insert("matrix".into(), json!(plan.matrix));
     contexts
 }

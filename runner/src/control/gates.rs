@@ -3,6 +3,7 @@
 use segue_pipelines::progress::{Gate, GateFacts, gate};
 use segue_schemas::config::EnvironmentConfig;
 
+use super::concurrency;
 use crate::store::{
     Result, Store,
     sql::Conn,
@@ -25,7 +26,7 @@ pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) 
     if !run.record.trusted {
         foreign_code_approved = runs::approvals(conn, &run.record, "").await? > 0;
     }
-    Ok(gate(&GateFacts {
+    let judged = gate(&GateFacts {
         environment: environment.map(Into::into),
         git_ref: run.record.git_ref.clone(),
         ref_allowed: settings.as_ref().is_none_or(|s| lets_in(&s.branches, &run.record.git_ref)),
@@ -34,11 +35,16 @@ pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) 
         refused_by: None,
         trusted: run.record.trusted,
         foreign_code_approved,
+        containers: job.record.plan.container.is_some() || !job.record.plan.services.is_empty(),
         // two jobs may be in one environment; what changes a service in it queues up for the slot of the pair
         environment_held_by: None,
         free_disk_mib: store.free_disk_mib(),
         low_disk_mib: store.inner.config.retention.low_disk_mib,
-    }))
+    });
+    match judged {
+        Gate::Open => concurrency::gate(conn, run, job).await,
+        other => Ok(other),
+    }
 }
 
 impl Store {

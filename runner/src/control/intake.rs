@@ -11,7 +11,10 @@ use segue_schemas::{
     trigger::{Event, Trigger},
 };
 
-use super::advance::{advance, end_unplanned};
+use super::{
+    advance::{advance, end_unplanned},
+    concurrency::enter_run,
+};
 use crate::store::{
     Accepted, AttemptKind, Bell, Delivery, DeliveryState, DispatchOutcome, Meaning, NewDelivery, NewRun, Payload,
     PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Tx, new_job_id,
@@ -204,7 +207,7 @@ async fn insert_run(
         }
         NewRun::Skipped { plan, reason } => (plan, None, Some(reason)),
     };
-    let RunPlan { file, pipeline, env, inputs, jobs: plans, once_per_head: _ } = plan;
+    let RunPlan { file, pipeline, env, inputs, concurrency, jobs: plans, once_per_head: _ } = plan;
     let broken = || format!("{file} can't be planned; the diagnostics say what to change");
     let mut trigger = trigger.clone();
     if let Event::WorkflowDispatch { inputs: texts, .. } = &mut trigger.event {
@@ -232,7 +235,7 @@ async fn insert_run(
         started_at: None,
         ended_at: None,
     };
-    let run = Run { record, trigger, env, inputs };
+    let mut run = Run { record, trigger, env, inputs, concurrency_plan: concurrency, concurrency: None };
     runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
     runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, tx.now).await?;
     if run.record.diagnostics.is_some() {
@@ -252,6 +255,7 @@ async fn insert_run(
     if skipped.is_some() {
         end_unplanned(tx, run, RunStatus::Skipped).await?;
     } else {
+        enter_run(store, tx, &mut run, &mut planned).await?;
         advance(store, tx, run, planned).await?;
     }
     Ok(id)

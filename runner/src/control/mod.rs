@@ -4,14 +4,16 @@
 //! `segue_pipelines::progress`, purely; what it decides is performed here and nowhere else, in the same transaction.
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
-//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates`; `report` and `logs` take what workers say; `caches` and
-//! `of_steps` do what steps ask for;
-//! `advance` performs what progress decides; `rollouts` and `rollback` keep what deploys, and `resume` goes on after it;
+//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates` and `concurrency`; `report` and `logs` take what
+//! workers say; `caches` and `of_steps` do what steps ask for;
+//! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
+//! on after it;
 //! `schedules` makes deliveries of times that have come; `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
 
 mod advance;
 mod caches;
 mod claim;
+mod concurrency;
 mod contexts;
 pub(crate) mod gates;
 mod intake;
@@ -21,6 +23,7 @@ mod people;
 mod reaper;
 mod report;
 mod resume;
+mod retry;
 mod rollback;
 mod rollouts;
 mod schedules;

@@ -1,5 +1,7 @@
 //! What people ask of runs.
 
+use std::collections::HashSet;
+
 use segue_pipelines::progress::{CancelAction, Gate, JobView, Selection, cancel, rerun};
 use segue_schemas::{
     deploy::RolloutCommand,
@@ -7,7 +9,7 @@ use segue_schemas::{
     status::{JobStatus, RunStatus},
 };
 
-use super::{advance::advance, gates, rollback::order};
+use super::{advance::advance, concurrency::enter_run, gates, rollback::order};
 use crate::store::{
     AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
     tables::{
@@ -48,7 +50,7 @@ async fn load(tx: &mut Tx, id: RunId) -> Result<(Run, Vec<Job>)> {
     Ok((run, jobs))
 }
 
-async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: String) -> Result<()> {
+pub(super) async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: String) -> Result<()> {
     let (mut run, jobs) = load(tx, id).await?;
     if run.record.status.is_final() {
         return Ok(());
@@ -97,16 +99,26 @@ async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, 
     runs::insert_attempt(&mut tx.conn, id, run.record.attempt, kind, &by, tx.now).await?;
     runs::save(&mut tx.conn, &run.record).await?;
     let mut jobs = Vec::with_capacity(last.len());
+    let mut anew: HashSet<String> = HashSet::new();
     for before in last {
         let carried = chosen.carried.contains(&before.record.plan.key);
-        let plan = before.record.plan.clone();
-        let mut job = Job::planned(new_job_id(), id, run.record.attempt, before.position, &before.repository, plan);
+        let is_anew = chosen.anew.iter().any(|key| key == before.record.plan.file_key());
+        // the combinations of a matrix that is evaluated again become one job again
+        if is_anew && !anew.insert(before.record.plan.file_key().to_owned()) {
+            continue;
+        }
+        let kept = carried || (before.record.plan.combination.is_some() && !is_anew);
+        let plan = if kept { &before.record.plan } else { before.as_planned() };
+        let mut job =
+            Job::planned(new_job_id(), id, run.record.attempt, before.position, &before.repository, plan.clone());
+        job.planned = before.planned.clone().filter(|_| kept);
         jobs::insert(&mut tx.conn, &job, tx.now).await?;
         if carried {
             carry(tx, &before, &mut job).await?;
         }
         jobs.push(job);
     }
+    enter_run(store, tx, &mut run, &mut jobs).await?;
     advance(store, tx, run, jobs).await
 }
 
@@ -116,6 +128,8 @@ async fn carry(tx: &mut Tx, before: &Job, job: &mut Job) -> Result<()> {
     job.record.status = before.record.status;
     job.record.reason.clone_from(&before.record.reason);
     job.record.outputs.clone_from(&before.record.outputs);
+    job.record.failure_class = before.record.failure_class;
+    job.record.environment_url.clone_from(&before.record.environment_url);
     job.record.worker.clone_from(&before.record.worker);
     job.record.queued_at = before.record.queued_at;
     job.record.started_at = before.record.started_at;

@@ -10,7 +10,7 @@ use segue_schemas::{
     time::Timestamp,
 };
 
-use super::{advance::advance_run, resume::resume_after, rollback::close_unstarted};
+use super::{advance::advance_run, resume::resume_after, retry::fail_or_begin_again, rollback::close_unstarted};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
@@ -54,7 +54,8 @@ impl Store {
         let waiting = jobs::idle_since(&mut conn, JobStatus::Waiting).await?.map(|since| since + APPROVAL_LIMIT);
         let unstarted = rollouts::unstarted_since(&mut conn).await?.map(|since| since + ROLLOUT_QUEUE_LIMIT);
         let put_off = rollouts::next_not_before(&mut conn, self.now()).await?;
-        Ok(leases.into_iter().chain([queued, waiting, unstarted, put_off]).flatten().min())
+        let begins_again = jobs::next_put_off(&mut conn).await?;
+        Ok(leases.into_iter().chain([queued, waiting, unstarted, put_off, begins_again]).flatten().min())
     }
 
     /// Reaps for ever: sleeps until the next expiry. It needs no waking while it sleeps towards the end of a lease, because
@@ -64,6 +65,7 @@ impl Store {
         let mut leases = self.doorbell().listen(Bell::Leases);
         // a rollout that was handed back for a while is an expiry as well
         let mut rollouts = self.doorbell().listen(Bell::Rollouts);
+        let mut put_off = self.doorbell().listen(Bell::PutOff);
         loop {
             if let Err(error) = self.reap_expired().await {
                 tracing::error!(%error, "what was lost can't be looked after now; tried again after a lease's length");
@@ -83,6 +85,7 @@ impl Store {
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
                 () = leases.rung(), if wait.is_none_or(|wait| wait > lease) => {}
                 () = rollouts.rung() => {}
+                () = put_off.rung() => {}
             }
         }
     }
@@ -99,8 +102,10 @@ async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<(JobId, bool)>)>
         } else {
             let limit = job.record.plan.timeout_seconds;
             let reason = format!("the time limit of {limit} s was reached, and its worker did not end it");
-            fail(store, tx, job, FailureClass::Timeout, reason).await?;
-            true
+            let mut job = job;
+            let is_over = fail_or_begin_again(tx, &mut job, FailureClass::Timeout, Some(reason)).await?;
+            settle(store, tx, job).await?;
+            is_over
         };
         lost.push((id, is_over));
     }
@@ -124,6 +129,9 @@ async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<(JobId, bool)>)>
         ended += 1;
         let reason = format!("it did not begin within {} hours", ROLLOUT_QUEUE_LIMIT.as_secs() / 3600);
         close_unstarted(store, tx, rollout, reason).await?;
+    }
+    if jobs::put_on(&mut tx.conn, tx.now).await? > 0 {
+        tx.ring(Bell::Jobs);
     }
     // what was put off is claimable now
     if rollouts::next_claimable(&mut tx.conn, tx.now).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
@@ -159,8 +167,7 @@ pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result
             }
         }
         OnLoss::Fail { reason, class } => {
-            job.record.failure_class = Some(class);
-            job.becomes(JobStatus::Failed, Some(reason), tx.now)?;
+            fail_or_begin_again(tx, &mut job, class, Some(reason)).await?;
         }
         OnLoss::Cancel { reason } => job.becomes(JobStatus::Cancelled, Some(reason), tx.now)?,
     }

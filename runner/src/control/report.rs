@@ -5,11 +5,15 @@ use std::time::Duration;
 use segue_schemas::{
     artifact::Artifact,
     id::{Epoch, JobId},
-    status::{Conclusion, JobStatus},
+    status::{Conclusion, FailureClass, JobStatus},
     worker_api::{AttachArtifact, JobFinish, JobHandBack, JobReport, JobWait, Reported},
 };
 
-use super::{advance::advance_run, resume::resume_after};
+use super::{
+    advance::advance_run,
+    resume::{environment_url, resume_after},
+    retry::fail_or_begin_again,
+};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
@@ -68,8 +72,8 @@ impl Store {
     /// with their reason, the run's status follows. The same end under the same epoch once more changes nothing.
     pub async fn finish_job(&self, job: JobId, finish: JobFinish) -> Result<Reported> {
         let store = self.clone();
-        let done = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
-        self.logs().release(job, true);
+        let (done, is_over) = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
+        self.logs().release(job, is_over);
         Ok(done)
     }
 
@@ -144,22 +148,34 @@ impl Store {
     }
 }
 
-async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result<Reported> {
+/// The answer, and whether the job has ended: one that failed may begin again.
+async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result<(Reported, bool)> {
     let known = jobs::load(&mut tx.conn, id).await?;
-    if known.record.epoch == finish.epoch && known.record.status == finish.conclusion.job_status() {
-        return Ok(reported(&known));
+    let is_told = known.record.status == finish.conclusion.job_status();
+    let begins_again = known.record.status == JobStatus::Queued && known.retries > 0;
+    if known.record.epoch == finish.epoch && (is_told || begins_again) {
+        return Ok((reported(&known), is_told));
     }
     let mut job = jobs::held_under(known, finish.epoch)?;
     jobs::save_steps(&mut tx.conn, id, &finish.steps).await?;
-    jobs::save_log(&mut tx.conn, id, finish.log_bytes, Some(tx.now)).await?;
     job.record.outputs = finish.outputs;
-    job.record.failure_class = finish.failure_class.filter(|_| finish.conclusion == Conclusion::Failure);
     job.record.heard_at = Some(tx.now);
     job.record.next_step = None;
-    job.becomes(finish.conclusion.job_status(), finish.reason, tx.now)?;
+    let is_over = if finish.conclusion == Conclusion::Failure {
+        let class = finish.failure_class.unwrap_or(FailureClass::Script);
+        fail_or_begin_again(tx, &mut job, class, finish.reason).await?
+    } else {
+        job.record.failure_class = None;
+        job.becomes(finish.conclusion.job_status(), finish.reason, tx.now)?;
+        true
+    };
+    if is_over {
+        job.record.environment_url = environment_url(store, tx, &job).await?;
+    }
+    jobs::save_log(&mut tx.conn, id, finish.log_bytes, is_over.then_some(tx.now)).await?;
     jobs::save(&mut tx.conn, &job).await?;
     advance_run(store, tx, job.record.run).await?;
-    Ok(reported(&job))
+    Ok((reported(&job), is_over))
 }
 
 async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Result<Reported> {

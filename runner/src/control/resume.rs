@@ -89,6 +89,7 @@ async fn finish(
     };
     job.record.failure_class = class;
     job.becomes(status, reason, tx.now)?;
+    job.record.environment_url = environment_url(store, tx, job).await?;
     jobs::save_log(&mut tx.conn, job.record.id, 0, Some(tx.now)).await
 }
 
@@ -102,9 +103,33 @@ async fn outputs(
     if plan.outputs.is_empty() {
         return Ok(Ok(IndexMap::new()));
     }
+    let visible = visible(store, tx, job).await?;
+    let rendered = plan.outputs.iter().map(|(name, template)| {
+        let text = render_template(template, &visible).map_err(|e| format!("the job's output `{name}`: {e}"))?;
+        Ok((name.clone(), text))
+    });
+    Ok(rendered.collect())
+}
+
+/// Where what the job has deployed can be seen. A URL that cannot be evaluated is none.
+pub(super) async fn environment_url(store: &Store, tx: &mut Tx, job: &Job) -> Result<Option<String>> {
+    const LONGEST: usize = 2_000;
+    let plan = &job.record.plan;
+    let Some(template) = plan.environment_url.as_ref().filter(|_| plan.environment.is_some()) else { return Ok(None) };
+    let url = render_template(template, &visible(store, tx, job).await?).unwrap_or_default();
+    let url = url.trim();
+    // it is shown as a link: nothing but the web is behind it
+    let is_web = url.starts_with("https://") || url.starts_with("http://");
+    Ok((is_web && url.len() <= LONGEST && !url.contains(char::is_control)).then(|| url.to_owned()))
+}
+
+/// What expressions of a job that has ended can see.
+async fn visible(store: &Store, tx: &mut Tx, job: &Job) -> Result<Contexts> {
+    let plan = &job.record.plan;
     let run = runs::load(&mut tx.conn, job.record.run).await?;
     let all = jobs::of_attempt(&mut tx.conn, job.record.run, job.record.attempt).await?;
-    let needs: Vec<Job> = all.into_iter().filter(|j| plan.needs.contains(&j.record.plan.key)).collect();
+    let needs: Vec<Job> =
+        all.into_iter().filter(|j| plan.needs.iter().any(|need| need == j.record.plan.file_key())).collect();
     let mut visible = Contexts::new();
     for (name, value) in contexts::of_job(&run, job, &needs, store.config()) {
         visible.set(&name, value);
@@ -118,11 +143,9 @@ async fn outputs(
     }
     visible.set("steps", serde_json::Value::Object(steps));
     visible.set("env", json!({}));
-    let rendered = plan.outputs.iter().map(|(name, template)| {
-        let text = render_template(template, &visible).map_err(|e| format!("the job's output `{name}`: {e}"))?;
-        Ok((name.clone(), text))
-    });
-    Ok(rendered.collect())
+    let status = job.view().result().map_or("success", Conclusion::as_str);
+    visible.set("job", json!({ "status": status }));
+    Ok(visible)
 }
 
 fn not_reported(job: &Job, index: usize) -> StepReport {

@@ -27,6 +27,8 @@ pub enum Bell {
     Schedules,
     /// A lease was given, renewed or ended: the next expiry has moved.
     Leases,
+    /// A job was put off, and its time may come before the next expiry.
+    PutOff,
     /// Something of this run changed: its status, a job, a step.
     Run(RunId),
     /// This job is to be cancelled, or is no longer its worker's.
@@ -45,6 +47,7 @@ pub struct Doorbell {
     tags: watch::Sender<u64>,
     schedules: watch::Sender<u64>,
     leases: watch::Sender<u64>,
+    put_off: watch::Sender<u64>,
     run: Keyed<RunId>,
     job: Keyed<JobId>,
     rollout: Keyed<RolloutId>,
@@ -75,6 +78,7 @@ impl Default for Doorbell {
             tags: bell(),
             schedules: bell(),
             leases: bell(),
+            put_off: bell(),
             run: Keyed::default(),
             job: Keyed::default(),
             rollout: Keyed::default(),
@@ -94,6 +98,7 @@ impl Doorbell {
             Bell::Tags => self.tags.subscribe(),
             Bell::Schedules => self.schedules.subscribe(),
             Bell::Leases => self.leases.subscribe(),
+            Bell::PutOff => self.put_off.subscribe(),
             Bell::Run(id) => self.run.listen(id),
             Bell::Job(id) => self.job.listen(id),
             Bell::Rollout(id) => self.rollout.listen(id),
@@ -111,6 +116,7 @@ impl Doorbell {
             Bell::Tags => one(&self.tags),
             Bell::Schedules => one(&self.schedules),
             Bell::Leases => one(&self.leases),
+            Bell::PutOff => one(&self.put_off),
             Bell::Run(id) => self.run.ring(&id),
             Bell::Job(id) => self.job.ring(&id),
             Bell::Rollout(id) => self.rollout.ring(&id),

@@ -307,6 +307,8 @@ pub struct JobRecord {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Where what it has deployed can be seen.
+    pub environment_url: Option<String>,
 }
 
 /// Everything about one attempt of a run.

@@ -4,7 +4,7 @@ use segue_pipelines::progress::Gate;
 use segue_schemas::{
     artifact::Artifact,
     deploy::{JournalEntry, Release},
-    id::{JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    id::{Epoch, JobId, ReleaseId, RolloutId, RunId, WorkerId},
     status::JobStatus,
 };
 
@@ -41,7 +41,11 @@ impl Store {
         for job in jobs::of_attempt(&mut conn, id, wanted).await? {
             approvals.extend(self.approval(&mut conn, &run, &job).await?);
             let steps = jobs::steps(&mut conn, job.record.id).await?;
-            jobs.push((job.record, steps));
+            let mut record = job.record.clone();
+            if let Some(reason) = self.why_held_back(&mut conn, &run, &job).await? {
+                record.reason = Some(reason);
+            }
+            jobs.push((record, steps));
         }
         let ids: Vec<JobId> = jobs.iter().map(|(job, _)| job.id).collect();
         let rollouts = rollouts::of_run(&mut conn, id, &ids).await?;
@@ -226,12 +230,36 @@ impl Store {
         Ok(Some(ApprovalRecord { job: record.id, required, by }))
     }
 
+    /// What a job that could be claimed waits for, where its file says that it may have to.
+    async fn why_held_back(&self, conn: &mut Conn, run: &Run, job: &Job) -> Result<Option<String>> {
+        let record = &job.record;
+        let plan = &record.plan;
+        if record.status != JobStatus::Queued {
+            return Ok(None);
+        }
+        if (run.concurrency.is_some() || plan.concurrency.is_some())
+            && let Gate::Closed { reason } = crate::control::gates::judge(self, conn, run, job).await?
+        {
+            return Ok(Some(format!("waits: {reason}")));
+        }
+        let Some(most) = plan.combination.as_ref().and_then(|part| part.max_parallel) else { return Ok(None) };
+        let at_work = jobs::at_work_beside(conn, record).await?;
+        let is_held_back = record.epoch == Epoch(0) && at_work >= most;
+        Ok(is_held_back.then(|| format!("{at_work} of its matrix are at work, and no more may be (`max-parallel`)")))
+    }
+
     async fn why_waiting(&self, conn: &mut Conn, workers: &[WorkerRecord], job: &Job) -> Result<String> {
         let record = &job.record;
         let run = runs::load(conn, record.run).await?;
         match crate::control::gates::judge(self, conn, &run, job).await? {
             Gate::AwaitPerson { reason } | Gate::Closed { reason } | Gate::Refused { reason } => return Ok(reason),
             Gate::Open => {}
+        }
+        if let Some(reason) = self.why_held_back(conn, &run, job).await? {
+            return Ok(reason);
+        }
+        if job.not_before > self.now() {
+            return Ok(record.reason.clone().unwrap_or_else(|| "it begins again after a pause".into()));
         }
         let labels = &record.plan.runs_on;
         if !workers.iter().any(|w| labels.iter().all(|l| w.labels.contains(l))) {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod concurrency;
 mod intake;
 mod jobs;
 mod people;
@@ -11,6 +12,7 @@ mod retention;
 mod rollouts;
 mod schedules;
 mod speed;
+mod strategy;
 mod world;
 
 /// Runs each story on a backend, each in a world of its own.
@@ -94,6 +96,21 @@ conformance! {
     retention::{
         old_logs_artifacts_and_runs_go_and_what_is_needed_stays,
         too_much_goes_the_oldest_first_and_points_are_counted,
+    }
+    strategy::{
+        a_matrix_of_an_output_becomes_its_combinations_with_everything_evaluated,
+        a_matrix_that_cannot_be_evaluated_fails_its_job_in_words,
+        the_first_failure_of_a_matrix_ends_the_others_and_says_so,
+        no_more_of_a_matrix_are_at_work_than_may_be_and_others_go_past_it,
+        a_failure_that_is_allowed_is_none_of_the_run,
+    }
+    concurrency::{
+        one_run_of_a_group_is_at_work_and_the_others_wait_in_order,
+        of_the_deploys_that_wait_the_newest_supersedes_the_others,
+        what_comes_may_cancel_what_is_in_progress,
+        a_group_that_cannot_be_had_is_said,
+        a_job_that_fails_begins_again_after_a_pause_and_no_more_often_than_it_says,
+        a_job_that_asks_for_a_container_never_runs_outside_of_one,
     }
     random::{
         invariants_hold_under_random_operations,

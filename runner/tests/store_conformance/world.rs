@@ -240,16 +240,10 @@ pub fn job(key: &str, needs: &[&str]) -> JobPlan {
         key: key.into(),
         name: key.into(),
         needs: needs.iter().map(|n| (*n).to_owned()).collect(),
-        condition: None,
         runs_on: vec!["default".into()],
-        environment: None,
-        idempotent: false,
         timeout_seconds: 3600,
-        env: IndexMap::new(),
-        outputs: IndexMap::new(),
-        secrets: Vec::new(),
-        matrix: IndexMap::new(),
         steps: vec![script(), script()],
+        ..JobPlan::default()
     }
 }
 

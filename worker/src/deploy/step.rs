@@ -114,17 +114,9 @@ mod tests {
         let plan = JobPlan {
             key: "ship".into(),
             name: "ship".into(),
-            needs: Vec::new(),
-            condition: None,
-            runs_on: Vec::new(),
             environment: environment.map(str::to_owned),
-            idempotent: false,
             timeout_seconds: 60,
-            env: IndexMap::new(),
-            outputs: IndexMap::new(),
-            secrets: Vec::new(),
-            matrix: IndexMap::new(),
-            steps: Vec::new(),
+            ..JobPlan::default()
         };
         let claim = JobClaim {
             job: JobId(uuid::Uuid::nil()),

@@ -177,6 +177,11 @@ impl JobRunner {
 
     /// Why a job is not run here at all.
     fn refusal(&self, claim: &JobClaim) -> Option<String> {
+        // the server gives out no such job; a worker of another version than it makes sure
+        if claim.plan.container.is_some() || !claim.plan.services.is_empty() {
+            let worker = self.control_plane.worker();
+            return Some(format!("the job asks for a container, and worker `{worker}` runs steps on its host"));
+        }
         let what = match (self.user.ids, claim.secrets.is_empty(), claim.trusted) {
             (Some(_), ..) | (None, true, true) => return None,
             _ if self.options.as_own_user => return None,

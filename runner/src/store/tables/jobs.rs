@@ -30,6 +30,14 @@ pub(crate) struct Job {
     pub(crate) leased_at: Option<Timestamp>,
     /// While it is held: when it has overstayed even its time-out.
     pub(crate) deadline: Option<Timestamp>,
+    /// Its plan before anything in it was evaluated, where something was.
+    pub(crate) planned: Option<JobPlan>,
+    /// Why it was told to stop, where that was not a person's word.
+    pub(crate) stop_reason: Option<String>,
+    /// How often it was begun again after a failure.
+    pub(crate) retries: u32,
+    /// Not claimable earlier.
+    pub(crate) not_before: Timestamp,
 }
 
 impl Job {
@@ -63,6 +71,7 @@ impl Job {
             queued_at: None,
             started_at: None,
             ended_at: None,
+            environment_url: None,
         };
         Self {
             record,
@@ -74,14 +83,32 @@ impl Job {
             ran: Duration::ZERO,
             leased_at: None,
             deadline: None,
+            planned: None,
+            stop_reason: None,
+            retries: 0,
+            not_before: Timestamp(0),
         }
+    }
+
+    /// Its plan as the file says it, with nothing evaluated.
+    pub(crate) fn as_planned(&self) -> &JobPlan {
+        self.planned.as_ref().unwrap_or(&self.record.plan)
+    }
+
+    /// Puts a plan in which more is evaluated in the place of its plan.
+    pub(crate) fn evaluated(&mut self, plan: JobPlan) {
+        let before = std::mem::replace(&mut self.record.plan, plan);
+        self.planned.get_or_insert(before);
     }
 
     /// Moves on to a status. A job that ends is let go and has ended.
     pub(crate) fn becomes(&mut self, to: JobStatus, reason: Option<String>, now: Timestamp) -> Result<()> {
         let job = &mut self.record;
         job.status = job.status.transition(to)?;
-        job.reason = reason;
+        job.reason = match to {
+            JobStatus::Cancelled => self.stop_reason.clone().or(reason),
+            _ => reason,
+        };
         if !to.is_held() {
             if let Some(leased_at) = self.leased_at.take() {
                 self.ran += now.since(leased_at);
@@ -105,6 +132,7 @@ impl Job {
             has_started: self.record.epoch > Epoch(0),
             skip_cause: self.skip_cause,
             outputs: self.record.outputs.clone(),
+            stopped: self.record.cancel_requested,
             ..JobView::planned(&self.record.plan)
         }
     }
@@ -122,8 +150,9 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
     let (r, plan) = (&job.record, &job.record.plan);
     let sql =
         "INSERT INTO jobs (id, run_id, attempt, position, job_key, name, repository, labels, environment, priority,
-            plan_json, status, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+            plan_json, status, created_at, part, matrix_of, max_parallel, planned_json)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+    let part = plan.combination.as_ref();
     let args = args![
         r.id,
         r.run,
@@ -138,8 +167,30 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
         to_json(plan)?,
         r.status.as_str(),
         now,
+        part.map_or(0, |part| part.index),
+        part.map(|part| &part.job),
+        part.and_then(|part| part.max_parallel),
+        job.planned.as_ref().map(to_json).transpose()?,
     ];
     conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// Stores a plan in which something was evaluated.
+pub(crate) async fn save_plan(conn: &mut Conn, job: &Job) -> Result<()> {
+    let (id, plan) = (job.record.id, &job.record.plan);
+    let sql = "UPDATE jobs SET plan_json = $2, planned_json = $3, name = $4, labels = $5, environment = $6,
+        concurrency = $7 WHERE id = $1";
+    let planned = job.planned.as_ref().map(to_json).transpose()?;
+    let labels = joined(&plan.runs_on);
+    let group = plan.concurrency.as_ref().map(|plan| &plan.group);
+    conn.run(sql, args![id, to_json(plan)?, planned, &plan.name, labels, plan.environment.as_ref(), group]).await?;
+    Ok(())
+}
+
+/// Removes a job in whose place its combinations come.
+pub(crate) async fn remove(conn: &mut Conn, id: JobId) -> Result<()> {
+    conn.run("DELETE FROM jobs WHERE id = $1", args![id]).await?;
     Ok(())
 }
 
@@ -149,7 +200,8 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
     let sql = "UPDATE jobs SET status = $2, reason = $3, failure_class = $4, outputs_json = $5, epoch = $6, worker = $7,
             incarnation = $8, lease_until = $9, heard_at = $10, tries = $11, ran_ms = $12, cancel_requested = $13,
             next_step = $14, waiting_step = $15, rollout_id = $16, skip_cause = $17, carried_from = $18, queued_at = $19,
-            leased_at = $20, started_at = $21, ended_at = $22, deadline = $23, priority = $24
+            leased_at = $20, started_at = $21, ended_at = $22, deadline = $23, priority = $24, stop_reason = $25,
+            environment_url = $26, retries = $27, not_before = $28
         WHERE id = $1";
     // what has begun is ended before something new begins; what changes an environment goes before what does not
     let priority = i64::from(r.epoch > Epoch(0)) * 2 + i64::from(r.plan.environment.is_some());
@@ -178,6 +230,10 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
         r.ended_at,
         job.deadline,
         priority,
+        job.stop_reason.as_ref(),
+        r.environment_url.as_ref(),
+        job.retries,
+        job.not_before,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -208,7 +264,7 @@ pub(crate) fn held_under(job: Job, epoch: Epoch) -> Result<Job> {
 /// The jobs of an attempt in the plan's order.
 pub(crate) async fn of_attempt(conn: &mut Conn, run: RunId, attempt: u32) -> Result<Vec<Job>> {
     let rows = conn
-        .all("SELECT * FROM jobs WHERE run_id = $1 AND attempt = $2 ORDER BY position", args![run, attempt])
+        .all("SELECT * FROM jobs WHERE run_id = $1 AND attempt = $2 ORDER BY position, part", args![run, attempt])
         .await?;
     rows.iter().map(job).collect()
 }
@@ -237,11 +293,31 @@ pub(crate) async fn queued(
     labels: &str,
     repository: &str,
     limit: u32,
+    now: Timestamp,
 ) -> Result<Vec<(JobId, i64, Timestamp)>> {
-    let sql = "SELECT id, priority, queued_at FROM jobs WHERE status = 'queued' AND labels = $1 AND repository = $2
+    // a matrix that has as many at work as it may have, and a group that somebody has, are passed over here, so that they keep
+    // nothing else back
+    let sql = "SELECT id, priority, queued_at FROM jobs j
+        WHERE status = 'queued' AND labels = $1 AND repository = $2
+            AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
+                SELECT COUNT(*) FROM jobs w WHERE w.run_id = j.run_id AND w.attempt = j.attempt AND w.matrix_of = j.matrix_of
+                    AND w.matrix_of IS NOT NULL AND w.epoch > 0 AND w.ended_at IS NULL))
+            AND not_before <= $4
+            AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.repository = j.repository AND s.name = j.concurrency
+                AND (s.job_id IS NULL OR s.job_id <> j.id))
+            AND NOT EXISTS (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
+                WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL))
         ORDER BY priority DESC, queued_at, id LIMIT $3";
-    let rows = conn.all(sql, args![labels, repository, limit]).await?;
+    let rows = conn.all(sql, args![labels, repository, limit, now]).await?;
     rows.iter().map(|row| Ok((row.parsed("id")?, row.int("priority")?, row.time("queued_at")?))).collect()
+}
+
+/// How many combinations of a job's matrix, itself left out, have begun and not ended.
+pub(crate) async fn at_work_beside(conn: &mut Conn, job: &JobRecord) -> Result<u32> {
+    let sql = "SELECT COUNT(*) AS n FROM jobs WHERE run_id = $1 AND attempt = $2 AND matrix_of = $3
+        AND matrix_of IS NOT NULL AND epoch > 0 AND ended_at IS NULL AND id <> $4";
+    let row = conn.first(sql, args![job.run, job.attempt, job.plan.file_key(), job.id]).await?;
+    row.map_or(Ok(0), |row| row.count("n"))
 }
 
 /// How many jobs of each repository are held.
@@ -268,6 +344,18 @@ pub(crate) async fn next_expiry(conn: &mut Conn) -> Result<Option<Timestamp>> {
     let sql = "SELECT MIN(CASE WHEN deadline < lease_until THEN deadline ELSE lease_until END) AS next
         FROM jobs WHERE lease_until IS NOT NULL";
     conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
+}
+
+/// When the next job that was put off may begin.
+pub(crate) async fn next_put_off(conn: &mut Conn) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(not_before) AS next FROM jobs WHERE status = 'queued' AND not_before > 0";
+    conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
+}
+
+/// Notes that jobs which were put off may begin now; how many.
+pub(crate) async fn put_on(conn: &mut Conn, now: Timestamp) -> Result<u64> {
+    let sql = "UPDATE jobs SET not_before = 0 WHERE status = 'queued' AND not_before > 0 AND not_before <= $1";
+    conn.run(sql, args![now]).await
 }
 
 /// Jobs that are queued, or wait for a person, oldest first.
@@ -483,6 +571,7 @@ fn job(row: &Row) -> Result<Job> {
         queued_at: row.maybe_time("queued_at")?,
         started_at: row.maybe_time("started_at")?,
         ended_at: row.maybe_time("ended_at")?,
+        environment_url: row.maybe_text("environment_url")?,
     };
     Ok(Job {
         record,
@@ -494,6 +583,10 @@ fn job(row: &Row) -> Result<Job> {
         ran: Duration::from_millis(row.count("ran_ms")?),
         leased_at: row.maybe_time("leased_at")?,
         deadline: row.maybe_time("deadline")?,
+        planned: row.maybe_json("planned_json")?,
+        stop_reason: row.maybe_text("stop_reason")?,
+        retries: row.count("retries")?,
+        not_before: row.time("not_before")?,
     })
 }
 

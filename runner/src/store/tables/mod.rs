@@ -8,3 +8,4 @@ pub(crate) mod releases;
 pub(crate) mod rollouts;
 pub(crate) mod runs;
 pub(crate) mod schedules;
+pub(crate) mod slots;

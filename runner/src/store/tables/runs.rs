@@ -1,6 +1,7 @@
 use indexmap::IndexMap;
 use segue_schemas::{
     id::{CommitSha, DeliveryId, RunId},
+    plan::ConcurrencyPlan,
     status::RunStatus,
     time::Timestamp,
     trigger::Trigger,
@@ -19,6 +20,10 @@ pub(crate) struct Run {
     pub(crate) env: IndexMap<String, String>,
     /// The context `inputs`.
     pub(crate) inputs: IndexMap<String, serde_json::Value>,
+    /// Its `concurrency`, as planned.
+    pub(crate) concurrency_plan: Option<ConcurrencyPlan>,
+    /// Its concurrency group, evaluated.
+    pub(crate) concurrency: Option<String>,
 }
 
 impl Run {
@@ -51,8 +56,8 @@ pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&Deliver
     let r = &run.record;
     let sql = "INSERT INTO runs (id, repository, pipeline, file, event, git_ref, commit_sha, title, actor, trusted, status, reason,
             attempt, delivery_id, trigger_json, env_json, diagnostics, created_at, ended_at,
-            inputs_json)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+            inputs_json, concurrency_json)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
     let args = args![
         r.id,
         &r.repository,
@@ -74,8 +79,15 @@ pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&Deliver
         r.created_at,
         r.ended_at,
         to_json(&run.inputs)?,
+        run.concurrency_plan.as_ref().map(to_json).transpose()?,
     ];
     conn.run(sql, args).await?;
+    Ok(())
+}
+
+/// Stores the run's concurrency group.
+pub(crate) async fn save_group(conn: &mut Conn, run: &Run) -> Result<()> {
+    conn.run("UPDATE runs SET concurrency = $2 WHERE id = $1", args![run.record.id, run.concurrency.as_ref()]).await?;
     Ok(())
 }
 
@@ -112,8 +124,14 @@ pub(crate) async fn load(conn: &mut Conn, id: RunId) -> Result<Run> {
 }
 
 fn run(row: &Row) -> Result<Run> {
-    let (trigger, env, inputs) = (row.json("trigger_json")?, row.json("env_json")?, row.json("inputs_json")?);
-    Ok(Run { record: record(row)?, trigger, env, inputs })
+    Ok(Run {
+        record: record(row)?,
+        trigger: row.json("trigger_json")?,
+        env: row.json("env_json")?,
+        inputs: row.json("inputs_json")?,
+        concurrency_plan: row.maybe_json("concurrency_json")?,
+        concurrency: row.maybe_text("concurrency")?,
+    })
 }
 
 /// The newest runs of one pipeline file that an event made of a commit.
