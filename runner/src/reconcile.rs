@@ -38,6 +38,11 @@ async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState)
         }
     };
     store.epoch_seen(environment, service, route.epoch).await?;
+    if route.dead_man_at.is_none()
+        && let Some(release) = whole(route, state)
+    {
+        store.host_shows(host, environment, service, release).await?;
+    }
     recorded
 }
 
@@ -47,6 +52,14 @@ fn emergency(route: &RouteState, state: &HostState) -> Option<(EmergencyResult, 
     let to = serving(route, state)?.clone();
     let result = EmergencyResult { epoch: restored.epoch, from: None, to, took_us: 0 };
     Some((result, restored.reason.clone()))
+}
+
+/// The release that has all the traffic, if one has.
+fn whole<'s>(route: &RouteState, state: &'s HostState) -> Option<&'s Release> {
+    let release = serving(route, state)?;
+    let has_it = |instance: &segue_schemas::host_api::Instance| instance.release.id == release.id;
+    let mut weighty = route.targets.iter().filter(|target| target.weight > 0);
+    weighty.all(|t| state.instances.iter().any(|i| i.id == t.instance && has_it(i))).then_some(release)
 }
 
 /// The release of the target with the most weight.

@@ -222,11 +222,18 @@ pub struct TimingConfig {
     pub renew: Span,
     /// How long a canary's weights outlive whoever watches it.
     pub dead_man: Span,
+    /// How long a rollout that has changed something waits for a host that does not answer, before it ends as failed.
+    pub absent_host: Span,
 }
 
 impl Default for TimingConfig {
     fn default() -> Self {
-        Self { lease: Span::seconds(30), renew: Span::seconds(5), dead_man: Span::seconds(15) }
+        Self {
+            lease: Span::seconds(30),
+            renew: Span::seconds(5),
+            dead_man: Span::seconds(15),
+            absent_host: Span::seconds(86_400),
+        }
     }
 }
 

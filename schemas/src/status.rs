@@ -227,9 +227,10 @@ impl RolloutStatus {
         match (self, to) {
             (Queued, Running | Failed | RolledBack)
             | (Running, Held | RollingBack | Succeeded | Failed)
-            | (Held, Running | RollingBack | Succeeded)
+            | (Held, Running | RollingBack | Succeeded | Failed)
             // where nothing of the former release can be brought back, the target stays wholly new
-            | (RollingBack, RolledBack | Succeeded) => true,
+            // (`Failed`: its host stayed away for so long that nobody can say what serves there)
+            | (RollingBack, RolledBack | Succeeded | Failed) => true,
             _ => false,
         }
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `POST /register` | [`Register`] -> [`Registered`]; leases of an earlier incarnation of the same worker end at once |
 //! | `POST /jobs/claim` | [`ClaimRequest`] -> [`JobClaim`], or 204 when nothing became claimable within `wait_ms` |
+//! | `POST /jobs/ended` | [`AskEnded`] -> [`EndedJobs`], when one has ended or after `wait_ms` |
 //! | `POST /jobs/{id}/renew` | [`Renew`] -> [`Renewed`]; extends the lease at once, answers when there is a word or after `wait_ms` |
 //! | `POST /jobs/{id}/report` | [`JobReport`] -> [`Reported`] |
 //! | `POST /jobs/{id}/finish` | [`JobFinish`] -> [`Reported`]; the same once more changes nothing |
@@ -71,6 +72,32 @@ pub struct Registered {
     /// The addresses of the hosts by name: the path of a unix socket. The worker tells the server of those that it reaches.
     #[serde(default)]
     pub hosts: IndexMap<String, String>,
+    /// How long a rollout that has changed something waits for a host that does not answer.
+    #[serde(default = "a_day")]
+    pub absent_host_ms: u64,
+}
+
+const fn a_day() -> u64 {
+    86_400_000
+}
+
+/// A worker keeps what jobs left that are to go on, and asks which of those have ended without it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskEnded {
+    /// The jobs; at most [`MAX_KEPT`] are looked at.
+    pub jobs: Vec<JobId>,
+    /// How long to wait for one to end; at most 30,000.
+    pub wait_ms: u64,
+}
+
+/// Jobs in one [`AskEnded`].
+pub const MAX_KEPT: usize = 64;
+
+/// Jobs that have ended: nothing of them is needed any more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndedJobs {
+    /// Those of the asked ones; none when the time was up.
+    pub jobs: Vec<JobId>,
 }
 
 /// A worker asks for work.

@@ -22,9 +22,10 @@ use segue_schemas::{
     host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
-        AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, ErrorBody, FindCache,
-        JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported,
-        RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
+        AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, EndedJobs,
+        ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered,
+        Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving,
+        StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -228,6 +229,15 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn claim_job(&self, labels: &[String], wait: Duration) -> Result<Option<JobClaim>, ControlPlaneError> {
         self.post_for_work("jobs/claim", &self.claim_request(labels, wait), wait + POLL_SLACK).await
+    }
+
+    /// Which of the jobs have ended; held open up to `wait` while none has.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn ended_jobs(&self, jobs: &[JobId], wait: Duration) -> Result<EndedJobs, ControlPlaneError> {
+        let body = AskEnded { jobs: jobs.to_vec(), wait_ms: millis(wait) };
+        self.post("jobs/ended", &body, wait + POLL_SLACK).await
     }
 
     /// Renews a job's lease; the answer is held back up to `wait` while there is no word for the worker.

@@ -94,7 +94,7 @@ async fn each_token_opens_its_own_part_and_nothing_opens_without() {
     assert!(nowhere.headers().contains_key("x-request-id"));
     assert_eq!(nowhere.json::<Value>().await.unwrap()["error"]["code"], "not_found");
     use std::os::unix::fs::PermissionsExt as _;
-    for file in ["admin-token", "worker-token", "webhook-secret", "segue.db"] {
+    for file in ["admin-token", "worker-token", "webhook-secret", "segue.db", "segue.db-wal", "segue.db-shm"] {
         assert_eq!(std::fs::metadata(stand.data().join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
     }
 }

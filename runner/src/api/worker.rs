@@ -11,16 +11,16 @@ use axum::{
     routing::{get, post, put},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::select_all};
 use http::{Method, StatusCode, header};
 use segue_schemas::{
     artifact::Artifact,
     host_api::HostState,
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
-        AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, FindCache, JobClaim, JobFinish,
-        JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutHandBack,
-        RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
+        AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, EndedJobs, FindCache,
+        JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported,
+        RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::Deserialize;
@@ -59,6 +59,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/register", post(register))
         .route("/jobs/claim", post(claim_job))
+        .route("/jobs/ended", post(ended_jobs))
         .route("/jobs/{job}/renew", post(renew_job))
         .route("/jobs/{job}/report", post(report_steps))
         .route("/jobs/{job}/finish", post(finish_job))
@@ -103,6 +104,26 @@ async fn claim_job(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest
         }
         if !poll.wait().await {
             return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+}
+
+/// Held open until a job has ended of which the worker keeps something.
+async fn ended_jobs(State(app): State<Arc<App>>, Body(asked): Body<AskEnded>) -> Result<Json<EndedJobs>> {
+    let until = Instant::now() + Duration::from_millis(asked.wait_ms).min(WAIT_LIMIT);
+    loop {
+        // which runs to listen to is known after a look, and what rang before the listening is seen by another
+        let open = app.store.look_at_kept(&asked.jobs).await?.open;
+        let mut listeners: Vec<_> = open.into_iter().map(|run| app.store.doorbell().listen(Bell::Run(run))).collect();
+        let ended = app.store.look_at_kept(&asked.jobs).await?.ended;
+        if !ended.is_empty() || listeners.is_empty() {
+            return Ok(Json(EndedJobs { jobs: ended }));
+        }
+        let rung = select_all(listeners.iter_mut().map(|listener| Box::pin(listener.rung())));
+        tokio::select! {
+            _ = rung => {}
+            () = tokio::time::sleep_until(until) => return Ok(Json(EndedJobs { jobs: Vec::new() })),
+            () = app.stopping.cancelled() => return Ok(Json(EndedJobs { jobs: Vec::new() })),
         }
     }
 }

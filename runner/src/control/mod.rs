@@ -8,8 +8,10 @@
 //! workers say; `caches` and `of_steps` do what steps ask for;
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
 //! on after it;
-//! `schedules` makes deliveries of times that have come; `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
+//! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
+//! `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
 
+mod absent;
 mod advance;
 mod caches;
 mod claim;
@@ -31,4 +33,4 @@ mod workers;
 
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
-pub use workers::MAX_LOG_CHUNK;
+pub use workers::{Kept, MAX_LOG_CHUNK};

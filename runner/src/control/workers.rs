@@ -3,9 +3,9 @@
 use std::sync::PoisonError;
 
 use segue_schemas::{
-    id::WorkerId,
+    id::{JobId, RunId, WorkerId},
     time::Timestamp,
-    worker_api::{Register, Registered},
+    worker_api::{MAX_KEPT, Register, Registered},
 };
 
 use super::reaper::{lose_job, lose_rollout};
@@ -18,6 +18,15 @@ use crate::store::{
 /// Largest chunk of a log that a worker may send.
 pub const MAX_LOG_CHUNK: u64 = 1 << 20;
 
+/// What became of jobs that a worker keeps something of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Those that have ended.
+    pub ended: Vec<JobId>,
+    /// The runs of those that have not.
+    pub open: Vec<RunId>,
+}
+
 impl Store {
     /// Registers a worker's incarnation. Leases of an earlier one end at once, by the rules for a lost worker.
     pub async fn register_worker(&self, register: Register) -> Result<Registered> {
@@ -27,6 +36,7 @@ impl Store {
             lease_ms: timing.lease.as_millis(),
             renew_ms: timing.renew.as_millis(),
             max_log_chunk: MAX_LOG_CHUNK,
+            absent_host_ms: timing.absent_host.as_millis(),
             hosts: super::rollouts::all_hosts(self)?,
         };
         let store = self.clone();
@@ -52,6 +62,22 @@ impl Store {
             .await?;
         lost.into_iter().for_each(|(job, ended)| self.logs().release(job, ended));
         Ok(registered)
+    }
+
+    /// Which of the jobs that a worker keeps something of have ended, and the runs of the others: their bells ring when there
+    /// may be news. Jobs that are not known here are neither.
+    pub async fn look_at_kept(&self, kept: &[JobId]) -> Result<Kept> {
+        let mut conn = self.read().await?;
+        let mut found = Kept { ended: Vec::new(), open: Vec::new() };
+        for job in kept.iter().take(MAX_KEPT) {
+            match jobs::load(&mut conn, *job).await {
+                Ok(job) if job.record.status.is_final() => found.ended.push(job.record.id),
+                Ok(job) => found.open.push(job.record.run),
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Notes that a worker was heard; kept in memory, so that an idle worker costs no write.

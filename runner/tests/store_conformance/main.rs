@@ -88,6 +88,8 @@ conformance! {
         an_emergency_ends_what_drove_the_pair,
         a_claim_that_knows_nothing_of_an_emergency_is_below_it,
         claims_go_on_above_what_a_host_has_seen,
+        what_a_host_that_stayed_away_carries_is_recorded_when_it_is_back,
+        a_waiting_job_that_ends_is_told_to_whoever_keeps_its_workspace,
         a_rollout_that_was_put_off_is_offered_again_in_time,
         a_rollout_that_never_begins_ends_after_a_week,
         a_lost_worker_that_had_asked_for_a_rollout_waits_for_it,

@@ -327,6 +327,49 @@ pub async fn claims_go_on_above_what_a_host_has_seen(world: World) {
     assert_eq!(world.claim_rollout(&worker).await.epoch, Epoch(51));
 }
 
+pub async fn what_a_host_that_stayed_away_carries_is_recorded_when_it_is_back(world: World) {
+    let worker = world.worker("w", "1").await;
+    for new_serves in [true, false] {
+        let environment = if new_serves { "staging" } else { "test" };
+        let one = world.deployed(&worker, environment, b"v1").await;
+        let (run, _, two) = world.deploy(&worker, environment, b"v2").await;
+        let claim = world.claim_rollout(&worker).await;
+        let mut unknown = report(&claim, RolloutStatus::Failed, vec![(1, JournalKind::Ended)]);
+        unknown.entries[0].detail["serves"] = "unknown".into();
+        world.store.report_rollout(two.rollout, unknown).await.unwrap();
+        assert_eq!(world.status(run).await, RunStatus::Failed, "the run has ended");
+        let serves = if new_serves { &two.release } else { &one.release };
+        let mut state = host_state(claim.epoch, None, serves);
+        (state.routes[0].environment, state.instances[0].environment) = (environment.into(), environment.into());
+        for _ in 0..2 {
+            segue_runner::reconcile::host(&world.store, "local", &state).await.unwrap();
+        }
+        let ended = world.store.rollout(two.rollout).await.unwrap().rollout;
+        assert!(ended.reason.unwrap().contains("host `local` is back"));
+        let journal = world.store.journal(two.rollout, 1).await.unwrap();
+        assert_eq!(journal.len(), 1, "recorded once");
+        assert_eq!(journal[0].detail["serves"], if new_serves { "new" } else { "former" });
+        let served = world.store.served().await.unwrap();
+        let current = served.iter().find(|s| s.environment == environment).unwrap().current.as_ref();
+        assert_eq!(current, Some(serves));
+    }
+}
+
+pub async fn a_waiting_job_that_ends_is_told_to_whoever_keeps_its_workspace(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, waits, created) = world.deploy(&worker, "staging", b"v1").await;
+    let stranger = segue_schemas::id::JobId(uuid::Uuid::new_v4());
+    let kept = [waits.job, stranger];
+    let looked = world.store.look_at_kept(&kept).await.unwrap();
+    assert_eq!((looked.ended.len(), looked.open.len()), (0, 1), "one waits, one is not known here");
+    let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Run(looked.open[0]));
+    let rollout = world.claim_rollout(&worker).await;
+    assert_eq!(rollout.rollout.id, created.rollout);
+    world.end_rollout(&rollout, RolloutStatus::RolledBack).await;
+    tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("whoever waits is woken");
+    assert_eq!(world.store.look_at_kept(&kept).await.unwrap().ended, [waits.job]);
+}
+
 /// A host on which a release serves.
 fn host_state(epoch: Epoch, restored: Option<&str>, serves: &Release) -> HostState {
     let restored = restored.map(|reason| json!({ "at": Timestamp(1), "reason": reason, "epoch": epoch }));

@@ -180,9 +180,13 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         JournalKind::Emergency => because("changed at the host itself"),
         JournalKind::Recovered => format!("a new owner goes on where the last one stopped ({})", text("phase")),
         JournalKind::Ended => {
-            let serves = if text("serves") == "new" { "the new release" } else { "what served before" };
+            let serves = match text("serves").as_str() {
+                "new" => "the new release has all the traffic",
+                "unknown" => "what has the traffic is not known",
+                _ => "what served before has all the traffic",
+            };
             let status = text("status").replace('_', " ");
-            because(&format!("ended {status}; {serves} has all the traffic"))
+            because(&format!("ended {status}; {serves}"))
         }
         JournalKind::Claimed
         | JournalKind::StartIntent

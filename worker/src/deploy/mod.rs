@@ -79,6 +79,8 @@ pub struct Timing {
     pub host_patience: Duration,
     /// How long it is tried to begin a rollout that has changed nothing yet, before it ends as failed.
     pub begin_limit: Duration,
+    /// How long a rollout that has changed something waits for its host to answer again, before it ends as failed.
+    pub absent_limit: Duration,
     /// How often the evidence of a watched canary is stored although nothing is decided.
     pub snapshot: Duration,
 }
@@ -90,6 +92,7 @@ impl Default for Timing {
             renew: Duration::from_secs(5),
             host_patience: Duration::from_secs(30),
             begin_limit: Duration::from_secs(600),
+            absent_limit: Duration::from_secs(86_400),
             snapshot: Duration::from_secs(5),
         }
     }

@@ -9,11 +9,11 @@ use std::{
 use indexmap::IndexMap;
 use segue_pipelines::expr::Contexts;
 use segue_schemas::{
-    id::RolloutId,
+    id::{JobId, RolloutId},
     status::{Conclusion, FailureClass},
     worker_api::{JobClaim, JobFinish, JobHandBack, JobWait, Registered, StepReport},
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +31,7 @@ use crate::{
     engine::{Engine, EngineJob, user::JobUser},
     log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
     options::WorkerOptions,
+    supervisor::leftovers,
 };
 
 /// How long what a job leaves in the background has between TERM and KILL.
@@ -63,6 +64,8 @@ pub struct JobRunner {
     pub stopping: CancellationToken,
     /// The worker stops now: running steps are ended.
     pub stop_now: CancellationToken,
+    /// Rung when a job has left something here to go on with.
+    pub put_aside: Notify,
 }
 
 /// How the steps of a job ended.
@@ -146,6 +149,33 @@ impl JobRunner {
                     remove(&self.workspaces().join(job));
                 }
             }
+        }
+    }
+
+    /// The jobs that left something here to go on with, the oldest first.
+    #[must_use]
+    pub fn kept(&self) -> Vec<JobId> {
+        let job = |path: PathBuf| {
+            let at = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
+            Some((at, path.file_stem()?.to_str()?.parse().ok()?))
+        };
+        let mut kept: Vec<(std::time::SystemTime, JobId)> = entries(&self.states()).filter_map(job).collect();
+        kept.sort_unstable();
+        kept.into_iter().map(|(_, job)| job).collect()
+    }
+
+    /// Removes what a job left here that will not go on.
+    pub fn forget_kept(&self, job: JobId) {
+        remove(&self.states().join(format!("{job}.json")));
+        remove(&self.workspaces().join(job.to_string()));
+    }
+
+    /// Ends processes of jobs of an earlier start whose keeper died with it. Only before the first job.
+    pub fn end_leftovers(&self) {
+        let uids = [Some(nix::unistd::geteuid().as_raw()), self.user.ids.map(|ids| ids.uid)];
+        let workspaces = self.workspaces();
+        for (pid, job) in leftovers::kill(&workspaces, &uids.into_iter().flatten().collect::<Vec<_>>()) {
+            tracing::warn!(pid, job, "a process that a job of an earlier start had left running was killed");
         }
     }
 
@@ -402,6 +432,7 @@ impl JobRunner {
         let elapsed = u64::try_from(running.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         running.state.elapsed_ms = running.state.elapsed_ms.saturating_add(elapsed);
         let path = self.state_file(running.claim);
+        self.put_aside.notify_one();
         if let Err(error) = running.state.save(&path) {
             // The job then begins anew, or says why it can't.
             tracing::error!(path = %path.display(), %error, "a job's state can't be kept");

@@ -13,8 +13,8 @@ const MAX_FREEZE_ROUNDS: usize = 32;
 
 /// A process, told apart from a later one with the same number by when it was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Process {
-    pid: i32,
+pub(super) struct Process {
+    pub(super) pid: i32,
     parent: i32,
     /// In clock ticks since the machine was started (field 22 of `/proc/PID/stat`).
     started: u64,
@@ -64,7 +64,8 @@ fn below(root: i32, spared: &HashSet<i32>) -> Vec<Process> {
     found
 }
 
-fn all() -> impl Iterator<Item = Process> {
+/// Every process of the machine.
+pub(super) fn all() -> impl Iterator<Item = Process> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -83,7 +84,7 @@ fn process(pid: i32) -> Option<Process> {
 }
 
 /// Signals exactly this process: a pidfd is taken, and used only if the number still means the same process.
-fn send(process: Process, signal: Signal) {
+pub(super) fn send(process: Process, signal: Signal) {
     // SAFETY: plain system calls on numbers; the descriptor returned is owned by nobody else.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, process.pid, 0) };
     let Ok(opened) = i32::try_from(Errno::result(opened).unwrap_or(-1)) else { return };

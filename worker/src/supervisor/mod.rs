@@ -16,6 +16,7 @@ pub(crate) mod child;
 pub mod client;
 mod descendants;
 mod keeper;
+pub mod leftovers;
 mod nursery;
 pub mod protocol;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! A worker: registers, claims jobs into its slots and rollouts beside them, and drains when it is to stop.
 
+mod kept;
+
 use std::{
     fs,
     io::Write,
@@ -15,7 +17,11 @@ use segue_schemas::{
     id::WorkerId,
     worker_api::{JobClaim, Registered},
 };
-use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -92,6 +98,7 @@ pub(crate) async fn run_with(
         removals: Removals::default(),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
+        put_aside: Notify::new(),
         control_plane: control_plane.clone(),
         options: options.clone(),
         registered: registered.clone(),
@@ -99,6 +106,7 @@ pub(crate) async fn run_with(
         user,
     });
     runner.make_directories().map_err(|error: StepError| WorkerError::Directory(error.to_string()))?;
+    runner.end_leftovers();
     runner.sweep(KEEP_STATE);
     tracing::info!(
         worker = %control_plane.worker(), server = options.server_url, user = runner.user.name, slots = options.capacity,
@@ -130,6 +138,10 @@ async fn work(runner: &Arc<JobRunner>, shutdown: &CancellationToken) {
             slot(&runner, &shutdown).await;
         });
     }
+    let forgetter = tokio::spawn({
+        let runner = runner.clone();
+        async move { kept::forget_what_ended(&runner).await }
+    });
     let sweeper = tokio::spawn({
         let runner = runner.clone();
         async move {
@@ -142,6 +154,7 @@ async fn work(runner: &Arc<JobRunner>, shutdown: &CancellationToken) {
     });
     shutdown.cancelled().await;
     sweeper.abort();
+    forgetter.abort();
     runner.stopping.cancel();
     let all = async { while jobs.join_next().await.is_some() {} };
     tokio::pin!(all);
@@ -233,6 +246,7 @@ fn deploy_options(registered: &Registered) -> deploy::Options {
     let timing = deploy::Timing {
         lease: Duration::from_millis(registered.lease_ms),
         renew: Duration::from_millis(registered.renew_ms),
+        absent_limit: Duration::from_millis(registered.absent_host_ms),
         ..deploy::Timing::default()
     };
     deploy::Options { timing, ..deploy::Options::default() }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use segue_schemas::{
-    deploy::JournalKind,
+    deploy::{JournalEntry, JournalKind},
+    duration::Span,
     status::RolloutStatus,
     worker_api::{RolloutClaim, RolloutHandBack, RolloutReport},
 };
@@ -34,25 +35,64 @@ pub(super) enum Leave {
     Overtaken(String),
 }
 
-/// Whether a rollout that has changed nothing yet could not be begun for so long that it is given up. One that has changed
-/// something is not: only its host can say what serves, and says it when it is back.
-pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing) -> bool {
-    let is_untouched = claim.rollout.state.is_none() && claim.rollout.weight == 0;
-    let first_tried = claim.journal.iter().find(|entry| entry.kind == JournalKind::Claimed).map(|entry| entry.at);
-    is_untouched && first_tried.is_some_and(|at| now().since(at) >= timing.begin_limit)
+impl Leave {
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Lost(why) | Self::HandBack { why, .. } | Self::Overtaken(why) => why.clone(),
+        }
+    }
+
+    /// Whether it is tried again after a pause, by whomever.
+    pub(super) fn is_hand_back(&self) -> bool {
+        matches!(self, Self::HandBack { not_before, .. } if !not_before.is_zero())
+    }
 }
 
-/// Ends a rollout that has changed nothing.
-pub(super) async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, lease: &Lease, why: String) -> Outcome {
-    let reason = format!("nothing was changed, because the rollout could not begin: {why}");
+/// What a rollout that could not be gone on with for too long ends with.
+pub(super) struct GivenUp {
+    serves: &'static str,
+    reason: String,
+}
+
+/// Whether a rollout could not be gone on with for so long that it is given up. One that has changed nothing is given up soon,
+/// and that is certain. One that has changed something waits for long, because only its host can say what serves there; then it
+/// ends with the word that this is not known, and what serves is put on record when the host is back.
+pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -> Option<GivenUp> {
+    let passed = |entry: Option<&JournalEntry>, limit: Duration| entry.is_some_and(|e| now().since(e.at) >= limit);
+    if is_untouched(claim) {
+        let first_tried = claim.journal.iter().find(|entry| entry.kind == JournalKind::Claimed);
+        let reason = format!("nothing was changed, because the rollout could not begin: {why}");
+        return passed(first_tried, timing.begin_limit).then_some(GivenUp { serves: "former", reason });
+    }
+    let away_since = claim.journal.last().filter(|entry| is_away(entry));
+    let host = claim.rollout.spec.hosts.first().map_or("?", String::as_str);
+    let reason = format!(
+        "what serves at host `{host}` is unknown, and put on record when it is back: for {} the rollout could not go on: {why}",
+        Span(timing.absent_limit)
+    );
+    passed(away_since, timing.absent_limit).then_some(GivenUp { serves: "unknown", reason })
+}
+
+fn is_untouched(claim: &RolloutClaim) -> bool {
+    claim.rollout.state.is_none() && claim.rollout.weight == 0
+}
+
+/// Whether an entry says that the host does not answer. Nothing is written after it while that lasts.
+fn is_away(entry: &JournalEntry) -> bool {
+    entry.kind == JournalKind::Held && entry.detail["is_away"] == true
+}
+
+/// Ends a rollout that was given up.
+pub(super) async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, lease: &Lease, end: GivenUp) -> Outcome {
+    let GivenUp { serves, reason } = end;
     let mut journal = Journal::after(claim, "");
-    let serves = json!({ "status": RolloutStatus::Failed, "serves": "former", "reason": reason });
-    journal.note(JournalKind::Ended, serves);
+    let detail = json!({ "status": RolloutStatus::Failed, "serves": serves, "reason": reason });
+    journal.note(JournalKind::Ended, detail);
     let report = RolloutReport {
         entries: journal.into_unsent(),
         status: RolloutStatus::Failed,
-        reason: Some(reason.clone()),
-        ..stands(claim)
+        reason: Some(reason),
+        ..stands(claim, "")
     };
     match journal::send(server, claim, lease, &report).await {
         Ok(()) => Outcome::Ended,
@@ -60,13 +100,16 @@ pub(super) async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, le
     }
 }
 
-/// Where the rollout stood when it was claimed; the first who could not begin it writes that down.
-pub(super) fn stands(claim: &RolloutClaim) -> RolloutReport {
+/// Where the rollout stood when it was claimed; the first who could not begin it, or go on with it, writes that down.
+pub(super) fn stands(claim: &RolloutClaim, why: &str) -> RolloutReport {
     let rollout = &claim.rollout;
     let mut journal = Journal::after(claim, "");
     if claim.journal.is_empty() {
         let message = "a worker took the rollout over, but could not begin it";
         journal.note(JournalKind::Claimed, json!({ "message": message }));
+    } else if !is_untouched(claim) && !claim.journal.last().is_some_and(is_away) {
+        let message = format!("it waits for its host: {why}");
+        journal.note(JournalKind::Held, json!({ "message": message, "is_away": true }));
     }
     RolloutReport {
         epoch: claim.epoch,

@@ -108,12 +108,15 @@ pub(super) async fn drive(
     let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover).await;
     let (mut driver, begun) = match begun {
         Ok(begun) => begun,
-        Err(Leave::HandBack { why, .. }) if out_of_patience(&claim, timing) => {
-            return give_up(&*server, &claim, &lease, why).await;
-        }
         Err(leave) => {
             let leave = after_telling(&*server, &claim, timing, leave).await;
-            let stands = stands(&claim);
+            let why = leave.why();
+            if leave.is_hand_back()
+                && let Some(end) = out_of_patience(&claim, timing, &why)
+            {
+                return give_up(&*server, &claim, &lease, end).await;
+            }
+            let stands = stands(&claim, &why);
             return leave_to_others(&*server, &claim, leave, stands, None).await;
         }
     };

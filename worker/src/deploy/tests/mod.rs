@@ -34,6 +34,7 @@ const TIMING: Timing = Timing {
     renew: Duration::from_millis(60),
     host_patience: Duration::from_secs(1),
     begin_limit: Duration::from_millis(1),
+    absent_limit: Duration::from_millis(1),
     snapshot: Duration::from_millis(50),
 };
 
@@ -247,6 +248,23 @@ async fn a_rollout_whose_host_never_answers_says_so_and_ends_having_changed_noth
     let reason = rollout.reason.unwrap();
     assert!(reason.contains("nothing was changed"), "{reason}");
     assert_eq!(kinds(&server.journal()), [JournalKind::Claimed, JournalKind::Ended]);
+}
+
+#[tokio::test]
+async fn a_rollout_whose_host_stays_away_ends_with_the_word_that_nobody_knows() {
+    let world = World::new(canary(), Behaviour::GOOD);
+    let _worker = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    world.host.go_away();
+    let rollout = world.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::Failed);
+    let reason = rollout.reason.unwrap();
+    assert!(reason.contains("what serves at host `local` is unknown") && reason.contains("segue host"), "{reason}");
+    let journal = world.server.journal();
+    let [.., waits, end] = journal.as_slice() else { panic!("{}", lines(&journal)) };
+    assert_eq!((waits.kind, end.kind), (JournalKind::Held, JournalKind::Ended), "{}", lines(&journal));
+    assert_eq!((&waits.detail["is_away"], &end.detail["serves"]), (&true.into(), &"unknown".into()));
+    assert!(lines(&journal).contains("what has the traffic is not known"), "{}", lines(&journal));
 }
 
 #[tokio::test]

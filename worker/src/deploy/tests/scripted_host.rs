@@ -133,6 +133,12 @@ impl ScriptedHost {
         self.world.lock().unwrap().weights_asked_for.clone()
     }
 
+    /// Nobody answers from now on.
+    pub(super) fn go_away(&self) {
+        self.listener.abort();
+        std::fs::remove_file(&self.socket).unwrap();
+    }
+
     /// `rollback --emergency` at the host.
     pub(super) fn emergency(&self) -> EmergencyResult {
         let mut world = self.world.lock().unwrap();

@@ -18,8 +18,8 @@ use segue_schemas::{
     id::{Epoch, JobId},
     time::Timestamp,
     worker_api::{
-        AttachArtifact, CreateRollout, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Registered, Renew,
-        Renewed, Reported,
+        AskEnded, AttachArtifact, CreateRollout, EndedJobs, JobClaim, JobFinish, JobHandBack, JobReport, JobWait,
+        LogAck, Registered, Renew, Renewed, Reported,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -40,6 +40,8 @@ pub struct State {
     pub blobs: HashMap<String, Bytes>,
     pub artifacts: BTreeMap<String, Artifact>,
     pub renewals: usize,
+    /// Jobs that ended without their worker.
+    pub ended: HashSet<JobId>,
     /// The hosts that a worker hears of.
     pub hosts: indexmap::IndexMap<String, String>,
     /// What was told of them.
@@ -129,8 +131,17 @@ impl FakeServer {
                 lease_ms: self.lease_ms,
                 renew_ms: self.lease_ms / 6,
                 max_log_chunk: 64 * 1024,
+                absent_host_ms: 86_400_000,
                 hosts: self.with(|state| state.hosts.clone()),
             }),
+            (_, ["jobs", "ended"]) => {
+                let asked: AskEnded = read(&body);
+                let ended = |state: &mut State| {
+                    let jobs: Vec<JobId> = asked.jobs.iter().filter(|job| state.ended.contains(job)).copied().collect();
+                    (!jobs.is_empty()).then_some(jobs)
+                };
+                ok(&EndedJobs { jobs: self.wait(asked.wait_ms, ended).await.unwrap_or_default() })
+            }
             (_, ["jobs", "claim"]) => match self.wait(2000, |state| state.queue.pop_front()).await {
                 Some(claim) => ok(&claim),
                 None => empty(StatusCode::NO_CONTENT),

@@ -362,6 +362,43 @@ async fn a_worker_that_stops_hands_the_rest_back_and_goes_on_after_its_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_left_to_go_on_with_goes_when_it_ends_elsewhere() {
+    let world = World::new().await;
+    let worker = world.scripted();
+    let claim = claim(&[("sleep 250", none()), ("print never", none())]);
+    let job = claim.job;
+    world.server.queue(claim);
+    world.server.until("a report", |state| state.reports.pop()).await;
+    worker.stop().await;
+    let state = world.directory.path().join(format!("worker/state/{job}.json"));
+    assert!(world.workspace(job).exists() && state.exists(), "it is to go on here");
+
+    let worker = world.scripted();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(world.workspace(job).exists());
+    world.server.with(|state| state.ended.insert(job));
+    world.server.until("the removal", |_| (!world.workspace(job).exists() && !state.exists()).then_some(())).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_ends_what_jobs_of_an_earlier_one_left_running() {
+    let world = World::new().await;
+    let sleep_in = |workspace: PathBuf| {
+        std::process::Command::new("sleep").arg("600").env("SEGUE_WORKSPACE", workspace).spawn().unwrap()
+    };
+    let mut left = sleep_in(world.workspace(JobId(Uuid::new_v4())).join("work"));
+    let mut of_another_worker = sleep_in(world.directory.path().join("worker-2/workspaces/x/work"));
+    let worker = world.scripted();
+    let ended = world.server.until("its end", |_| left.try_wait().unwrap()).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
+    assert!(of_another_worker.try_wait().unwrap().is_none(), "what is not this worker's lives on");
+    of_another_worker.kill().unwrap();
+    of_another_worker.wait().unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_outlasts_the_grace_begins_anew_unless_it_changes_an_environment() {
     for environment in [None, Some("production")] {
         let world = World::new().await;
