@@ -23,7 +23,11 @@ pub struct Stand {
     folder: tempfile::TempDir,
     /// Added to the configuration.
     extra_configuration: String,
+    /// What the server is started as: `up`, or `server` where the other parts are apart.
+    role: &'static str,
     server: Option<Child>,
+    /// A host and a worker that run apart from the server.
+    apart: Vec<Child>,
     /// The server's address.
     pub listen: String,
     /// The proxy's address.
@@ -44,6 +48,37 @@ impl Stand {
         Ok(stand)
     }
 
+    /// The same with server, worker and host as three processes, none of which starts another.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_apart(extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(extra)?;
+        stand.role = "server";
+        stand.start_server().await?;
+        let host = stand.data().join("host").display().to_string();
+        let proxy = stand.proxy.clone();
+        stand.start_beside(&["host", "--data", &host, "--listen", &proxy])?;
+        let config = stand.configuration_file().display().to_string();
+        let (data, server) = (stand.data().display().to_string(), format!("http://{}", stand.listen));
+        stand.start_beside(&["worker", "--config", &config, "--data", &data, "--server", &server])?;
+        Ok(stand)
+    }
+
+    fn start_beside(&mut self, arguments: &[&str]) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.server_log())?;
+        let child = Command::new(binary()?)
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start `segue {}`", arguments.join(" ")))?;
+        self.apart.push(child);
+        Ok(())
+    }
+
     /// Everything but the start of the server.
     ///
     /// # Errors
@@ -62,7 +97,9 @@ impl Stand {
         open_to_all(&service)?;
         Ok(Self {
             extra_configuration: extra.to_owned(),
+            role: "up",
             server: None,
+            apart: Vec::new(),
             listen: free_address()?,
             proxy: free_address()?,
             repository,
@@ -79,7 +116,7 @@ impl Stand {
         fs::write(self.configuration_file(), self.configuration())?;
         let log = fs::File::options().create(true).append(true).open(self.server_log())?;
         let mut child = Command::new(binary()?)
-            .arg("up")
+            .arg(self.role)
             .arg("--config")
             .arg(self.configuration_file())
             .arg("--data")
@@ -248,7 +285,7 @@ impl Stand {
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.server {
+        for child in self.server.iter_mut().chain(&mut self.apart) {
             let _ = child.kill();
             let _ = child.wait();
         }
