@@ -9,7 +9,7 @@ use segue_schemas::host_api::HostState;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,7 @@ async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, sa
     let mut told: Option<u64> = None;
     let mut pause = PAUSES.0;
     loop {
+        let asked_at = Instant::now();
         let asked = match told {
             Some(known) => host.state_after(known, HOLD).await,
             None => host.state().await,
@@ -83,6 +84,8 @@ async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, sa
         };
         drop(first_try.take());
         match news {
+            // a host of an earlier version does not wait, and is not to be asked without end
+            None if asked_at.elapsed() < HOLD / 2 => sleep(PAUSES.1).await,
             None => pause = PAUSES.0,
             Some(Ok(restorations)) => (told, pause) = (Some(restorations), PAUSES.0),
             Some(Err(error)) => {
