@@ -21,3 +21,4 @@ pub mod progress;
 pub mod rollout;
 pub mod schedule;
 pub mod service;
+pub mod workflow;

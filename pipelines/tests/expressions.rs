@@ -130,6 +130,8 @@ fn equality_is_loose() {
     check("NaN != NaN", "true");
     check("'ABC' == 'abc'", "true");
     check("'ÄÖ' == 'äö'", "true");
+    check("'ı' == 'I'", "false");
+    check("'ſ' == 's'", "false");
     check("matrix.os == matrix.os", "true");
     check("matrix.os == fromJSON('[\"linux\", \"mac\"]')", "false");
     check("matrix.nested == matrix.nested", "true");

@@ -1,6 +1,7 @@
 //! Files as data: each `cases/pipeline/NAME.yml` stands beside `NAME.plan`, what is planned for the events that its first lines
 //! name (`#! push refs/heads/main`), or `NAME.error`, its diagnostics as people see them; each file of `cases/service` and
-//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`. Pipelines may use the actions of `cases/actions`.
+//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`; each of `cases/workflow` beside `NAME.report`. Pipelines may
+//! use the actions of `cases/actions`.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read their cases from files")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -12,7 +13,7 @@ use segue_pipelines::{
     diagnostic::{Diagnostic, Severity, Style, render},
     pipeline::{self, ActionFiles, check_action},
     plan::{explain, plan},
-    service,
+    service, workflow,
 };
 use segue_schemas::{
     id::CommitSha,
@@ -38,6 +39,18 @@ fn configurations() {
     check("config", 3, |_, text| read_report(text, config::parse("segue.yaml", text)));
 }
 
+/// Of a workflow, a line for each key.
+#[test]
+fn workflows() {
+    check("workflow", 3, |name, text| {
+        let line = |told: &Diagnostic| {
+            let help = told.help.as_ref().map(|help| format!("\n    {help}")).unwrap_or_default();
+            format!("{}:{} {} {}{help}\n", told.line, told.column, told.code, told.message)
+        };
+        ("report", workflow::report(&format!(".github/workflows/{name}.yml"), text).iter().map(line).collect())
+    });
+}
+
 /// Compares every case of a folder with what stands beside it, or puts it there.
 fn check(folder: &str, fewest: usize, report: impl Fn(&str, &str) -> (&'static str, String)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(folder);
@@ -54,7 +67,7 @@ fn check(folder: &str, fewest: usize, report: impl Fn(&str, &str) -> (&'static s
         let (extension, found) = report(&name, &text);
         let wanted = fs::read_to_string(folder.join(format!("{name}.{extension}"))).unwrap_or_default();
         if accept {
-            for old in ["plan", "value", "error"] {
+            for old in ["plan", "value", "error", "report"] {
                 let _absent = fs::remove_file(folder.join(format!("{name}.{old}")));
             }
             fs::write(folder.join(format!("{name}.{extension}")), &found).unwrap();

@@ -23,6 +23,7 @@ mod an_approval_opens_the_gate_to_production;
 mod an_emergency_rollback_interrupts_a_canary;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
+mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
 mod the_host_alone_brings_the_last_good_release_back;
 mod the_same_delivery_twice_runs_once;

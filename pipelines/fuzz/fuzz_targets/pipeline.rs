@@ -1,5 +1,5 @@
 //! Any text is a pipeline without errors, or has errors that lie within it and can be shown; whatever is a pipeline can be
-//! planned and explained.
+//! planned and explained. The report on a workflow lies within it as well.
 
 #![no_main]
 
@@ -10,6 +10,7 @@ use segue_pipelines::{
     diagnostic::{Diagnostic, MAX_PER_FILE, Severity, Style, render},
     pipeline,
     plan::{explain, plan},
+    workflow,
 };
 use segue_schemas::trigger::{Event, Trigger};
 
@@ -46,6 +47,8 @@ fuzz_target!(|text: &str| {
     assert_eq!(parsed.pipeline.is_none(), broken, "{:?}", parsed.diagnostics);
     assert!(parsed.diagnostics.len() <= MAX_PER_FILE);
     parsed.diagnostics.iter().for_each(|diagnostic| can_be_shown(diagnostic, text));
+    let report = workflow::report(".github/workflows/x.yml", text);
+    report.iter().take(MAX_PER_FILE).for_each(|diagnostic| can_be_shown(diagnostic, text));
     let changed = ["src/main.rs".to_owned()];
     for event in EVENTS.iter() {
         let explained = explain(&[(FILE, text)], event, Some(&changed));

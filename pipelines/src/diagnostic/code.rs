@@ -84,6 +84,12 @@ codes! {
     UntrustedValue = "untrusted-value",
     /// A secret that is read other than by its name.
     UnnamedSecret = "unnamed-secret",
+    /// A key of a GitHub workflow that would run as it is.
+    RunsAsIs = "runs-as-is",
+    /// A key or value of a GitHub workflow that has another name here.
+    AnotherName = "another-name",
+    /// A key or value of a GitHub workflow that has no equivalent here.
+    NoEquivalent = "no-equivalent",
 }
 
 impl Code {

@@ -48,6 +48,8 @@ pub enum Severity {
     Error,
     /// The file works, but probably not as it was meant.
     Warning,
+    /// Nothing is wrong; it is said because it was asked for.
+    Note,
 }
 
 /// Everything found in one file, in the order of its lines.

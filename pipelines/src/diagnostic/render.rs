@@ -22,6 +22,7 @@ pub fn render(diagnostic: &Diagnostic, text: &str, style: Style) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let line = text.lines().nth(diagnostic.line - 1).unwrap_or_default();
     let (shown, start, end) =

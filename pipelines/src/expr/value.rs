@@ -361,7 +361,8 @@ fn fold(c: char) -> char {
     }
     let mut upper = c.to_uppercase();
     match (upper.next(), upper.next()) {
-        (Some(only), None) => only,
+        // as .NET's invariant culture, no other letter becomes one of ASCII: `ı` is no `I`, `ſ` no `S`
+        (Some(only), None) if !only.is_ascii() => only,
         _ => c,
     }
 }

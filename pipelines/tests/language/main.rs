@@ -14,7 +14,7 @@ use segue_pipelines::{
     config,
     diagnostic::Diagnostic,
     pipeline::{self, ActionFiles, check_action},
-    service,
+    service, workflow,
 };
 
 /// A file of the repository.
@@ -40,6 +40,8 @@ enum Kind {
     Config,
     /// `yaml action`: the action `x` of the repository.
     Action,
+    /// `yaml workflow`: a workflow of GitHub's.
+    Workflow,
 }
 
 /// The actions that examples may use, and that any may stand beside.
@@ -68,6 +70,7 @@ impl Kind {
             Some("service") => Self::Service,
             Some("config") => Self::Config,
             Some("action") => Self::Action,
+            Some("workflow") => Self::Workflow,
             Some(other) => panic!("`{other}` is no kind of example"),
         })
     }
@@ -82,7 +85,7 @@ impl Kind {
         };
         let has = |key: &str| example.lines().any(|line| line.starts_with(key));
         match self {
-            Self::Pipeline | Self::Service | Self::Config | Self::Action => example.to_owned(),
+            Self::Pipeline | Self::Service | Self::Config | Self::Action | Self::Workflow => example.to_owned(),
             Self::On => format!("{example}jobs:\n  a:\n    steps:\n      - run: make\n"),
             Self::Job => {
                 let steps = if has("steps:") || has("uses:") { "" } else { "    steps:\n      - run: make\n" };
@@ -100,6 +103,7 @@ impl Kind {
         match self {
             Self::Service => service::parse(".segue/services/api.yml", text).err().unwrap_or_default(),
             Self::Config => config::parse("segue.yaml", text).err().unwrap_or_default(),
+            Self::Workflow => workflow::report(".github/workflows/x.yml", text),
             Self::Action => check_action(".segue/actions/x/action.yml", text, &actions()),
             _ => {
                 let mut found = pipeline::parse_with(".segue/pipelines/x.yml", text, &actions()).diagnostics;

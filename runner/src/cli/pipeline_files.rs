@@ -21,6 +21,8 @@ pub enum Kind {
     Config,
     /// A composite action.
     Action,
+    /// A workflow of GitHub's.
+    Workflow,
 }
 
 /// A file with its text.
@@ -34,8 +36,8 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// The files that a path stands for: itself, or in a folder those below `.segue/` and `segue.yaml`, or else every YAML file
-/// that lies in it.
+/// The files that a path stands for: itself, or in a folder those below `.segue/` and `segue.yaml`, or else those below
+/// `.github/workflows`, or every YAML file that lies in it.
 ///
 /// # Errors
 /// A path that does not exist, cannot be read, or stands for nothing (exit code 2).
@@ -56,6 +58,10 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
     let config = path.join("segue.yaml");
     if config.is_file() {
         paths.push(config);
+    }
+    let workflows = path.join(".github/workflows");
+    if paths.is_empty() && workflows.is_dir() {
+        paths = yaml_files(&workflows)?;
     }
     if paths.is_empty() {
         paths = yaml_files(path)?;
@@ -147,7 +153,9 @@ fn kind(path: &Path, text: &str) -> Kind {
         return Kind::Action;
     }
     let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    let above = path.parent().and_then(Path::parent).and_then(Path::file_name).and_then(|name| name.to_str());
     match folder {
+        Some("workflows") if above == Some(".github") => Kind::Workflow,
         Some("services") => Kind::Service,
         Some("pipelines") => Kind::Pipeline,
         _ => {

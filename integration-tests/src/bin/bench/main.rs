@@ -3,6 +3,7 @@
 //! fails only where it can't measure: a noisy machine is no defect.
 
 mod figures;
+mod language;
 mod latency;
 mod logs;
 mod memory;
@@ -16,7 +17,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use figures::Figure;
 
-const PARTS: [&str; 7] = ["latency", "throughput", "webhooks", "logs", "memory", "traffic", "proxy"];
+// the language comes first: it measures the largest of all processes so far
+const PARTS: [&str; 8] = ["language", "latency", "throughput", "webhooks", "logs", "memory", "traffic", "proxy"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
 
 async fn measure(part: &str) -> Result<Vec<Figure>> {
     match part {
+        "language" => language::measure(),
         "latency" => latency::measure().await,
         "throughput" => throughput::measure().await,
         "webhooks" => webhooks::measure().await,
