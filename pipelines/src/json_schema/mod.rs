@@ -1,9 +1,10 @@
-//! The JSON Schema of pipeline files, for editors. It is committed under `schemas/json/`.
+//! The JSON Schemas of pipelines and actions, for editors. They are committed under `schemas/json/`.
 //!
-//! Comes in: nothing. Goes out: the schema as text. The reader of pipelines (`crate::pipeline`) does not use it, it has
+//! Comes in: nothing. Goes out: the schemas as text. The reader of pipelines (`crate::pipeline`) does not use them, it has
 //! better messages; `tests/language.rs` holds the two together: each mapping here takes the keys that the reader takes, each
 //! key has a section in `docs/pipelines.md`, and whatever the reader takes is valid here. Never here: reading files.
 
+mod actions;
 mod jobs;
 mod settings;
 mod shapes;
@@ -19,7 +20,10 @@ use self::shapes::{definition, described, key, reference, text, variables};
 /// # Errors
 /// A schema that JSON cannot hold; that would be a mistake here.
 pub fn files() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
-    Ok(vec![("pipeline.json", serde_json::to_string_pretty(&pipeline())? + "\n")])
+    Ok(vec![
+        ("pipeline.json", serde_json::to_string_pretty(&pipeline())? + "\n"),
+        ("action.json", serde_json::to_string_pretty(&actions::action())? + "\n"),
+    ])
 }
 
 /// Pipeline files. Every mapping with keys of its own is a definition, whose title says where it stands.

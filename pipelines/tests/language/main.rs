@@ -115,12 +115,12 @@ impl Kind {
     }
 
     /// The file under `schemas/json/` that it must be valid by.
-    const fn schema(self) -> Option<&'static str> {
+    const fn schema(self) -> &'static str {
         match self {
-            Self::Service => Some("service.json"),
-            Self::Config => Some("config.json"),
-            Self::Action => None,
-            _ => Some("pipeline.json"),
+            Self::Service => "service.json",
+            Self::Config => "config.json",
+            Self::Action => "action.json",
+            _ => "pipeline.json",
         }
     }
 }

@@ -3,7 +3,12 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use jsonschema::Validator;
-use segue_pipelines::{diagnostic::Code, json_schema, pipeline};
+use segue_pipelines::{
+    actions,
+    diagnostic::{Code, Diagnostic},
+    json_schema,
+    pipeline::{self, ActionFiles, check_action},
+};
 use serde_json::Value;
 
 use super::repository_file;
@@ -37,9 +42,21 @@ const PROBES: &[(&str, &str)] = &[
     ("step-retry", "on: push\njobs: { a: { steps: [{ run: x, retry: { @ } }] } }\n"),
 ];
 
+/// The same for actions.
+const ACTION_PROBES: &[(&str, &str)] = &[
+    ("action", "@\n"),
+    ("action-input", "inputs: { a: { @ } }\n"),
+    ("action-output", "runs: { using: composite, steps: [{ run: x }] }\noutputs: { a: { @ } }\n"),
+    ("action-runs", "runs: { @ }\n"),
+];
+
 pub fn pipeline_schema() -> Value {
+    schema("pipeline.json")
+}
+
+fn schema(wanted: &str) -> Value {
     let files = json_schema::files().unwrap();
-    let (_, text) = files.iter().find(|(name, _)| *name == "pipeline.json").unwrap();
+    let (_, text) = files.iter().find(|(name, _)| *name == wanted).unwrap();
     serde_json::from_str(text).unwrap()
 }
 
@@ -56,18 +73,35 @@ fn the_committed_schema_is_what_the_language_says() {
 
 #[test]
 fn every_mapping_takes_the_keys_that_the_reader_takes() {
-    let schema = pipeline_schema();
+    let read = |text: &str| pipeline::parse("x.yml", text).diagnostics;
+    agree(&pipeline_schema(), PROBES, read);
+}
+
+#[test]
+fn every_mapping_of_an_action_takes_the_keys_that_the_reader_takes() {
+    let read = |text: &str| check_action(".segue/actions/x/action.yml", text, &ActionFiles::default());
+    let mut schema = schema("action.json");
+    // steps are those of pipelines
+    let definitions = schema["definitions"].as_object_mut().unwrap();
+    let steps: Vec<String> = definitions.keys().filter(|name| !name.starts_with("action")).cloned().collect();
+    for name in steps {
+        assert_eq!(definitions.remove(&name).as_ref(), pipeline_schema()["definitions"].get(&name), "{name}");
+    }
+    agree(&schema, ACTION_PROBES, read);
+}
+
+fn agree(schema: &Value, probes: &[(&str, &str)], reader: impl Fn(&str) -> Vec<Diagnostic>) {
     let definitions = schema["definitions"].as_object().unwrap();
     for name in definitions.keys() {
         assert!(
-            PROBES.iter().any(|(probe, _)| probe == name),
+            probes.iter().any(|(probe, _)| probe == name),
             "the definition `{name}` of pipelines/src/json_schema has no line in PROBES of {}; add one",
             file!()
         );
     }
-    for (name, probe) in PROBES {
+    for (name, probe) in probes {
         let written: BTreeSet<String> = definitions[*name]["properties"].as_object().unwrap().keys().cloned().collect();
-        let read = keys_of_the_reader(probe);
+        let read = keys_of_the_reader(probe, &reader);
         let unwritten: Vec<&String> = read.difference(&written).collect();
         assert!(
             unwritten.is_empty(),
@@ -80,9 +114,9 @@ fn every_mapping_takes_the_keys_that_the_reader_takes() {
 }
 
 /// The keys of a mapping, as the reader lists them to who writes one that it does not know.
-fn keys_of_the_reader(probe: &str) -> BTreeSet<String> {
+fn keys_of_the_reader(probe: &str, reader: impl Fn(&str) -> Vec<Diagnostic>) -> BTreeSet<String> {
     let text = probe.replace('@', &format!("{STRANGER}: 1"));
-    let diagnostics = pipeline::parse("x.yml", &text).diagnostics;
+    let diagnostics = reader(&text);
     let told = diagnostics
         .iter()
         .find(|diagnostic| diagnostic.code == Code::UnknownKey && diagnostic.message.contains(STRANGER))
@@ -120,6 +154,17 @@ fn what_the_reader_takes_is_valid() {
         }
     }
     assert!(taken >= 8, "only {taken} cases are pipelines");
+}
+
+#[test]
+fn the_actions_that_ship_are_valid() {
+    let validator = validator("action.json");
+    for (name, text) in actions::LIBRARY {
+        assert_valid(&validator, text, name);
+    }
+    for text in ["runs: { using: node20, steps: [{ run: x }] }\n", "inputs: { a: { requird: true } }\nruns: {}\n"] {
+        assert!(!validator.is_valid(&value(text).unwrap()), "valid by the schema: {text}");
+    }
 }
 
 #[test]
