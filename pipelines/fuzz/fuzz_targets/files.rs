@@ -1,4 +1,4 @@
-//! Any text is a service and an operator's file, or has errors that lie within it and can be shown.
+//! Any text is a service, an operator's file and an action, or has errors that lie within it and can be shown.
 
 #![no_main]
 
@@ -6,8 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use segue_pipelines::{
     config,
     diagnostic::{Diagnostic, MAX_PER_FILE, Style, render},
+    pipeline::{ActionFiles, check_action},
     service,
 };
+
+const ACTION: &str = ".segue/actions/x/action.yml";
 
 fuzz_target!(|text: &str| {
     if let Err(diagnostics) = service::parse(".segue/services/x.yml", text) {
@@ -15,6 +18,11 @@ fuzz_target!(|text: &str| {
     }
     if let Err(diagnostics) = config::parse("segue.yaml", text) {
         can_be_shown(&diagnostics, text);
+    }
+    let mut found = check_action(ACTION, text, &ActionFiles::among([(ACTION, text)]));
+    found.retain(|diagnostic| diagnostic.file == ACTION);
+    if !found.is_empty() {
+        can_be_shown(&found, text);
     }
 });
 
