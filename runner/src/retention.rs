@@ -301,23 +301,28 @@ fn remove_unnamed<'t>(store: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) 
 fn remove_artifacts<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
         let total = sum(tx, "SELECT COALESCE(SUM(bytes), 0) AS total FROM blobs").await?;
-        let sql = "SELECT digest, bytes, used_at FROM blobs WHERE used_at <= $1
-                AND digest NOT IN (SELECT digest FROM releases WHERE id IN (
+        // one that a step wanted to be kept for longer counts as that much younger
+        let sql = "SELECT blobs.digest, blobs.bytes,
+                CASE WHEN kept_until - $3 > used_at THEN kept_until - $3 ELSE used_at END AS since
+            FROM blobs LEFT JOIN (SELECT digest AS kept, MAX(expires_at) AS kept_until FROM artifacts GROUP BY digest) AS wishes
+                ON wishes.kept = blobs.digest
+            WHERE used_at <= $1
+                AND blobs.digest NOT IN (SELECT digest FROM releases WHERE id IN (
                     SELECT release_id FROM rollback_points UNION SELECT release_id FROM current_releases
                     UNION SELECT previous_id FROM current_releases WHERE previous_id IS NOT NULL
                     UNION SELECT release_id FROM rollouts WHERE ended_at IS NULL))
-                AND digest NOT IN (SELECT digest FROM artifacts JOIN runs ON runs.id = run_id WHERE ended_at IS NULL)
-                AND digest NOT IN (SELECT digest FROM artifacts WHERE expires_at IS NOT NULL)
-                AND digest NOT IN (SELECT digest FROM caches)
-            ORDER BY used_at LIMIT $2";
+                AND blobs.digest NOT IN (SELECT digest FROM artifacts JOIN runs ON runs.id = run_id WHERE ended_at IS NULL)
+                AND blobs.digest NOT IN (SELECT digest FROM caches)
+            ORDER BY since LIMIT $2";
         let candidate = |row: &Row| {
             Ok(Candidate {
                 key: row.parsed::<Digest>("digest")?,
                 bytes: row.count("bytes")?,
-                since: row.time("used_at")?,
+                since: row.time("since")?,
             })
         };
-        let candidates = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE]).await?;
+        let age = u64::try_from(rules.artifacts.0.as_millis()).unwrap_or(u64::MAX);
+        let candidates = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE, age]).await?;
         let candidates = candidates.iter().map(candidate).collect::<Result<_>>()?;
         let chosen = select(candidates, total, tx.now, rules.artifacts.0, rules.artifacts_max_mib << 20);
         let mut bytes = 0;

@@ -25,6 +25,7 @@ mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
 mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
+mod steps_promote_check_and_go_back;
 mod the_host_alone_brings_the_last_good_release_back;
 mod the_same_delivery_twice_runs_once;
 mod the_state_is_backed_up_and_restored;

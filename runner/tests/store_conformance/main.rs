@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod caches;
 mod concurrency;
 mod intake;
 mod jobs;
@@ -31,6 +32,10 @@ macro_rules! conformance {
 
 conformance! {
     sqlite:
+    caches::{
+        a_cache_stays_as_it_is_and_other_branches_fall_back_to_the_default_one,
+        what_is_too_much_or_too_old_goes_the_least_used_first,
+    }
     intake::{
         a_delivery_twice_is_stored_once_and_planned_once,
         an_accepted_delivery_is_there_after_a_crash,

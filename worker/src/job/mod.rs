@@ -7,6 +7,7 @@ pub mod built_in;
 mod cache;
 pub mod command_files;
 pub mod context;
+mod end;
 pub mod error;
 mod hash_files;
 mod health;

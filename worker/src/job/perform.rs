@@ -15,9 +15,10 @@ use super::{
     built_in::{BuiltIn, BuiltInEnd},
     command_files::CommandFiles,
     context::{self, Standing},
+    end::without_secrets,
     error::StepError,
     script,
-    steps::{Level, Prepared, StepEnd, Steps, at, short, without_secrets},
+    steps::{Level, Prepared, StepEnd, Steps, at, short},
 };
 use crate::{
     engine::{Exit, Task, Work},

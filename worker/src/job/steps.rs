@@ -17,32 +17,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::{self, Standing},
+    end::ReportedSoFar,
     error::StepError,
     lease::LeaseSigns,
     run::{Ended, Running},
 };
-use crate::{
-    control_plane::retry,
-    engine::Exit,
-    log::{LogMark, mask::Masker},
-};
+use crate::{engine::Exit, log::LogMark};
 
 /// Characters of a reason that are kept.
 const MAX_REASON: usize = 4000;
 /// Characters of a step's name.
 const MAX_NAME: usize = 200;
-/// Bytes of the outputs of a job's steps together, and of its own, as they are sent.
-const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
-/// Bytes of all reports of a job, from where on reasons are short and annotations are left out: its end must fit into one
-/// request.
-const MAX_REPORT_BYTES: usize = 2 * 1024 * 1024 + 512 * 1024;
-/// Annotations of one kind that are kept of a step, and all that are kept of a job.
-const MAX_OF_A_KIND: usize = 10;
-const MAX_ANNOTATIONS: usize = 50;
-/// Summaries that are kept of a job.
-const MAX_SUMMARIES: usize = 20;
-/// How long a summary is tried to be sent.
-const SUMMARY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The steps of a running job.
 pub(super) struct Steps<'a> {
@@ -53,6 +38,7 @@ pub(super) struct Steps<'a> {
     pub annotations: Vec<Annotation>,
     pub dropped_annotations: usize,
     pub summary: String,
+    pub reported: ReportedSoFar,
 }
 
 /// What a step came to, before it is reported.
@@ -104,7 +90,9 @@ enum Interruption {
 impl<'a> Steps<'a> {
     /// The steps of a job whose earlier ones ended so.
     pub(super) fn new(mut running: Running<'a>, before: &[StepReport]) -> Self {
+        let mut reported = ReportedSoFar::default();
         for step in before {
+            reported.add(step);
             let plan = running.claim.plan.steps.get(step.index);
             let fails = matches!(step.status, StepStatus::Failed | StepStatus::Cancelled);
             if fails && running.failure.is_none() {
@@ -118,7 +106,14 @@ impl<'a> Steps<'a> {
                 running.failure = Some((class, format!("step `{}`: {reason}", step.name)));
             }
         }
-        Self { running, cleanup_until: None, annotations: Vec::new(), dropped_annotations: 0, summary: String::new() }
+        Self {
+            running,
+            cleanup_until: None,
+            annotations: Vec::new(),
+            dropped_annotations: 0,
+            summary: String::new(),
+            reported,
+        }
     }
 
     /// Runs from this step on.
@@ -369,120 +364,6 @@ impl<'a> Steps<'a> {
             ..StepEnd::default()
         }
     }
-
-    /// Reports a step's end, and draws what follows from it.
-    async fn ended(&mut self, mut report: StepReport, mut end: StepEnd, forgiving: bool) -> Option<Ended> {
-        let mark = self.running.log.mark().await;
-        self.absorb(mark);
-        end.outputs = without_secrets(end.outputs, &self.running.masker, &self.running.log).await;
-        if let Some(reason) = self.too_large(&end.outputs) {
-            end = self.failed(&StepError::Configuration(reason)).await;
-        }
-        report.summary_bytes = self.keep_summary(report.index).await;
-        report.annotations = self.kept_annotations();
-        let running = &mut self.running;
-        report.log_end = running.log.mark().await.offset;
-        report.exit_code = end.exit_code;
-        report.reason = end.reason.map(|reason| running.masker.mask(&reason));
-        report.outputs = end.outputs;
-        self.keep_short(&mut report);
-        let running = &mut self.running;
-        if let Some(rollout) = end.waits {
-            report.status = StepStatus::Waiting;
-            running.reporter.set(report.clone());
-            return Some(Ended::Waits { step: report.index, rollout });
-        }
-        report.ended_at = report.started_at.map(|_| now());
-        report.outcome = end.outcome;
-        report.status = match end.outcome {
-            Some(Conclusion::Success) => StepStatus::Succeeded,
-            Some(Conclusion::Skipped) => StepStatus::Skipped,
-            Some(Conclusion::Cancelled) => StepStatus::Cancelled,
-            Some(Conclusion::Failure) if forgiving => StepStatus::Succeeded,
-            Some(Conclusion::Failure) | None => StepStatus::Failed,
-        };
-        if report.status == StepStatus::Failed {
-            if running.standing == Standing::Success {
-                running.standing = Standing::Failure;
-            }
-            let reason = report.reason.clone().unwrap_or_else(|| "it failed".into());
-            let class = end.class.unwrap_or(FailureClass::Script);
-            running.failure.get_or_insert_with(|| (class, format!("step `{}`: {reason}", report.name)));
-        }
-        running.reporter.set(report);
-        None
-    }
-
-    /// Why a step's outputs can't be taken, with those of the steps before it.
-    fn too_large(&self, outputs: &IndexMap<String, String>) -> Option<String> {
-        let before: usize = self.running.reporter.all().iter().map(|step| sent_bytes(&step.outputs)).sum();
-        let own = sent_bytes(outputs);
-        (!outputs.is_empty() && before + own > MAX_OUTPUT_BYTES).then(|| {
-            format!(
-                "its outputs have {own} bytes, with those of the steps before it {}, and {MAX_OUTPUT_BYTES} are the limit of a \
-                 job; hand what is large on in a file, or as an artifact",
-                before + own
-            )
-        })
-    }
-
-    /// Sends what the step wrote as its summary; how long it is.
-    async fn keep_summary(&mut self, step: usize) -> u64 {
-        let summary = std::mem::take(&mut self.summary);
-        if summary.trim().is_empty() {
-            return 0;
-        }
-        let running = &mut self.running;
-        if running.state.summaries >= MAX_SUMMARIES {
-            let text = format!("##[warning]The summary is left out: {MAX_SUMMARIES} are kept of a job");
-            running.log.line(text).await;
-            return 0;
-        }
-        let text = running.masker.mask(&summary);
-        let (control_plane, claim) = (&running.runner.control_plane, running.claim);
-        let sent = retry(SUMMARY_PATIENCE, || control_plane.put_summary(claim.job, claim.epoch, step, &text)).await;
-        match sent {
-            Ok(_) => {
-                running.state.summaries += 1;
-                text.len() as u64
-            }
-            Err(error) => {
-                running.log.line(format!("##[warning]The summary could not be kept: {error}")).await;
-                0
-            }
-        }
-    }
-
-    /// What is kept of the step's annotations, masked.
-    fn kept_annotations(&mut self) -> Vec<Annotation> {
-        let said = std::mem::take(&mut self.annotations);
-        self.dropped_annotations = 0;
-        let before: usize = self.running.reporter.all().iter().map(|step| step.annotations.len()).sum();
-        let mut kept: Vec<Annotation> = Vec::new();
-        for mut annotation in said {
-            let same = kept.iter().filter(|known| known.level == annotation.level).count();
-            if same >= MAX_OF_A_KIND || before + kept.len() >= MAX_ANNOTATIONS {
-                continue;
-            }
-            let masker = &self.running.masker;
-            annotation.message = masker.mask(&annotation.message);
-            annotation.title = annotation.title.map(|title| masker.mask(&title));
-            annotation.file = annotation.file.map(|file| masker.mask(&file));
-            kept.push(annotation);
-        }
-        kept
-    }
-
-    /// Keeps all reports together within what one request can hold.
-    fn keep_short(&self, report: &mut StepReport) {
-        let bytes = |report: &StepReport| serde_json::to_string(report).map_or(0, |text| text.len());
-        let before: usize =
-            self.running.reporter.all().iter().filter(|step| step.index != report.index).map(bytes).sum();
-        if before + bytes(report) > MAX_REPORT_BYTES {
-            report.annotations.clear();
-            report.reason = report.reason.as_deref().map(|reason| short(reason, 100));
-        }
-    }
 }
 
 fn why_skipped(plan: &StepPlan, standing: Standing) -> String {
@@ -528,68 +409,11 @@ pub(super) fn short(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Bytes of outputs as they are sent.
-fn sent_bytes(outputs: &IndexMap<String, String>) -> usize {
-    if outputs.is_empty() { 0 } else { serde_json::to_string(outputs).map_or(0, |text| text.len()) }
-}
-
-impl Running<'_> {
-    /// The job's outputs, evaluated; those that can't be or that hold a secret are left out, and the log says so.
-    pub(super) async fn outputs(&self) -> IndexMap<String, String> {
-        let mut outputs = IndexMap::new();
-        if self.claim.plan.outputs.is_empty() {
-            return outputs;
-        }
-        let steps = context::ended_steps(self.claim, &self.reporter.all());
-        let mut env = IndexMap::new();
-        let base = context::step_contexts(&self.contexts, &steps, self.standing, &env);
-        for layer in [&self.claim.pipeline_env, &self.claim.plan.env] {
-            let _ = context::overlay_env(&mut env, layer, &base);
-        }
-        env.extend(self.state.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let contexts = context::step_contexts(&base, &steps, self.standing, &env);
-        for (name, template) in &self.claim.plan.outputs {
-            match context::render(&format!("`outputs: {name}`"), template, &contexts) {
-                Ok(value) => {
-                    outputs.insert(name.clone(), value);
-                }
-                Err(error) => self.log.line(format!("##[warning]{error}")).await,
-            }
-        }
-        let mut outputs = without_secrets(outputs, &self.masker, &self.log).await;
-        while sent_bytes(&outputs) > MAX_OUTPUT_BYTES {
-            let Some((name, _)) = outputs.pop() else { break };
-            let text = format!(
-                "##[warning]Output `{name}` is left out: the job's outputs are larger than {MAX_OUTPUT_BYTES} bytes"
-            );
-            self.log.line(text).await;
-        }
-        outputs
-    }
-}
-
 /// Whether the server must know that a step begins before its process starts: what it changes is not undone when the job is
 /// run again. Built-in steps need no such care: they change the workspace, or ask the server for a rollout.
 fn may_change_the_world(claim: &JobClaim, plan: &StepPlan) -> bool {
     let runs = matches!(plan.action, StepAction::Run { .. } | StepAction::Composite(_));
     runs && claim.plan.environment.is_some() && !claim.plan.idempotent
-}
-
-/// Values that hold no secret: what is reported is stored and shown.
-pub(super) async fn without_secrets(
-    values: IndexMap<String, String>,
-    masker: &Masker,
-    log: &crate::log::JobLog,
-) -> IndexMap<String, String> {
-    let mut kept = IndexMap::new();
-    for (name, value) in values {
-        if masker.finds(&value) {
-            log.line(format!("##[warning]Output `{name}` is left out: it holds a secret")).await;
-        } else {
-            kept.insert(name, value);
-        }
-    }
-    kept
 }
 
 pub(super) async fn at(time: Option<Instant>) {
@@ -599,7 +423,7 @@ pub(super) async fn at(time: Option<Instant>) {
     }
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
