@@ -30,11 +30,6 @@ schemas:
 bench *args:
     cargo build --release
     SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" cargo run --release --package segue-integration-tests --bin bench -- {{ args }}
-    cargo bench --package segue-pipelines --bench judge
-
-# Fuzz the readers of the language, SECONDS for each target: `just fuzz 600 pipeline expression`
-fuzz *args:
-    pipelines/fuzz/run {{ args }}
 
 # Format everything
 fmt:

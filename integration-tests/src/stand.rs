@@ -301,7 +301,7 @@ impl Drop for Stand {
             std::thread::sleep(Duration::from_millis(20));
         }
         // a test runner shows it where the story failed
-        println!("--- what the server said ---\n{}", self.server_output());
+        eprintln!("--- what the server said ---\n{}", self.server_output());
     }
 }
 

@@ -78,6 +78,10 @@ fn measure(name: &str, scenario: &Scenario, figure: &Figure, seeds: u64) -> serd
             (count(Decision::Advance) >= *share, format!("promoted at least {:.0} %", share * 100.0))
         }
     };
+    let wanted = match figure {
+        Figure::CaughtWithin(within) => serde_json::json!({ "caught_within": within }),
+        Figure::Promoted(share) => serde_json::json!({ "promoted": share }),
+    };
     let shown = |requests: u64| if requests == u64::MAX { serde_json::Value::Null } else { requests.into() };
     serde_json::json!({
         "scenario": name,
@@ -90,6 +94,7 @@ fn measure(name: &str, scenario: &Scenario, figure: &Figure, seeds: u64) -> serd
         "canary_requests_p95": shown(percentile(95)),
         "rolled_back_because": endings.iter().find(|e| e.decision == Decision::RollBack).map(|e| &e.verdict.reason),
         "needed": needed,
+        "wanted": wanted,
         "passed": passed,
     })
 }

@@ -1,5 +1,5 @@
-//! Measures a real host and proxy, each as a process of its own: `cargo bench -p segue-worker --bench host [-- SECONDS]`.
-//! Prints requests per second straight to a service and through the proxy, the time of a change of routes, of an emergency
+//! Measures a real host and proxy, each as a process of its own:
+//! `cargo bench -p segue-worker --bench host [-- SECONDS] [--without-load] [--json]`. Prints requests per second straight to a service and through the proxy, the time of a change of routes, of an emergency
 //! rollback and from an answer to its observation, and the memory (PSS) of host and proxy.
 
 // The lint knows tests by their attribute; what they share has none.
@@ -18,29 +18,23 @@ use world::{FIXTURE, World, get};
 
 fn main() {
     let seconds = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(5_u64);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(measure(seconds));
+    let asked = |flag: &str| std::env::args().any(|a| a == flag);
+    let seconds = if asked("--without-load") { None } else { Some(seconds) };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(measure(seconds, asked("--json")));
 }
 
-async fn measure(seconds: u64) {
+async fn measure(seconds: Option<u64>, as_json: bool) {
     let world = World::start().await;
     let instance = world.run("web-1", 1, 1).await;
     world.run("web-2", 2, 1).await;
     world.route(1, &[("web-1", 100)], &[]).await;
-    let state = world.client.state().await.unwrap();
-    let proxy = world.until_proxy(None).await;
-    println!("memory at rest: host {}, proxy {}", pss(state.pid), pss(proxy));
-
-    for connections in [1, 8, 64] {
-        let host = world.host();
-        println!("{connections:>3} connections, direct   : {}", load(&instance.address, &host, connections, seconds));
-        let before = cpu_ticks(proxy);
-        println!(
-            "{connections:>3} connections, by proxy : {}",
-            load(&world.address.to_string(), &host, connections, seconds)
-        );
-        println!("    the proxy was busy {} % of the time", (cpu_ticks(proxy) - before) / seconds);
+    if let Some(seconds) = seconds {
+        measure_load(&world, &instance.address.to_string(), seconds).await;
     }
-    println!("memory after load: host {}, proxy {}", pss(state.pid), pss(proxy));
 
     let mut changes = Vec::new();
     for weight in 1..=100 {
@@ -48,8 +42,6 @@ async fn measure(seconds: u64) {
         world.route(1, &[("web-1", 100), ("web-2", weight)], &[("web-1", 100)]).await;
         changes.push(began.elapsed());
     }
-    println!("change of routes, recorded and carried: {}", spread(changes));
-
     let mut seen = Vec::new();
     for _ in 0..100 {
         let (client, after) = (world.client.clone(), newest(&world).await);
@@ -62,12 +54,42 @@ async fn measure(seconds: u64) {
         let answered = Instant::now();
         seen.push(reader.await.unwrap().saturating_duration_since(answered));
     }
-    println!("answer to observation: {}", spread(seen));
-
     let rollback = EmergencyRollback { to: None, reason: "measured".into() };
     let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
-    println!("emergency rollback: {} us", result.took_us);
     world.end().await;
+
+    changes.sort_unstable();
+    seen.sort_unstable();
+    if as_json {
+        let spread = |times: &[Duration]| serde_json::json!({ "p50": micros(times, 50), "p95": micros(times, 95) });
+        let figures = serde_json::json!({
+            "route_change_us": spread(&changes),
+            "observation_us": spread(&seen),
+            "emergency_rollback_us": result.took_us,
+        });
+        println!("{figures}");
+    } else {
+        println!("change of routes, recorded and carried: {}", spread(&changes));
+        println!("answer to observation: {}", spread(&seen));
+        println!("emergency rollback: {} us", result.took_us);
+    }
+}
+
+async fn measure_load(world: &World, instance: &str, seconds: u64) {
+    let state = world.client.state().await.unwrap();
+    let proxy = world.until_proxy(None).await;
+    println!("memory at rest: host {}, proxy {}", pss(state.pid), pss(proxy));
+    for connections in [1, 8, 64] {
+        let host = world.host();
+        println!("{connections:>3} connections, direct   : {}", load(instance, &host, connections, seconds));
+        let before = cpu_ticks(proxy);
+        println!(
+            "{connections:>3} connections, by proxy : {}",
+            load(&world.address.to_string(), &host, connections, seconds)
+        );
+        println!("    the proxy was busy {} % of the time", (cpu_ticks(proxy) - before) / seconds);
+    }
+    println!("memory after load: host {}, proxy {}", pss(state.pid), pss(proxy));
 }
 
 async fn newest(world: &World) -> u64 {
@@ -83,10 +105,14 @@ fn load(address: &str, host: &str, connections: u32, seconds: u64) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-fn spread(mut times: Vec<Duration>) -> String {
-    times.sort_unstable();
-    let at = |share: usize| times[times.len() * share / 100];
+/// Percentiles of sorted times.
+fn spread(times: &[Duration]) -> String {
+    let at = |percent| Duration::from_micros(micros(times, percent));
     format!("p50 {:?}, p95 {:?}, p99 {:?}", at(50), at(95), at(99))
+}
+
+fn micros(times: &[Duration], percent: usize) -> u64 {
+    u64::try_from(times[times.len() * percent / 100].as_micros()).unwrap()
 }
 
 /// The proportional set size (`/proc/PID/smaps_rollup`, proc(5)).

@@ -1,5 +1,6 @@
 //! The embedded proxy's requests per second beside nginx's, in front of the same server, with the same load, one after the other
-//! several times in turn, so that both meet the same noise.
+//! several times in turn, so that both meet the same noise. Each has one thread, keeps connections on both sides for as long as
+//! it is asked to, and writes every request down: the one as an observation, the other in its access log.
 
 use std::{
     fs,
@@ -17,7 +18,9 @@ use segue_schemas::{host_api::HostState, status::RunStatus};
 use crate::figures::Figure;
 
 const ROUNDS: usize = 3;
-const SECONDS: u32 = 5;
+const SECONDS: u32 = 3;
+/// Client connections at once.
+const CONNECTIONS: [u32; 3] = [1, 8, 64];
 
 pub async fn measure() -> Result<Vec<Figure>> {
     for (tool, package) in [("wrk", "wrk"), ("nginx", "nginx-light")] {
@@ -42,17 +45,23 @@ pub async fn measure() -> Result<Vec<Figure>> {
     let nginx = Nginx::start(&stand, &upstream)?;
 
     let host = sample::host_name("production");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        ours.push(requests_per_second(&stand.proxy, &host)?);
-        theirs.push(requests_per_second(&nginx.address, &host)?);
+    let mut figures = Vec::new();
+    for connections in CONNECTIONS {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let ours = requests_per_second(&stand.proxy, &host, connections)?;
+            rounds.push((ours, requests_per_second(&nginx.address, &host, connections)?));
+        }
+        let of = |figure: fn(&(f64, f64)) -> f64| median(rounds.iter().map(figure).collect());
+        let at = format!("{connections} connection{}", if connections == 1 { "" } else { "s" });
+        figures.extend([
+            Figure::new(format!("{at}: embedded proxy, one thread"), of(|(ours, _)| *ours), "1/s"),
+            Figure::new(format!("{at}: nginx, one worker, access log on"), of(|(_, theirs)| *theirs), "1/s"),
+            Figure::new(format!("{at}: embedded proxy : nginx"), of(|(ours, theirs)| ours / theirs), "ratio")
+                .at_least(0.7),
+        ]);
     }
-    let (ours, theirs) = (median(ours), median(theirs));
-    Ok(vec![
-        Figure::new("embedded proxy", ours, "1/s"),
-        Figure::new("nginx, one worker, kept upstream connections", theirs, "1/s"),
-        Figure::new("embedded proxy : nginx", ours / theirs, "ratio").at_least(0.7),
-    ])
+    Ok(figures)
 }
 
 async fn production_instance(stand: &Stand) -> Result<String> {
@@ -62,9 +71,10 @@ async fn production_instance(stand: &Stand) -> Result<String> {
     Ok(instance.context("nothing runs in production")?.address)
 }
 
-fn requests_per_second(address: &str, host: &str) -> Result<f64> {
+fn requests_per_second(address: &str, host: &str, connections: u32) -> Result<f64> {
+    let (connections, seconds) = (format!("-c{connections}"), format!("-d{SECONDS}s"));
     let output = Command::new("wrk")
-        .args(["-t1", "-c64", &format!("-d{SECONDS}s"), "-H", &format!("Host: {host}"), &format!("http://{address}/")])
+        .args(["-t1", &connections, &seconds, "-H", &format!("Host: {host}"), &format!("http://{address}/")])
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(!text.contains("Non-2xx"), "not every request was answered well:\n{text}");
@@ -92,9 +102,9 @@ impl Nginx {
         let configuration = format!(
             "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log;\n\
              events {{ worker_connections 1024; }}\n\
-             http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
+             http {{ access_log {0}/access.log; keepalive_requests 1000000000; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
              fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
-             upstream service {{ server {upstream}; keepalive 128; }}\n\
+             upstream service {{ server {upstream}; keepalive 128; keepalive_requests 1000000000; }}\n\
              server {{ listen {address}; location / {{ proxy_pass http://service; proxy_http_version 1.1;\n\
              proxy_set_header Connection \"\"; proxy_set_header Host $host; }} }} }}\n",
             folder.display()
