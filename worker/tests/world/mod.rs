@@ -253,6 +253,17 @@ impl World {
         }
     }
 
+    /// What the host has recorded reaches the proxy a moment later.
+    pub async fn until_all_answer(&self, version: &str) {
+        let began = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < 30 {
+            let answer = get(self.address, self.host(), "/").await.unwrap().1;
+            in_a_row = if answer == version { in_a_row + 1 } else { 0 };
+            assert!(began.elapsed() < Duration::from_secs(2), "`{answer}` after {:?}", began.elapsed());
+        }
+    }
+
     pub async fn until_in_flight(&self, id: &str, wanted: u64) {
         let began = Instant::now();
         loop {
