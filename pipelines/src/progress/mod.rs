@@ -34,7 +34,7 @@ pub use gate::{Gate, GateFacts, gate};
 pub use groups::needs_context;
 pub use rerun::{Rerun, RerunError, Selection, rerun};
 pub use retry::begin_again;
-pub use rollout_end::{AfterRollout, Next, after_rollout};
+pub use rollout_end::{AfterRollout, Next, after_rollout, first_failure};
 pub use settle::{is_settled, settle, strategy_context};
 pub use worker_loss::{LostJob, LostStep, MAX_STARTS, OnLoss, on_worker_lost};
 

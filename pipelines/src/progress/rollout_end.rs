@@ -1,10 +1,11 @@
 use segue_schemas::{
     plan::{JobPlan, StepPlan},
     status::{Conclusion, FailureClass, RolloutStatus, StepStatus},
+    worker_api::StepReport,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::expr::uses_status_function;
+use crate::{actions, expr::uses_status_function};
 
 /// What a rollout's end means for the step that waited for it, and for the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +40,26 @@ pub enum Next {
     },
 }
 
-/// What follows when the rollout that step `step` of a job waits for has ended as `rollout`. `cancelled`: the job is to be
-/// cancelled. `None` for a rollout that has not ended.
+/// Which failure the steps of a job have met with so far, and what kind of failure it is: the first one that was not allowed.
+#[must_use]
+pub fn first_failure(plan: &JobPlan, steps: &[StepReport]) -> Option<(FailureClass, String)> {
+    let failed = |step: &&StepReport| matches!(step.status, StepStatus::Failed | StepStatus::Cancelled);
+    let step = steps.iter().find(failed)?;
+    let uses = plan.steps.get(step.index).and_then(|plan| plan.action.uses());
+    let deploys = uses.and_then(actions::find).is_some_and(|action| action.deploys);
+    let class = if deploys { FailureClass::Rollout } else { FailureClass::Script };
+    let reason = step.reason.as_deref().unwrap_or("it failed");
+    Some((class, format!("step `{}`: {reason}", step.name)))
+}
+
+/// What follows when the rollout that step `step` of a job waits for has ended as `rollout`. `before`: the failure that the job
+/// has met with in an earlier step, as [`first_failure`] finds it; a step that runs after one does not mend the job. `cancelled`:
+/// the job is to be cancelled. `None` for a rollout that has not ended.
 #[must_use]
 pub fn after_rollout(
     plan: &JobPlan,
     step: usize,
+    before: Option<(FailureClass, String)>,
     rollout: RolloutStatus,
     reason: Option<&str>,
     cancelled: bool,
@@ -58,13 +73,15 @@ pub fn after_rollout(
             return None;
         }
     };
+    let tolerated = plan.steps.get(step).is_some_and(|s| s.continue_on_error);
+    let passed = outcome == Conclusion::Success || tolerated;
     let step_status = match outcome {
         Conclusion::Success => StepStatus::Succeeded,
         _ if cancelled => StepStatus::Cancelled,
+        _ if tolerated => StepStatus::Succeeded,
         _ => StepStatus::Failed,
     };
-    let tolerated = plan.steps.get(step).is_some_and(|s| s.continue_on_error);
-    let is_well = (outcome == Conclusion::Success || tolerated) && !cancelled;
+    let is_well = passed && before.is_none() && !cancelled;
     let later = plan.steps.get(step + 1..).unwrap_or_default();
     let goes_on = if is_well { !later.is_empty() } else { later.iter().any(may_run_after_failure) };
     let next = if goes_on {
@@ -74,7 +91,11 @@ pub fn after_rollout(
     } else if cancelled {
         Next::Finish { conclusion: Conclusion::Cancelled, reason: Some("the run was cancelled".into()), class: None }
     } else {
-        Next::Finish { conclusion: Conclusion::Failure, reason: reason.clone(), class: Some(FailureClass::Rollout) }
+        let (class, reason) = match before {
+            Some((class, reason)) => (class, Some(reason)),
+            None => (FailureClass::Rollout, reason.clone()),
+        };
+        Next::Finish { conclusion: Conclusion::Failure, reason, class: Some(class) }
     };
     Some(AfterRollout { step: step_status, outcome, reason, next })
 }

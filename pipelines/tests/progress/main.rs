@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use segue_pipelines::progress::{
     Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, LostJob, LostStep, Next, OnLoss, RerunError, RunView,
-    Selection, SkipCause, advance, after_rollout, cancel, gate, on_worker_lost, rerun,
+    Selection, SkipCause, advance, after_rollout, cancel, first_failure, gate, on_worker_lost, rerun,
 };
 use segue_schemas::{
     id::RolloutId,
     plan::{Combination, JobPlan, StepAction, StepPlan},
     status::{Conclusion, FailureClass, JobStatus, RolloutStatus, RunStatus, StepStatus},
     time::Timestamp,
+    worker_api::StepReport,
 };
 
 /// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [stopped] [may-fail] [of JOB] [slow-fail]
@@ -295,7 +296,7 @@ fn plan(steps: &[(bool, Option<&str>)]) -> JobPlan {
 fn a_job_goes_on_after_its_rollout_where_a_step_can_run() {
     use RolloutStatus::{Failed, Held, RolledBack, Succeeded};
     let next = |steps: &[(bool, Option<&str>)], end, cancelled| {
-        after_rollout(&plan(steps), 0, end, Some("too many errors"), cancelled).map(|after| after.next)
+        after_rollout(&plan(steps), 0, None, end, Some("too many errors"), cancelled).map(|after| after.next)
     };
     let finish = |conclusion| move |next: &Option<Next>| matches!(next, Some(Next::Finish { conclusion: c, .. }) if *c == conclusion);
     let on = Some(Next::Requeue { next_step: 1 });
@@ -310,10 +311,42 @@ fn a_job_goes_on_after_its_rollout_where_a_step_can_run() {
     assert!(finish(Conclusion::Failure)(&next(&[(false, None), (false, Some("vars.x"))], Failed, false)));
     assert_eq!(next(&[(false, None), (false, Some("failure()"))], Failed, false), on);
     assert_eq!(next(&[(false, None), (false, Some("always()"))], Failed, true), on);
+    let allowed = after_rollout(&plan(&[(true, None), (false, None)]), 0, None, RolledBack, None, false).unwrap();
+    assert_eq!((allowed.step, allowed.outcome), (StepStatus::Succeeded, Conclusion::Failure));
+    assert_eq!(allowed.next, Next::Requeue { next_step: 1 }, "and no step after it takes the job for failed");
     let AfterRollout { step, outcome, reason, .. } =
-        after_rollout(&plan(&alone), 0, RolledBack, Some("too many errors"), false).unwrap();
+        after_rollout(&plan(&alone), 0, None, RolledBack, Some("too many errors"), false).unwrap();
     assert_eq!((step, outcome), (StepStatus::Failed, Conclusion::Failure));
     assert_eq!(reason.as_deref(), Some("the rollout was rolled back: too many errors"));
+}
+
+#[test]
+fn a_rollout_after_a_failed_step_does_not_mend_the_job() {
+    let report = |index, name: &str, status, outcome| StepReport {
+        index,
+        name: name.into(),
+        status,
+        outcome: Some(outcome),
+        exit_code: None,
+        reason: Some("exit code 1".into()),
+        outputs: IndexMap::new(),
+        started_at: None,
+        ended_at: None,
+        log_start: 0,
+        log_end: 0,
+        annotations: Vec::new(),
+        summary_bytes: 0,
+    };
+    let steps = plan(&[(true, None), (false, None), (false, Some("failure()")), (false, None)]);
+    let allowed = report(0, "flaky", StepStatus::Succeeded, Conclusion::Failure);
+    assert_eq!(first_failure(&steps, std::slice::from_ref(&allowed)), None);
+    let before = first_failure(&steps, &[allowed, report(1, "smoke", StepStatus::Failed, Conclusion::Failure)]);
+    assert_eq!(before, Some((FailureClass::Script, "step `smoke`: exit code 1".into())));
+    let after = after_rollout(&steps, 2, before, RolloutStatus::Succeeded, None, false).unwrap();
+    assert_eq!((after.step, after.outcome), (StepStatus::Succeeded, Conclusion::Success));
+    let Next::Finish { conclusion, reason, class } = after.next else { panic!("{:?}", after.next) };
+    assert_eq!((conclusion, class), (Conclusion::Failure, Some(FailureClass::Script)));
+    assert_eq!(reason.as_deref(), Some("step `smoke`: exit code 1"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use segue_pipelines::{
     expr::{Contexts, render_template},
-    progress::{AfterRollout, Next, after_rollout},
+    progress::{AfterRollout, Next, after_rollout, first_failure},
 };
 use segue_schemas::{
     status::{Conclusion, FailureClass, JobStatus, StepStatus},
@@ -26,9 +26,15 @@ pub(super) async fn resume_after(store: &Store, tx: &mut Tx, job: &mut Job, roll
     let ended = &rollout.record.rollout;
     let step = job.waiting_step.or(rollout.record.step).unwrap_or(0);
     let cancelled = job.record.cancel_requested;
-    let after = after_rollout(&job.record.plan, step, ended.status, ended.reason.as_deref(), cancelled)
+    let plan = &job.record.plan;
+    let mut steps = jobs::steps(&mut tx.conn, job.record.id).await?;
+    let known = steps.iter().position(|known| known.index == step).map(|at| steps.remove(at));
+    steps.retain(|earlier| earlier.index < step);
+    let before = first_failure(plan, &steps);
+    let after = after_rollout(plan, step, before, ended.status, ended.reason.as_deref(), cancelled)
         .ok_or_else(|| StoreError::Conflict(format!("rollout {} has not ended", ended.id)))?;
-    end_step(tx, job, step, &after, rollout).await?;
+    let known = known.unwrap_or_else(|| not_reported(job, step));
+    end_step(tx, job, known, &after, rollout).await?;
     job.waiting_step = None;
     job.record.rollout = None;
     match after.next {
@@ -42,10 +48,14 @@ pub(super) async fn resume_after(store: &Store, tx: &mut Tx, job: &mut Job, roll
     }
 }
 
-async fn end_step(tx: &mut Tx, job: &Job, index: usize, after: &AfterRollout, rollout: &StoredRollout) -> Result<()> {
+async fn end_step(
+    tx: &mut Tx,
+    job: &Job,
+    mut step: StepReport,
+    after: &AfterRollout,
+    rollout: &StoredRollout,
+) -> Result<()> {
     let ended = &rollout.record.rollout;
-    let known = jobs::steps(&mut tx.conn, job.record.id).await?.into_iter().find(|s| s.index == index);
-    let mut step = known.unwrap_or_else(|| not_reported(job, index));
     step.status = after.step;
     step.outcome = Some(after.outcome);
     step.reason.clone_from(&after.reason);

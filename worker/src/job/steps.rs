@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
-use segue_pipelines::expr::{Contexts, evaluate_condition};
+use segue_pipelines::{
+    expr::{Contexts, evaluate_condition},
+    progress::first_failure,
+};
 use segue_schemas::{
     annotation::Annotation,
     id::RolloutId,
@@ -91,20 +94,10 @@ impl<'a> Steps<'a> {
     /// The steps of a job whose earlier ones ended so.
     pub(super) fn new(mut running: Running<'a>, before: &[StepReport]) -> Self {
         let mut reported = ReportedSoFar::default();
-        for step in before {
-            reported.add(step);
-            let plan = running.claim.plan.steps.get(step.index);
-            let fails = matches!(step.status, StepStatus::Failed | StepStatus::Cancelled);
-            if fails && running.failure.is_none() {
-                running.standing = Standing::Failure;
-                let deploys = plan
-                    .and_then(|plan| plan.action.uses())
-                    .and_then(segue_pipelines::actions::find)
-                    .is_some_and(|action| action.deploys);
-                let class = if deploys { FailureClass::Rollout } else { FailureClass::Script };
-                let reason = step.reason.clone().unwrap_or_else(|| "it failed".into());
-                running.failure = Some((class, format!("step `{}`: {reason}", step.name)));
-            }
+        before.iter().for_each(|step| reported.add(step));
+        if let Some(failure) = first_failure(&running.claim.plan, before) {
+            running.standing = Standing::Failure;
+            running.failure.get_or_insert(failure);
         }
         Self {
             running,
