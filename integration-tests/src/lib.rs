@@ -9,6 +9,7 @@ pub mod hostile;
 pub mod load;
 pub mod processes;
 pub mod repository;
+pub mod s3;
 pub mod sample;
 pub mod stand;
 pub mod webhook;

@@ -3,6 +3,8 @@
 //! Comes in: its name and text. Goes out: the configuration, or everything that is wrong with it. Never here: reading
 //! files, overrides from the environment.
 
+mod storage;
+
 use std::{net::SocketAddr, ops::Range};
 
 use segue_schemas::{config::Config, id::is_name};
@@ -14,6 +16,8 @@ use crate::{
     nearest::did_you_mean,
     service::is_variable,
 };
+
+pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
 
 /// Environments and hosts that exist without being named.
 const BUILT_IN_ENVIRONMENTS: [&str; 2] = ["staging", "production"];
@@ -51,6 +55,7 @@ impl<'n> Check<'n, '_, '_> {
         self.hosts();
         self.worker();
         self.notifications();
+        self.storage();
         self.limits();
     }
 
@@ -135,6 +140,12 @@ impl<'n> Check<'n, '_, '_> {
             };
             let help = Some("give `url-file`, a file that holds the address, or `url` where it is no secret".into());
             self.refuse(&item.span, message, help);
+        }
+    }
+
+    fn storage(&mut self) {
+        for StorageFault { key, message, help } in storage_faults(&self.config.storage) {
+            self.refuse(&self.place(&["storage", key]), message, Some(help));
         }
     }
 

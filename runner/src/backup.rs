@@ -13,7 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tar::{Archive, Builder, EntryType, Header};
 
-use crate::store::{self, StoreError};
+use crate::{
+    artifact_store,
+    store::{self, StoreError},
+};
 
 /// The first entry: what this is. The last has the same form, and says that nothing is missing.
 const FIRST: &str = "segue-backup.json";
@@ -75,6 +78,9 @@ pub struct Summary {
     pub files: u64,
     /// Their bytes, uncompressed.
     pub bytes: u64,
+    /// The bucket that holds the contents of artifacts and caches, which are not in here then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents_elsewhere: Option<String>,
 }
 
 /// Writes a backup of a data directory, in use or not, to a new file that only its owner can read: it holds tokens.
@@ -151,8 +157,14 @@ fn write(data: &Path, snapshot: &Path, partial: &Path) -> Result<Summary> {
     encoder.include_checksum(true).map_err(writing())?;
     let mut archive = Builder::new(encoder);
     let created_at = segue_schemas::time::Timestamp(chrono::Utc::now().timestamp_millis());
-    let mut summary =
-        Summary { format: FORMAT, version: env!("CARGO_PKG_VERSION").into(), created_at, files: 0, bytes: 0 };
+    let mut summary = Summary {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        created_at,
+        files: 0,
+        bytes: 0,
+        contents_elsewhere: artifact_store::elsewhere(data),
+    };
     append_summary(&mut archive, FIRST, &summary).map_err(writing())?;
     append(&mut archive, snapshot, Path::new("segue.db"), &mut summary)?;
     append_below(&mut archive, data, Path::new(""), &mut summary)?;
@@ -172,6 +184,7 @@ fn is_left_out(path: &Path) -> bool {
         "mirrors",
         "worker",
         "artifacts/uploads",
+        "artifacts/multipart",
         "host/output",
         "host/lock",
         "host/start.lock",

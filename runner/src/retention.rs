@@ -12,7 +12,7 @@ use segue_schemas::{
 use crate::store::{
     Bell, Result, Store, StoreError, Tx, Work,
     sql::{Row, args},
-    tables::jobs::touch_blob,
+    tables::blobs,
 };
 
 /// How often it is looked.
@@ -20,9 +20,6 @@ const EVERY: Duration = Duration::from_secs(3600);
 
 /// What was stored or named so recently stays: somebody is about to use it.
 const GRACE: Duration = Duration::from_secs(3600);
-
-/// What was uploaded and never named by then, never will be.
-const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What one transaction removes; the next one goes on.
 const AT_ONCE: usize = 100;
@@ -81,11 +78,17 @@ impl Store {
         let (logs, bytes) = self.until_done(&rules, remove_logs).await?;
         (removed.logs, removed.bytes) = (logs, removed.bytes + bytes);
         self.until_done(&rules, forget_what_expired).await?;
-        let (unnamed, bytes) = self.until_done(&rules, remove_unnamed).await?;
-        removed.bytes += bytes;
-        let (artifacts, bytes) = self.until_done(&rules, remove_artifacts).await?;
-        let (orphans, more) = self.remove_orphans().await?;
-        (removed.artifacts, removed.bytes) = (artifacts + orphans + unnamed, removed.bytes + bytes + more);
+        self.until_done(&rules, condemn_unnamed).await?;
+        self.until_done(&rules, condemn_artifacts).await?;
+        // none of what can't be reached now keeps the rest from being removed
+        if let Err(error) = self.condemn_orphans().await {
+            tracing::warn!(%error, "what nobody named can't be looked for; tried again in an hour");
+        }
+        if let Err(error) = self.artifacts().remove_broken_uploads().await {
+            tracing::warn!(%error, "uploads that broke off can't be taken back; tried again in an hour");
+        }
+        let swept = self.sweep().await?;
+        (removed.artifacts, removed.bytes) = (swept.removed, removed.bytes + swept.freed);
         if removed.bytes > 0 {
             // where the disk was low, jobs may start again
             self.doorbell().ring(Bell::Jobs);
@@ -107,43 +110,6 @@ impl Store {
                 return Ok(total);
             }
         }
-    }
-
-    /// Removes contents that nobody ever named: uploads whose job was lost.
-    async fn remove_orphans(&self) -> Result<(usize, u64)> {
-        let (artifacts, now) = (self.artifacts().clone(), std::time::SystemTime::now());
-        let listed = tokio::task::spawn_blocking(move || artifacts.list()).await;
-        let listed = listed.map_err(|e| StoreError::Unavailable(e.to_string()))??;
-        let old = |at: &std::time::SystemTime| now.duration_since(*at).is_ok_and(|age| age >= ORPHANED_AFTER);
-        let old: Vec<Digest> = listed.into_iter().filter(|(.., at)| old(at)).map(|(digest, ..)| digest).collect();
-        let mut total = (0, 0);
-        for digest in old {
-            let store = self.clone();
-            let bytes = self.write(move |tx| {
-                Box::pin(async move {
-                    let known = tx.conn.first("SELECT digest FROM blobs WHERE digest = $1", args![&digest]).await?;
-                    // in the transaction, so that nobody names it meanwhile
-                    if known.is_some() { Ok(0) } else { Ok(store.artifacts().remove(&digest)?) }
-                })
-            });
-            let bytes = bytes.await?;
-            total = (total.0 + usize::from(bytes > 0), total.1 + bytes);
-        }
-        Ok(total)
-    }
-
-    /// Whether a content is here, and how long it is; from now on it is kept for an hour at least, so that whoever asked can
-    /// name it.
-    pub async fn artifact_wanted(&self, digest: &Digest) -> Result<Option<u64>> {
-        let Some(bytes) = self.artifacts().bytes_of(digest) else { return Ok(None) };
-        let (store, digest) = (self.clone(), digest.clone());
-        self.write(move |tx| {
-            Box::pin(async move {
-                touch_blob(&mut tx.conn, &digest, bytes, tx.now).await?;
-                Ok(store.artifacts().bytes_of(&digest))
-            })
-        })
-        .await
     }
 }
 
@@ -281,24 +247,22 @@ fn forget_what_expired<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionCon
     })
 }
 
-/// Contents that nothing names any more.
-fn remove_unnamed<'t>(store: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
+/// Puts contents on their way out that nothing names any more.
+fn condemn_unnamed<'t>(_: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
-        let sql = "SELECT digest FROM blobs WHERE used_at <= $1 AND digest NOT IN (SELECT digest FROM artifacts)
+        let sql = "SELECT digest, bytes FROM blobs WHERE used_at <= $1 AND digest NOT IN (SELECT digest FROM artifacts)
                 AND digest NOT IN (SELECT digest FROM caches) AND digest NOT IN (SELECT digest FROM releases)
             LIMIT $2";
         let unnamed = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE]).await?;
-        let mut bytes = 0;
         for row in &unnamed {
-            let digest: Digest = row.parsed("digest")?;
-            bytes += store.artifacts().remove(&digest)?;
-            tx.conn.run("DELETE FROM blobs WHERE digest = $1", args![&digest]).await?;
+            blobs::condemn(&mut tx.conn, &row.parsed("digest")?, row.count("bytes")?, tx.now).await?;
         }
-        Ok((unnamed.len(), bytes))
+        Ok((unnamed.len(), 0))
     })
 }
 
-fn remove_artifacts<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
+/// Puts contents on their way out that are too old or too much.
+fn condemn_artifacts<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
         let total = sum(tx, "SELECT COALESCE(SUM(bytes), 0) AS total FROM blobs").await?;
         // one that a step wanted to be kept for longer counts as that much younger
@@ -325,13 +289,10 @@ fn remove_artifacts<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionCo
         let candidates = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE, age]).await?;
         let candidates = candidates.iter().map(candidate).collect::<Result<_>>()?;
         let chosen = select(candidates, total, tx.now, rules.artifacts.0, rules.artifacts_max_mib << 20);
-        let mut bytes = 0;
-        for Candidate { key: digest, .. } in &chosen {
-            // in the transaction: whoever names a content does so before or after, and sees whether it is there
-            bytes += store.artifacts().remove(digest)?;
-            tx.conn.run("DELETE FROM blobs WHERE digest = $1", args![digest]).await?;
+        for Candidate { key: digest, bytes, .. } in &chosen {
+            blobs::condemn(&mut tx.conn, digest, *bytes, tx.now).await?;
         }
-        Ok((chosen.len(), bytes))
+        Ok((chosen.len(), 0))
     })
 }
 

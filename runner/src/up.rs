@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, App},
+    artifact_store::ArtifactError,
     auth::{self, AuthError, TokenHash, Tokens},
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
@@ -79,6 +80,9 @@ pub enum UpError {
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Contents can't be kept where the configuration says.
+    #[error("artifacts and caches can't be kept: {0}")]
+    Storage(ArtifactError),
     /// Nobody can be told anything.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -152,6 +156,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     let (keys, admin_token_file) = Keys::open(&config, &data)?;
     let store =
         Store::open(StoreOptions { data: data.clone(), config: config.clone(), clock: Clock::system() }).await?;
+    check_storage(&store).await?;
     let metrics = Arc::new(Metrics::default());
     let mirrors = Arc::new(Mirrors::new(data.join("mirrors")));
     let deliveries = data.join("deliveries");
@@ -286,6 +291,19 @@ async fn keep_house(store: Store, stop: CancellationToken) {
         () = store.run_reaper() => {}
         () = store.run_retention() => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// What stays wrong until somebody changes something is found before anything starts. What may be over in a moment keeps no
+/// delivery from being taken: what needs a content meanwhile fails, and says so.
+async fn check_storage(store: &Store) -> Result<(), UpError> {
+    match store.artifacts().check().await {
+        Err(ArtifactError::Bucket { trouble, action, place }) if !trouble.is_lasting() => {
+            let error = ArtifactError::Bucket { trouble, action, place };
+            tracing::error!(%error, "artifacts and caches can't be kept now; started all the same");
+            Ok(())
+        }
+        checked => checked.map_err(UpError::Storage),
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Who is told.
     pub notifications: Vec<NotificationConfig>,
+    /// Where the contents of artifacts and caches lie.
+    pub storage: StorageConfig,
     /// How long things are kept, and when the disk counts as full.
     pub retention: RetentionConfig,
     /// Time limits of the machinery itself.
@@ -167,6 +169,41 @@ pub enum NotificationEvent {
     Held,
     /// A step says something, by `segue/notify`.
     Message,
+}
+
+/// Where the contents of artifacts and caches lie.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct StorageConfig {
+    /// In the data directory, or in a bucket.
+    pub kind: StorageKind,
+    /// The bucket, which must be there.
+    pub bucket: Option<String>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// Where the store is: `https://HOST[:PORT]`. Left out: Amazon's own address for the region.
+    pub endpoint: Option<String>,
+    /// What the names of all objects begin with, without a slash at either end. One server alone may use it.
+    pub prefix: Option<String>,
+    /// A file that holds the id of the access key. Left out: the variable `AWS_ACCESS_KEY_ID`.
+    pub access_key_file: Option<PathBuf>,
+    /// A file that holds the secret of the access key. Left out: the variable `AWS_SECRET_ACCESS_KEY`.
+    pub secret_key_file: Option<PathBuf>,
+    /// Whether the bucket stands in the path and not in the host's name. Left out: where an `endpoint` is named.
+    pub path_style: Option<bool>,
+    /// Whether an endpoint elsewhere than on this machine may be spoken to without encryption.
+    pub allow_http: bool,
+}
+
+/// A place for contents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageKind {
+    /// `artifacts` in the data directory.
+    #[default]
+    Directory,
+    /// A bucket of Amazon S3, or of a store that speaks its protocol.
+    S3,
 }
 
 /// How long things are kept.

@@ -9,6 +9,7 @@ use segue_schemas::worker_api::{ErrorBody, ErrorDetail};
 
 use crate::{
     artifact_store::ArtifactError,
+    control::contents::KeepError,
     log_store::LogError,
     mirror::{InvalidName, MirrorError},
     planner::PlanError,
@@ -125,7 +126,17 @@ impl From<ArtifactError> for ApiError {
         match error {
             ArtifactError::Digest { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "digest", message),
             ArtifactError::TooLarge { limit } => Self::too_large(limit),
-            ArtifactError::Io { .. } => Self::unavailable(message),
+            ArtifactError::Io { .. } | ArtifactError::Bucket { .. } => Self::unavailable(message),
+            ArtifactError::Configuration(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<KeepError> for ApiError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::Artifact(error) => error.into(),
+            KeepError::Store(error) => error.into(),
         }
     }
 }

@@ -280,7 +280,7 @@ async fn an_artifact_that_was_asked_for_is_not_removed_before_it_is_named() {
         let put = |method: Method| stand.worker(method, &path).body(content.clone()).send();
         assert_eq!(put(Method::PUT).await.unwrap().status(), 201);
         // it lay there for so long that retention takes it for left over
-        let file = store.artifacts().path(&format!("sha256:{hash}").parse().unwrap());
+        let file = store.artifacts().path(&format!("sha256:{hash}").parse().unwrap()).unwrap();
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(7 * 86_400);
         std::fs::File::open(&file).unwrap().set_modified(long_ago).unwrap();
         assert_eq!(put(method.clone()).await.unwrap().status(), 200, "{method}");

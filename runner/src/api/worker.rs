@@ -24,8 +24,7 @@ use segue_schemas::{
     },
 };
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::Instant};
-use tokio_util::io::ReaderStream;
+use tokio::time::Instant;
 
 use super::{
     App,
@@ -34,7 +33,7 @@ use super::{
     hand_over::{HandOver, handed_over},
 };
 use crate::{
-    artifact_store::{ArtifactError, Stored},
+    artifact_store::Stored,
     control::MAX_SUMMARY_BYTES,
     mirror::RepositoryName,
     reconcile,
@@ -51,9 +50,6 @@ const GATHER_BYTES: usize = 256 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(60);
 /// The largest artifact in bytes.
 const ARTIFACT_LIMIT: u64 = 16 << 30;
-/// Parts of an artifact between the connection and the disk.
-const ARTIFACT_PARTS: usize = 8;
-const FILE_BUFFER_BYTES: usize = 256 * 1024;
 
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -298,42 +294,38 @@ async fn create_rollout(
 async fn put_artifact(State(app): State<Arc<App>>, Path(digest): Path<Digest>, body: StreamBody) -> Result<StatusCode> {
     let mut parts = Parts::new(body, ARTIFACT_LIMIT);
     // from here on it is kept for a while: whoever brings it is about to name it
-    if app.store.artifact_wanted(&digest).await?.is_some() {
+    let wanted = app.store.artifact_wanted(&digest).await;
+    if !matches!(wanted, Ok(None)) {
         parts.discard().await;
-        return Ok(StatusCode::OK);
+        return Ok(wanted.map(|_| StatusCode::OK)?);
     }
-    let store = app.store.artifacts().clone();
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(ARTIFACT_PARTS);
-    // hashing and writing block; the parts reach them through a short queue
-    let writing = tokio::task::spawn_blocking(move || -> std::result::Result<Stored, ArtifactError> {
-        let mut upload = store.upload(ARTIFACT_LIMIT)?;
-        while let Some(part) = receiver.blocking_recv() {
-            upload.write(&part)?;
-        }
-        upload.finish(&digest)
-    });
+    let taken = take(&app, &digest, &mut parts).await;
+    if taken.is_err() {
+        // so that the sender gets to the answer, which says why
+        parts.discard().await;
+    }
+    Ok(if taken?.new { StatusCode::CREATED } else { StatusCode::OK })
+}
+
+async fn take(app: &App, digest: &Digest, parts: &mut Parts) -> Result<Stored> {
+    let mut upload = app.store.artifacts().upload(digest, ARTIFACT_LIMIT).await?;
     while let Some(part) = parts.next().await? {
-        // the writer has given up: its error says why
-        if sender.send(part).await.is_err() {
-            parts.discard().await;
-        }
+        upload.write(part).await?;
     }
-    drop(sender);
-    let stored = writing.await.map_err(|error| ApiError::internal(error.to_string()))??;
-    Ok(if stored.new { StatusCode::CREATED } else { StatusCode::OK })
+    Ok(app.store.keep_content(digest, upload).await?)
 }
 
 async fn get_artifact(State(app): State<Arc<App>>, method: Method, Path(digest): Path<Digest>) -> Result<Response> {
+    let absent = || ApiError::not_found(format!("there is no artifact {digest}"));
     // who asks whether it is here is about to name it, and sends nothing if it is
-    if method == Method::HEAD {
-        app.store.artifact_wanted(&digest).await?;
-    }
-    let path = app.store.artifacts().path(&digest);
-    let file = tokio::fs::File::open(&path).await;
-    let file = file.map_err(|_| ApiError::not_found(format!("there is no artifact {digest}")))?;
-    let bytes = file.metadata().await.map_err(|error| ApiError::unavailable(error.to_string()))?.len();
+    let (bytes, body) = if method == Method::HEAD {
+        (app.store.artifact_wanted(&digest).await?.ok_or_else(absent)?, StreamBody::empty())
+    } else {
+        let content = app.store.artifacts().read(&digest).await?.ok_or_else(absent)?;
+        (content.bytes, StreamBody::from_stream(content.stream))
+    };
     let head = [(header::CONTENT_TYPE, "application/zstd".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
-    Ok((head, StreamBody::from_stream(ReaderStream::with_capacity(file, FILE_BUFFER_BYTES))).into_response())
+    Ok((head, body).into_response())
 }
 
 async fn claim_rollout(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {

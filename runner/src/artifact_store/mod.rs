@@ -1,16 +1,34 @@
-//! The contents of artifacts, by the SHA-256 of their bytes: `DIR/artifacts/sha256/ab/<64 digits>`. A file is there whole
-//! or not at all. Comes in: a stream of bytes and the digest that they are said to have. Goes out: a path, which hosts and
-//! workers on this machine read directly. Never here: names, runs, releases; those are the store's.
+//! The contents of artifacts and caches, by the SHA-256 of their bytes. A content is there whole or not at all. Comes in: a
+//! stream of bytes and the digest that they are said to have. Goes out: such a stream, or a path where the content is a file
+//! of this machine. Never here: names, runs, releases; those are the store's, and so is which content may go.
+//!
+//! There are two places for them: the data directory (`directory`), and a bucket (`bucket`), beside which the directory is still
+//! read, so that an installation can move to a bucket and keep what it has.
+
+mod bucket;
+mod directory;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
 };
 
-use ring::digest::{Context, SHA256};
-use segue_schemas::id::Digest;
-use tempfile::NamedTempFile;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use segue_schemas::{
+    config::{StorageConfig, StorageKind},
+    id::Digest,
+};
+
+use self::{
+    bucket::{Bucket, BucketUpload},
+    directory::{Directory, DirectoryUpload},
+};
+
+pub use self::bucket::{Trouble, TroubleKind};
 
 /// Why a content can't be stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -39,15 +57,22 @@ pub enum ArtifactError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The bucket can't be read or written.
+    #[error("the object store {place} can't {action}: {trouble}")]
+    Bucket {
+        /// `take an artifact`, ...
+        action: &'static str,
+        /// Bucket, prefix and address.
+        place: Arc<str>,
+        /// What is wrong, and what to do.
+        trouble: Trouble,
+    },
+    /// The section `storage` of the configuration can't be used.
+    #[error("`storage` in segue.yaml: {0}")]
+    Configuration(String),
 }
 
 type Result<T> = std::result::Result<T, ArtifactError>;
-
-/// The store.
-#[derive(Debug, Clone)]
-pub struct ArtifactStore {
-    directory: PathBuf,
-}
 
 /// A content that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,179 +83,202 @@ pub struct Stored {
     pub new: bool,
 }
 
+/// A content on its way out.
+pub struct Content {
+    /// Its length.
+    pub bytes: u64,
+    /// Its bytes. An item that is an error is the last.
+    pub stream: BoxStream<'static, Result<Bytes>>,
+}
+
+/// A content that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was stored, by the clock of the place where it lies.
+    pub since: SystemTime,
+}
+
+/// The store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ArtifactStore {
+    directory: Directory,
+    bucket: Option<Bucket>,
+}
+
 impl ArtifactStore {
-    /// Opens a store, and removes what uploads that broke off have left there.
+    /// Opens the store of a data directory, and removes what uploads that broke off have left there. Nothing is sent to a bucket
+    /// yet: [`ArtifactStore::check`] does that.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`] where the directory can't be made.
-    pub fn open(directory: PathBuf) -> Result<Self> {
-        let uploads = directory.join("uploads");
-        // nothing is being uploaded before the store is open
-        match std::fs::remove_dir_all(&uploads) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("clear", &uploads)(error)),
-            _ => {}
-        }
-        make_directory(&uploads)?;
-        Ok(Self { directory })
+    /// [`ArtifactError::Io`] where the directory can't be made, [`ArtifactError::Configuration`] where a bucket is not
+    /// described as it must be.
+    pub fn open(storage: &StorageConfig, directory: PathBuf) -> Result<Self> {
+        let bucket = match storage.kind {
+            StorageKind::Directory => None,
+            StorageKind::S3 => Some(Bucket::new(storage, directory.join("multipart"))?),
+        };
+        let directory = Directory::open(directory)?;
+        directory.note_where(bucket.as_ref().map(Bucket::place))?;
+        Ok(Self { directory, bucket })
     }
 
-    /// Where a content lies, or would lie.
+    /// Whether contents can be stored, read and removed, by doing so; whether the place is this server's alone. A directory was
+    /// looked at when it was opened.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Bucket`] with what is wrong, and what to do.
+    pub async fn check(&self) -> Result<()> {
+        match &self.bucket {
+            Some(bucket) => {
+                bucket.check().await?;
+                bucket.claim(&self.directory.identity()?).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Where a content lies as a file of this machine, if it does.
     #[must_use]
-    pub fn path(&self, digest: &Digest) -> PathBuf {
-        self.directory.join("sha256").join(&digest.hex()[..2]).join(digest.hex())
+    pub fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        let path = self.directory.path(digest);
+        (self.bucket.is_none() || path.exists()).then_some(path)
     }
 
     /// The length of a content; `None` if it is not there.
-    #[must_use]
-    pub fn bytes_of(&self, digest: &Digest) -> Option<u64> {
-        std::fs::metadata(self.path(digest)).ok().map(|m| m.len())
-    }
-
-    /// Begins to take a content of at most `limit` bytes. Blocking, as its methods are: call them where that is allowed.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`] where no file can be made.
-    pub fn upload(&self, limit: u64) -> Result<Upload> {
-        let uploads = self.directory.join("uploads");
-        let file = NamedTempFile::new_in(&uploads).map_err(io("make a file in", &uploads))?;
-        Ok(Upload { store: self.clone(), file, sha256: Context::new(&SHA256), bytes: 0, limit })
-    }
-
-    /// Removes a content; gives the bytes that this freed.
-    ///
-    /// # Errors
-    /// [`ArtifactError::Io`] where it is there and can't be removed.
-    pub fn remove(&self, digest: &Digest) -> Result<u64> {
-        let path = self.path(digest);
-        let bytes = self.bytes_of(digest).unwrap_or(0);
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(io("remove", &path)(error)),
+    /// [`ArtifactError::Bucket`] where that can't be known now.
+    pub async fn bytes_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        if let Some(bytes) = self.directory.bytes_of(digest) {
+            return Ok(Some(bytes));
+        }
+        match &self.bucket {
+            Some(bucket) => bucket.bytes_of(digest).await,
+            None => Ok(None),
         }
     }
 
-    /// Every content with its length and age, in no order.
+    /// Begins to take a content of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] where no file can be made, [`ArtifactError::Bucket`] where too many are on their way.
+    pub async fn upload(&self, digest: &Digest, limit: u64) -> Result<Upload> {
+        Ok(Upload(match &self.bucket {
+            Some(bucket) => Place::Bucket(Box::new(bucket.upload(digest, limit).await?)),
+            None => Place::Directory(self.directory.upload(digest, limit)),
+        }))
+    }
+
+    /// A content, to be read; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Bucket`] where it can't be read.
+    pub async fn read(&self, digest: &Digest) -> Result<Option<Content>> {
+        if let Some(content) = self.directory.read(digest).await? {
+            return Ok(Some(content));
+        }
+        match &self.bucket {
+            Some(bucket) => bucket.read(digest).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Removes a content; gives the bytes of disk that this freed here.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] or [`ArtifactError::Bucket`] where it may still be there.
+    pub async fn remove(&self, digest: &Digest) -> Result<u64> {
+        let freed = self.directory.remove(digest)?;
+        if let Some(bucket) = &self.bucket {
+            bucket.remove(digest).await?;
+        }
+        Ok(freed)
+    }
+
+    /// Every content, in no order. An item that is an error is the last.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] where the directory can't be read.
-    pub fn list(&self) -> Result<Vec<(Digest, u64, std::time::SystemTime)>> {
-        let mut contents = Vec::new();
-        let root = self.directory.join("sha256");
-        for folder in entries(&root)? {
-            for path in entries(&folder)? {
-                let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                let (Ok(digest), Ok(metadata)) = (format!("sha256:{name}").parse(), std::fs::metadata(&path)) else {
-                    continue;
-                };
-                contents.push((digest, metadata.len(), metadata.modified().unwrap_or(std::time::UNIX_EPOCH)));
-            }
+    pub async fn list(&self) -> Result<BoxStream<'static, Result<Listed>>> {
+        let files = futures_util::stream::iter(self.directory.list().await?.into_iter().map(Ok));
+        Ok(match &self.bucket {
+            Some(bucket) => files.chain(bucket.list()).boxed(),
+            None => files.boxed(),
+        })
+    }
+
+    /// Removes what uploads that broke off have left in a bucket; how many there were.
+    ///
+    /// # Errors
+    /// [`ArtifactError`] where some are still there.
+    pub async fn remove_broken_uploads(&self) -> Result<usize> {
+        match &self.bucket {
+            Some(bucket) => bucket.abort_left().await,
+            None => Ok(0),
         }
-        Ok(contents)
     }
 }
 
-/// A content on its way in. Dropped before [`Upload::finish`], it leaves nothing behind.
-pub struct Upload {
-    store: ArtifactStore,
-    file: NamedTempFile,
-    sha256: Context,
-    bytes: u64,
-    limit: u64,
+/// A content on its way in. Dropped before [`Upload::finish`] has returned, it leaves nothing behind.
+pub struct Upload(Place);
+
+enum Place {
+    Directory(DirectoryUpload),
+    Bucket(Box<BucketUpload>),
 }
 
 impl Upload {
-    /// Takes the next bytes.
+    /// Takes the next bytes. Waits while those before them are still on their way.
     ///
     /// # Errors
-    /// [`ArtifactError::TooLarge`] past the limit, [`ArtifactError::Io`] where they can't be written.
-    pub fn write(&mut self, chunk: &[u8]) -> Result<()> {
-        self.bytes += chunk.len() as u64;
-        if self.bytes > self.limit {
-            return Err(ArtifactError::TooLarge { limit: self.limit });
+    /// [`ArtifactError::TooLarge`] past the limit, [`ArtifactError::Io`] or [`ArtifactError::Bucket`] where they can't be written.
+    pub async fn write(&mut self, part: Bytes) -> Result<()> {
+        match &mut self.0 {
+            Place::Directory(upload) => upload.write(part).await,
+            Place::Bucket(upload) => upload.write(part).await,
         }
-        self.sha256.update(chunk);
-        self.file.write_all(chunk).map_err(io("write", self.file.path()))
     }
 
-    /// Checks the digest and puts the content into its place, synced.
+    /// Checks the digest and gives the content its name; it outlives a power cut from then on.
     ///
     /// # Errors
-    /// [`ArtifactError::Digest`] where the bytes are others, [`ArtifactError::Io`] where the place can't be made.
-    pub fn finish(self, expected: &Digest) -> Result<Stored> {
-        let actual = hex::encode(self.sha256.finish());
-        if actual != expected.hex() {
-            return Err(ArtifactError::Digest { expected: expected.clone(), actual });
+    /// [`ArtifactError::Digest`] where the bytes are others, [`ArtifactError::Io`] or [`ArtifactError::Bucket`] where it
+    /// can't be named.
+    pub async fn finish(self) -> Result<Stored> {
+        match self.0 {
+            Place::Directory(upload) => upload.finish().await,
+            Place::Bucket(upload) => upload.finish().await,
         }
-        let path = self.store.path(expected);
-        if path.exists() {
-            return Ok(Stored { bytes: self.bytes, new: false });
-        }
-        let folder = path.parent().unwrap_or(&self.store.directory);
-        make_directory(folder)?;
-        // job users read artifacts; nobody writes them again
-        let readable = std::fs::Permissions::from_mode(0o444);
-        self.file.as_file().set_permissions(readable).map_err(io("set the mode of", self.file.path()))?;
-        self.file.as_file().sync_all().map_err(io("sync", self.file.path()))?;
-        self.file.persist(&path).map_err(|e| io("move a file to", &path)(e.error))?;
-        std::fs::File::open(folder).and_then(|d| d.sync_all()).map_err(io("sync", folder))?;
-        Ok(Stored { bytes: self.bytes, new: true })
     }
 }
 
-fn make_directory(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(io("make", path))
+/// Whether a bucket that the configuration describes can be used, by using it; what it is called. Nothing stays there.
+///
+/// # Errors
+/// [`ArtifactError`] with what is wrong, and what to do.
+pub async fn try_bucket(storage: &StorageConfig) -> Result<String> {
+    let scratch = tempfile::tempdir().map_err(io("make", &std::env::temp_dir()))?;
+    let bucket = Bucket::new(storage, scratch.path().into())?;
+    bucket.check().await?;
+    Ok(bucket.place().to_string())
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    match std::fs::read_dir(directory) {
-        Ok(found) => found.map(|e| e.map(|e| e.path()).map_err(io("read", directory))).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io("read", directory)(error)),
-    }
+/// Where the contents of a data directory lie, if not in it.
+#[must_use]
+pub fn elsewhere(data: &Path) -> Option<String> {
+    directory::noted_where(&data.join("artifacts"))
+}
+
+fn checked(expected: &Digest, sha256: ring::digest::Context) -> Result<()> {
+    let actual = hex::encode(sha256.finish());
+    if actual == expected.hex() { Ok(()) } else { Err(ArtifactError::Digest { expected: expected.clone(), actual }) }
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ArtifactError {
     let path = path.to_owned();
     move |source| ArtifactError::Io { action, path, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-
-    #[test]
-    fn a_content_is_stored_under_the_digest_of_its_bytes() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = ArtifactStore::open(directory.path().into()).unwrap();
-        let digest: Digest = HELLO.parse().unwrap();
-        for new in [true, false] {
-            let mut upload = store.upload(100).unwrap();
-            upload.write(b"hel").unwrap();
-            upload.write(b"lo").unwrap();
-            assert_eq!(upload.finish(&digest).unwrap(), Stored { bytes: 5, new });
-        }
-        assert_eq!(std::fs::read(store.path(&digest)).unwrap(), b"hello");
-        assert_eq!(store.list().unwrap().len(), 1);
-        assert_eq!(store.remove(&digest).unwrap(), 5);
-        assert_eq!(store.bytes_of(&digest), None);
-    }
-
-    #[test]
-    fn other_bytes_too_many_bytes_and_half_an_upload_leave_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = ArtifactStore::open(directory.path().into()).unwrap();
-        let digest: Digest = HELLO.parse().unwrap();
-        let mut other = store.upload(100).unwrap();
-        other.write(b"hullo").unwrap();
-        assert!(matches!(other.finish(&digest), Err(ArtifactError::Digest { .. })));
-        let mut large = store.upload(4).unwrap();
-        assert!(matches!(large.write(b"hello"), Err(ArtifactError::TooLarge { limit: 4 })));
-        drop(large);
-        store.upload(4).unwrap().write(b"h").unwrap();
-        assert_eq!(store.list().unwrap().len(), 0);
-        assert_eq!(std::fs::read_dir(directory.path().join("uploads")).unwrap().count(), 0);
-    }
 }

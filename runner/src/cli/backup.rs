@@ -16,7 +16,7 @@ use super::{
     segue backup /mnt/backups/segue-2026-01-31.tar.zst\n  \
     segue backup segue.tar.zst --data /var/lib/segue --json\n\n\
     Holds the database, logs, artifacts, and the tokens, so only its owner can read it. The key for secrets is not in it: keep that \
-    elsewhere.")]
+    elsewhere. Nor are artifacts and caches that lie in a bucket (`storage` in segue.yaml): it says so then.")]
 pub struct BackupArgs {
     /// The file to write; it must not be there yet
     file: PathBuf,
@@ -65,6 +65,12 @@ fn tell(summary: &Summary, is_json: bool, what: &str) -> Result<Exit, Failure> {
             summary.created_at,
             summary.version
         );
+        if let Some(place) = &summary.contents_elsewhere {
+            anstream::println!(
+                "The contents of artifacts and caches are not among them: they lie in {place}. Keep that bucket as long as this \
+                 backup; its own versions or replicas protect it"
+            );
+        }
     }
     Ok(Exit::Done)
 }

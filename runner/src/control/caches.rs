@@ -12,6 +12,7 @@ use segue_schemas::{
 use crate::store::{
     Result, Store, StoreError, Tx,
     tables::{
+        blobs,
         caches::{self, Scope},
         jobs,
         runs::{self, Run},
@@ -22,6 +23,8 @@ use crate::store::{
 const MAX_KEY_BYTES: usize = 512;
 /// Other keys that will do.
 const MAX_RESTORE_KEYS: usize = 10;
+/// Caches whose content is gone that are forgotten while one is looked for.
+const MAX_GONE: usize = 16;
 /// Branches that are taken for the default one where the operator's file names none.
 const DEFAULT_BRANCHES: [&str; 2] = ["main", "master"];
 
@@ -35,8 +38,22 @@ impl Store {
             return Err(StoreError::Refused(format!("more than {MAX_RESTORE_KEYS} restore keys")));
         }
         find.restore_keys.iter().try_for_each(|key| check(key))?;
-        let store = self.clone();
-        self.write(move |tx| Box::pin(async move { self::find(&store, tx, job, &find).await })).await
+        for _ in 0..MAX_GONE {
+            let (store, asked) = (self.clone(), find.clone());
+            let found =
+                self.write(move |tx| Box::pin(async move { self::find(&store, tx, job, &asked).await })).await?;
+            let Some((scope, entry)) = found else { return Ok(None) };
+            if self.artifact_wanted(&entry.digest).await?.is_some() {
+                return Ok(Some(entry));
+            }
+            // somebody else has removed it from where it lay
+            let version = find.version.clone();
+            let forget = self.write(move |tx| {
+                Box::pin(async move { caches::forget(&mut tx.conn, &scope, &version, &entry.key).await })
+            });
+            forget.await?;
+        }
+        Ok(None)
     }
 
     /// Keeps an uploaded content as a cache of the job's own scope, and forgets those of the repository that are too many.
@@ -63,7 +80,7 @@ fn check(key: &str) -> Result<()> {
     Ok(())
 }
 
-async fn find(store: &Store, tx: &mut Tx, job: JobId, find: &FindCache) -> Result<Option<CacheEntry>> {
+async fn find(store: &Store, tx: &mut Tx, job: JobId, find: &FindCache) -> Result<Option<(Scope, CacheEntry)>> {
     let held = jobs::load_held(&mut tx.conn, job, find.epoch).await?;
     let run = runs::load(&mut tx.conn, held.record.run).await?;
     for scope in scopes(&run, store.config()) {
@@ -75,14 +92,14 @@ async fn find(store: &Store, tx: &mut Tx, job: JobId, find: &FindCache) -> Resul
             }
         }
         let Some(entry) = found else { continue };
-        if store.artifacts().bytes_of(&entry.digest).is_none() {
+        if !blobs::is_here(&mut tx.conn, &entry.digest).await? {
             caches::forget(&mut tx.conn, &scope, &find.version, &entry.key).await?;
             continue;
         }
         caches::touch(&mut tx.conn, &scope, &find.version, &entry.key, tx.now).await?;
         // so that it outlives the time until it is fetched
-        jobs::touch_blob(&mut tx.conn, &entry.digest, entry.bytes, tx.now).await?;
-        return Ok(Some(entry));
+        blobs::touch(&mut tx.conn, &entry.digest, entry.bytes, tx.now).await?;
+        return Ok(Some((scope, entry)));
     }
     Ok(None)
 }
@@ -92,7 +109,9 @@ async fn save(store: &Store, tx: &mut Tx, job: JobId, save: SaveCache, bytes: u6
     let run = runs::load(&mut tx.conn, held.record.run).await?;
     let own = own_scope(&run);
     let known = caches::of_key(&mut tx.conn, &own, &save.version, &save.key).await?;
-    if known.is_some_and(|known| store.artifacts().bytes_of(&known.digest).is_some()) {
+    if let Some(known) = known
+        && blobs::is_here(&mut tx.conn, &known.digest).await?
+    {
         return Ok(CacheSaved { new: false });
     }
     let rules = &store.config().retention;

@@ -5,7 +5,7 @@
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
 //! `intake` takes deliveries and plans; `claim` hands work out, behind `gates` and `concurrency`; `report` and `logs` take what
-//! workers say; `caches` and `of_steps` do what steps ask for;
+//! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
 //! on after it;
 //! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
@@ -16,6 +16,7 @@ mod advance;
 mod caches;
 mod claim;
 mod concurrency;
+pub(crate) mod contents;
 mod contexts;
 pub(crate) mod gates;
 mod intake;

@@ -17,6 +17,7 @@ use super::{
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
+        blobs,
         jobs::{self, Job},
         rollouts,
     },
@@ -95,7 +96,7 @@ impl Store {
 
     /// Names an uploaded content in the job's attempt. The same name with another content is a conflict.
     pub async fn attach_artifact(&self, job: JobId, attach: AttachArtifact) -> Result<Artifact> {
-        let Some(bytes) = self.artifacts().bytes_of(&attach.digest) else {
+        let Some(bytes) = self.artifact_wanted(&attach.digest).await? else {
             return Err(StoreError::Refused(format!(
                 "the artifact {} is not here: upload it, then name it",
                 attach.digest
@@ -122,7 +123,7 @@ impl Store {
                 let expires_at = days.map(|days| tx.now + Duration::from_secs(u64::from(days) * 86_400));
                 let artifact = Artifact { name: attach.name, digest: attach.digest, bytes, created_at: tx.now };
                 jobs::insert_artifact(&mut tx.conn, &held, &artifact, expires_at).await?;
-                jobs::touch_blob(&mut tx.conn, &artifact.digest, bytes, tx.now).await?;
+                blobs::touch(&mut tx.conn, &artifact.digest, bytes, tx.now).await?;
                 tx.ring(Bell::Run(held.run));
                 Ok(artifact)
             })

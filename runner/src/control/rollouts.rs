@@ -21,7 +21,7 @@ use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     outboxes::notify,
     tables::{
-        jobs,
+        blobs, jobs,
         releases::{self, Serving},
         rollouts::{self, StoredRollout},
         runs,
@@ -37,7 +37,8 @@ impl Store {
     /// is another repository's.
     pub async fn create_rollout(&self, job: JobId, create: CreateRollout) -> Result<CreatedRollout> {
         let store = self.clone();
-        self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create).await })).await
+        let bytes = self.artifact_wanted(&create.digest).await?;
+        self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create, bytes).await })).await
     }
 
     /// Leases a rollout: one that lost its driver, else the first of a free pair, rollbacks before others. `None`: listen
@@ -103,7 +104,13 @@ impl Store {
     }
 }
 
-async fn create(store: &Store, tx: &mut Tx, id: JobId, create: CreateRollout) -> Result<CreatedRollout> {
+async fn create(
+    store: &Store,
+    tx: &mut Tx,
+    id: JobId,
+    create: CreateRollout,
+    bytes: Option<u64>,
+) -> Result<CreatedRollout> {
     let job = jobs::load_held(&mut tx.conn, id, create.epoch).await?;
     if let Some(known) = rollouts::of_step(&mut tx.conn, id, create.step).await? {
         return Ok(CreatedRollout { rollout: known.id(), release: known.record.rollout.spec.release });
@@ -114,7 +121,7 @@ async fn create(store: &Store, tx: &mut Tx, id: JobId, create: CreateRollout) ->
             "the job is not one for the environment `{environment}`: write `environment: {environment}` at the job"
         )));
     }
-    let Some(bytes) = store.artifacts().bytes_of(&create.digest) else {
+    let Some(bytes) = bytes else {
         return Err(StoreError::Refused(format!("the artifact {} is not here: upload it first", create.digest)));
     };
     let service = create.service.name.clone();
@@ -132,7 +139,7 @@ async fn create(store: &Store, tx: &mut Tx, id: JobId, create: CreateRollout) ->
         created_at: tx.now,
     };
     let release = releases::get_or_insert(&mut tx.conn, release).await?;
-    jobs::touch_blob(&mut tx.conn, &release.digest, bytes, tx.now).await?;
+    blobs::touch(&mut tx.conn, &release.digest, bytes, tx.now).await?;
     let settings = store.environment(&environment);
     hosts(store, &settings.hosts)?;
     let spec = RolloutSpec {
@@ -229,13 +236,14 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     ring(tx, &rollout);
     let spec = &rollout.record.rollout.spec;
     let sources = [Some(&spec.release), spec.previous.as_ref()].into_iter().flatten();
+    // what lies elsewhere, hosts fetch by way of the API
     let file = |release: &Release| {
-        let path = store.artifacts().path(&release.digest);
-        (release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned()))
+        let path = store.artifacts().path(&release.digest)?;
+        Some((release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned())))
     };
     Ok(Some(RolloutClaim {
         hosts: hosts(store, &spec.hosts)?,
-        artifacts: sources.map(file).collect::<BTreeMap<_, _>>(),
+        artifacts: sources.filter_map(file).collect::<BTreeMap<_, _>>(),
         epoch: rollout.record.epoch,
         journal: rollouts::journal(&mut tx.conn, rollout.id(), 0).await?,
         rollout: rollout.record.rollout,

@@ -107,6 +107,9 @@ impl From<crate::artifact_store::ArtifactError> for StoreError {
             crate::artifact_store::ArtifactError::Io { action, path, source } => {
                 Self::files(format!("the artifact store can't {action} {}", path.display()), &source)
             }
+            crate::artifact_store::ArtifactError::Bucket { action, place, trouble } => {
+                Self::Files { what: format!("the object store {place} can't {action}"), problem: trouble.to_string() }
+            }
             other => Self::Refused(other.to_string()),
         }
     }

@@ -40,7 +40,7 @@ pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 
 use self::{sql::Conn, writer::Writer};
-use crate::{artifact_store::ArtifactStore, log_store::LogStore, secrets::SecretBox};
+use crate::{artifact_store::ArtifactStore, control::contents::ContentLocks, log_store::LogStore, secrets::SecretBox};
 
 /// What a store is opened with.
 #[derive(Debug, Clone)]
@@ -69,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) data: PathBuf,
     pub(crate) logs: LogStore,
     pub(crate) artifacts: ArtifactStore,
+    pub(crate) content_locks: ContentLocks,
     pub(crate) secrets: SecretBox,
     /// When each worker was last heard, so that an idle one costs no write.
     pub(crate) heard: Mutex<HashMap<WorkerId, Timestamp>>,
@@ -91,7 +92,7 @@ impl Store {
         let StoreOptions { data, config, clock } = options;
         make_private(&data, 0o711)?;
         let logs = LogStore::open(data.join("logs"))?;
-        let artifacts = ArtifactStore::open(data.join("artifacts"))?;
+        let artifacts = ArtifactStore::open(&config.storage, data.join("artifacts"))?;
         let secrets = SecretBox::new(config.secrets.key_file.clone(), &data);
         let file = data.join("segue.db");
         make_secret(&file)?;
@@ -110,6 +111,7 @@ impl Store {
             data,
             logs,
             artifacts,
+            content_locks: ContentLocks::default(),
             secrets,
             heard: Mutex::default(),
             told: Mutex::default(),

@@ -24,7 +24,7 @@ async fn on(world: &World, branch: &str) -> JobClaim {
 }
 
 async fn save(world: &World, claim: &JobClaim, key: &str, bytes: &[u8]) -> bool {
-    let digest = world.artifact(bytes);
+    let digest = world.artifact(bytes).await;
     let save = SaveCache { epoch: claim.epoch, key: key.into(), version: "v".into(), digest };
     world.store.save_cache(claim.job, save).await.unwrap().new
 }
@@ -57,7 +57,7 @@ pub async fn a_cache_stays_as_it_is_and_other_branches_fall_back_to_the_default_
     let late = FindCache { epoch: Epoch(9), key: "k-1".into(), restore_keys: Vec::new(), version: "v".into() };
     assert!(matches!(world.store.find_cache(main.job, late).await, Err(StoreError::StaleEpoch { .. })));
     world.finish(&main, Conclusion::Success).await;
-    let digest = world.artifact(b"late");
+    let digest = world.artifact(b"late").await;
     let late = SaveCache { epoch: main.epoch, key: "late".into(), version: "v".into(), digest };
     assert!(matches!(world.store.save_cache(main.job, late).await, Err(StoreError::StaleEpoch { .. })));
 }
@@ -76,7 +76,7 @@ pub async fn what_is_too_much_or_too_old_goes_the_least_used_first(world: World)
     assert_eq!(find(&world, &main, "a", &[], "v").await.as_deref(), Some("a"));
 
     // an artifact for a day, and the content of a cache that nobody uses: both go with their bytes
-    let (short, cached) = (world.artifact(b"short"), world.artifact(b"c"));
+    let (short, cached) = (world.artifact(b"short").await, world.artifact(b"c").await);
     let attach = AttachArtifact {
         epoch: main.epoch,
         name: "short".into(),
@@ -87,12 +87,12 @@ pub async fn what_is_too_much_or_too_old_goes_the_least_used_first(world: World)
     world.store.attach_artifact(main.job, attach).await.unwrap();
     world.finish(&main, Conclusion::Success).await;
     world.store.clean_up().await.unwrap();
-    assert!(world.store.artifacts().bytes_of(&short).is_some());
+    assert!(world.has(&short).await);
     world.pass(2 * DAY);
     world.store.clean_up().await.unwrap();
-    assert!(world.store.artifacts().bytes_of(&short).is_none(), "its day is over");
-    assert!(world.store.artifacts().bytes_of(&cached).is_some());
+    assert!(!world.has(&short).await, "its day is over");
+    assert!(world.has(&cached).await);
     world.pass(8 * DAY);
     world.store.clean_up().await.unwrap();
-    assert!(world.store.artifacts().bytes_of(&cached).is_none(), "not used for a week");
+    assert!(!world.has(&cached).await, "not used for a week");
 }

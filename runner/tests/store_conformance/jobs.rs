@@ -68,7 +68,7 @@ pub async fn a_stale_epoch_changes_nothing(world: World) {
     let lost = world.claim(&worker).await;
     world.pass(LEASE);
     assert_eq!(world.store.reap_expired().await.unwrap(), 1);
-    let digest = world.artifact(b"late");
+    let digest = world.artifact(b"late").await;
     let attach = AttachArtifact { epoch: lost.epoch, name: "late".into(), digest, bytes: 4, retention_days: None };
     let back = JobHandBack { epoch: lost.epoch, next_step: None, steps: vec![], log_bytes: 0, reason: "late".into() };
     for held_again in [false, true] {
@@ -343,11 +343,11 @@ pub async fn artifacts_are_named_once_per_attempt(world: World) {
         bytes: 0,
         retention_days: None,
     };
-    let digest = world.artifact(b"build");
+    let digest = world.artifact(b"build").await;
     let first = world.store.attach_artifact(claim.job, attach("build", digest.clone())).await.unwrap();
     assert_eq!((first.bytes, &first.digest), (5, &digest));
     world.store.attach_artifact(claim.job, attach("build", digest)).await.unwrap();
-    let other = world.store.attach_artifact(claim.job, attach("build", world.artifact(b"other"))).await;
+    let other = world.store.attach_artifact(claim.job, attach("build", world.artifact(b"other").await)).await;
     assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}");
     let absent = format!("sha256:{:064}", 0).parse().unwrap();
     let missing = world.store.attach_artifact(claim.job, attach("none", absent)).await;

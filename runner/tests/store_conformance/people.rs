@@ -127,7 +127,7 @@ pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
     let attach = AttachArtifact {
         epoch: build.epoch,
         name: "web".into(),
-        digest: world.artifact(b"web"),
+        digest: world.artifact(b"web").await,
         bytes: 3,
         retention_days: None,
     };

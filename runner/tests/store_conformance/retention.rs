@@ -14,7 +14,7 @@ pub async fn old_logs_artifacts_and_runs_go_and_what_is_needed_stays(world: Worl
     let run = world.run(vec![job("test", &[])]).await;
     let claim = world.claim(&worker).await;
     world.store.append_log(claim.job, claim.epoch, 0, Bytes::from_static(b"a line\n")).await.unwrap();
-    let scratch = world.artifact(b"scratch");
+    let scratch = world.artifact(b"scratch").await;
     let attach = AttachArtifact {
         epoch: claim.epoch,
         name: "scratch".into(),
@@ -27,14 +27,14 @@ pub async fn old_logs_artifacts_and_runs_go_and_what_is_needed_stays(world: Worl
     end.log_bytes = 7;
     world.pass(40 * DAY);
     world.store.clean_up().await.unwrap();
-    assert!(world.store.artifacts().bytes_of(&scratch).is_some(), "its run goes on");
+    assert!(world.has(&scratch).await, "its run goes on");
     world.store.finish_job(claim.job, end).await.unwrap();
     let path = world.store.job_log(claim.job).await.unwrap().unwrap().path;
 
     let removed = world.store.clean_up().await.unwrap();
     assert_eq!((removed.artifacts, removed.logs), (1, 0));
-    assert!(world.store.artifacts().bytes_of(&scratch).is_none());
-    assert!(world.store.artifacts().bytes_of(&served).is_some(), "it serves");
+    assert!(!world.has(&scratch).await);
+    assert!(world.has(&served).await, "it serves");
 
     world.pass(91 * DAY);
     assert_eq!(world.store.clean_up().await.unwrap().logs, 2, "of the test and of the deploy");
@@ -46,7 +46,7 @@ pub async fn old_logs_artifacts_and_runs_go_and_what_is_needed_stays(world: Worl
     assert_eq!(world.store.clean_up().await.unwrap().runs, 2);
     assert!(world.store.run(run).await.is_err());
     assert!(world.store.deliveries(None, 10).await.unwrap().is_empty());
-    assert!(world.store.artifacts().bytes_of(&served).is_some(), "it serves still");
+    assert!(world.has(&served).await, "it serves still");
     assert_eq!(world.store.rollback_points(None, None).await.unwrap().len(), 1);
     assert_eq!(world.store.clean_up().await.unwrap(), Default::default(), "nothing is left to do");
 }
@@ -73,15 +73,16 @@ pub async fn too_much_goes_the_oldest_first_and_points_are_counted(world: World)
         (2, 1),
         "the fourth and third are the newest; the first is on its way back"
     );
-    let is_here = |n: usize| world.store.artifacts().bytes_of(&deployed[n].release.digest).is_some();
-    assert_eq!([is_here(0), is_here(1), is_here(2), is_here(3)], [true, false, true, true]);
+    for (n, is_here) in [true, false, true, true].into_iter().enumerate() {
+        assert_eq!(world.has(&deployed[n].release.digest).await, is_here, "{n}");
+    }
     let back = world.claim_rollout(&worker).await;
     assert_eq!(back.rollout.id, id);
     // who asks for a content keeps it for a while
-    let fresh = world.artifact(b"fresh");
+    let fresh = world.artifact(b"fresh").await;
     assert_eq!(world.store.artifact_wanted(&fresh).await.unwrap(), Some(5));
     world.store.clean_up().await.unwrap();
-    assert!(world.store.artifacts().bytes_of(&fresh).is_some());
+    assert!(world.has(&fresh).await);
     world.pass(Duration::from_secs(3601));
     world.store.clean_up().await.unwrap();
     assert_eq!(world.store.artifact_wanted(&fresh).await.unwrap(), None);

@@ -153,7 +153,7 @@ pub async fn production_refuses_what_has_not_passed_staging(world: World) {
     assert!(world.ask(&job, b"v2").await.is_err(), "another artifact");
     world.ask(&job, b"v1").await.unwrap();
     let (digest, staging) = (staged.release.digest, vec!["staging".to_owned()]);
-    assert!(world.artifact(b"v1") == digest && world.store.required_environments("production") == staging);
+    assert!(world.artifact(b"v1").await == digest && world.store.required_environments("production") == staging);
     let world = world
         .configured(|config| {
             config.environments.entry("production".into()).or_default().requires = Some(Vec::new());

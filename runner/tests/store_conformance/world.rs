@@ -157,13 +157,18 @@ impl World {
     }
 
     /// Uploads an artifact of these bytes.
-    pub fn artifact(&self, bytes: &[u8]) -> Digest {
+    pub async fn artifact(&self, bytes: &[u8]) -> Digest {
         let hash = ring_digest(bytes);
         let digest: Digest = format!("sha256:{hash}").parse().unwrap();
-        let mut upload = self.store.artifacts().upload(1 << 20).unwrap();
-        upload.write(bytes).unwrap();
-        upload.finish(&digest).unwrap();
+        let mut upload = self.store.artifacts().upload(&digest, 1 << 20).await.unwrap();
+        upload.write(bytes.to_vec().into()).await.unwrap();
+        self.store.keep_content(&digest, upload).await.unwrap();
         digest
+    }
+
+    /// Whether a content lies where contents lie.
+    pub async fn has(&self, digest: &Digest) -> bool {
+        self.store.artifacts().bytes_of(digest).await.unwrap().is_some()
     }
 
     /// Runs one deploy job up to where it waits for its rollout of these bytes.
@@ -186,7 +191,7 @@ impl World {
             step: 0,
             service: service(),
             environment: claim.plan.environment.clone().unwrap(),
-            digest: self.artifact(bytes),
+            digest: self.artifact(bytes).await,
             strategy: Strategy::HotSwap,
         };
         self.store.create_rollout(claim.job, create).await

@@ -61,7 +61,18 @@ pub struct HttpServer {
 #[async_trait]
 impl RolloutServer for HttpServer {
     async fn claim(&self, wait_ms: u64) -> Result<Option<RolloutClaim>, ServerError> {
-        Ok(self.control_plane.claim_rollout(&self.labels, Duration::from_millis(wait_ms)).await?)
+        let claim = self.control_plane.claim_rollout(&self.labels, Duration::from_millis(wait_ms)).await?;
+        Ok(claim.map(|mut claim| {
+            let spec = &claim.rollout.spec;
+            let releases = [Some(&spec.release), spec.previous.as_ref()];
+            let digests: Vec<_> = releases.into_iter().flatten().map(|release| release.digest.clone()).collect();
+            for digest in digests {
+                // what is no file of the server's machine, hosts fetch as this worker would
+                let source = || self.control_plane.artifact_source(&digest);
+                claim.artifacts.entry(digest.clone()).or_insert_with(source);
+            }
+            claim
+        }))
     }
 
     async fn renew(&self, claim: &RolloutClaim, wait_ms: u64) -> Result<RolloutRenewed, ServerError> {

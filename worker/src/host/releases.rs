@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use segue_schemas::{
     host_api::{ArtifactSource, HostError, HostErrorCode},
     id::Digest,
+    worker_api::ErrorBody,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +21,9 @@ use crate::artifact::unpack::{UnpackRules, unpack};
 
 /// The largest artifact that is fetched, in bytes as stored.
 const MAX_ARTIFACT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+
+/// Bytes of a refusal that are read.
+const MAX_WORDS: usize = 8 * 1024;
 
 /// How long a server may take to answer, and to send more.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -110,8 +114,10 @@ impl Releases {
             .build()
             .map_err(|e| format!("no HTTP client: {e}"))?;
         let answer = client.get(url).bearer_auth(token).send().await;
-        let answer = answer.and_then(reqwest::Response::error_for_status).map_err(|e| e.without_url().to_string());
-        let answer = answer.map_err(|e| format!("{url} did not give it: {e}"))?;
+        let answer = answer.map_err(|e| format!("{url} did not give it: {}", e.without_url()))?;
+        if !answer.status().is_success() {
+            return Err(format!("{url} did not give it: {}: {}", answer.status(), words(answer).await));
+        }
         let file = tempfile::tempfile_in(&self.folder).map_err(|e| format!("no room for it: {e}"))?;
         let mut file = tokio::fs::File::from_std(file);
         let mut bytes = 0_u64;
@@ -126,6 +132,22 @@ impl Releases {
         }
         tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(|e| format!("no room for it: {e}"))?;
         Ok(file.into_std().await)
+    }
+}
+
+/// What a server says about its refusal, up to a bound.
+async fn words(answer: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    let mut stream = answer.bytes_stream();
+    while let Some(Ok(chunk)) = stream.next().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_WORDS {
+            break;
+        }
+    }
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(told) => told.error.message,
+        Err(_) => "without a reason".into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `segue doctor`: looks at everything that Segue needs on this machine, and says for each thing that is missing how to mend
 //! it. In: the configuration and the data directory. Out: a line for each check. It changes nothing, apart from a file that it
-//! writes to the data directory and takes away again.
+//! writes to the data directory, and an object in the bucket where there is one, and takes away again.
 
 mod files;
 mod machine;
@@ -110,6 +110,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(files::tokens(&data));
     checks.push(files::key(&config, &data));
     checks.extend(files::database(&data).await);
+    checks.extend(services::storage(&config).await);
     checks.extend(services::server(&args.server).await);
     checks.extend(services::host(&config, &data).await);
     checks

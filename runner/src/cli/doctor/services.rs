@@ -5,9 +5,10 @@ use std::{
     path::Path,
 };
 
+use segue_runner::artifact_store;
 use segue_schemas::{
     api::ServerStatus,
-    config::Config,
+    config::{Config, StorageKind},
     host_api::{HostState, InstanceState},
 };
 use segue_worker::host::client::{HostClient, HostClientError};
@@ -79,6 +80,23 @@ pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
         checks.extend(host.listen.iter().map(|address| port(address, &listening)));
     }
     checks
+}
+
+/// Whether the bucket for artifacts and caches, where there is one, can be written, read and emptied.
+pub async fn storage(config: &Config) -> Option<Check> {
+    const NAME: &str = "storage";
+    if config.storage.kind == StorageKind::Directory {
+        return None;
+    }
+    Some(match artifact_store::try_bucket(&config.storage).await {
+        Ok(place) => Check::good(NAME, format!("{place} can be written, read and emptied")),
+        Err(error) => {
+            // what is wrong ends in what to do
+            let told = error.to_string();
+            let (found, remedy) = told.rsplit_once(": ").unwrap_or((&told, "look at `storage` in segue.yaml"));
+            Check::bad(NAME, found, remedy)
+        }
+    })
 }
 
 fn silent(title: &str, socket: &Path, error: &HostClientError) -> Check {

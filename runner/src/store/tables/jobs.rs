@@ -125,17 +125,11 @@ impl Job {
         Ok(())
     }
 
-    /// Whether it is queued to begin once more, from its first step.
-    pub(crate) fn begins_again(&self) -> bool {
-        self.record.status == JobStatus::Queued && self.record.epoch > Epoch(0) && self.record.next_step.is_none()
-    }
-
     /// As progress sees it.
     pub(crate) fn view(&self) -> JobView {
         JobView {
             status: self.record.status,
             has_started: self.record.epoch > Epoch(0),
-            begins_again: self.begins_again(),
             skip_cause: self.skip_cause,
             outputs: self.record.outputs.clone(),
             stopped: self.record.cancel_requested,
@@ -538,19 +532,6 @@ pub(crate) async fn copy_artifacts(conn: &mut Conn, from: JobId, to: JobId, atte
     let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at, expires_at)
         SELECT run_id, $3, name, $2, digest, bytes, created_at, expires_at FROM artifacts WHERE job_id = $1";
     conn.run(sql, args![from, to, attempt]).await?;
-    Ok(())
-}
-
-/// Notes that a content is needed, now.
-pub(crate) async fn touch_blob(
-    conn: &mut Conn,
-    digest: &segue_schemas::id::Digest,
-    bytes: u64,
-    now: Timestamp,
-) -> Result<()> {
-    let sql = "INSERT INTO blobs (digest, bytes, created_at, used_at) VALUES ($1, $2, $3, $3)
-        ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at";
-    conn.run(sql, args![digest, bytes, now]).await?;
     Ok(())
 }
 

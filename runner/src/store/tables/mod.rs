@@ -1,6 +1,7 @@
 //! The statements of each table: rows in, rows out, no decision. An entity that has a state is loaded, changed through
 //! its transition, and saved whole.
 
+pub(crate) mod blobs;
 pub(crate) mod caches;
 pub(crate) mod deliveries;
 pub(crate) mod jobs;
