@@ -208,7 +208,7 @@ impl JobRunner {
     /// Why a job is not run here at all.
     fn refusal(&self, claim: &JobClaim) -> Option<String> {
         // the server gives out no such job; a worker of another version than it makes sure
-        if claim.plan.container.is_some() || !claim.plan.services.is_empty() {
+        if claim.plan.asks_for_container() {
             let worker = self.control_plane.worker();
             return Some(format!("the job asks for a container, and worker `{worker}` runs steps on its host"));
         }

@@ -157,7 +157,7 @@ impl<'a> Steps<'a> {
         let end = match self.prepare(plan, &self.level()) {
             Ok(Some(prepared)) => {
                 forgiving = prepared.forgiving;
-                report.name = short(&self.running.masker.mask(&prepared.name), MAX_NAME);
+                report.name = short(&on_one_line(&self.running.masker.mask(&prepared.name)), MAX_NAME);
                 self.running.reporter.set(report.clone());
                 self.running.telling =
                     may_change_the_world(self.running.claim, plan).then(|| self.running.reporter.tell_now(index));
@@ -392,6 +392,11 @@ fn forgiving(plan: &StepPlan, contexts: &Contexts) -> Result<bool, StepError> {
             short(other, 80)
         ))),
     }
+}
+
+/// A name may be made of values of several lines.
+fn on_one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The first characters, with a sign where something was cut.

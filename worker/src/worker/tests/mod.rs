@@ -205,7 +205,7 @@ async fn what_follows_a_failure_is_what_its_if_says() {
         ("print ${{ steps.soft.outcome }} ${{ steps.soft.conclusion }}", none()),
         ("exit 3", none()),
         ("print never", none()),
-        ("print cleanup ${{ job.status }}", json!({ "if": "failure()" })),
+        ("print cleanup ${{ job.status }}", json!({ "if": "failure()", "name": "clean\n  up ${{ job.status }}" })),
         ("print ${{ nonsense }}", json!({ "if": "always()" })),
     ]);
     let job = claim.job;
@@ -218,6 +218,7 @@ async fn what_follows_a_failure_is_what_its_if_says() {
     assert_eq!(finish.reason.as_deref(), Some("step `step 2`: exit code 3"));
     assert_eq!(finish.steps[0].outcome, Some(Conclusion::Failure));
     assert_eq!(finish.steps[2].exit_code, Some(3));
+    assert_eq!(finish.steps[4].name, "clean up failure", "a name is one line");
     assert_eq!(finish.steps[3].reason.as_deref(), Some("an earlier step failed"));
     let log = world.server.log(job);
     assert!(
