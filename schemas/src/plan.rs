@@ -106,6 +106,12 @@ pub struct JobPlan {
 }
 
 impl JobPlan {
+    /// Whether its steps are to run in a container, or beside one.
+    #[must_use]
+    pub fn asks_for_container(&self) -> bool {
+        self.container.is_some() || !self.services.is_empty()
+    }
+
     /// The job's key in the file: its own, or that of the job that it is a combination of.
     #[must_use]
     pub fn file_key(&self) -> &str {

@@ -150,7 +150,12 @@ fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
         });
         let plan = part.as_ref().unwrap_or(job);
         let contexts = contexts.clone().with("matrix", json!(plan.matrix)).with("strategy", strategy_context(plan));
-        let name = expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone());
+        // of a matrix that is not known yet the template says more than a name without values
+        let name = if part.is_none() && job.strategy.is_some() {
+            plan.name.clone()
+        } else {
+            expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone())
+        };
         let (would_run, reason) = match fates.remove(&view.key) {
             Some((true, _)) => (true, why_it_runs(job)),
             Some((false, reason)) => (false, reason),
@@ -198,6 +203,9 @@ fn why_it_runs(job: &JobPlan) -> String {
     }
     if let Some(environment) = &job.environment {
         reason.push_str(&format!("; the environment `{environment}` may ask for an approval"));
+    }
+    if job.asks_for_container() {
+        reason.push_str("; it asks for a container, and fails where no worker has the docker engine");
     }
     reason
 }
