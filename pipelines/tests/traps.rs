@@ -1,5 +1,5 @@
 //! The traps of GitHub Actions that this language does not have, one test for each row of the design's table. Rows that show
-//! only in a run (pipefail, the bounded time of `always()` after a cancel) have their tests with the worker and the stories.
+//! only in a run (pipefail, the bounded time of `always()` after a cancel, push and pull request of one head) have their tests with the worker and the stories.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -186,6 +186,17 @@ fn unknown_keys_are_errors_with_a_place_and_a_suggestion_and_all_are_told() {
     assert_eq!(found[0], (2, 1, did("jobs")));
     assert_eq!(found[1], (6, 5, did("environment")));
     assert_eq!((found[2].0, found[2].1, &found[2].2), (7, 15, &did("run")));
+}
+
+#[test]
+fn a_push_and_its_pull_request_run_once_unless_asked_for() {
+    let once = |on: &str| {
+        let text = format!("on: {on}\njobs:\n  a: {{ steps: [{{ run: x }}] }}\n");
+        plan(&[(".segue/pipelines/x.yml", text.as_str())], &push(), None).runs.remove(0).once_per_head
+    };
+    assert!(once("[push, pull_request]"));
+    assert!(!once("{ push: , pull_request: { repeat-push: true } }"));
+    assert!(!once("push"), "there is no second event");
 }
 
 #[test]

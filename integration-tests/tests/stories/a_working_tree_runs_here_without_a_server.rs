@@ -32,6 +32,25 @@ jobs:
   staging: { needs: build, environment: staging, steps: [{ run: touch /tmp/segue-must-not-be }] }
 "#;
 
+const MULTIPLIED: &str = r#"on: push
+concurrency: ci-${{ github.ref_name }}
+jobs:
+  test:
+    strategy: { matrix: { os: [linux, mac] } }
+    runs-on: ${{ matrix.os }}
+    outputs: { os: "${{ matrix.os }}" }
+    steps: [{ run: "true" }]
+  lint:
+    continue-on-error: true
+    steps: [{ run: exit 7 }]
+  flaky:
+    needs: [test, lint]
+    retry: { max: 1, backoff: 1s }
+    steps:
+      - run: echo "tested $OS" && ! mkdir "$MARK"
+        env: { OS: "${{ join(needs.test.matrix.*.outputs.os, ' and ') }}", MARK: "${{ vars.MARK }}" }
+"#;
+
 /// `segue run --local` in a folder, with its own place for temporary files.
 fn command(folder: &Path, temporary: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary()?);
@@ -93,6 +112,26 @@ fn what_is_not_committed_yet_is_run_and_its_exit_code_tells_how_it_went() -> Res
 
     let left: Vec<_> = std::fs::read_dir(&temporary)?.collect();
     assert!(left.is_empty(), "{left:?} is left over");
+    Ok(())
+}
+
+#[test]
+fn a_matrix_a_retry_and_an_allowed_failure_run_here_as_anywhere() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let repository = Repository::create(&place.path().join("git"), "acme/shop")?;
+    repository.commit("first", &[(".segue/pipelines/ci.yml", MULTIPLIED)])?;
+    let mark = format!("MARK={}", place.path().join("mark").display());
+    let ended = command(repository.work(), place.path(), &[".", "--var", &mark])?.output()?;
+    let (out, err) = said(&ended);
+    assert_eq!(ended.status.code(), Some(0), "{out}{err}");
+    for expected in [
+        "test (linux)             succeeded",
+        "test (mac)               succeeded",
+        "lint                     failed, allowed",
+    ] {
+        assert!(out.contains(expected), "`{expected}` is not in:\n{out}{err}");
+    }
+    assert_eq!(out.matches("\ntested linux and mac\n").count(), 2, "it failed once, and began again:\n{out}");
     Ok(())
 }
 

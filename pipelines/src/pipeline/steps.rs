@@ -383,7 +383,18 @@ fn default_name(action: &StepAction) -> String {
         StepAction::Uses { uses, .. } | StepAction::Composite(CompositePlan { uses, .. }) => uses.clone(),
         StepAction::Run { script, .. } => {
             let line = script.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-            line.chars().take(LONGEST).collect()
+            whole_expressions(line.chars().take(LONGEST).collect())
         }
     }
+}
+
+/// A name is a template: an expression that was cut, or goes on in the next line, is left out.
+fn whole_expressions(mut line: String) -> String {
+    while let Some(at) = line.rfind("${{")
+        && expr::template_expressions(&line).is_err()
+    {
+        line.truncate(at);
+        line.push('…');
+    }
+    line
 }

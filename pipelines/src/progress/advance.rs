@@ -94,7 +94,7 @@ fn fail_fast(jobs: &[JobView]) -> Vec<(usize, Action)> {
             if job.status.is_final() || job.stopped {
                 continue;
             }
-            ends.push(match job.has_started || job.status.is_held() {
+            ends.push(match (job.has_started && !job.begins_again) || job.status.is_held() {
                 true => (at, Action::Stop { job: key, reason: reason() }),
                 false => (at, Action::Cancel { job: key, reason: reason() }),
             });
@@ -123,7 +123,7 @@ fn end_circle(jobs: &mut Vec<JobView>) -> Vec<Action> {
 fn is_open(job: &JobView, cancelled: bool) -> bool {
     match job.status {
         JobStatus::Pending => true,
-        JobStatus::Queued | JobStatus::Waiting => cancelled && !job.has_started,
+        JobStatus::Queued | JobStatus::Waiting => cancelled && (!job.has_started || job.begins_again),
         _ => false,
     }
 }
@@ -156,7 +156,8 @@ fn decide(job: &JobView, others: usize, groups: &Groups<'_>, run: &RunView) -> O
             None => Action::Queue { job: key },
         },
         (Ok(false), _) if run.cancelled => {
-            Action::Cancel { job: key, reason: "the run was cancelled before the job began".into() }
+            let again = if job.begins_again { " again" } else { "" };
+            Action::Cancel { job: key, reason: format!("the run was cancelled before the job began{again}") }
         }
         (Ok(false), Some(reason)) => Action::Skip { job: key, cause: SkipCause::Upstream, reason },
         (Ok(false), None) => Action::Skip {

@@ -27,7 +27,7 @@ pub fn cancel(jobs: &[JobView]) -> Vec<CancelAction> {
         let key = job.key.clone();
         match job.status {
             JobStatus::Leased | JobStatus::Running | JobStatus::Recovering => Some(CancelAction::Signal { job: key }),
-            JobStatus::Queued if job.has_started => Some(CancelAction::Signal { job: key }),
+            JobStatus::Queued if job.has_started && !job.begins_again => Some(CancelAction::Signal { job: key }),
             JobStatus::Waiting if job.has_started => Some(CancelAction::AbortRollout { job: key }),
             JobStatus::Pending
             | JobStatus::Queued

@@ -66,6 +66,8 @@ pub struct JobView {
     pub status: JobStatus,
     /// Whether a worker has had it in this attempt: it is queued or waits in order to go on, not to begin.
     pub has_started: bool,
+    /// Whether it is queued to begin once more, from its first step: it was lost, or failed and has tries left. Nobody has it.
+    pub begins_again: bool,
     /// Why it was skipped, if it was. A skipped job without a cause counts as one that its own condition skipped.
     pub skip_cause: Option<SkipCause>,
     /// What it set, once it has ended.
@@ -93,6 +95,7 @@ impl JobView {
             has_environment: plan.environment.is_some(),
             status: JobStatus::Pending,
             has_started: false,
+            begins_again: false,
             skip_cause: None,
             outputs: IndexMap::new(),
             strategy: plan.strategy.clone().filter(|_| plan.combination.is_none()),

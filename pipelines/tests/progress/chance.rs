@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use proptest::prelude::*;
-use segue_pipelines::progress::{Action, CancelAction, JobView, RunView, advance, cancel, run_status};
+use segue_pipelines::progress::{Action, CancelAction, JobView, RunView, advance, begin_again, cancel, run_status};
 use segue_schemas::{
-    plan::{JobPlan, MatrixPlan, Setting, StrategyPlan},
-    status::{JobStatus, RunStatus},
+    plan::{JobPlan, MatrixPlan, RetryPlan, Setting, StrategyPlan},
+    status::{FailureClass, JobStatus, RunStatus},
 };
 
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ enum Happening {
     Start(usize),
     Wait(usize),
     Lose(usize),
+    /// It fails, and begins again where its `retry` lets it.
+    Fail(usize),
     GoOn(usize),
     End(usize, JobStatus),
     Cancel,
@@ -33,6 +35,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => any::<usize>().prop_map(Happening::Start),
         1 => any::<usize>().prop_map(Happening::Wait),
         1 => any::<usize>().prop_map(Happening::Lose),
+        2 => any::<usize>().prop_map(Happening::Fail),
         1 => any::<usize>().prop_map(Happening::GoOn),
         4 => (any::<usize>(), end).prop_map(|(n, end)| Happening::End(n, end)),
         1 => Just(Happening::Cancel),
@@ -76,15 +79,24 @@ fn matrix_of(count: usize, fail_fast: bool) -> StrategyPlan {
     StrategyPlan { matrix, fail_fast: Setting::Fixed(fail_fast), max_parallel: None }
 }
 
+const RETRIES: u32 = 2;
+
+fn retried() -> JobPlan {
+    let retry = RetryPlan { max: RETRIES, on: vec![FailureClass::Script], backoff_seconds: 1 };
+    JobPlan { retry: Some(retry), ..JobPlan::default() }
+}
+
 struct Store {
     run: RunView,
     signalled: Vec<String>,
+    /// How often each job was begun again because it failed.
+    retries: BTreeMap<String, u32>,
 }
 
 impl Store {
     fn new(jobs: Vec<JobView>) -> Self {
         let run = RunView { status: RunStatus::Queued, cancelled: false, jobs, contexts: BTreeMap::new() };
-        let mut store = Self { run, signalled: Vec::new() };
+        let mut store = Self { run, signalled: Vec::new(), retries: BTreeMap::new() };
         store.advance();
         store
     }
@@ -93,6 +105,26 @@ impl Store {
         let job = self.run.jobs.iter_mut().find(|j| j.key == key).unwrap();
         job.status = job.status.transition(to).unwrap();
         job.has_started |= matches!(to, JobStatus::Leased);
+        job.begins_again = false;
+    }
+
+    /// A worker says that a job failed.
+    fn fail(&mut self, key: &str) {
+        let again = self.retries.entry(key.to_owned()).or_default();
+        let stopped = self.run.cancelled || self.run.jobs.iter().any(|j| j.key == key && j.stopped);
+        match begin_again(&retried(), FailureClass::Script, *again, stopped) {
+            Some(_) => {
+                *again += 1;
+                assert!(*again <= RETRIES, "{key} begins again for the {again}th time");
+                self.queue_again(key);
+            }
+            None => self.set(key, JobStatus::Failed),
+        }
+    }
+
+    fn queue_again(&mut self, key: &str) {
+        self.set(key, JobStatus::Queued);
+        self.run.jobs.iter_mut().find(|j| j.key == key).unwrap().begins_again = true;
     }
 
     fn advance(&mut self) {
@@ -168,7 +200,16 @@ impl Store {
             Happening::Claim(n) => step(self, *n, &[JobStatus::Queued], JobStatus::Leased),
             Happening::Start(n) => step(self, *n, &[JobStatus::Leased], JobStatus::Running),
             Happening::Wait(n) => step(self, *n, &[JobStatus::Running], JobStatus::Waiting),
-            Happening::Lose(n) => step(self, *n, &[JobStatus::Leased, JobStatus::Running], JobStatus::Queued),
+            Happening::Lose(n) => {
+                if let Some(key) = self.nth(*n, |j| matches!(j.status, JobStatus::Leased | JobStatus::Running)) {
+                    self.queue_again(&key);
+                }
+            }
+            Happening::Fail(n) => {
+                if let Some(key) = self.nth(*n, |j| matches!(j.status, JobStatus::Leased | JobStatus::Running)) {
+                    self.fail(&key);
+                }
+            }
             Happening::GoOn(n) => step(self, *n, &[JobStatus::Waiting], JobStatus::Queued),
             Happening::End(n, end) => {
                 step(self, *n, &[JobStatus::Leased, JobStatus::Running, JobStatus::Waiting], *end);
@@ -203,7 +244,7 @@ proptest! {
         for round in 0..200 {
             store.happen(&Happening::GoOn(0));
             store.happen(&Happening::Claim(0));
-            store.happen(&Happening::End(0, if round % 3 == 0 { JobStatus::Failed } else { JobStatus::Succeeded }));
+            store.happen(&if round % 3 == 0 { Happening::Fail(0) } else { Happening::End(0, JobStatus::Succeeded) });
         }
         prop_assert!(store.run.status.is_final(), "{:?}", store.run);
         prop_assert!(store.run.jobs.iter().all(|j| j.status.is_final()));
@@ -220,7 +261,7 @@ proptest! {
             store.run.jobs.iter().filter(|j| j.has_started).map(|j| j.key.clone()).collect();
         store.happen(&Happening::Cancel);
         for job in &store.run.jobs {
-            let had_started = had_started.contains(&job.key);
+            let had_started = had_started.contains(&job.key) && !job.begins_again;
             let is_held = matches!(job.status, JobStatus::Leased | JobStatus::Running | JobStatus::Waiting);
             prop_assert!(!is_held || store.signalled.contains(&job.key), "{} is not told", job.key);
             if job.status == JobStatus::Queued && !had_started {

@@ -3,23 +3,24 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod chance;
+mod concurrency;
 
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_pipelines::progress::{
     Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, LostJob, LostStep, Next, OnLoss, RerunError, RunView,
-    Selection, SkipCause, advance, after_rollout, cancel, first_failure, gate, on_worker_lost, rerun,
+    Selection, SkipCause, advance, after_rollout, begin_again, cancel, first_failure, gate, on_worker_lost, rerun,
 };
 use segue_schemas::{
     id::RolloutId,
-    plan::{Combination, JobPlan, StepAction, StepPlan},
+    plan::{Combination, JobPlan, RetryPlan, StepAction, StepPlan},
     status::{Conclusion, FailureClass, JobStatus, RolloutStatus, RunStatus, StepStatus},
     time::Timestamp,
     worker_api::StepReport,
 };
 
-/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [stopped] [may-fail] [of JOB] [slow-fail]
+/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [again] [stopped] [may-fail] [of JOB] [slow-fail]
 /// [if EXPRESSION]`. `of JOB`: it is a combination of that job's matrix, and its key the label; `slow-fail`: without fail-fast.
 fn jobs(text: &str) -> Vec<JobView> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(job).collect()
@@ -44,6 +45,7 @@ fn job(line: &str) -> JobView {
             "needs" => job.needs = words.next().unwrap().split(',').map(Into::into).collect(),
             "environment" => job.has_environment = true,
             "started" => job.has_started = true,
+            "again" => (job.has_started, job.begins_again) = (true, true),
             "stopped" => job.stopped = true,
             "may-fail" => job.may_fail = true,
             "of" => {
@@ -188,6 +190,41 @@ fn a_cancelled_run_takes_back_what_has_not_begun() {
             CancelAction::Signal { job: "d".into() },
         ]
     );
+    // nobody has what waits to begin again: it need not be claimed first in order to end
+    let again = "a queued again\nb queued again if always()";
+    assert_eq!(
+        words(&advance(&run(again, RunStatus::Running, true))),
+        "cancel a: the run was cancelled before the job began again"
+    );
+    assert_eq!(cancel(&jobs(again)), []);
+}
+
+#[test]
+fn a_combination_that_fails_ends_the_others_unless_that_is_allowed() {
+    let why = "`a` failed, and its matrix is `fail-fast`";
+    check(
+        "a failed started of m\nb running started of m\nc queued of m\nd queued again of m\ne succeeded started of m\nf running",
+        &format!("stop b: {why}\ncancel c: {why}\ncancel d: {why}\nrun running"),
+    );
+    check("a failed started of m may-fail\nb running started of m", "run running");
+    check("a failed started of m slow-fail\nb running started of m slow-fail", "run running");
+    check("a failed started of m\nb running started stopped of m", "run running");
+}
+
+#[test]
+fn a_job_begins_again_as_often_as_it_says_and_never_in_an_environment() {
+    let retry = RetryPlan { max: 3, on: vec![FailureClass::Script, FailureClass::Timeout], backoff_seconds: 1500 };
+    let plain = JobPlan { retry: Some(retry), ..JobPlan::default() };
+    let again = |class, before| begin_again(&plain, class, before, false);
+    let pauses: Vec<Option<u64>> = (0..4).map(|before| again(FailureClass::Script, before)).collect();
+    assert_eq!(pauses, [Some(1500), Some(3000), Some(3600), None], "doubled, an hour at most");
+    assert_eq!(again(FailureClass::Timeout, 0), Some(1500));
+    assert_eq!(again(FailureClass::Configuration, 0), None);
+    assert_eq!(begin_again(&plain, FailureClass::Script, 0, true), None, "it was told to end");
+    assert_eq!(begin_again(&JobPlan::default(), FailureClass::Script, 0, false), None);
+    let deploy = JobPlan { environment: Some("staging".into()), ..plain };
+    assert_eq!(begin_again(&deploy, FailureClass::Script, 0, false), None);
+    assert_eq!(begin_again(&JobPlan { idempotent: true, ..deploy }, FailureClass::Script, 0, false), Some(1500));
 }
 
 #[test]

@@ -125,8 +125,18 @@ async fn perform(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut Vec<Job>, act
         Action::Stop { reason, .. } => stop(store, tx, &mut jobs[at], reason).await?,
         Action::Run { .. } => {}
     }
-    jobs::save(&mut tx.conn, &jobs[at]).await?;
+    save_unheld(tx, &jobs[at]).await?;
     Ok(gated)
+}
+
+/// Saves a job that no worker has. Where one had it before and it has ended now, so has its log.
+pub(super) async fn save_unheld(tx: &mut Tx, job: &Job) -> Result<()> {
+    jobs::save(&mut tx.conn, job).await?;
+    if job.record.status.is_final() && job.record.epoch.0 > 0 {
+        jobs::save_log(&mut tx.conn, job.record.id, 0, Some(tx.now)).await?;
+        tx.ring(Bell::Job(job.record.id));
+    }
+    Ok(())
 }
 
 fn fail(job: &mut Job, class: FailureClass, reason: String, tx: &Tx) -> Result<()> {

@@ -11,7 +11,7 @@ use segue_schemas::{
 };
 
 use super::{
-    advance::{advance_run, stop},
+    advance::{advance_run, save_unheld, stop},
     contexts,
     people::cancel_jobs,
 };
@@ -96,7 +96,7 @@ async fn give_way(store: &Store, tx: &mut Tx, member: &Member, fate: &Fate) -> R
     if job.record.status.is_final() || job.record.cancel_requested {
         return Ok(());
     }
-    let has_begun = job.record.epoch.0 > 0;
+    let has_begun = job.record.epoch.0 > 0 && !job.begins_again();
     match fate {
         Fate::Superseded { .. } if !has_begun => {
             job.skip_cause = Some(SkipCause::Superseded);
@@ -106,7 +106,7 @@ async fn give_way(store: &Store, tx: &mut Tx, member: &Member, fate: &Fate) -> R
         Fate::Cancelled { .. } => job.becomes(JobStatus::Cancelled, Some(reason.clone()), tx.now)?,
         _ => return Ok(()),
     }
-    jobs::save(&mut tx.conn, &job).await?;
+    save_unheld(tx, &job).await?;
     advance_run(store, tx, job.record.run).await
 }
 

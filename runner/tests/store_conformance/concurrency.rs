@@ -11,17 +11,22 @@ use segue_schemas::{
 
 use crate::world::{World, deploy_job, finish, job, plan};
 
-fn group(name: &str, cancel: bool) -> Option<ConcurrencyPlan> {
+pub fn group(name: &str, cancel: bool) -> Option<ConcurrencyPlan> {
     Some(ConcurrencyPlan { group: name.into(), cancel_in_progress: Setting::Fixed(cancel) })
 }
 
 /// A push that becomes one run of a pipeline with a group.
 async fn run_in(world: &World, name: &str, cancel: bool, jobs: Vec<JobPlan>) -> RunId {
     world.pass(Duration::from_secs(1));
+    grouped_run(world, group(name, cancel), jobs).await
+}
+
+/// A push that becomes one run.
+pub async fn grouped_run(world: &World, concurrency: Option<ConcurrencyPlan>, jobs: Vec<JobPlan>) -> RunId {
     let delivery = world.delivery(world.push("o/r"));
     let id = delivery.id.clone();
     world.store.accept_delivery(delivery).await.unwrap();
-    let run = NewRun::Planned(RunPlan { concurrency: group(name, cancel), ..plan(jobs) });
+    let run = NewRun::Planned(RunPlan { concurrency, ..plan(jobs) });
     match world.store.record_planned(&id, Planning::Runs(vec![run])).await.unwrap() {
         PlanOutcome::Made(runs) => runs[0],
         other => panic!("{other:?}"),
@@ -180,6 +185,36 @@ pub async fn a_job_that_fails_begins_again_after_a_pause_and_no_more_often_than_
     let claim = world.claim(&worker).await;
     world.finish(&claim, Conclusion::Failure).await;
     assert_eq!(world.status(harmless).await, RunStatus::Running);
+}
+
+pub async fn a_job_that_waits_to_begin_again_ends_at_once_with_its_run_or_its_group(world: World) {
+    let worker = world.worker("w", "1").await;
+    let mut flaky = in_group(job("flaky", &[]), "g");
+    flaky.retry = Some(RetryPlan { max: 2, on: vec![FailureClass::Script], backoff_seconds: 3600 });
+    let run = world.run(vec![flaky.clone()]).await;
+    let claim = world.claim(&worker).await;
+    world.finish(&claim, Conclusion::Failure).await;
+    assert_eq!(world.status(run).await, RunStatus::Running);
+    // it keeps its place in the group while it waits
+    world.pass(Duration::from_secs(1));
+    let next = world.run(vec![in_group(job("next", &[]), "g")]).await;
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none());
+    let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Job(claim.job));
+    world.store.cancel_run(run, "ada".into()).await.unwrap();
+    assert_eq!(world.jobs(run).await, ["flaky cancelled: the run was cancelled before the job began again"]);
+    assert_eq!(world.status(run).await, RunStatus::Cancelled);
+    tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("who follows its log hears of the end");
+    let claim = world.claim(&worker).await;
+    assert_eq!(claim.run, next, "its place is free");
+    world.finish(&claim, Conclusion::Success).await;
+    // and so does one that a newer one of its group cancels
+    let run = world.run(vec![flaky]).await;
+    let claim = world.claim(&worker).await;
+    world.finish(&claim, Conclusion::Failure).await;
+    world.pass(Duration::from_secs(1));
+    let newer = world.run(vec![JobPlan { concurrency: group("g", true), ..job("newer", &[]) }]).await;
+    assert_eq!(world.status(run).await, RunStatus::Cancelled);
+    assert_eq!(world.claim(&worker).await.run, newer);
 }
 
 pub async fn a_job_that_asks_for_a_container_never_runs_outside_of_one(world: World) {

@@ -117,6 +117,7 @@ conformance! {
         what_comes_may_cancel_what_is_in_progress,
         a_group_that_cannot_be_had_is_said,
         a_job_that_fails_begins_again_after_a_pause_and_no_more_often_than_it_says,
+        a_job_that_waits_to_begin_again_ends_at_once_with_its_run_or_its_group,
         a_job_that_asks_for_a_container_never_runs_outside_of_one,
     }
     random::{

@@ -1,16 +1,22 @@
 //! Any order of any operations keeps the invariants. Seeded, so that what fails can be run again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use segue_runner::store::{AttemptKind, RollbackTarget, RolloutFilter, RunFilter, StoreError};
 use segue_schemas::{
     deploy::RolloutCommand,
-    id::{Epoch, JobId},
-    status::{Conclusion, JobStatus, RolloutStatus},
+    id::{Epoch, JobId, RunId},
+    plan::{RetryPlan, Setting},
+    status::{Conclusion, FailureClass, JobStatus, RolloutStatus},
     worker_api::{ClaimRequest, JobClaim, JobHandBack, RolloutClaim},
 };
 
+use crate::concurrency::{group, grouped_run};
+use crate::strategy::matrix_job;
 use crate::world::{World, deploy_job, finish, job, report, running};
 
 struct Chaos {
@@ -22,8 +28,13 @@ struct Chaos {
     rollouts: Vec<RolloutClaim>,
     /// The highest epoch seen of each job and pair.
     epochs: HashMap<String, Epoch>,
+    /// The runs whose pipeline names the group `runs`.
+    grouped: HashSet<RunId>,
     log: Vec<String>,
 }
+
+/// How many combinations of a matrix may be at work at a time.
+const SHARDS_AT_ONCE: u32 = 2;
 
 pub async fn invariants_hold_under_random_operations(world: World) {
     let seed: u64 = std::env::var("SEGUE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
@@ -37,11 +48,15 @@ pub async fn invariants_hold_under_random_operations(world: World) {
         jobs: Vec::new(),
         rollouts: Vec::new(),
         epochs: HashMap::new(),
+        grouped: HashSet::new(),
         log: Vec::new(),
     };
-    for _ in 0..400 {
+    for round in 0..400 {
         chaos.step().await;
-        chaos.check().await;
+        // each look reads every job of every run
+        if round % 4 == 0 {
+            chaos.check().await;
+        }
     }
     chaos.end().await;
 }
@@ -69,8 +84,25 @@ impl Chaos {
         let mut after = job("after", &["deploy"]);
         after.condition = ["success()", "always()", "failure()"].choose(&mut self.random).map(|c| (*c).to_owned());
         let mut deploy = deploy_job("deploy", "staging");
-        deploy.needs = vec!["test".into()];
-        self.world.run(vec![job("test", &[]), job("lint", &[]), deploy, after]).await;
+        deploy.needs = vec!["test".into(), "shards".into()];
+        let mut test = job("test", &[]);
+        let retry = RetryPlan { max: 2, on: vec![FailureClass::Script], backoff_seconds: 15 };
+        test.retry = self.random.random_bool(0.3).then_some(retry);
+        let mut lint = job("lint", &[]);
+        lint.continue_on_error = self.random.random_bool(0.5);
+        let mut shards = matrix_job("shards", serde_json::json!([1, 2, 3]));
+        if let Some(strategy) = &mut shards.strategy {
+            strategy.fail_fast = Setting::Fixed(self.random.random_bool(0.5));
+            strategy.max_parallel = Some(Setting::Fixed(SHARDS_AT_ONCE));
+        }
+        let mut cancels = |often| self.random.random_bool(often).then(|| self.random.random_bool(0.3));
+        deploy.concurrency = cancels(0.4).and_then(|cancel| group("deploys", cancel));
+        let of_run = cancels(0.4).and_then(|cancel| group("runs", cancel));
+        let is_grouped = of_run.is_some();
+        let run = grouped_run(&self.world, of_run, vec![test, lint, shards, deploy, after]).await;
+        if is_grouped {
+            self.grouped.insert(run);
+        }
     }
 
     async fn claim_job(&mut self) {
@@ -188,8 +220,15 @@ impl Chaos {
         let open = store.rollouts(filter).await.unwrap();
         let driven = open.iter().filter(|r| r.lease_until.is_some()).count();
         assert!(driven <= 1, "two drive one pair: {:?}", self.log);
+        let (mut deploys, mut runs) = (0, 0);
         for run in store.runs(RunFilter { limit: 200, ..Default::default() }).await.unwrap() {
             let detail = store.run_detail(run.id, None).await.unwrap();
+            let at_work = || detail.jobs.iter().map(|(j, _)| j).filter(|j| j.epoch > Epoch(0) && !j.status.is_final());
+            let shards = at_work().filter(|j| j.plan.combination.is_some()).count();
+            assert!(shards <= SHARDS_AT_ONCE as usize, "{shards} shards of run {}: {:?}", run.id, self.log);
+            deploys += at_work().filter(|j| j.plan.concurrency.is_some()).count();
+            let has_begun = detail.jobs.iter().any(|(j, _)| j.epoch > Epoch(0));
+            runs += usize::from(self.grouped.contains(&run.id) && has_begun && !run.status.is_final());
             let all_ended = detail.jobs.iter().all(|(job, _)| job.status.is_final());
             assert_eq!(run.status.is_final(), all_ended, "run {} {:?}: {:?}", run.id, run.status, self.log);
             assert_eq!(run.ended_at.is_some(), all_ended, "run {}", run.id);
@@ -197,7 +236,8 @@ impl Chaos {
                 assert_eq!(job.status.is_held(), job.lease_until.is_some(), "{} {:?}", job.plan.key, job.status);
                 let ended = |id: JobId| detail.jobs.iter().any(|(j, _)| j.id == id && j.status.is_final());
                 if job.status != JobStatus::Pending {
-                    let needs = detail.jobs.iter().filter(|(j, _)| job.plan.needs.contains(&j.plan.key));
+                    let needs =
+                        detail.jobs.iter().filter(|(j, _)| job.plan.needs.iter().any(|n| n == j.plan.file_key()));
                     assert!(
                         needs.into_iter().all(|(j, _)| ended(j.id)),
                         "{} {} before its needs have ended: {:?}",
@@ -208,11 +248,12 @@ impl Chaos {
                 }
             }
         }
+        assert!(deploys <= 1 && runs <= 1, "{deploys} deploys, {runs} runs of one group are at work: {:?}", self.log);
     }
 
     /// With workers that end what they get, everything ends.
     async fn end(mut self) {
-        for _ in 0..2000 {
+        for round in 0..2000 {
             let worker = self.workers[0].clone();
             self.world.pass(Duration::from_secs(1));
             if let Some(rollout) = self.world.store.claim_rollout(&worker).await.unwrap() {
@@ -226,8 +267,11 @@ impl Chaos {
                 self.world.pass(Duration::from_secs(60));
                 self.world.store.reap_expired().await.unwrap();
             }
-            self.check().await;
+            if round % 16 == 0 {
+                self.check().await;
+            }
         }
+        self.check().await;
         let runs = self.world.store.runs(RunFilter { limit: 200, ..Default::default() }).await.unwrap();
         for run in runs {
             assert!(run.status.is_final(), "run {} never ends: {:?}", run.id, self.world.jobs(run.id).await);

@@ -21,7 +21,7 @@ fn matrix(values: serde_json::Value) -> StrategyPlan {
     }
 }
 
-fn matrix_job(key: &str, values: serde_json::Value) -> JobPlan {
+pub fn matrix_job(key: &str, values: serde_json::Value) -> JobPlan {
     JobPlan { strategy: Some(matrix(values)), ..job(key, &[]) }
 }
 

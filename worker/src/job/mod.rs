@@ -17,6 +17,7 @@ pub mod place;
 pub mod report;
 pub mod run;
 pub mod script;
+pub mod spares;
 pub mod state;
 mod steps;
 pub mod workspace;

@@ -21,9 +21,10 @@ use super::{
     error::StepError,
     lease::{Lease, Leased},
     report::{Reporter, Telling},
+    spares::Spares,
     state::JobState,
     steps::Steps,
-    workspace::{Removals, Workspace},
+    workspace::Workspace,
 };
 use crate::{
     checkout::mirror::Mirrors,
@@ -58,8 +59,8 @@ pub struct JobRunner {
     pub user: JobUser,
     /// Own mirrors.
     pub mirrors: Mirrors,
-    /// Workspaces on their way out.
-    pub removals: Removals,
+    /// Workspaces of jobs that have ended.
+    pub spares: Spares,
     /// The worker stops: no step is begun any more.
     pub stopping: CancellationToken,
     /// The worker stops now: running steps are ended.
@@ -119,7 +120,7 @@ impl JobRunner {
             finish.failure_class = Some(error.class());
             finish.reason = Some(error.to_string());
             self.finish(claim, &finish).await;
-            self.forget(claim).await;
+            self.forget(claim, false).await;
         }
     }
 
@@ -236,7 +237,7 @@ impl JobRunner {
                 None => return self.begin_anew(claim).await,
             }
         } else {
-            workspace.create()?;
+            workspace.create(&self.spares)?;
             JobState::default()
         };
         let engine = self.engine.open(claim.job).await?;
@@ -294,7 +295,7 @@ impl JobRunner {
             reason: format!("worker `{worker}` has its workspace no more; it begins anew"),
         };
         self.tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back)).await;
-        self.forget(claim).await;
+        self.forget(claim, false).await;
         Ok(())
     }
 
@@ -302,16 +303,18 @@ impl JobRunner {
         let claim = running.claim;
         let grace = LEFTOVER_GRACE.min(self.options.kill_grace);
         let grace = if matches!(ended, Ended::Lost) { Duration::ZERO } else { grace };
-        if let Err(error) = running.engine.kill(grace).await {
+        let killed = running.engine.kill(grace).await;
+        if let Err(error) = &killed {
             tracing::debug!(job = %claim.job, %error, "nothing was left to be killed");
         }
+        let killed = killed.is_ok();
         match ended {
             Ended::Lost => {
                 tracing::warn!(job = %claim.job, epoch = %claim.epoch, "the job is another's now; nothing is reported");
                 drop(running);
-                self.forget(claim).await;
+                self.forget(claim, killed).await;
             }
-            Ended::Done => self.end_done(running).await,
+            Ended::Done => self.end_done(running, killed).await,
             Ended::Waits { step, rollout } => {
                 let goes_on = step + 1 < claim.plan.steps.len();
                 if goes_on {
@@ -325,7 +328,7 @@ impl JobRunner {
                     self.tell(claim, "waiting", self.patience(), || self.control_plane.wait(claim.job, &wait)).await;
                 drop(lease);
                 if !(told && goes_on) {
-                    self.forget(claim).await;
+                    self.forget(claim, killed).await;
                 }
             }
             Ended::HandBack { next_step } => {
@@ -342,13 +345,13 @@ impl JobRunner {
                     .await;
                 drop(lease);
                 if !(told && next_step.is_some()) {
-                    self.forget(claim).await;
+                    self.forget(claim, killed).await;
                 }
             }
         }
     }
 
-    async fn end_done(&self, running: Running<'_>) {
+    async fn end_done(&self, running: Running<'_>, killed: bool) {
         let claim = running.claim;
         let outputs = running.outputs().await;
         let steps = running.reporter.all();
@@ -370,7 +373,7 @@ impl JobRunner {
         self.finish(claim, &finish).await;
         drop(lease);
         engine.done();
-        self.forget(claim).await;
+        self.forget(claim, killed).await;
     }
 
     async fn finish(&self, claim: &JobClaim, finish: &JobFinish) {
@@ -439,12 +442,12 @@ impl JobRunner {
         }
     }
 
-    /// Removes what the job left here.
-    async fn forget(&self, claim: &JobClaim) {
+    /// Removes what the job left here. `killed`: it is certain that none of its processes lives.
+    async fn forget(&self, claim: &JobClaim, killed: bool) {
         if claim.resume.is_some() || self.state_file(claim).exists() {
             let _ = std::fs::remove_file(self.state_file(claim));
         }
-        self.removals.remove(&self.workspaces().join(claim.job.to_string())).await;
+        self.spares.retire(&self.workspaces().join(claim.job.to_string()), killed).await;
     }
 
     fn workspaces(&self) -> PathBuf {

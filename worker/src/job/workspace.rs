@@ -13,20 +13,25 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
 };
 
 use nix::libc;
-use tokio::sync::Semaphore;
 
-use super::error::StepError;
+use super::{
+    error::StepError,
+    spares::{self, Spares},
+};
 use crate::engine::UserIds;
 
-/// Workspaces that are removed at once.
-const REMOVALS: usize = 4;
+/// The mode of a workspace's own directory: the job's user passes through.
+pub(super) const ROOT_MODE: u32 = 0o711;
+/// The worker's directory in it.
+pub(super) const COMMANDS: &str = "commands";
+/// The job's directories in it, with their modes.
+pub(super) const OF_THE_JOB: [(&str, u32); 3] = [(WORK, 0o755), (HOME, 0o700), (TEMP, 0o700)];
+const WORK: &str = "work";
+const HOME: &str = "home";
+const TEMP: &str = "tmp";
 
 /// A job's directories.
 #[derive(Debug, Clone)]
@@ -42,17 +47,18 @@ impl Workspace {
         Self { root, user }
     }
 
-    /// Makes them, empty.
+    /// Makes them, empty, or takes spare ones.
     ///
     /// # Errors
     /// [`StepError::Infrastructure`] naming the directory.
-    pub fn create(&self) -> Result<(), StepError> {
+    pub fn create(&self, spares: &Spares) -> Result<(), StepError> {
         self.remove();
-        make(&self.root, 0o711, None)?;
-        make(&self.root.join("commands"), 0o711, None)?;
-        make(&self.work(), 0o755, self.user)?;
-        make(&self.home(), 0o700, self.user)?;
-        make(&self.temp(), 0o700, self.user)
+        if spares.take(&self.root) {
+            return Ok(());
+        }
+        make(&self.root, ROOT_MODE, None)?;
+        make(&self.root.join(COMMANDS), 0o711, None)?;
+        OF_THE_JOB.iter().try_for_each(|(name, mode)| make(&self.root.join(name), *mode, self.user))
     }
 
     /// Whether they are there.
@@ -63,13 +69,13 @@ impl Workspace {
 
     /// Removes them with all that is in them.
     pub fn remove(&self) {
-        remove(&self.root);
+        spares::remove(&self.root);
     }
 
     /// Where steps run.
     #[must_use]
     pub fn work(&self) -> PathBuf {
-        self.root.join("work")
+        self.root.join(WORK)
     }
 
     /// What holds them all. The job's user may walk through it, and write nowhere in it but in its own.
@@ -81,13 +87,13 @@ impl Workspace {
     /// `HOME` of the job.
     #[must_use]
     pub fn home(&self) -> PathBuf {
-        self.root.join("home")
+        self.root.join(HOME)
     }
 
     /// `TMPDIR` of the job.
     #[must_use]
     pub fn temp(&self) -> PathBuf {
-        self.root.join("tmp")
+        self.root.join(TEMP)
     }
 
     /// A directory of the worker's own beside the job's.
@@ -101,7 +107,7 @@ impl Workspace {
     /// # Errors
     /// [`StepError::Infrastructure`] naming the file.
     pub fn command_file(&self, name: &str, content: &[u8]) -> Result<PathBuf, StepError> {
-        let path = self.root.join("commands").join(name);
+        let path = self.root.join(COMMANDS).join(name);
         let write = || {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
@@ -128,48 +134,6 @@ impl Workspace {
     /// Where the owner can't be changed.
     pub fn own(&self, path: &Path) -> io::Result<()> {
         own(path, self.user)
-    }
-}
-
-/// Removes workspaces beside the jobs that follow: a large one takes seconds, and even an empty one waits for the disk.
-#[derive(Debug)]
-pub struct Removals {
-    /// Numbers the names that workspaces wait under.
-    next: AtomicU64,
-    /// Who has a place may remove; the slots of others wait for one.
-    places: Arc<Semaphore>,
-}
-
-impl Default for Removals {
-    fn default() -> Self {
-        Self { next: AtomicU64::new(0), places: Arc::new(Semaphore::new(REMOVALS)) }
-    }
-}
-
-impl Removals {
-    /// Takes a workspace out of the way, so that its job could begin anew at once, and has it removed. Waits where many are
-    /// being removed. What is left when the process ends is swept away by the next.
-    pub async fn remove(&self, root: &Path) {
-        let aside = root.with_file_name(format!("removed-{}", self.next.fetch_add(1, Ordering::Relaxed)));
-        match fs::rename(root, &aside) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => return remove(root),
-        }
-        // the semaphore is never closed
-        let Ok(place) = self.places.clone().acquire_owned().await else { return };
-        tokio::task::spawn_blocking(move || {
-            remove(&aside);
-            drop(place);
-        });
-    }
-}
-
-fn remove(directory: &Path) {
-    if let Err(error) = fs::remove_dir_all(directory)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(directory = %directory.display(), %error, "a workspace can't be removed");
     }
 }
 
@@ -200,7 +164,7 @@ fn make(path: &Path, mode: u32, user: Option<UserIds>) -> Result<(), StepError> 
     make().map_err(|error| infrastructure(path, &error))
 }
 
-fn own(path: &Path, user: Option<UserIds>) -> io::Result<()> {
+pub(super) fn own(path: &Path, user: Option<UserIds>) -> io::Result<()> {
     match user {
         Some(UserIds { uid, gid }) => chown(path, Some(uid), Some(gid)),
         None => Ok(()),

@@ -33,7 +33,7 @@ use crate::{
         tell,
     },
     engine::{Engine, shell::Shell, user},
-    job::{JobRunner, StepError, workspace::Removals},
+    job::{JobRunner, StepError, spares::Spares},
     options::WorkerOptions,
     supervisor::{boot_time, client::SupervisorError},
 };
@@ -95,7 +95,7 @@ pub(crate) async fn run_with(
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
-        removals: Removals::default(),
+        spares: Spares::new(user.ids),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         put_aside: Notify::new(),

@@ -111,7 +111,7 @@ impl Screen {
         }
         let took = show::span(job.started_at, job.ended_at);
         let reason = job.reason.as_deref().map(|reason| format!("  {reason}")).unwrap_or_default();
-        self.line(format_args!("{:<24} {} {took}{reason}", job.name, show::status_text(&job.status)));
+        self.line(format_args!("{:<24} {} {took}{reason}", job.name, show::job_status(&job)));
         Ok(())
     }
 

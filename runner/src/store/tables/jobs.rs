@@ -125,11 +125,17 @@ impl Job {
         Ok(())
     }
 
+    /// Whether it is queued to begin once more, from its first step.
+    pub(crate) fn begins_again(&self) -> bool {
+        self.record.status == JobStatus::Queued && self.record.epoch > Epoch(0) && self.record.next_step.is_none()
+    }
+
     /// As progress sees it.
     pub(crate) fn view(&self) -> JobView {
         JobView {
             status: self.record.status,
             has_started: self.record.epoch > Epoch(0),
+            begins_again: self.begins_again(),
             skip_cause: self.skip_cause,
             outputs: self.record.outputs.clone(),
             stopped: self.record.cancel_requested,
