@@ -117,7 +117,7 @@ impl Stand {
     /// Starts the server, once more after it was stopped.
     pub async fn serve(&mut self, config: Config) {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let options = ServerOptions { config, data: self.data(), listen };
+        let options = ServerOptions { config, data: self.data(), listen, schedules: true };
         self.running = Some(crate::up::serve(options).await.unwrap());
     }
 

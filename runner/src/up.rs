@@ -50,6 +50,8 @@ pub struct ServerOptions {
     pub data: PathBuf,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether `on: schedule` starts pipelines; a server of a person's own run does not want to.
+    pub schedules: bool,
 }
 
 /// Why a server can't be started.
@@ -146,7 +148,7 @@ impl Running {
 /// # Errors
 /// [`UpError`]; nothing is left running.
 pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
-    let ServerOptions { config, data, listen } = options;
+    let ServerOptions { config, data, listen, schedules } = options;
     let config = Arc::new(config);
     make_data(&data)?;
     let lock = lock(&data)?;
@@ -181,7 +183,9 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(planner.clone().run(stopping.clone()));
-    tasks.spawn(scheduler.run(stopping.clone()));
+    if schedules {
+        tasks.spawn(scheduler.run(stopping.clone()));
+    }
     tasks.spawn(notifier.run(stopping.clone()));
     tasks.spawn(tagger.run(stopping.clone()));
     tasks.spawn(keep_house(store.clone(), stopping.clone()));

@@ -462,6 +462,7 @@ async fn a_stop_ends_what_waits_and_a_second_server_is_refused() {
         config: segue_schemas::config::Config::default(),
         data: stand.data(),
         listen: "127.0.0.1:0".parse().unwrap(),
+        schedules: true,
     };
     let second = crate::up::serve(options).await.err().unwrap().to_string();
     assert!(second.contains("is served by another segue already"), "{second}");

@@ -90,7 +90,7 @@ fn serve(args: UpArgs, parts: impl FnOnce(&Config, &Path) -> Result<Parts, Failu
     let (host, worker) = parts(&config, &data)?;
     place::server_runtime()?.block_on(async {
         let shutdown = until_told()?;
-        let options = ServerOptions { config, data: data.clone(), listen: args.listen };
+        let options = ServerOptions { config, data: data.clone(), listen: args.listen, schedules: true };
         let say = |running: &up::Running| {
             println!(
                 "segue serves http://{}; the admin's token is in {}",

@@ -15,7 +15,10 @@ use std::{
 
 use indexmap::IndexMap;
 use reqwest::Url;
-use segue_pipelines::plan::{LeftOut, explain as explain_plan, without_deployments};
+use segue_pipelines::{
+    pipeline,
+    plan::{LeftOut, explain as explain_plan, without_deployments},
+};
 use segue_runner::{
     planner::PlanError,
     up::{self, Reach, ServerOptions},
@@ -56,6 +59,9 @@ pub struct LocalArgs {
     /// What happens [default: push; for one pipeline, the first event that starts it]
     #[arg(long, value_enum, requires = "local")]
     event: Option<EventName>,
+    /// What happened to the pull request, or the type of the repository dispatch
+    #[arg(long, value_name = "TYPE", requires = "local")]
+    action: Option<String>,
     /// The event's payload; what it leaves out is made up
     #[arg(long, value_name = "FILE", requires = "local")]
     payload: Option<PathBuf>,
@@ -127,6 +133,7 @@ pub fn run(told: &Told<'_>, args: &LocalArgs) -> Result<Exit, Failure> {
         config,
         data: house.path().join("data"),
         listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+        schedules: false,
     };
     place::server_runtime()?.block_on(async {
         let told_to_end = serve::until_told()?;
@@ -216,7 +223,8 @@ fn trigger(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: Option<
     trigger_of(event, told, args, snapshot)
 }
 
-/// The first event that starts a pipeline; a push, where none does, so that the answer says why.
+/// The first event that starts a pipeline; where none does as it is told, the one that it is most likely for, so that the
+/// answer says why.
 fn first_event(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: &str) -> Result<EventName, Failure> {
     let path = snapshot.root.join(file);
     let text = std::fs::read_to_string(&path).explain(format_args!("cannot read {}", path.display()))?;
@@ -224,13 +232,23 @@ fn first_event(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: &st
     let mut files: Vec<(&str, &str)> =
         actions.iter().map(|action| (action.name.as_str(), action.text.as_str())).collect();
     files.push((file, &text));
-    for event in [EventName::Push, EventName::PullRequest, EventName::WorkflowDispatch] {
+    if !told.inputs.is_empty() {
+        return Ok(EventName::WorkflowDispatch);
+    }
+    for event in [EventName::Push, EventName::PullRequest, EventName::WorkflowDispatch, EventName::Schedule] {
         let trigger = trigger_of(event, told, args, snapshot)?;
         if explain_plan(&files, &trigger, None).iter().any(|pipeline| pipeline.matches) {
             return Ok(event);
         }
     }
-    Ok(EventName::Push)
+    let triggers = pipeline::parse(file, &text).triggers.unwrap_or_default();
+    Ok(match () {
+        () if triggers.push.is_some() => EventName::Push,
+        () if triggers.pull_request.is_some() => EventName::PullRequest,
+        () if triggers.workflow_dispatch.is_some() => EventName::WorkflowDispatch,
+        () if triggers.repository_dispatch.is_some() => EventName::RepositoryDispatch,
+        () => EventName::Push,
+    })
 }
 
 fn trigger_of(event: EventName, told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot) -> Result<Trigger, Failure> {
@@ -256,7 +274,8 @@ fn trigger_of(event: EventName, told: &Told<'_>, args: &LocalArgs, snapshot: &Sn
         EventName::RepositoryDispatch | EventName::IssueComment => given["branch"] = snapshot.branch.as_str().into(),
     }
     explain::merge(&mut given, explain::payload(args.payload.as_deref())?);
-    let made_up = explain::Told { event, git_ref: told.git_ref, action: None, message: None, inputs: &[] };
+    let made_up =
+        explain::Told { event, git_ref: told.git_ref, action: args.action.as_deref(), message: None, inputs: &[] };
     match explain::trigger(made_up, given)? {
         Meaning::Trigger(trigger) => at_snapshot(*trigger, snapshot, head),
         Meaning::Ignored { reason, .. } => Err(Failure::new(format_args!("this event starts nothing: {reason}"))),
