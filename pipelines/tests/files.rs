@@ -92,7 +92,7 @@ fn shown(diagnostics: &[Diagnostic], text: &str) -> String {
 /// What is to stand beside a case, and under which extension.
 fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
     let file = format!(".segue/pipelines/{name}.yml");
-    let mut texts = actions();
+    let mut texts = beside();
     let among = ActionFiles::among(texts.iter().map(|(path, text)| (path.as_str(), text.as_str())));
     let parsed = pipeline::parse_with(&file, text, &among);
     texts.push((file.clone(), text.to_owned()));
@@ -111,7 +111,7 @@ fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
     for line in text.lines().map_while(|line| line.strip_prefix("#! ")) {
         let (trigger, changed) = event(line);
         let files: Vec<(&str, &str)> = texts.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-        for pipeline in explain(&files, &trigger, changed.as_deref()) {
+        for pipeline in explain(&files, &trigger, changed.as_deref()).into_iter().filter(|one| one.file == file) {
             let verb = if pipeline.matches { "runs" } else { "does not run" };
             writeln!(report, "{line}\n  {} {verb}: {}", pipeline.name, pipeline.reason).unwrap();
             for job in pipeline.jobs.iter().filter(|_| pipeline.matches) {
@@ -120,9 +120,13 @@ fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
             }
         }
         let result = plan(&files, &trigger, changed.as_deref());
-        let left_out = result.not_matching.len() + result.skipped.len() + result.refused.len();
-        assert!(result.broken.is_empty() && result.runs.len() + left_out == 1, "{name}: {line}");
-        planned = planned.or_else(|| result.runs.into_iter().next());
+        let runs: Vec<RunPlan> = result.runs.into_iter().filter(|run| run.file == file).collect();
+        let left_out = result.not_matching.iter().chain(&result.refused).map(|one| &one.file);
+        let left_out =
+            left_out.chain(result.skipped.iter().map(|one| &one.plan.file)).filter(|of| **of == file).count();
+        let is_broken = result.broken.iter().any(|broken| broken.file == file);
+        assert!(!is_broken && runs.len() + left_out == 1, "{name}: {line}");
+        planned = planned.or_else(|| runs.into_iter().next());
     }
     if let Some(plan) = planned {
         write!(report, "---\n{}", serde_yaml::to_string(&plan).unwrap()).unwrap();
@@ -130,16 +134,19 @@ fn pipeline_report(name: &str, text: &str) -> (&'static str, String) {
     ("plan", report)
 }
 
-/// The actions of the repository of all cases: `cases/actions/NAME.yml` lies at `.segue/actions/NAME/action.yml`.
-fn actions() -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/actions");
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| {
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            (format!(".segue/actions/{name}/action.yml"), fs::read_to_string(&path).unwrap())
-        })
-        .collect()
+/// What lies in the repository of all cases: `cases/actions/NAME.yml` at `.segue/actions/NAME/action.yml`, and
+/// `cases/called/NAME.yml` at `.segue/pipelines/NAME.yml`.
+fn beside() -> Vec<(String, String)> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let in_folder = |folder: &str, place: fn(&str) -> String| -> Vec<(String, String)> {
+        let entries = fs::read_dir(cases.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .map(|path| (place(path.file_stem().unwrap().to_str().unwrap()), fs::read_to_string(&path).unwrap()))
+            .collect()
+    };
+    let mut files = in_folder("actions", |name| format!(".segue/actions/{name}/action.yml"));
+    files.extend(in_folder("called", |name| format!(".segue/pipelines/{name}.yml")));
+    files
 }
 
 #[test]

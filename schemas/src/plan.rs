@@ -1,6 +1,7 @@
 //! A run as it is planned: what the planner stores, the control plane advances and a worker executes. Texts that may
 //! hold `${{ }}` are kept as written and evaluated where their contexts are known.
 
+mod call;
 mod container;
 mod strategy;
 
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use call::{CallInput, CallInputKind, CallPlan, Called};
 pub use container::{Access, ContainerPlan, Permissions, RegistryCredentials, Resources};
 pub use strategy::{Combination, ConcurrencyPlan, Late, MatrixPlan, RetryPlan, Setting, StrategyPlan};
 
@@ -71,6 +73,9 @@ pub struct JobPlan {
     /// Names of the secrets that the job's texts use.
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// The names under which some of them are stored, where a caller passed them under others.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub stored_secrets: IndexMap<String, String>,
     /// `strategy:` of a job with a matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<StrategyPlan>,
@@ -101,6 +106,12 @@ pub struct JobPlan {
     /// What is still to be evaluated.
     #[serde(default, skip_serializing_if = "Late::is_empty")]
     pub late: Late,
+    /// The pipeline that it calls, in the place of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Box<CallPlan>>,
+    /// The call that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Called>,
     /// Its steps, in order.
     pub steps: Vec<StepPlan>,
 }
@@ -116,6 +127,13 @@ impl JobPlan {
     #[must_use]
     pub fn file_key(&self) -> &str {
         self.combination.as_ref().map_or(&self.key, |combination| &combination.job)
+    }
+
+    /// That without the keys of the jobs that called its pipeline.
+    #[must_use]
+    pub fn local_key(&self) -> &str {
+        let key = self.file_key();
+        key.rsplit('/').next().unwrap_or(key)
     }
 }
 

@@ -60,11 +60,11 @@ codes! {
     NeedsCycle = "needs-cycle",
     /// Two steps with one id.
     DuplicateId = "duplicate-id",
-    /// A `uses` that names no action.
+    /// A `uses` that names no action, or no pipeline.
     UnknownAction = "unknown-action",
-    /// A `uses` that names an action whose file is broken.
+    /// A `uses` that names an action or a pipeline whose file is broken.
     BrokenAction = "broken-action",
-    /// Actions that use each other in a circle, or too deep within each other.
+    /// Actions or pipelines that use each other in a circle, or too deep within each other.
     ActionNesting = "action-nesting",
     /// An expression that does not follow the grammar.
     ExpressionSyntax = "expression-syntax",

@@ -7,8 +7,8 @@ use indexmap::IndexMap;
 use super::value::{Value, equal_ignoring_case};
 
 /// The contexts of the language; which of them a place may use is the place's matter.
-pub const CONTEXT_NAMES: [&str; 11] =
-    ["github", "env", "inputs", "matrix", "needs", "steps", "job", "secrets", "vars", "runner", "strategy"];
+pub const CONTEXT_NAMES: [&str; 12] =
+    ["github", "env", "inputs", "matrix", "needs", "steps", "job", "jobs", "secrets", "vars", "runner", "strategy"];
 
 /// Computes `hashFiles(patterns)`: the digest, empty where nothing matches, or why it cannot be computed.
 pub type HashFiles = dyn Fn(&[String]) -> Result<String, String> + Send + Sync;

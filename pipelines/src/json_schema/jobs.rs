@@ -66,6 +66,13 @@ fn job() -> Vec<Key> {
         key("env", "Environment variables of its steps.", variables()),
         key("defaults", "What its steps do unless they say otherwise.", reference("defaults")),
         key("outputs", "What jobs that need it see as `needs.<id>.outputs`.", variables_of_any_name()),
+        key("uses", "The pipeline that it calls, `./.segue/pipelines/NAME.yml`, in the place of steps.", some_text()),
+        key("with", "What the called pipeline is given.", variables_of_any_name()),
+        key(
+            "secrets",
+            "The secrets that the called pipeline is given.",
+            json!({ "anyOf": [{ "const": "inherit" }, { "type": ["object", "null"], "additionalProperties": { "type": "string" } }] }),
+        ),
         key(
             "steps",
             "Its steps, in order.",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::shapes::{
     Key, boolean, definition, described, identifier, key, one_of, or_nothing, reference, some_text, text, texts,
 };
-use crate::pipeline::{COMMENT_TYPES, EVENTS, INPUT_TYPES, PULL_REQUEST_TYPES};
+use crate::pipeline::{CALL_TYPES, COMMENT_TYPES, EVENTS, INPUT_TYPES, PULL_REQUEST_TYPES};
 
 /// What `on` takes.
 pub(super) fn on() -> Value {
@@ -26,6 +26,7 @@ pub(super) fn definitions() -> Vec<(&'static str, Value)> {
             json!({ "type": "array", "items": reference("schedule"), "minItems": 1, "maxItems": 20 }),
         ),
         key("workflow_dispatch", "Started by a person.", or_nothing(reference("workflow_dispatch"))),
+        key("workflow_call", "Called by a job of another pipeline.", or_nothing(reference("workflow_call"))),
         key("repository_dispatch", "Asked for from outside.", or_nothing(reference("repository_dispatch"))),
         key(
             "issue_comment",
@@ -40,6 +41,18 @@ pub(super) fn definitions() -> Vec<(&'static str, Value)> {
         definition("schedule", "on.schedule[*]", described("A time that comes again.", schedule(), &["cron"])),
         definition("workflow_dispatch", "on.workflow_dispatch", described("Started by a person.", dispatch(), &[])),
         definition("input", "on.workflow_dispatch.inputs.<name>", described("An input.", input(), &[])),
+        definition(
+            "workflow_call",
+            "on.workflow_call",
+            described("Called by a job of another pipeline.", workflow_call(), &[]),
+        ),
+        definition("call-input", "on.workflow_call.inputs.<name>", described("An input.", call_input(), &[])),
+        definition(
+            "call-output",
+            "on.workflow_call.outputs.<name>",
+            described("An output.", call_output(), &["value"]),
+        ),
+        definition("call-secret", "on.workflow_call.secrets.<name>", described("A secret.", call_secret(), &[])),
         definition(
             "repository_dispatch",
             "on.repository_dispatch",
@@ -99,6 +112,38 @@ fn input() -> Vec<Key> {
         key("type", "What it may be. Left out: string.", one_of(&INPUT_TYPES)),
         key("options", "What a choice may be.", texts()),
         key("deprecationMessage", "For people: what to use instead.", or_nothing(text())),
+    ]
+}
+
+fn workflow_call() -> Vec<Key> {
+    let named = |what: Value| json!({ "type": ["object", "null"], "propertyNames": identifier(), "additionalProperties": what });
+    vec![
+        key("inputs", "What it can be given, by name.", named(or_nothing(reference("call-input")))),
+        key("outputs", "What the caller sees as `needs.<id>.outputs`.", named(reference("call-output"))),
+        key("secrets", "The secrets that it can be given, by name.", named(or_nothing(reference("call-secret")))),
+    ]
+}
+
+fn call_input() -> Vec<Key> {
+    vec![
+        key("description", "For people.", or_nothing(text())),
+        key("required", "Whether it must be given, where it has no default.", boolean()),
+        key("default", "What it is where it is left out.", or_nothing(text())),
+        key("type", "What it may be. Left out: string.", one_of(&CALL_TYPES)),
+    ]
+}
+
+fn call_output() -> Vec<Key> {
+    vec![
+        key("description", "For people.", or_nothing(text())),
+        key("value", "What it is: `${{ jobs.<id>.outputs.<name> }}`.", text()),
+    ]
+}
+
+fn call_secret() -> Vec<Key> {
+    vec![
+        key("description", "For people.", or_nothing(text())),
+        key("required", "Whether the caller must pass it.", boolean()),
     ]
 }
 

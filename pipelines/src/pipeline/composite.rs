@@ -8,7 +8,9 @@ use indexmap::IndexMap;
 use segue_schemas::plan::{CompositePlan, StepPlan};
 
 use super::{
+    call::pipeline_name,
     expressions::{ACTION_DEFAULT, STEP, Scope},
+    jobs::MAX_JOBS,
     reader::{Keys, Reader, RunDefaults},
     steps::MAX_STEPS,
 };
@@ -32,18 +34,28 @@ const INPUT: Keys = Keys { known: &["description", "required", "default", "depre
 const OUTPUT: Keys = Keys { known: &["description", "value"], later: &[] };
 const RUNS: Keys = Keys { known: &["using", "steps"], later: &[] };
 
-/// The actions of a repository: the files `.segue/actions/NAME/action.yml` (or `.yaml`) by their names.
+/// What pipelines of a repository can use of it: the actions `.segue/actions/NAME/action.yml` (or `.yaml`) by their names, and
+/// other pipelines by the names of their files.
 #[derive(Debug, Clone, Default)]
 pub struct ActionFiles {
     /// Path and text by name.
     files: Arc<BTreeMap<String, (String, Arc<str>)>>,
+    /// The same of the pipelines.
+    pub(super) pipelines: Arc<BTreeMap<String, (String, Arc<str>)>>,
 }
 
 impl ActionFiles {
     /// Those among these files, paths and texts.
     pub fn among<'t>(files: impl IntoIterator<Item = (&'t str, &'t str)>) -> Self {
-        let named = |(path, text): (&str, &str)| Some((action_name(path)?.to_owned(), (path.to_owned(), text.into())));
-        Self { files: Arc::new(files.into_iter().filter_map(named).collect()) }
+        let (mut actions, mut pipelines) = (BTreeMap::new(), BTreeMap::new());
+        for (path, text) in files {
+            if let Some(name) = action_name(path) {
+                actions.insert(name.to_owned(), (path.to_owned(), text.into()));
+            } else if let Some(name) = pipeline_name(path) {
+                pipelines.insert(name.to_owned(), (path.to_owned(), text.into()));
+            }
+        }
+        Self { files: Arc::new(actions), pipelines: Arc::new(pipelines) }
     }
 
     /// Whether a path is that of an action's file.
@@ -64,7 +76,7 @@ fn action_name(path: &str) -> Option<&str> {
 pub fn check_action(path: &str, text: &str, actions: &ActionFiles) -> Vec<Diagnostic> {
     let mut findings = Findings::new(Source::new(path, text));
     if let Some(root) = root(&mut findings) {
-        let mut calls = Calls::new(actions);
+        let mut calls = Calls::new(path, actions);
         calls.stack.push(action_name(path).map_or_else(|| path.to_owned(), |name| format!("./{FOLDER}{name}")));
         Reader::new(&mut findings, calls).composite(&root, &BTreeMap::new());
     }
@@ -74,19 +86,28 @@ pub fn check_action(path: &str, text: &str, actions: &ActionFiles) -> Vec<Diagno
 /// The actions that are known while a file is read, and where in them reading stands.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    files: ActionFiles,
+    pub(super) files: ActionFiles,
+    /// The paths of the pipelines around, the outermost first.
+    pub(super) around: Vec<String>,
+    /// The inputs of the pipeline that an outsider fills, in lower case, where it is called.
+    pub(super) tainted: BTreeMap<String, bool>,
+    /// How many jobs the pipelines that are called may have together.
+    pub(super) jobs_left: usize,
     /// The actions around, the outermost first.
     stack: Vec<String>,
     steps_left: usize,
     bytes_left: usize,
-    /// What is wrong in the files of actions.
-    found: Vec<Diagnostic>,
+    /// What is wrong in the files that are used.
+    pub(super) found: Vec<Diagnostic>,
 }
 
 impl Calls {
-    pub(super) fn new(files: &ActionFiles) -> Self {
+    pub(super) fn new(path: &str, files: &ActionFiles) -> Self {
         Self {
             files: files.clone(),
+            around: vec![path.to_owned()],
+            tainted: BTreeMap::new(),
+            jobs_left: MAX_JOBS,
             steps_left: MAX_STEPS,
             bytes_left: MAX_READ_BYTES,
             stack: Vec::new(),
@@ -197,11 +218,16 @@ impl Reader<'_, '_> {
             self.findings.error(Code::ActionNesting, span, message, None);
             return false;
         }
+        self.take_bytes(bytes, &uses.value.span)
+    }
+
+    /// Counts what is read of other files. Whether it is not too much.
+    pub(super) fn take_bytes(&mut self, bytes: usize, span: &std::ops::Range<usize>) -> bool {
         let left = self.calls.bytes_left.checked_sub(bytes);
         self.calls.bytes_left = left.unwrap_or(0);
         if left.is_none() {
             let message = format!(
-                "the pipeline uses actions so often that more than {} MiB had to be read",
+                "the pipeline uses other files so often that more than {} MiB had to be read",
                 MAX_READ_BYTES >> 20
             );
             self.findings.error(Code::TooMany, span, message, Some("split the pipeline".into()));

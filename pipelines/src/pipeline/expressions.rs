@@ -59,6 +59,10 @@ pub(super) const ENVIRONMENT_URL: Place =
 pub(super) const STEP_IF: Place = Place { status: true, hash_files: true, ..place(WITHOUT_SECRETS) };
 pub(super) const STEP: Place = Place { hash_files: true, ..place(IN_STEPS) };
 pub(super) const ACTION_DEFAULT: Place = place(&["github", "job", "runner"]);
+/// Outputs of a pipeline that is called.
+pub(super) const CALL_OUTPUT: Place = place(&["github", "vars", "inputs", "jobs"]);
+/// A secret for a pipeline that is called.
+pub(super) const PASSED_SECRET: Place = place(&["secrets"]);
 pub(super) const STEP_RUN: Place = Place { hash_files: true, script: true, ..place(IN_STEPS) };
 
 /// The most secrets that one job can name.
@@ -72,6 +76,8 @@ pub(super) type Jobs = IndexMap<String, Outline>;
 pub(super) struct Outline {
     /// The names of its outputs.
     pub outputs: Vec<String>,
+    /// Whether only a file that cannot be read knows them; then nothing is said about them.
+    pub is_unknown: bool,
     /// Whether it runs once for each combination of a matrix.
     pub has_matrix: bool,
 }
@@ -104,8 +110,8 @@ pub(super) struct Scope {
     pub secrets: BTreeSet<String>,
     /// Within a composite action: its inputs, and whether an outsider chooses the value.
     pub action_inputs: Option<Rc<IndexMap<String, bool>>>,
-    /// The inputs that the pipeline takes.
-    pub inputs: Rc<Vec<String>>,
+    /// The inputs that the pipeline takes, and whether an outsider chooses the value.
+    pub inputs: Rc<IndexMap<String, bool>>,
 }
 
 /// The variables of one `env`, over those around it.
@@ -158,7 +164,8 @@ impl Scope {
 
     fn is_untrusted(&self, reference: &Reference) -> bool {
         is_untrusted(reference)
-            || self.action_inputs.as_ref().filter(|_| reference.is_in("inputs")).is_some_and(|inputs| {
+            || (reference.is_in("inputs") && {
+                let inputs = self.action_inputs.as_ref().unwrap_or(&self.inputs);
                 match reference.name(0) {
                     Some(name) => inputs.iter().any(|(known, tainted)| *tainted && equal_ignoring_case(known, name)),
                     None => inputs.values().any(|tainted| *tainted),
@@ -310,11 +317,20 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
     if reference.is_in("matrix") {
         return matrix_problem(first, scope);
     }
-    if reference.is_in("inputs") && !scope.inputs.is_empty() && !has(&scope.inputs, first) {
-        return unknown(
-            format!("the pipeline takes no input `{first}`"),
-            suggestion(first, &scope.inputs, "it takes", "it takes none"),
-        );
+    if reference.is_in("inputs") && !scope.inputs.is_empty() {
+        let inputs: Vec<String> = scope.inputs.keys().cloned().collect();
+        if !has(&inputs, first) {
+            let help = suggestion(first, &inputs, "it takes", "it takes none");
+            return unknown(format!("the pipeline takes no input `{first}`"), help);
+        }
+    }
+    if reference.is_in("jobs") {
+        if scope.jobs.keys().any(|key| equal_ignoring_case(key, first)) {
+            return needed_problem(reference, first, scope);
+        }
+        let jobs: Vec<String> = scope.jobs.keys().cloned().collect();
+        let help = suggestion(first, &jobs, "the jobs are", "there is none");
+        return unknown(format!("there is no job `{first}`"), help);
     }
     if reference.is_in("steps") && !scope.steps_unknown {
         if !has(&scope.steps, first) {
@@ -332,14 +348,15 @@ fn existence_problem(reference: &Reference, scope: &Scope) -> Option<Problem> {
     None
 }
 
-/// `needs.JOB.x` that the job does not have.
+/// `needs.JOB.x` or `jobs.JOB.x` that the job does not have.
 fn needed_problem(reference: &Reference, job: &str, scope: &Scope) -> Option<Problem> {
     let unknown = |message: String, help: String| Some((Code::UnknownReference, message, Some(help)));
-    let Outline { outputs, has_matrix } = scope.jobs.get(job)?;
+    let Outline { outputs, has_matrix, is_unknown } = scope.jobs.get(job)?;
+    let context = if reference.is_in("jobs") { "jobs" } else { "needs" };
     let missing_output = |name: &str| {
         let help = suggestion(name, outputs, "it has", "it has no `outputs`");
         let exists = outputs.iter().any(|known| equal_ignoring_case(known, name));
-        if exists { None } else { unknown(format!("the job `{job}` has no output `{name}`"), help) }
+        if exists || *is_unknown { None } else { unknown(format!("the job `{job}` has no output `{name}`"), help) }
     };
     match (reference.name(1)?, has_matrix) {
         ("result", _) => None,
@@ -350,8 +367,8 @@ fn needed_problem(reference: &Reference, job: &str, scope: &Scope) -> Option<Pro
                     "the job `{job}` runs once for each combination of its matrix, so there is more than one `{output}`"
                 ),
                 format!(
-                    "name the combination: `needs.{job}.matrix['LABEL'].outputs.{output}`, where LABEL is what stands in parentheses \
-                     behind the job's name; or read all of them: `needs.{job}.matrix.*.outputs.{output}`"
+                    "name the combination: `{context}.{job}.matrix['LABEL'].outputs.{output}`, where LABEL is what stands in parentheses \
+                     behind the job's name; or read all of them: `{context}.{job}.matrix.*.outputs.{output}`"
                 ),
             )
         }

@@ -38,19 +38,22 @@ const JOB: Keys = Keys {
         "defaults",
         "outputs",
         "steps",
+        "uses",
+        "with",
+        "secrets",
     ],
-    later: &["uses", "with", "secrets"],
+    later: &[],
 };
 
 /// The most jobs of a pipeline.
-const MAX_JOBS: usize = 1_000;
+pub(super) const MAX_JOBS: usize = 1_000;
 
 /// The time limit of a job that names none: GitHub's, 6 hours.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 6 * 3600;
 
 impl Reader<'_, '_> {
-    /// `jobs:`. `outer` is what the pipeline's own texts used.
-    pub(super) fn jobs(&mut self, entry: &Entry, defaults: &RunDefaults, outer: &Scope) -> Option<Vec<Placed>> {
+    /// `jobs:`. `outer` is what the pipeline's own texts used; the jobs' outlines are noted in it.
+    pub(super) fn jobs(&mut self, entry: &Entry, defaults: &RunDefaults, outer: &mut Scope) -> Option<Vec<Placed>> {
         let Content::Mapping(entries) = &entry.value.content else {
             self.wrong_type(&entry.value, "`jobs`", "a mapping from names to jobs");
             return None;
@@ -70,8 +73,7 @@ impl Reader<'_, '_> {
             );
             return None;
         }
-        let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), outline(&entry.value))).collect();
-        let mut outer = outer.clone();
+        let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), self.outline(&entry.value))).collect();
         outer.jobs = Rc::new(jobs);
         Some(entries.iter().filter_map(|entry| self.job(entry, defaults, outer.clone())).collect())
     }
@@ -106,9 +108,12 @@ impl Reader<'_, '_> {
         let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
         let permissions = node.get("permissions").and_then(|node| self.permissions(node));
         let defaults = self.defaults(node, defaults);
+        let call = node.entry("uses").map(|uses| self.calling(entry, uses, &mut scope));
         let steps = match node.entry("steps") {
+            _ if call.is_some() => Vec::new(),
             Some(steps) => self.steps(steps, &defaults, node.get("environment").is_some(), &mut scope),
             None => {
+                self.refuse_call_keys(node);
                 let what = format!("the job `{key}`");
                 self.missing("steps", &what, &entry.key_span, "add `steps:` with at least one `run` or `uses`");
                 Vec::new()
@@ -144,10 +149,31 @@ impl Reader<'_, '_> {
             env,
             outputs,
             secrets: scope.secrets.into_iter().collect(),
+            call: call.flatten(),
             steps,
             line: self.findings.source.line(entry.key_span.start),
         };
         Some(Placed { job, needs_span })
+    }
+
+    /// What other jobs can name of a job.
+    fn outline(&self, job: &Node) -> Outline {
+        let has_matrix = job.get("strategy").is_some_and(|strategy| strategy.get("matrix").is_some());
+        let called = job.get("uses").and_then(Node::scalar).map(|uses| self.calls.declared_outputs(&uses.text));
+        let own = || job.get("outputs").map_or(&[][..], Node::entries).iter().map(|entry| entry.key.clone()).collect();
+        let is_unknown = matches!(called, Some(None));
+        Outline { outputs: called.map_or_else(own, Option::unwrap_or_default), has_matrix, is_unknown }
+    }
+
+    /// `with` and `secrets` belong to `uses`.
+    fn refuse_call_keys(&mut self, job: &Node) {
+        for key in ["with", "secrets"] {
+            if let Some(entry) = job.entry(key) {
+                let message = format!("`{key}` of a job means nothing without `uses`");
+                let help = Some("a job that calls a pipeline has `uses: ./.segue/pipelines/NAME.yml`".into());
+                self.findings.error(Code::Conflict, &entry.key_span, message, help);
+            }
+        }
     }
 
     fn needs(&mut self, owner: &Node, scope: &Scope) -> Vec<String> {
@@ -202,10 +228,4 @@ impl Reader<'_, '_> {
             self.findings.error(Code::InvalidValue, span, message, Some(help.into()));
         }
     }
-}
-
-fn outline(job: &Node) -> Outline {
-    let outputs = job.get("outputs").map_or(&[][..], Node::entries).iter().map(|entry| entry.key.clone()).collect();
-    let has_matrix = job.get("strategy").is_some_and(|strategy| strategy.get("matrix").is_some());
-    Outline { outputs, has_matrix }
 }

@@ -3,6 +3,7 @@
 //! Comes in: a file's name and text. Goes out: the pipeline as a model in which every name is resolved and every expression
 //! follows the grammar, and all that is wrong with the file, located. Never here: events, what would run, reading files.
 
+mod call;
 mod composite;
 mod containers;
 mod expressions;
@@ -24,13 +25,13 @@ use crate::{
     service::file_stem,
 };
 pub use model::{
-    CommentFilter, Dispatch, Job, Pipeline, PullRequestFilter, PushFilter, RefFilter, RepositoryDispatchFilter,
-    Triggers,
+    Call, Callable, CommentFilter, Dispatch, Job, PassedSecrets, Pipeline, PullRequestFilter, PushFilter, RefFilter,
+    RepositoryDispatchFilter, Triggers,
 };
 pub(crate) use permissions::SCOPES;
 
 pub use composite::{ActionFiles, check_action};
-pub(crate) use triggers::{COMMENT_TYPES, EVENTS, INPUT_TYPES, TYPES as PULL_REQUEST_TYPES};
+pub(crate) use triggers::{CALL_TYPES, COMMENT_TYPES, EVENTS, INPUT_TYPES, TYPES as PULL_REQUEST_TYPES};
 
 use composite::Calls;
 use reader::Reader;
@@ -64,7 +65,7 @@ pub fn parse_with(path: &str, text: &str, actions: &ActionFiles) -> Parsed {
         Parsed { name: file_stem(path).to_owned(), triggers: None, pipeline: None, diagnostics: Vec::new() };
     match document::parse(&mut findings) {
         Some(root) if !root.is_null() => {
-            let mut reader = Reader::new(&mut findings, Calls::new(actions));
+            let mut reader = Reader::new(&mut findings, Calls::new(path, actions));
             let pipeline = reader.pipeline(&root, &mut parsed);
             in_actions = reader.calls.finish();
             parsed.pipeline = pipeline.filter(|_| !findings.has_errors());

@@ -1,7 +1,9 @@
 //! A pipeline, read and checked.
 
 use indexmap::IndexMap;
-use segue_schemas::plan::{ConcurrencyPlan, ContainerPlan, Late, Permissions, RetryPlan, StepPlan, StrategyPlan};
+use segue_schemas::plan::{
+    CallInput, ConcurrencyPlan, ContainerPlan, Late, Permissions, RetryPlan, StepPlan, StrategyPlan,
+};
 
 use crate::{filter::Patterns, inputs::Input, schedule::Schedule};
 
@@ -37,6 +39,8 @@ pub struct Triggers {
     pub repository_dispatch: Option<RepositoryDispatchFilter>,
     /// `issue_comment`.
     pub issue_comment: Option<CommentFilter>,
+    /// `workflow_call`.
+    pub workflow_call: Option<Callable>,
 }
 
 /// Which pushes start it.
@@ -136,8 +140,49 @@ pub struct Job {
     pub outputs: IndexMap<String, String>,
     /// The secrets that it names, sorted.
     pub secrets: Vec<String>,
+    /// The pipeline that it calls, in the place of steps.
+    pub call: Option<Call>,
     /// Its steps.
     pub steps: Vec<StepPlan>,
     /// Line of its key, from 1.
     pub line: usize,
+}
+
+/// What a pipeline takes where another one calls it, and what it gives back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Callable {
+    /// What it can be given, by name.
+    pub inputs: IndexMap<String, Input>,
+    /// The secrets that it can be given, and whether it must.
+    pub secrets: IndexMap<String, bool>,
+    /// What the caller sees as `needs.<job>.outputs`; templates over `jobs`.
+    pub outputs: IndexMap<String, String>,
+}
+
+/// `uses:` of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The file, from the repository's root.
+    pub file: String,
+    /// What each of its inputs is.
+    pub inputs: IndexMap<String, CallInput>,
+    /// The secrets that its jobs get.
+    pub secrets: PassedSecrets,
+    /// The pipeline in it, read for this call.
+    pub pipeline: Box<Pipeline>,
+}
+
+/// `secrets:` of a job that calls a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedSecrets {
+    /// All that the caller can see, under their own names.
+    All,
+    /// These: the name there, and the name here.
+    Named(IndexMap<String, String>),
+}
+
+impl Default for PassedSecrets {
+    fn default() -> Self {
+        Self::Named(IndexMap::new())
+    }
 }

@@ -42,10 +42,13 @@ pub(super) struct RunDefaults {
     pub working_directory: Option<String>,
 }
 
-/// The names of the inputs.
-fn inputs_of(triggers: Option<&Triggers>) -> Rc<Vec<String>> {
-    let dispatch = triggers.and_then(|triggers| triggers.workflow_dispatch.as_ref());
-    Rc::new(dispatch.map_or_else(Vec::new, |dispatch| dispatch.inputs.keys().cloned().collect()))
+/// The names of the inputs, and whether an outsider fills them.
+fn inputs_of(triggers: Option<&Triggers>, calls: &Calls) -> Rc<IndexMap<String, bool>> {
+    let Some(triggers) = triggers else { return Rc::default() };
+    let by_hand = triggers.workflow_dispatch.iter().flat_map(|dispatch| dispatch.inputs.keys());
+    let by_call = triggers.workflow_call.iter().flat_map(|callable| callable.inputs.keys());
+    let is_tainted = |name: &String| calls.tainted.get(&name.to_lowercase()).copied().unwrap_or(false);
+    Rc::new(by_hand.chain(by_call).map(|name| (name.clone(), is_tainted(name))).collect())
 }
 
 impl<'f, 's> Reader<'f, 's> {
@@ -63,7 +66,7 @@ impl<'f, 's> Reader<'f, 's> {
             parsed.name = name;
         }
         let before = self.findings.has_errors();
-        let triggers = match root.entry("on") {
+        let mut triggers = match root.entry("on") {
             Some(entry) => self.triggers(entry),
             None => {
                 let help = "say what starts it: `on: push`";
@@ -73,19 +76,22 @@ impl<'f, 's> Reader<'f, 's> {
         };
         parsed.triggers = triggers.clone().filter(|_| before || !self.findings.has_errors());
         let mut scope = Scope::default();
-        scope.inputs = inputs_of(triggers.as_ref());
+        scope.inputs = inputs_of(triggers.as_ref(), &self.calls);
         let env = self.env(root, &PIPELINE_ENV, &mut scope);
         let defaults = self.defaults(root, &RunDefaults::default());
         let concurrency =
             root.get("concurrency").and_then(|node| self.concurrency(node, &PIPELINE_CONCURRENCY, &mut scope));
         let permissions = root.get("permissions").and_then(|node| self.permissions(node));
         let jobs = match root.entry("jobs") {
-            Some(entry) => self.jobs(entry, &defaults, &scope),
+            Some(entry) => self.jobs(entry, &defaults, &mut scope),
             None => {
                 self.missing("jobs", "the pipeline", &head, "add `jobs:` with at least one job");
                 None
             }
         };
+        if let Some(callable) = triggers.as_mut().and_then(|triggers| triggers.workflow_call.as_mut()) {
+            callable.outputs = self.call_outputs(root, &mut scope);
+        }
         let jobs = graph::in_order(jobs?, self.findings)?;
         Some(Pipeline { name: parsed.name.clone(), triggers: triggers?, env, concurrency, permissions, jobs })
     }

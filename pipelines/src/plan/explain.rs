@@ -1,10 +1,13 @@
 //! The plan in words: what would run and why, what not and why not. Decided by the very code that plans and advances runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use indexmap::IndexMap;
 use segue_schemas::{
-    plan::{JobPlan, RunPlan},
+    plan::{CallInputKind, JobPlan, RunPlan},
     status::{JobStatus, RunStatus},
     trigger::Trigger,
 };
@@ -16,7 +19,7 @@ use crate::{
     diagnostic::Diagnostic,
     expr::{self, Contexts, Reference},
     pipeline::{self, ActionFiles},
-    progress::{Action, JobView, Part, RunView, advance, apply, strategy_context},
+    progress::{Action, JobView, MAX_RUN_JOBS, Part, RunView, advance, apply, called_jobs, strategy_context},
     service::file_stem,
 };
 
@@ -114,82 +117,137 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
 
 /// Plays the run with every job that starts ending well at once, and notes what happens to each.
 fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
-    let jobs = &plan.jobs;
     let github = github_context(trigger, &plan.pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
     let inputs = json!(plan.inputs);
-    let contexts = Contexts::new().with("github", &github).with("inputs", &inputs);
-    let view = |job: &JobPlan| {
-        let view = JobView::planned(job);
-        JobView {
-            condition: view.condition.filter(|_| !is_open(job)),
-            strategy: view.strategy.filter(|_| !is_matrix_open(job)),
-            ..view
-        }
+    let contexts = BTreeMap::from([("github".to_owned(), github), ("inputs".to_owned(), inputs)]);
+    let jobs = plan.jobs.iter().map(foreseeable).collect();
+    let mut foresight = Foresight {
+        run: RunView { status: RunStatus::Queued, cancelled: false, jobs, contexts },
+        plans: plan.jobs.iter().map(|job| (job.key.clone(), Cow::Borrowed(job))).collect(),
+        fates: BTreeMap::new(),
     };
-    let mut run = RunView {
-        status: RunStatus::Queued,
-        cancelled: false,
-        jobs: jobs.iter().map(view).collect(),
-        contexts: BTreeMap::from([("github".to_owned(), github), ("inputs".to_owned(), inputs)]),
-    };
-    let mut fates: BTreeMap<String, (bool, String)> = BTreeMap::new();
-    // each round ends at least one job, so there are at most as many as jobs
-    for _ in 0..=jobs.len() {
-        for action in advance(&run) {
-            perform(&mut run, &mut fates, action);
+    // each round ends at least one job, or begins those of a call
+    for _ in 0..=MAX_RUN_JOBS {
+        let actions = advance(&foresight.run);
+        if actions.is_empty() {
+            break;
         }
-        if run.jobs.iter().all(|job| job.status.is_final()) {
+        actions.into_iter().for_each(|action| foresight.perform(action));
+        if foresight.run.jobs.iter().all(|job| job.status.is_final()) {
             break;
         }
     }
-    let plans: HashMap<&str, &JobPlan> = jobs.iter().map(|job| (job.key.as_str(), job)).collect();
-    let explain = |view: &JobView| {
-        let job = plans.get(view.file_key())?;
+    foresight.run.jobs.iter().filter_map(|view| foresight.explain(view)).collect()
+}
+
+/// A job whose condition, matrix and inputs are only asked where they can be known.
+fn foreseeable(job: &JobPlan) -> JobView {
+    let view = JobView::planned(job);
+    let mut call = view.call;
+    for input in call.iter_mut().flat_map(|call| call.inputs.values_mut()) {
+        let template = input.value.as_str().unwrap_or_default();
+        if expr::template_references(template).unwrap_or_default().iter().any(is_unknown) {
+            input.value = match input.kind {
+                CallInputKind::String => json!(""),
+                CallInputKind::Boolean => json!(false),
+                CallInputKind::Number => json!(0),
+            };
+        }
+    }
+    JobView {
+        condition: view.condition.filter(|_| !is_open(job)),
+        strategy: view.strategy.filter(|_| !is_matrix_open(job)),
+        call,
+        ..view
+    }
+}
+
+/// A run that is played, and what is known of its jobs.
+struct Foresight<'p> {
+    run: RunView,
+    /// The plans of the jobs, by their keys in the file.
+    plans: HashMap<String, Cow<'p, JobPlan>>,
+    fates: BTreeMap<String, (bool, String)>,
+}
+
+impl Foresight<'_> {
+    /// Makes the run what it is after an action; a job that is queued has ended well.
+    fn perform(&mut self, action: Action) {
+        let (key, action, fate) = match action {
+            Action::Queue { job } => (job, None, Some((true, String::new()))),
+            Action::Skip { ref job, ref reason, .. }
+            | Action::Cancel { ref job, ref reason }
+            | Action::Fail { ref job, ref reason, .. } => {
+                (job.clone(), Some(action.clone()), Some((false, reason.clone())))
+            }
+            Action::Call { ref job, .. } => (job.clone(), Some(action.clone()), Some((true, String::new()))),
+            Action::Expand { ref job, .. } | Action::Stop { ref job, .. } | Action::Return { ref job, .. } => {
+                (job.clone(), Some(action.clone()), None)
+            }
+            Action::Run { status } => {
+                self.run.status = status;
+                return;
+            }
+        };
+        let Some(at) = self.run.jobs.iter().position(|job| job.key == key) else { return };
+        match action {
+            Some(Action::Call { inputs, .. }) => self.call(at, &inputs),
+            Some(action) => apply(&mut self.run.jobs, at, &action),
+            None => self.run.jobs[at].status = JobStatus::Succeeded,
+        }
+        self.fates.extend(fate.map(|fate| (key, fate)));
+    }
+
+    fn call(&mut self, at: usize, inputs: &IndexMap<String, Value>) {
+        let view = &mut self.run.jobs[at];
+        view.status = JobStatus::Waiting;
+        let view = &self.run.jobs[at];
+        let Some((call, (plan, name))) = view.call.as_ref().zip(self.named(view)) else { return };
+        // what is written there, not what was made of it to be foreseeable
+        let call = plan.call.as_ref().unwrap_or(call);
+        let called = called_jobs(call, &view.key, &name, inputs);
+        self.run.jobs.splice(at + 1..=at, called.iter().map(foreseeable));
+        self.plans.extend(called.into_iter().map(|job| (job.key.clone(), Cow::Owned(job))));
+    }
+
+    /// The plan of a job, and its name.
+    fn named(&self, view: &JobView) -> Option<(JobPlan, String)> {
+        let job = self.plans.get(view.file_key())?;
         let part = view.combination.as_ref().map(|combination| {
             Part { key: view.key.clone(), combination: combination.clone(), matrix: view.matrix.clone() }.plan(job)
         });
-        let plan = part.as_ref().unwrap_or(job);
-        let contexts = contexts.clone().with("matrix", json!(plan.matrix)).with("strategy", strategy_context(plan));
+        let plan = part.unwrap_or_else(|| job.clone().into_owned());
         // of a matrix that is not known yet the template says more than a name without values
-        let name = if part.is_none() && job.strategy.is_some() {
-            plan.name.clone()
-        } else {
-            expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone())
-        };
-        let (would_run, reason) = match fates.remove(&view.key) {
+        let is_open = view.combination.is_none() && plan.strategy.is_some();
+        if is_open || !plan.name.contains("${{") {
+            let name = plan.name.clone();
+            return Some((plan, name));
+        }
+        let of_run = |name: &str| self.run.contexts.get(name).cloned().unwrap_or_default();
+        let inputs = view.called.as_ref().map_or_else(|| of_run("inputs"), |called| json!(called.inputs));
+        let contexts = Contexts::new().with("github", of_run("github")).with("inputs", inputs);
+        let contexts = contexts.with("matrix", json!(plan.matrix)).with("strategy", strategy_context(&plan));
+        let name = expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone());
+        Some((plan, name))
+    }
+
+    fn explain(&self, view: &JobView) -> Option<ExplainedJob> {
+        let job = self.plans.get(view.file_key())?;
+        let (_, name) = self.named(view)?;
+        let (would_run, reason) = match self.fates.get(&view.key) {
             Some((true, _)) => (true, why_it_runs(job)),
-            Some((false, reason)) => (false, reason),
+            Some((false, reason)) => (false, reason.clone()),
             None => (false, "a job before it never ends".into()),
         };
         Some(ExplainedJob { matrix: view.matrix.clone(), ..explained(job, &name, would_run, reason) })
-    };
-    run.jobs.iter().filter_map(explain).collect()
-}
-
-/// Makes the run what it is after an action; a job that is queued has ended well.
-fn perform(run: &mut RunView, fates: &mut BTreeMap<String, (bool, String)>, action: Action) {
-    let (key, action, fate) = match action {
-        Action::Queue { job } => (job, None, Some((true, String::new()))),
-        Action::Skip { ref job, ref reason, .. }
-        | Action::Cancel { ref job, ref reason }
-        | Action::Fail { ref job, ref reason, .. } => {
-            (job.clone(), Some(action.clone()), Some((false, reason.clone())))
-        }
-        Action::Expand { ref job, .. } | Action::Stop { ref job, .. } => (job.clone(), Some(action.clone()), None),
-        Action::Run { .. } => return,
-    };
-    let Some(at) = run.jobs.iter().position(|job| job.key == key) else { return };
-    match action {
-        Some(action) => apply(&mut run.jobs, at, &action),
-        None => run.jobs[at].status = JobStatus::Succeeded,
     }
-    fates.extend(fate.map(|fate| (key, fate)));
 }
 
 fn why_it_runs(job: &JobPlan) -> String {
-    let mut reason = match job.needs.as_slice() {
-        [] => "it waits for nothing".to_owned(),
-        needs => format!("after {}", needs.join(", ")),
+    let mut reason = match (job.needs.as_slice(), &job.called) {
+        ([], None) => "it waits for nothing".to_owned(),
+        ([], Some(called)) => format!("with {}, which calls it", called.by),
+        (needs, _) => format!("after {}", needs.join(", ")),
     };
     match &job.condition {
         Some(condition) if is_open(job) => {
@@ -197,6 +255,9 @@ fn why_it_runs(job: &JobPlan) -> String {
         }
         Some(condition) => reason.push_str(&format!("; its condition `{condition}` holds")),
         None => {}
+    }
+    if let Some(call) = &job.call {
+        reason.push_str(&format!("; it calls {}", call.file));
     }
     if is_matrix_open(job) {
         reason.push_str("; once for each combination of its matrix, which is not known yet");

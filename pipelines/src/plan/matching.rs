@@ -75,6 +75,7 @@ fn not_listed(triggers: &Triggers, event: &str) -> String {
         ("pull_request", triggers.pull_request.is_some()),
         ("schedule", !triggers.schedule.is_empty()),
         ("workflow_dispatch", triggers.workflow_dispatch.is_some()),
+        ("workflow_call", triggers.workflow_call.is_some()),
         ("repository_dispatch", triggers.repository_dispatch.is_some()),
         ("issue_comment", triggers.issue_comment.is_some()),
     ]

@@ -3,6 +3,7 @@
 //! Comes in: pipeline files as texts, what happened, which files changed. Goes out: the runs that follow, and for every
 //! other file the reason why none does. Never here: reading files or repositories, storing, starting anything.
 
+mod call;
 mod explain;
 mod github;
 mod matching;
@@ -166,6 +167,7 @@ fn run_plan(file: &str, pipeline: &Pipeline, inputs: Inputs) -> RunPlan {
 }
 
 fn job_plan(job: &Job, pipeline: &Pipeline) -> JobPlan {
+    let permissions = job.permissions.as_ref().or(pipeline.permissions.as_ref());
     JobPlan {
         key: job.key.clone(),
         name: job.name.clone(),
@@ -185,8 +187,9 @@ fn job_plan(job: &Job, pipeline: &Pipeline) -> JobPlan {
         retry: job.retry.clone(),
         container: job.container.clone(),
         services: job.services.clone(),
-        permissions: job.permissions.as_ref().or(pipeline.permissions.as_ref()).cloned(),
+        permissions: permissions.cloned(),
         late: job.late.clone(),
+        call: job.call.as_ref().map(|call| Box::new(call::call_plan(call, permissions))),
         steps: job.steps.clone(),
         ..JobPlan::default()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use segue_schemas::plan::RunPlan;
+use segue_schemas::plan::{JobPlan, RunPlan};
 
 /// A job that is not run here, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,21 +19,32 @@ pub struct LeftOut {
 pub fn without_deployments(mut plan: RunPlan, job: Option<&str>) -> (RunPlan, Vec<LeftOut>) {
     let wanted = job.map(|job| with_needs(&plan, job));
     let mut left_out: Vec<LeftOut> = Vec::new();
+    plan.jobs.retain(|job| wanted.as_ref().is_none_or(|wanted| wanted.contains(&job.key)));
+    prune(&mut plan.jobs, "", &mut left_out);
+    (plan, left_out)
+}
+
+/// Prunes jobs, and those of the pipelines that they call, whose keys begin with theirs.
+fn prune(jobs: &mut Vec<JobPlan>, above: &str, left_out: &mut Vec<LeftOut>) {
     // In topological order, so that what a job needs was looked at before it.
-    plan.jobs.retain(|job| {
-        if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&job.key)) {
-            return false;
-        }
-        let gone = job.needs.iter().find(|need| left_out.iter().any(|one| one.job == **need));
+    jobs.retain_mut(|job| {
+        let key = format!("{above}{}", job.key);
+        let gone = job.needs.iter().find(|need| left_out.iter().any(|one| one.job == format!("{above}{need}")));
         let reason = match (&job.environment, gone) {
             (Some(environment), _) => format!("it changes the environment `{environment}`"),
             (None, Some(need)) => format!("it needs `{need}`"),
-            (None, None) => return true,
+            (None, None) => {
+                let Some(call) = &mut job.call else { return true };
+                prune(&mut call.jobs, &format!("{key}/"), left_out);
+                if !call.jobs.is_empty() {
+                    return true;
+                }
+                format!("of {}, which it calls, no job is left", call.file)
+            }
         };
-        left_out.push(LeftOut { job: job.key.clone(), reason });
+        left_out.push(LeftOut { job: key, reason });
         false
     });
-    (plan, left_out)
 }
 
 /// The keys of a job and of everything before it.

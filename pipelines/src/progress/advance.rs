@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use segue_schemas::status::{FailureClass, JobStatus, RunStatus};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     Action, JobView, RunView, SkipCause,
+    call::{self, called_jobs},
     expand::expand,
     groups::{Group, Groups, of_needs},
+    settle::of_combination,
 };
 use crate::expr::{Contexts, StatusFunctions, evaluate_condition};
 
@@ -23,7 +25,7 @@ pub fn advance(run: &RunView) -> Vec<Action> {
         let mut decided = fail_fast(&jobs);
         if decided.is_empty() {
             let open = jobs.iter().enumerate().filter(|(_, job)| is_open(job, run.cancelled));
-            let open = open.filter_map(|(at, job)| Some((at, decide(job, jobs.len() - 1, &groups, run)?)));
+            let open = open.filter_map(|(at, job)| Some((at, decide(job, &jobs, &groups, run)?)));
             let is_news = |(at, action): &(usize, Action)| {
                 jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. })
             };
@@ -89,9 +91,10 @@ fn fail_fast(jobs: &[JobView]) -> Vec<(usize, Action)> {
             continue;
         }
         let reason = || format!("`{}` failed, and its matrix is `fail-fast`", failed.key);
-        for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.file_key() == failed.file_key()) {
+        for (at, job) in jobs.iter().enumerate().filter(|(_, job)| is_within(jobs, job, failed.file_key())) {
             let key = job.key.clone();
-            if job.status.is_final() || job.stopped {
+            // one that has called ends with what it called
+            if job.status.is_final() || job.stopped || call::is_at_work(job) {
                 continue;
             }
             ends.push(match (job.has_started && !job.begins_again) || job.status.is_held() {
@@ -102,6 +105,24 @@ fn fail_fast(jobs: &[JobView]) -> Vec<(usize, Action)> {
     }
     ends.sort_by_key(|(at, _)| *at);
     ends
+}
+
+/// Whether a job is of this matrix, or was called by one that is.
+fn is_within(jobs: &[JobView], job: &JobView, matrix: &str) -> bool {
+    let caller = |job: &JobView| {
+        let called = job.called.as_ref()?;
+        jobs.iter().find(|other| called.by == other.key)
+    };
+    let mut at = Some(job);
+    // no call is within itself
+    for _ in 0..=jobs.len() {
+        let Some(job) = at else { return false };
+        if job.file_key() == matrix {
+            return true;
+        }
+        at = caller(job);
+    }
+    false
 }
 
 /// Jobs that wait for each other fail, so that the run ends; the planner lets no such pipeline through.
@@ -123,13 +144,18 @@ fn end_circle(jobs: &mut Vec<JobView>) -> Vec<Action> {
 fn is_open(job: &JobView, cancelled: bool) -> bool {
     match job.status {
         JobStatus::Pending => true,
+        JobStatus::Waiting if call::is_at_work(job) => true,
         JobStatus::Queued | JobStatus::Waiting => cancelled && (!job.has_started || job.begins_again),
         _ => false,
     }
 }
 
 /// What becomes of a job that has not begun; `None` while a need has not ended.
-fn decide(job: &JobView, others: usize, groups: &Groups<'_>, run: &RunView) -> Option<Action> {
+fn decide(job: &JobView, jobs: &[JobView], groups: &Groups<'_>, run: &RunView) -> Option<Action> {
+    if call::is_at_work(job) {
+        return call::end(job, jobs, run);
+    }
+    let others = jobs.len() - 1;
     if let Some(missing) = job.needs.iter().find(|key| groups.get(key).is_none()) {
         let reason = format!("it needs the job `{missing}`, which this run does not have");
         return Some(Action::Fail { job: job.key.clone(), class: FailureClass::Configuration, reason });
@@ -146,14 +172,20 @@ fn decide(job: &JobView, others: usize, groups: &Groups<'_>, run: &RunView) -> O
         cancelled: run.cancelled,
     };
     // contexts are made only where something reads them
-    let reads = job.condition.is_some() || job.strategy.is_some();
+    let reads = job.condition.is_some() || job.strategy.is_some() || job.call.is_some();
     let contexts = if reads { contexts(&run.contexts, job, groups) } else { Contexts::new() };
     let holds = evaluate_condition(job.condition.as_deref(), &contexts, status);
     let (key, condition) = (job.key.clone(), job.condition.as_deref().unwrap_or("success()"));
     Some(match (holds, obstacle) {
-        (Ok(true), _) => match &job.strategy {
-            Some(strategy) => expand(job, strategy, &contexts, others),
-            None => Action::Queue { job: key },
+        (Ok(true), _) => match (&job.strategy, &job.call) {
+            (Some(strategy), _) => expand(job, strategy, &contexts, others),
+            (None, Some(call)) => {
+                let contexts = contexts
+                    .with("matrix", json!(job.matrix))
+                    .with("strategy", of_combination(job.combination.as_ref()));
+                call::begin(job, call, &contexts, others)
+            }
+            (None, None) => Action::Queue { job: key },
         },
         (Ok(false), _) if run.cancelled => {
             let again = if job.begins_again { " again" } else { "" };
@@ -201,10 +233,14 @@ fn obstacle(job: &JobView, needs: &[&Group<'_>], ancestors: &[&Group<'_>]) -> Op
 /// What a job's `if` and its matrix can see.
 fn contexts(of_run: &BTreeMap<String, Value>, job: &JobView, groups: &Groups<'_>) -> Contexts {
     let empty = Value::Object(Map::new());
-    ["github", "vars", "inputs"]
+    let contexts = ["github", "vars", "inputs"]
         .into_iter()
         .fold(Contexts::new(), |contexts, name| contexts.with(name, of_run.get(name).unwrap_or(&empty)))
-        .with("needs", of_needs(&job.needs, groups))
+        .with("needs", of_needs(&job.needs, groups));
+    match &job.called {
+        Some(called) => contexts.with("inputs", json!(called.inputs)),
+        None => contexts,
+    }
 }
 
 /// Makes the jobs what they are once the action, which concerns the job at this place, is stored.
@@ -222,6 +258,17 @@ pub(crate) fn apply(jobs: &mut Vec<JobView>, at: usize, action: &Action) {
         Action::Expand { into, .. } => {
             let parts: Vec<JobView> = into.iter().map(|part| job.part(part)).collect();
             jobs.splice(at..=at, parts);
+        }
+        Action::Call { inputs, .. } => {
+            job.status = JobStatus::Waiting;
+            let called = job.call.as_ref().map(|call| called_jobs(call, &job.key, &job.key, inputs));
+            let called: Vec<JobView> = called.iter().flatten().map(JobView::planned).collect();
+            jobs.splice(at + 1..=at, called);
+        }
+        Action::Return { status, cause, outputs, .. } => {
+            job.status = *status;
+            job.skip_cause = *cause;
+            job.outputs.clone_from(outputs);
         }
         Action::Run { .. } => {}
     }

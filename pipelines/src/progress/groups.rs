@@ -30,6 +30,11 @@ impl<'a> Groups<'a> {
         Self { by_key }
     }
 
+    /// The one whose key is this in its own file.
+    pub(super) fn ending_in(&self, key: &str) -> Option<&Group<'a>> {
+        self.by_key.values().find(|group| local_key(group.key) == key)
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Group<'a>> {
         self.by_key.get(key)
     }
@@ -52,7 +57,11 @@ impl<'a> Groups<'a> {
     }
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    pub(super) fn of(key: &'a str, jobs: Vec<&'a JobView>) -> Self {
+        Self { key, position: 0, jobs }
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.jobs.iter().all(|job| job.status.is_final())
     }
@@ -95,7 +104,7 @@ impl Group<'_> {
 
     /// As `needs.<key>`: `result` and `outputs`; of a matrix `result`, and `matrix` with each combination by its label, so that
     /// no output takes the place of another.
-    fn context(&self) -> Value {
+    pub(super) fn context(&self) -> Value {
         if let [job] = self.jobs.as_slice()
             && job.combination.is_none()
         {
@@ -121,6 +130,11 @@ pub fn needs_context<'a>(needs: &[String], jobs: impl IntoIterator<Item = &'a Jo
 }
 
 pub(super) fn of_needs(needs: &[String], groups: &Groups<'_>) -> Value {
-    let context = |key: &String| groups.get(key).map(|group| (key.clone(), group.context()));
+    let context = |key: &String| groups.get(key).map(|group| (local_key(key).to_owned(), group.context()));
     Value::Object(needs.iter().filter_map(context).collect())
+}
+
+/// The key of a job in its own file; that of a called one stands behind the keys of those that called.
+fn local_key(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or(key)
 }

@@ -4,6 +4,7 @@
 //! Everything is derived from the rows of the jobs: calling [`advance`] again after its actions were stored changes nothing.
 
 mod advance;
+mod call;
 mod cancel;
 mod concurrency;
 mod expand;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_schemas::{
-    plan::{Combination, JobPlan, StrategyPlan},
+    plan::{CallPlan, Called, Combination, JobPlan, StrategyPlan},
     status::{Conclusion, FailureClass, JobStatus, RunStatus},
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use serde_json::Value;
 
 pub(crate) use advance::apply;
 pub use advance::{advance, run_status};
+pub use call::called_jobs;
 pub use cancel::{CancelAction, cancel};
 pub use concurrency::{Claimant, Entered, Fate, enter, evaluate_concurrency, turn};
 pub use expand::{MAX_RUN_JOBS, Part};
@@ -78,6 +80,10 @@ pub struct JobView {
     pub combination: Option<Combination>,
     /// The values of that.
     pub matrix: IndexMap<String, Value>,
+    /// The pipeline that it calls.
+    pub call: Option<Box<CallPlan>>,
+    /// The call that it is a part of.
+    pub called: Option<Called>,
     /// Whether its failure is none for the run and for what needs it.
     pub may_fail: bool,
     /// Whether it was told to stop.
@@ -101,6 +107,8 @@ impl JobView {
             strategy: plan.strategy.clone().filter(|_| plan.combination.is_none()),
             combination: plan.combination.clone(),
             matrix: plan.matrix.clone(),
+            call: plan.call.clone(),
+            called: plan.called.clone(),
             may_fail: plan.continue_on_error,
             stopped: false,
         }
@@ -207,6 +215,26 @@ pub enum Action {
         job: String,
         /// Its combinations, in order; at least one.
         into: Vec<Part>,
+    },
+    /// The job's pipeline is called: it becomes `waiting`, and the [`called_jobs`] begin behind it.
+    Call {
+        /// Which.
+        job: String,
+        /// The context `inputs` of what it calls.
+        inputs: IndexMap<String, Value>,
+    },
+    /// The jobs of the pipeline that it called have ended, and it ends with them.
+    Return {
+        /// Which.
+        job: String,
+        /// How.
+        status: JobStatus,
+        /// Why it was skipped, where all of them were.
+        cause: Option<SkipCause>,
+        /// What `needs` shows of it.
+        outputs: IndexMap<String, String>,
+        /// Why, unless all went well.
+        reason: Option<String>,
     },
     /// The job has begun, and is to be ended: marked, and its worker told, or the rollout that it waits for aborted.
     Stop {

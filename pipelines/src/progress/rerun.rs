@@ -22,6 +22,10 @@ pub struct Rerun {
     pub again: Vec<String>,
     /// The keys in the file of those among them whose matrix is evaluated again: what comes before it may say something else now.
     pub anew: Vec<String>,
+    /// The keys of the jobs that have called a pipeline of which only some jobs are pending again: they wait for those.
+    pub calling: Vec<String>,
+    /// The keys of the jobs that are no more: their pipeline is called again, and brings its own.
+    pub dropped: Vec<String>,
     /// The keys of the jobs that keep status, outputs and artifacts of the attempt before, in the order of the run.
     pub carried: Vec<String>,
 }
@@ -55,10 +59,37 @@ pub fn rerun(jobs: &[JobView], selection: Selection) -> Result<Rerun, RerunError
         return Err(RerunError::NothingFailed);
     }
     let again = with_dependants(jobs, chosen);
-    let (again, carried): (Vec<&JobView>, Vec<&JobView>) = jobs.iter().partition(|j| again.contains(j.key.as_str()));
-    let keys = |jobs: Vec<&JobView>| jobs.into_iter().map(|j| j.key.clone()).collect();
-    let anew = matrices(&again, selection);
-    Ok(Rerun { again: keys(again), anew, carried: keys(carried) })
+    let anew = matrices(&jobs.iter().filter(|j| again.contains(j.key.as_str())).collect::<Vec<_>>(), selection);
+    let mut result = Rerun { again: vec![], anew, calling: vec![], dropped: vec![], carried: vec![] };
+    let mut called_anew: BTreeSet<&str> = BTreeSet::new();
+    // who calls stands before what it calls
+    for job in jobs {
+        let is_part_of_anew = job.called.as_ref().is_some_and(|called| called_anew.contains(called.by.as_str()));
+        let is_again = again.contains(job.key.as_str());
+        if is_part_of_anew || (is_again && calls_again(job, jobs, &again, &result.anew, selection)) {
+            called_anew.insert(&job.key);
+        }
+        let list = match () {
+            () if is_part_of_anew => &mut result.dropped,
+            () if !is_again => &mut result.carried,
+            () if job.call.is_some() && !called_anew.contains(job.key.as_str()) => &mut result.calling,
+            () => &mut result.again,
+        };
+        list.push(job.key.clone());
+    }
+    Ok(result)
+}
+
+/// Whether a job that runs again calls its pipeline again: with what comes before it, or because nothing of it can be kept.
+fn calls_again(job: &JobView, jobs: &[JobView], again: &BTreeSet<&str>, anew: &[String], selection: Selection) -> bool {
+    let runs_again = |other: &&JobView| again.contains(other.key.as_str());
+    let needs_again = jobs.iter().filter(runs_again).any(|other| job.needs.iter().any(|need| need == other.file_key()));
+    let is_part = |other: &&JobView| other.called.as_ref().is_some_and(|called| called.by == job.key);
+    job.call.is_some()
+        && (selection == Selection::Whole
+            || needs_again
+            || anew.iter().any(|key| key == job.file_key())
+            || !jobs.iter().filter(is_part).any(|part| again.contains(part.key.as_str())))
 }
 
 /// The matrices that are evaluated again. Where nothing before one runs again, its combinations are what they were.
@@ -79,7 +110,11 @@ fn with_dependants<'a>(jobs: &'a [JobView], mut chosen: BTreeSet<&'a str>) -> BT
         jobs.iter().filter(|job| chosen.contains(job.key.as_str())).map(JobView::file_key).collect();
     loop {
         let next = jobs.iter().find(|job| {
-            !chosen.contains(job.key.as_str()) && job.needs.iter().any(|need| again.contains(need.as_str()))
+            let calls = |other: &JobView| other.called.as_ref().is_some_and(|called| called.by == job.key);
+            !chosen.contains(job.key.as_str())
+                && (job.needs.iter().any(|need| again.contains(need.as_str()))
+                    || (job.call.is_some()
+                        && jobs.iter().any(|other| calls(other) && chosen.contains(other.key.as_str()))))
         });
         match next {
             Some(job) => {

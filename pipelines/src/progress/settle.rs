@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use segue_schemas::{
     id::is_name,
-    plan::{ConcurrencyPlan, JobPlan, Late, Setting},
+    plan::{Combination, ConcurrencyPlan, JobPlan, Late, Setting},
 };
 use serde_json::{Value as Json, json};
 
@@ -65,10 +65,12 @@ pub fn settle(plan: &JobPlan, contexts: &BTreeMap<String, Json>) -> Result<JobPl
 /// `strategy`, as expressions of a job see it. One without a matrix is the only one of its kind.
 #[must_use]
 pub fn strategy_context(plan: &JobPlan) -> Json {
-    let (index, total, fail_fast, max_parallel) = plan
-        .combination
-        .as_ref()
-        .map_or((0, 1, true, None), |part| (part.index, part.total, part.fail_fast, part.max_parallel));
+    of_combination(plan.combination.as_ref())
+}
+
+pub(super) fn of_combination(combination: Option<&Combination>) -> Json {
+    let (index, total, fail_fast, max_parallel) =
+        combination.map_or((0, 1, true, None), |part| (part.index, part.total, part.fail_fast, part.max_parallel));
     json!({
         "fail-fast": fail_fast,
         "job-index": index,

@@ -44,10 +44,20 @@ enum Kind {
     Workflow,
 }
 
-/// The actions that examples may use, and that any may stand beside.
+/// The actions that examples may use and the pipelines that they may call, and that any may stand beside.
 fn actions() -> ActionFiles {
     ActionFiles::among([
         (".segue/actions/broken/action.yml", "runs: { using: node20, steps: [{ run: make }] }\n"),
+        (
+            ".segue/pipelines/build.yml",
+            "on:
+  workflow_call:
+    inputs: { target: { required: true }, fast: { type: boolean } }
+    secrets: { TOKEN: { required: true } }
+    outputs: { version: { value: '${{ jobs.build.outputs.version }}' } }
+jobs: { build: { outputs: { version: '1' }, steps: [{ run: make }] } }
+",
+        ),
         (".segue/actions/x/action.yml", "runs: { using: composite, steps: [{ run: make }] }\n"),
         (
             ".segue/actions/greet/action.yml",

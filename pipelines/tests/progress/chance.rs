@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use proptest::prelude::*;
-use segue_pipelines::progress::{Action, CancelAction, JobView, RunView, advance, begin_again, cancel, run_status};
+use segue_pipelines::progress::{
+    Action, CancelAction, JobView, RunView, advance, begin_again, called_jobs, cancel, run_status,
+};
 use segue_schemas::{
-    plan::{JobPlan, MatrixPlan, RetryPlan, Setting, StrategyPlan},
+    plan::{CallPlan, JobPlan, MatrixPlan, RetryPlan, Setting, StrategyPlan},
     status::{FailureClass, JobStatus, RunStatus},
 };
 
@@ -42,6 +44,18 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// A pipeline of so many jobs, each but the first needing the one before; the last one of four calls one of two.
+fn call_of(count: usize) -> Option<Box<CallPlan>> {
+    let job = |at: usize| JobPlan {
+        key: format!("c{at}"),
+        needs: at.checked_sub(1).map(|before| format!("c{before}")).into_iter().collect(),
+        condition: (at == 1).then(|| "always()".into()),
+        call: (at == 3).then(|| call_of(2)).flatten(),
+        ..JobPlan::default()
+    };
+    (count > 0).then(|| Box::new(CallPlan { jobs: (0..count).map(job).collect(), ..CallPlan::default() }))
+}
+
 /// Up to eight jobs, each needing some of those before it.
 fn some_jobs() -> impl Strategy<Value = Vec<JobView>> {
     let condition = prop_oneof![
@@ -56,17 +70,20 @@ fn some_jobs() -> impl Strategy<Value = Vec<JobView>> {
     ];
     let matrix = prop_oneof![4 => Just(None), 2 => (0_usize..4).prop_map(Some)];
     let flags = (proptest::bool::weighted(0.3), proptest::bool::weighted(0.2), any::<bool>());
-    proptest::collection::vec((any::<u8>(), condition, flags, matrix), 1..8).prop_map(|jobs| {
-        type One<'a> = (usize, (u8, Option<&'a str>, (bool, bool, bool), Option<usize>));
-        let job = |(at, (needs, condition, (has_environment, may_fail, fail_fast), combinations)): One| JobView {
-            key: format!("j{at}"),
-            needs: (0..at).filter(|before| needs >> before & 1 == 1).map(|before| format!("j{before}")).collect(),
-            condition: condition.map(Into::into),
-            has_environment,
-            may_fail,
-            strategy: combinations.map(|count| matrix_of(count, fail_fast)),
-            ..JobView::planned(&JobPlan::default())
-        };
+    let called = prop_oneof![4 => Just(0), 2 => 1_usize..=4];
+    proptest::collection::vec((any::<u8>(), condition, flags, matrix, called), 1..8).prop_map(|jobs| {
+        type One<'a> = (usize, (u8, Option<&'a str>, (bool, bool, bool), Option<usize>, usize));
+        let job =
+            |(at, (needs, condition, (has_environment, may_fail, fail_fast), combinations, called)): One| JobView {
+                key: format!("j{at}"),
+                needs: (0..at).filter(|before| needs >> before & 1 == 1).map(|before| format!("j{before}")).collect(),
+                condition: condition.map(Into::into),
+                has_environment,
+                may_fail,
+                strategy: combinations.map(|count| matrix_of(count, fail_fast)),
+                call: call_of(called),
+                ..JobView::planned(&JobPlan::default())
+            };
         jobs.into_iter().enumerate().map(job).collect()
     })
 }
@@ -134,6 +151,7 @@ impl Store {
                 Action::Queue { job } => {
                     let found = self.run.jobs.iter().find(|j| j.key == *job).unwrap();
                     assert!(found.strategy.is_none(), "{job} is queued before its matrix is evaluated");
+                    assert!(found.call.is_none(), "{job} is queued, and has nothing to do but to call");
                     let ended =
                         |key: &String| self.run.jobs.iter().all(|j| j.file_key() != *key || j.status.is_final());
                     assert!(found.needs.iter().all(ended), "{job} is queued before its needs have ended");
@@ -168,6 +186,20 @@ impl Store {
                     let parts: Vec<JobView> = parts.collect();
                     self.run.jobs.splice(at..=at, parts);
                 }
+                Action::Call { job, inputs } => {
+                    let at = self.run.jobs.iter().position(|j| j.key == *job).unwrap();
+                    let caller = &self.run.jobs[at];
+                    assert!(caller.strategy.is_none() && caller.status == JobStatus::Pending);
+                    let called = called_jobs(caller.call.as_ref().unwrap(), job, job, inputs);
+                    self.set(job, JobStatus::Waiting);
+                    self.run.jobs.splice(at + 1..=at, called.iter().map(JobView::planned));
+                }
+                Action::Return { job, status, cause, .. } => {
+                    let of_call = |j: &&JobView| j.called.as_ref().is_some_and(|called| called.by == *job);
+                    assert!(self.run.jobs.iter().filter(of_call).all(|j| j.status.is_final()), "{job} leaves its jobs");
+                    self.set(job, *status);
+                    self.run.jobs.iter_mut().find(|j| j.key == *job).unwrap().skip_cause = *cause;
+                }
                 Action::Run { status } => {
                     assert_eq!(at + 1, actions.len(), "the run's status comes last");
                     self.run.status = self.run.status.transition(*status).unwrap();
@@ -178,15 +210,16 @@ impl Store {
         assert_eq!(advance(&self.run), [], "a second call changes nothing");
     }
 
-    /// Whether another combination of its matrix has failed.
+    /// Whether another combination of its matrix has failed, or of the matrix of one that called it.
     fn has_failed_beside(&self, key: &str) -> bool {
         let job = self.run.jobs.iter().find(|j| j.key == key).unwrap();
-        job.combination.as_ref().is_some_and(|c| c.fail_fast)
-            && self.run.jobs.iter().any(|j| j.file_key() == job.file_key() && j.is_failure())
+        let of_matrix = job.combination.as_ref().is_some_and(|c| c.fail_fast)
+            && self.run.jobs.iter().any(|j| j.file_key() == job.file_key() && j.is_failure());
+        of_matrix || job.called.as_ref().is_some_and(|called| self.has_failed_beside(&called.by))
     }
 
     fn nth(&self, n: usize, may: impl Fn(&JobView) -> bool) -> Option<String> {
-        let able: Vec<&JobView> = self.run.jobs.iter().filter(|j| may(j)).collect();
+        let able: Vec<&JobView> = self.run.jobs.iter().filter(|j| may(j) && j.call.is_none()).collect();
         (!able.is_empty()).then(|| able[n % able.len()].key.clone())
     }
 
@@ -263,6 +296,7 @@ proptest! {
         for job in &store.run.jobs {
             let had_started = had_started.contains(&job.key) && !job.begins_again;
             let is_held = matches!(job.status, JobStatus::Leased | JobStatus::Running | JobStatus::Waiting);
+            let is_held = is_held && job.call.is_none();
             prop_assert!(!is_held || store.signalled.contains(&job.key), "{} is not told", job.key);
             if job.status == JobStatus::Queued && !had_started {
                 let condition = job.condition.as_deref().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod calls;
 mod chance;
 mod concurrency;
 
@@ -19,6 +20,7 @@ use segue_schemas::{
     time::Timestamp,
     worker_api::StepReport,
 };
+use serde_json::json;
 
 /// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [again] [stopped] [may-fail] [of JOB] [slow-fail]
 /// [if EXPRESSION]`. `of JOB`: it is a combination of that job's matrix, and its key the label; `slow-fail`: without fail-fast.
@@ -81,6 +83,10 @@ fn words(actions: &[Action]) -> String {
         Action::Fail { job, reason, .. } => format!("fail {job}: {reason}"),
         Action::Expand { job, into } => {
             format!("expand {job}: {}", into.iter().map(|part| part.key.as_str()).collect::<Vec<_>>().join("; "))
+        }
+        Action::Call { job, inputs } => format!("call {job}: {}", json!(inputs)),
+        Action::Return { job, status, outputs, reason, .. } => {
+            format!("return {job} {status}: {} {}", json!(outputs), reason.as_deref().unwrap_or_default())
         }
         Action::Stop { job, reason } => format!("stop {job}: {reason}"),
         Action::Run { status } => format!("run {status}"),

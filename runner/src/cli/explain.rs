@@ -103,9 +103,10 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`"));
     }
     let given = payload(args.payload.as_deref())?;
-    let actions = pipeline_files::actions_for(&sources)?;
+    let mut beside = pipeline_files::beside(&sources)?;
+    beside.retain(|file| sources.iter().all(|source| source.name != file.name));
     let files: Vec<(&str, &str)> =
-        sources.iter().chain(&actions).map(|file| (file.name.as_str(), file.text.as_str())).collect();
+        sources.iter().chain(&beside).map(|file| (file.name.as_str(), file.text.as_str())).collect();
     let changed = changed_files(args, &given);
     let told = Told {
         event: args.event,
@@ -115,7 +116,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         inputs: &args.inputs,
     };
     let explained = match trigger(told, given)? {
-        Meaning::Trigger(trigger) => explain(&files, &trigger, changed.as_deref()),
+        Meaning::Trigger(trigger) => {
+            let mut explained = explain(&files, &trigger, changed.as_deref());
+            explained.truncate(sources.len());
+            explained
+        }
         Meaning::Ignored { reason, .. } => {
             sources.iter().map(|file| ExplainedPipeline::ignored(&file.name, &reason)).collect()
         }

@@ -73,11 +73,11 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// The actions that these files may use, those among them and those that lie beside them.
+/// The actions that these files may use and the pipelines that they may call, those among them and those that lie beside them.
 ///
 /// # Errors
 /// A file that cannot be read (exit code 2).
-pub fn actions_for(files: &[SourceFile]) -> Result<Vec<SourceFile>, Failure> {
+pub fn beside(files: &[SourceFile]) -> Result<Vec<SourceFile>, Failure> {
     let mut roots: Vec<&Path> = files
         .iter()
         .filter(|file| matches!(file.kind, Kind::Pipeline | Kind::Action))
@@ -87,19 +87,26 @@ pub fn actions_for(files: &[SourceFile]) -> Result<Vec<SourceFile>, Failure> {
     roots.dedup();
     let mut found = Vec::new();
     for root in roots {
-        for path in action_files(root)? {
-            found.push(read(&path)?);
-        }
+        found.extend(usable(root)?);
     }
     Ok(found)
 }
 
-/// The actions of a repository.
+/// The actions of a repository, and its pipelines.
 ///
 /// # Errors
-/// As [`actions_for`].
-pub fn actions_of(repository: &Path) -> Result<Vec<SourceFile>, Failure> {
-    action_files(&repository.join(".segue"))?.iter().map(|path| read(path)).collect()
+/// As [`beside`].
+pub fn usable_of(repository: &Path) -> Result<Vec<SourceFile>, Failure> {
+    usable(&repository.join(".segue"))
+}
+
+fn usable(own: &Path) -> Result<Vec<SourceFile>, Failure> {
+    let mut paths = action_files(own)?;
+    let pipelines = own.join("pipelines");
+    if pipelines.is_dir() {
+        paths.extend(yaml_files(&pipelines)?);
+    }
+    paths.iter().map(|path| read(path)).collect()
 }
 
 /// `actions/NAME/action.yml` (or `.yaml`) below a folder `.segue`.

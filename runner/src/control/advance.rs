@@ -1,7 +1,8 @@
 //! Performs what progress decides, in the transaction that gave cause to it.
 
+use indexmap::IndexMap;
 use segue_pipelines::progress::{
-    self, Action, Gate, JobView, MAX_RUN_JOBS, Part, RunView, is_settled, needs_context, settle,
+    self, Action, Gate, JobView, MAX_RUN_JOBS, Part, RunView, called_jobs, is_settled, needs_context, settle,
 };
 use segue_schemas::{
     config::NotificationEvent,
@@ -9,7 +10,7 @@ use segue_schemas::{
     plan::JobPlan,
     status::{FailureClass, JobStatus, RunStatus},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{concurrency, contexts, gates, rollback::order};
 use crate::store::{
@@ -86,7 +87,8 @@ fn view(store: &Store, run: &Run, jobs: &[Job]) -> RunView {
     // contexts are made only where a condition may read them
     let asks = jobs.iter().any(|j| {
         let plan = &j.record.plan;
-        j.record.status == JobStatus::Pending && (plan.condition.is_some() || plan.strategy.is_some())
+        plan.call.is_some() && !j.record.status.is_final()
+            || j.record.status == JobStatus::Pending && (plan.condition.is_some() || plan.strategy.is_some())
     });
     let contexts = if asks { contexts::of_run(run, None, store.config()) } else { Default::default() };
     RunView {
@@ -104,6 +106,8 @@ async fn perform(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut Vec<Job>, act
     | Action::Cancel { job: key, .. }
     | Action::Fail { job: key, .. }
     | Action::Expand { job: key, .. }
+    | Action::Call { job: key, .. }
+    | Action::Return { job: key, .. }
     | Action::Stop { job: key, .. }) = action
     else {
         return Ok(false);
@@ -121,6 +125,12 @@ async fn perform(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut Vec<Job>, act
         Action::Expand { into, .. } => {
             expand(tx, jobs, at, into).await?;
             return Ok(false);
+        }
+        Action::Call { inputs, .. } => return call(store, tx, run, jobs, at, inputs).await,
+        Action::Return { status, cause, outputs, reason, .. } => {
+            jobs[at].skip_cause = *cause;
+            jobs[at].record.outputs.clone_from(outputs);
+            jobs[at].becomes(*status, reason.clone(), tx.now)?;
         }
         Action::Stop { reason, .. } => stop(store, tx, &mut jobs[at], reason).await?,
         Action::Run { .. } => {}
@@ -158,6 +168,53 @@ async fn expand(tx: &mut Tx, jobs: &mut Vec<Job>, at: usize, into: &[Part]) -> R
         made.push(job);
     }
     jobs.splice(at..=at, made);
+    Ok(())
+}
+
+/// A job calls its pipeline: the jobs of that begin behind it, and it waits for them. Whether it could not.
+async fn call(
+    store: &Store,
+    tx: &mut Tx,
+    run: &Run,
+    jobs: &mut Vec<Job>,
+    at: usize,
+    inputs: &IndexMap<String, Value>,
+) -> Result<bool> {
+    // its name stands before those of the jobs
+    if !is_settled(&jobs[at].record.plan) {
+        match settled(store, run, jobs, at) {
+            Ok(plan) => jobs[at].evaluated(plan),
+            Err(reason) => {
+                fail(&mut jobs[at], FailureClass::Configuration, reason, tx)?;
+                jobs::save(&mut tx.conn, &jobs[at]).await?;
+                return Ok(true);
+            }
+        }
+        jobs::save_plan(&mut tx.conn, &jobs[at]).await?;
+    }
+    wait_for_called(tx, &mut jobs[at])?;
+    jobs::save(&mut tx.conn, &jobs[at]).await?;
+    let caller = &jobs[at];
+    let plan = &caller.record.plan;
+    // an outsider may choose the name, and is not to choose an expression
+    let name = if plan.name.contains("${{") { &plan.key } else { &plan.name };
+    let called = plan.call.as_ref().map_or_else(Vec::new, |call| called_jobs(call, &plan.key, name, inputs));
+    let (id, attempt) = (caller.record.run, caller.record.attempt);
+    let mut made = Vec::with_capacity(called.len());
+    for plan in called {
+        let job = Job::planned(new_job_id(), id, attempt, caller.position, &caller.repository, plan);
+        jobs::insert(&mut tx.conn, &job, tx.now).await?;
+        made.push(job);
+    }
+    jobs.splice(at + 1..=at, made);
+    Ok(false)
+}
+
+/// It waits for the jobs of the pipeline that it called: for nobody's approval, and for no worker.
+pub(super) fn wait_for_called(tx: &Tx, job: &mut Job) -> Result<()> {
+    let reason = job.record.plan.call.as_ref().map(|call| format!("waits for the jobs of {}", call.file));
+    job.becomes(JobStatus::Waiting, reason, tx.now)?;
+    job.record.queued_at = None;
     Ok(())
 }
 
@@ -208,7 +265,7 @@ async fn queue(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut [Job], at: usiz
 /// The plan of a job with what its needs have said.
 fn settled(store: &Store, run: &Run, jobs: &[Job], at: usize) -> std::result::Result<JobPlan, String> {
     let plan = &jobs[at].record.plan;
-    let mut visible = contexts::of_run(run, None, store.config());
+    let mut visible = contexts::of_plan(run, plan, store.config());
     let needed: Vec<JobView> =
         jobs.iter().filter(|j| plan.needs.iter().any(|need| need == j.record.plan.file_key())).map(Job::view).collect();
     visible.insert("needs".into(), needs_context(&plan.needs, &needed));

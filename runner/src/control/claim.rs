@@ -135,7 +135,8 @@ async fn secrets(store: &Store, tx: &mut Tx, run: &Run, job: &Job) -> Result<BTr
     let plan = &job.record.plan;
     for name in &plan.secrets {
         let (repository, environment) = (&run.record.repository, plan.environment.as_deref());
-        let secret = open_secret(&mut tx.conn, &store.inner.secrets, repository, environment, name).await?;
+        let stored = plan.stored_secrets.get(name).unwrap_or(name);
+        let secret = open_secret(&mut tx.conn, &store.inner.secrets, repository, environment, stored).await?;
         opened.extend(secret.map(|value| (name.clone(), value.as_str().to_owned())));
     }
     Ok(opened)
@@ -210,9 +211,9 @@ async fn describe(
         attempt: job.record.attempt,
         epoch: job.record.epoch,
         contexts: contexts::of_job(run, &job, &needs, store.config()),
+        pipeline_env: job.record.plan.called.as_ref().map_or_else(|| run.env.clone(), |called| called.env.clone()),
         plan: job.record.plan,
         pipeline: run.record.pipeline.clone(),
-        pipeline_env: run.env.clone(),
         secrets,
         repository: run.record.repository.clone(),
         clone_url: configured.or_else(|| run.trigger.clone_url.clone()).unwrap_or_default(),

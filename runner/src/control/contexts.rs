@@ -7,7 +7,7 @@ use segue_pipelines::{
     plan::{RunNumbers, github_context},
     progress::{JobView, needs_context, strategy_context},
 };
-use segue_schemas::{config::Config, trigger::Trigger};
+use segue_schemas::{config::Config, plan::JobPlan, trigger::Trigger};
 use serde_json::{Value, json};
 
 use crate::store::tables::{jobs::Job, runs::Run};
@@ -21,12 +21,21 @@ pub(super) fn of_run(run: &Run, environment: Option<&str>, config: &Config) -> B
     ])
 }
 
+/// The same, for a job that is about to begin: one of a called pipeline has the inputs of the call.
+pub(super) fn of_plan(run: &Run, plan: &JobPlan, config: &Config) -> BTreeMap<String, Value> {
+    let mut contexts = of_run(run, plan.environment.as_deref(), config);
+    if let Some(called) = &plan.called {
+        contexts.insert("inputs".into(), json!(called.inputs));
+    }
+    contexts
+}
+
 /// Those, and `needs` and `matrix`.
 pub(super) fn of_job(run: &Run, job: &Job, needs: &[Job], config: &Config) -> BTreeMap<String, Value> {
     let plan = &job.record.plan;
-    let mut contexts = of_run(run, plan.environment.as_deref(), config);
+    let mut contexts = of_plan(run, plan, config);
     if let Some(Value::Object(github)) = contexts.get_mut("github") {
-        github.insert("job".into(), plan.file_key().into());
+        github.insert("job".into(), plan.local_key().into());
     }
     let needed: Vec<JobView> = needs.iter().map(Job::view).collect();
     contexts.insert("needs".into(), needs_context(&plan.needs, &needed));

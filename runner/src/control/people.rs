@@ -9,7 +9,12 @@ use segue_schemas::{
     status::{JobStatus, RunStatus},
 };
 
-use super::{advance::advance, concurrency::enter_run, gates, rollback::order};
+use super::{
+    advance::{advance, wait_for_called},
+    concurrency::enter_run,
+    gates,
+    rollback::order,
+};
 use crate::store::{
     AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
     tables::{
@@ -101,13 +106,17 @@ async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, 
     let mut jobs = Vec::with_capacity(last.len());
     let mut anew: HashSet<String> = HashSet::new();
     for before in last {
-        let carried = chosen.carried.contains(&before.record.plan.key);
+        let key = &before.record.plan.key;
+        if chosen.dropped.contains(key) {
+            continue;
+        }
+        let (carried, calling) = (chosen.carried.contains(key), chosen.calling.contains(key));
         let is_anew = chosen.anew.iter().any(|key| key == before.record.plan.file_key());
         // the combinations of a matrix that is evaluated again become one job again
         if is_anew && !anew.insert(before.record.plan.file_key().to_owned()) {
             continue;
         }
-        let kept = carried || (before.record.plan.combination.is_some() && !is_anew);
+        let kept = carried || calling || (before.record.plan.combination.is_some() && !is_anew);
         let plan = if kept { &before.record.plan } else { before.as_planned() };
         let mut job =
             Job::planned(new_job_id(), id, run.record.attempt, before.position, &before.repository, plan.clone());
@@ -115,6 +124,10 @@ async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, 
         jobs::insert(&mut tx.conn, &job, tx.now).await?;
         if carried {
             carry(tx, &before, &mut job).await?;
+        }
+        if calling {
+            wait_for_called(tx, &mut job)?;
+            jobs::save(&mut tx.conn, &job).await?;
         }
         jobs.push(job);
     }
@@ -145,7 +158,7 @@ async fn say_yes(store: &Store, tx: &mut Tx, id: RunId, key: Option<&str>, by: S
     let (run, jobs) = load(tx, id).await?;
     let mut counted = Vec::new();
     for job in jobs.iter().filter(|j| key.is_none_or(|key| j.record.plan.key == key)) {
-        if job.record.status != JobStatus::Waiting || job.record.rollout.is_some() {
+        if !waits_for_a_person(job) {
             continue;
         }
         if let Some(environment) = &job.record.plan.environment {
@@ -164,10 +177,14 @@ async fn say_yes(store: &Store, tx: &mut Tx, id: RunId, key: Option<&str>, by: S
     Ok(counted)
 }
 
+fn waits_for_a_person(job: &Job) -> bool {
+    job.record.status == JobStatus::Waiting && job.record.rollout.is_none() && job.record.plan.call.is_none()
+}
+
 /// An approval for an environment, or for the commit, may open the gate of each waiting job of the run.
 async fn open_gates(store: &Store, tx: &mut Tx, run: Run, mut jobs: Vec<Job>) -> Result<()> {
     for job in &mut jobs {
-        if job.record.status != JobStatus::Waiting || job.record.rollout.is_some() {
+        if !waits_for_a_person(job) {
             continue;
         }
         match gates::judge(store, &mut tx.conn, &run, job).await? {

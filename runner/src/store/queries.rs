@@ -217,7 +217,7 @@ impl Store {
 
     async fn approval(&self, conn: &mut Conn, run: &Run, job: &Job) -> Result<Option<ApprovalRecord>> {
         let record = &job.record;
-        if record.status != JobStatus::Waiting || record.rollout.is_some() {
+        if record.status != JobStatus::Waiting || record.rollout.is_some() || record.plan.call.is_some() {
             return Ok(None);
         }
         let environment = record.plan.environment.as_deref();

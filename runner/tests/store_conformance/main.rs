@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod caches;
+mod calls;
 mod concurrency;
 mod intake;
 mod jobs;
@@ -110,6 +111,11 @@ conformance! {
         the_first_failure_of_a_matrix_ends_the_others_and_says_so,
         no_more_of_a_matrix_are_at_work_than_may_be_and_others_go_past_it,
         a_failure_that_is_allowed_is_none_of_the_run,
+    }
+    calls::{
+        the_jobs_of_a_call_begin_behind_it_and_it_ends_with_them,
+        a_rerun_of_what_failed_keeps_what_a_call_has_done,
+        a_cancelled_run_ends_what_it_called,
     }
     concurrency::{
         one_run_of_a_group_is_at_work_and_the_others_wait_in_order,

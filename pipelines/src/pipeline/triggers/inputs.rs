@@ -1,4 +1,4 @@
-//! `inputs` of `workflow_dispatch`: what they may be given.
+//! `inputs` of `workflow_dispatch` and `workflow_call`: what they may be given.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -12,12 +12,22 @@ use crate::{
 };
 
 pub(crate) const TYPES: [&str; 5] = ["string", "boolean", "number", "choice", "environment"];
-const INPUT: Keys =
-    Keys { known: &["description", "required", "default", "type", "options", "deprecationMessage"], later: &[] };
+
+/// What inputs can have, and which types.
+pub(super) struct Rules {
+    pub keys: Keys,
+    pub types: &'static [&'static str],
+}
+
+/// Those of a person.
+pub(super) const BY_HAND: Rules = Rules {
+    keys: Keys { known: &["description", "required", "default", "type", "options", "deprecationMessage"], later: &[] },
+    types: &TYPES,
+};
 
 impl Reader<'_, '_> {
     /// `inputs:` of `owner`; a text where it says no type.
-    pub(super) fn typed_inputs(&mut self, owner: &Node) -> IndexMap<String, Input> {
+    pub(super) fn typed_inputs(&mut self, owner: &Node, rules: &Rules) -> IndexMap<String, Input> {
         let mut inputs = IndexMap::new();
         let Some(entry) = owner.entry("inputs") else { return inputs };
         let entries = self.entries(&entry.value, "inputs");
@@ -28,23 +38,23 @@ impl Reader<'_, '_> {
         }
         for entry in entries {
             self.identifier(&entry.key, &entry.key_span, "an input");
-            if let Some(input) = self.typed_input(entry) {
+            if let Some(input) = self.typed_input(entry, rules) {
                 inputs.insert(entry.key.clone(), input);
             }
         }
         inputs
     }
 
-    fn typed_input(&mut self, entry: &Entry) -> Option<Input> {
+    fn typed_input(&mut self, entry: &Entry, rules: &Rules) -> Option<Input> {
         let node = &*entry.value;
         let what = format!("the input `{}`", entry.key);
         if node.is_null() {
             return Some(Input::default());
         }
-        if !self.keys(node, &what, &INPUT) {
+        if !self.keys(node, &what, &rules.keys) {
             return None;
         }
-        let kind = self.input_kind(entry, &what)?;
+        let kind = self.input_kind(entry, &what, rules.types)?;
         let description = node.get("description").and_then(|node| self.text(node, "description"));
         let required = node.get("required").and_then(|node| self.boolean(node, "required")).unwrap_or(false);
         let default = match node.get("default") {
@@ -54,15 +64,15 @@ impl Reader<'_, '_> {
         Some(Input { kind, description: description.unwrap_or_default(), required, default })
     }
 
-    fn input_kind(&mut self, entry: &Entry, what: &str) -> Option<InputKind> {
+    fn input_kind(&mut self, entry: &Entry, what: &str, types: &[&str]) -> Option<InputKind> {
         let node = &*entry.value;
         let kind = match node.get("type") {
             None => "string".to_owned(),
             Some(kind) => {
                 let name = self.plain(kind, "type")?;
-                if !TYPES.contains(&name.as_str()) {
-                    let help = did_you_mean(&name, TYPES);
-                    let help = help.unwrap_or_else(|| format!("types: {}", TYPES.join(", ")));
+                if !types.contains(&name.as_str()) {
+                    let help = did_you_mean(&name, types.iter().copied());
+                    let help = help.unwrap_or_else(|| format!("types: {}", types.join(", ")));
                     let message = format!("`{name}` is no type of an input here");
                     self.findings.error(Code::InvalidValue, &kind.span, message, Some(help));
                     return None;

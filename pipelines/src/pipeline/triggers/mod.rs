@@ -1,14 +1,15 @@
 //! `on`: what starts a pipeline.
 
+mod call;
 mod filters;
 mod inputs;
 mod schedule;
 
 use std::ops::Range;
 
-pub(crate) use self::inputs::TYPES as INPUT_TYPES;
+pub(crate) use self::{call::TYPES as CALL_TYPES, inputs::TYPES as INPUT_TYPES};
 use super::{
-    model::{CommentFilter, Dispatch, PullRequestFilter, PushFilter, RepositoryDispatchFilter, Triggers},
+    model::{Callable, CommentFilter, Dispatch, PullRequestFilter, PushFilter, RepositoryDispatchFilter, Triggers},
     reader::{Keys, Reader},
 };
 use crate::{
@@ -17,9 +18,8 @@ use crate::{
     nearest::did_you_mean,
 };
 
-pub(crate) const EVENTS: [&str; 6] =
-    ["push", "pull_request", "schedule", "workflow_dispatch", "repository_dispatch", "issue_comment"];
-const LATER_EVENTS: [&str; 1] = ["workflow_call"];
+pub(crate) const EVENTS: [&str; 7] =
+    ["push", "pull_request", "schedule", "workflow_dispatch", "workflow_call", "repository_dispatch", "issue_comment"];
 const PUSH: Keys =
     Keys { known: &["branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore"], later: &[] };
 const PULL_REQUEST: Keys =
@@ -86,6 +86,7 @@ impl Reader<'_, '_> {
             "push" => triggers.push = Some(PushFilter::default()),
             "pull_request" => triggers.pull_request = Some(all_pull_requests()),
             "workflow_dispatch" => triggers.workflow_dispatch = Some(Dispatch::default()),
+            "workflow_call" => triggers.workflow_call = Some(Callable::default()),
             "repository_dispatch" => triggers.repository_dispatch = Some(RepositoryDispatchFilter::default()),
             "issue_comment" => triggers.issue_comment = Some(self.all_comments(&node.span)),
             "schedule" => {
@@ -103,6 +104,7 @@ impl Reader<'_, '_> {
             "pull_request" => triggers.pull_request = Some(self.pull_request(node)),
             "schedule" => triggers.schedule = self.schedules(entry),
             "workflow_dispatch" => triggers.workflow_dispatch = Some(self.dispatch(node)),
+            "workflow_call" => triggers.workflow_call = Some(self.workflow_call(node)),
             "repository_dispatch" => triggers.repository_dispatch = Some(self.repository_dispatch(node)),
             "issue_comment" => triggers.issue_comment = Some(self.issue_comment(entry)),
             name => self.strange_event(name, &entry.key_span),
@@ -110,11 +112,6 @@ impl Reader<'_, '_> {
     }
 
     fn strange_event(&mut self, name: &str, span: &Range<usize>) {
-        if LATER_EVENTS.contains(&name) {
-            let help = Some("remove it; this version would not act on it".into());
-            self.findings.error(Code::NotSupportedYet, span, format!("the event `{name}` is not supported yet"), help);
-            return;
-        }
         let (message, help) = if name == "pull_request_target" {
             let help = "use `pull_request`: a fork's pull request runs the pipeline of the base branch, without secrets, after approval";
             ("`pull_request_target` does not exist here".to_owned(), help.to_owned())
@@ -153,7 +150,7 @@ impl Reader<'_, '_> {
         if node.is_null() || !self.keys(node, "`workflow_dispatch`", &DISPATCH) {
             return Dispatch::default();
         }
-        Dispatch { inputs: self.typed_inputs(node) }
+        Dispatch { inputs: self.typed_inputs(node, &inputs::BY_HAND) }
     }
 
     fn repository_dispatch(&mut self, node: &Node) -> RepositoryDispatchFilter {

@@ -28,6 +28,7 @@ use segue_schemas::{
     api::{CancelRequest, RunSummary, RunView, SecretValue},
     config::{Config, RepositoryConfig, WorkerConfig},
     id::{CommitSha, RunId},
+    plan::JobPlan,
     status::RunStatus,
     trigger::{Event, Trigger},
 };
@@ -228,16 +229,15 @@ fn trigger(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: Option<
 fn first_event(told: &Told<'_>, args: &LocalArgs, snapshot: &Snapshot, file: &str) -> Result<EventName, Failure> {
     let path = snapshot.root.join(file);
     let text = std::fs::read_to_string(&path).explain(format_args!("cannot read {}", path.display()))?;
-    let actions = pipeline_files::actions_of(&snapshot.root)?;
-    let mut files: Vec<(&str, &str)> =
-        actions.iter().map(|action| (action.name.as_str(), action.text.as_str())).collect();
-    files.push((file, &text));
+    let beside = pipeline_files::usable_of(&snapshot.root)?;
+    let mut files: Vec<(&str, &str)> = vec![(file, &text)];
+    files.extend(beside.iter().map(|file| (file.name.as_str(), file.text.as_str())));
     if !told.inputs.is_empty() {
         return Ok(EventName::WorkflowDispatch);
     }
     for event in [EventName::Push, EventName::PullRequest, EventName::WorkflowDispatch, EventName::Schedule] {
         let trigger = trigger_of(event, told, args, snapshot)?;
-        if explain_plan(&files, &trigger, None).iter().any(|pipeline| pipeline.matches) {
+        if explain_plan(&files, &trigger, None).first().is_some_and(|pipeline| pipeline.matches) {
             return Ok(event);
         }
     }
@@ -326,7 +326,7 @@ async fn start(reach: &Reach, trigger: Trigger, file: Option<&str>, job: Option<
         let omitted =
             left_out.into_iter().map(|LeftOut { job, reason }| Omitted { pipeline: pipeline.clone(), job, reason });
         started.omitted.extend(omitted);
-        started.labels.extend(plan.jobs.iter().flat_map(|job| job.runs_on.iter().cloned()));
+        note_labels(&plan.jobs, &mut started.labels);
         (!plan.jobs.is_empty()).then_some(plan)
     });
     started.runs = match runs.await {
@@ -349,6 +349,14 @@ async fn start(reach: &Reach, trigger: Trigger, file: Option<&str>, job: Option<
                 .remedy("start it at a server: segue run --repository OWNER/NAME"))
         }
         _ => Ok(started),
+    }
+}
+
+/// What the jobs ask of a worker, and those that they call.
+fn note_labels(jobs: &[JobPlan], labels: &mut Vec<String>) {
+    for job in jobs {
+        labels.extend(job.runs_on.iter().cloned());
+        note_labels(job.call.as_ref().map_or(&[], |call| &call.jobs), labels);
     }
 }
 

@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     for path in &args.paths {
         files.extend(pipeline_files::collect(path)?);
     }
-    let beside = pipeline_files::actions_for(&files)?;
+    let beside = pipeline_files::beside(&files)?;
     let actions = ActionFiles::among(beside.iter().map(|file| (file.name.as_str(), file.text.as_str())));
     let found: Vec<(&SourceFile, Vec<Diagnostic>)> = files.iter().map(|file| (file, check(file, &actions))).collect();
     let all = || found.iter().flat_map(|(_, diagnostics)| diagnostics);

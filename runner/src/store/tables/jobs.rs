@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use segue_pipelines::progress::{JobView, SkipCause};
 use segue_schemas::{
@@ -272,7 +272,32 @@ pub(crate) async fn of_attempt(conn: &mut Conn, run: RunId, attempt: u32) -> Res
     let rows = conn
         .all("SELECT * FROM jobs WHERE run_id = $1 AND attempt = $2 ORDER BY position, part", args![run, attempt])
         .await?;
-    rows.iter().map(job).collect()
+    Ok(in_order(rows.iter().map(job).collect::<Result<_>>()?))
+}
+
+/// The jobs of a called pipeline behind the one that called it, in the order of its file.
+fn in_order(mut jobs: Vec<Job>) -> Vec<Job> {
+    if jobs.iter().all(|job| job.record.plan.called.is_none()) {
+        return jobs;
+    }
+    let place = |job: &Job| (job.position, job.record.plan.combination.as_ref().map_or(0, |part| part.index as usize));
+    let by_key: HashMap<&str, &Job> = jobs.iter().map(|job| (job.record.plan.key.as_str(), job)).collect();
+    let path = |job: &Job| {
+        let (mut path, mut at) = (Vec::new(), Some(job));
+        while let Some(job) = at {
+            let caller = job.record.plan.called.as_ref().and_then(|called| by_key.get(called.by.as_str()).copied());
+            let (position, part) = place(job);
+            let call = caller.and_then(|caller| caller.record.plan.call.as_ref());
+            let in_file = call.and_then(|call| call.jobs.iter().position(|one| one.key == job.record.plan.local_key()));
+            path.push((in_file.unwrap_or(position), part));
+            at = caller.filter(|_| path.len() < jobs.len());
+        }
+        path.reverse();
+        path
+    };
+    let paths: HashMap<JobId, _> = jobs.iter().map(|job| (job.record.id, path(job))).collect();
+    jobs.sort_by(|a, b| paths[&a.record.id].cmp(&paths[&b.record.id]));
+    jobs
 }
 
 /// Extends a lease; nothing else is touched, so that a renewal is one statement.
@@ -368,6 +393,7 @@ pub(crate) async fn put_on(conn: &mut Conn, now: Timestamp) -> Result<u64> {
 pub(crate) async fn idle(conn: &mut Conn, status: JobStatus, limit: u32) -> Result<Vec<Job>> {
     let sql =
         "SELECT * FROM jobs WHERE status = $1 AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL
+            AND queued_at IS NOT NULL
         ORDER BY queued_at LIMIT $2";
     conn.all(sql, args![status.as_str(), limit]).await?.iter().map(job).collect()
 }
