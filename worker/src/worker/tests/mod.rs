@@ -329,6 +329,24 @@ async fn secrets_and_foreign_code_are_refused_without_another_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_a_container_is_not_let_loose_on_the_host() {
+    let world = World::new().await;
+    let worker = world.scripted();
+    for asks in
+        [json!({ "container": { "image": "debian:13" } }), json!({ "services": { "db": { "image": "postgres" } } })]
+    {
+        let claim = claim_of(asks, &[("print escaped", none())]);
+        let job = claim.job;
+        world.server.queue(claim);
+        let finish = world.finish().await;
+        assert_eq!((finish.conclusion, finish.failure_class), (Conclusion::Failure, Some(FailureClass::Configuration)));
+        assert!(finish.reason.as_deref().unwrap().contains("asks for a container"), "{finish:#?}");
+        assert!(!world.server.log(job).contains("escaped"));
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_hands_the_rest_back_and_goes_on_after_its_start() {
     let world = World::new().await;
     let worker = world.scripted();
