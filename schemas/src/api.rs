@@ -335,6 +335,8 @@ pub enum RunEvent {
     Run(RunSummary),
     /// A job of it, or a step of that, changed.
     Job(Box<JobView>),
+    /// A job of it is no more: its combinations, which follow, have taken its place.
+    Gone(JobId),
     /// A rollout of it changed.
     Rollout(Box<Rollout>),
     /// The run has ended; nothing follows.

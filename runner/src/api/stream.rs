@@ -2,7 +2,7 @@
 //! looks, and sends the difference. A reader that is slow sees the newest state later and costs nothing meanwhile.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     sync::Arc,
     time::Duration,
@@ -73,6 +73,7 @@ impl RunFollower {
                 let kind = match &event {
                     RunEvent::Run(_) => "run",
                     RunEvent::Job(_) => "job",
+                    RunEvent::Gone(_) => "gone",
                     RunEvent::Rollout(_) => "rollout",
                     RunEvent::End(_) => "end",
                 };
@@ -100,15 +101,19 @@ impl RunFollower {
         if self.run.as_ref() != Some(&run) {
             self.ready.push_back(RunEvent::Run(run.clone()));
         }
-        for job in views::jobs(detail) {
+        let jobs = views::jobs(detail);
+        // the jobs of an earlier attempt are shown no more, and nobody is told
+        self.jobs.retain(|_, job| job.attempt == run.attempt);
+        let there: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
+        let gone = self.jobs.extract_if(|id, _| !there.contains(id));
+        self.ready.extend(gone.map(|(id, _)| RunEvent::Gone(id)));
+        for job in jobs {
             if self.jobs.get(&job.id) != Some(&job) {
                 self.ready.push_back(RunEvent::Job(Box::new(job.clone())));
                 self.jobs.insert(job.id, job);
             }
         }
         self.look_at_rollouts(&rollouts).await?;
-        // the jobs of an earlier attempt are shown no more
-        self.jobs.retain(|_, job| job.attempt == run.attempt);
         if run.status.is_final() {
             self.ended = true;
             self.ready.push_back(RunEvent::End(run.clone()));

@@ -389,6 +389,34 @@ async fn a_run_is_watched_from_its_state_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_a_run_hears_that_combinations_took_the_place_of_a_job() {
+    const MATRIX: &str = "on: push\njobs:\n  list: { steps: [{ run: x }] }\n  each:\n    needs: list\n    strategy: { matrix: { n: [1, 2] } }\n    \
+                          steps: [{ run: x }]\n";
+    let stand = Stand::start().await;
+    stand.push("d1", &[(PIPELINES, MATRIX)]).await;
+    stand.settled("d1").await;
+    let mut events = Events::open(&stand, "/api/v1/runs/1/events").await;
+    let mut each = None;
+    while each.is_none() {
+        let (_, _, event) = events.next().await.unwrap();
+        each = (event["data"]["key"] == "each").then(|| event["data"]["id"].clone());
+    }
+    let list = stand.claim().await.unwrap();
+    finish(&stand, &list, "success").await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let (kind, _, event) = events.next().await.unwrap();
+        match kind.as_str() {
+            "gone" => seen.push(event["data"].clone()),
+            "job" if event["data"]["key"] != "list" => seen.push(event["data"]["key"].clone()),
+            _ => {}
+        }
+    }
+    seen[1..].sort_by_key(Value::to_string);
+    assert_eq!(seen, [each.unwrap(), json!("each (1)"), json!("each (2)")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_artifact_is_taken_only_under_its_own_digest() {
     let stand = Stand::start().await;
     let claim = claimed(&stand).await;

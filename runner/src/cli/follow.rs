@@ -33,7 +33,7 @@ pub async fn run(client: &Client, id: RunId, mut each: impl FnMut(&RunEvent)) ->
         each(&event);
         match event {
             RunEvent::End(summary) => Some(summary),
-            RunEvent::Run(_) | RunEvent::Job(_) | RunEvent::Rollout(_) => None,
+            RunEvent::Run(_) | RunEvent::Job(_) | RunEvent::Gone(_) | RunEvent::Rollout(_) => None,
         }
     })
     .await
@@ -102,7 +102,7 @@ impl RunLines {
     /// Prints the event, if it tells something new.
     pub fn print(&mut self, event: &RunEvent) {
         match event {
-            RunEvent::Run(_) => {}
+            RunEvent::Run(_) | RunEvent::Gone(_) => {}
             RunEvent::Job(job) => {
                 let known = self.jobs.insert(job.key.clone(), job.status);
                 let is_news =

@@ -218,7 +218,7 @@ impl Watcher<'_> {
                 }
             }
             RunEvent::Rollout(rollout) => self.see_rollout(rollout),
-            RunEvent::Run(_) => {}
+            RunEvent::Run(_) | RunEvent::Gone(_) => {}
             RunEvent::End(run) => {
                 self.screen.run(String::new());
                 let took = show::span(Some(run.created_at), run.ended_at);

@@ -65,6 +65,7 @@ impl Screen {
                     board.has_ended = true;
                     true
                 }
+                RunEvent::Gone(id) => board.jobs.shift_remove(id).is_some(),
                 RunEvent::Run(_) | RunEvent::Rollout(_) => false,
             });
         });
