@@ -25,6 +25,7 @@ mod a_worker_apart_tells_what_hosts_did;
 mod a_working_tree_runs_here_without_a_server;
 mod an_approval_opens_the_gate_to_production;
 mod an_emergency_rollback_interrupts_a_canary;
+mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
 mod mistakes_are_told_on_the_command_line;

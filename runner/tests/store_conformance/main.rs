@@ -6,6 +6,7 @@
 mod caches;
 mod calls;
 mod concurrency;
+mod contents;
 mod intake;
 mod jobs;
 mod people;
@@ -101,6 +102,9 @@ conformance! {
         a_lost_worker_that_had_asked_for_a_rollout_waits_for_it,
         cancelling_aborts_the_rollout_that_is_waited_for,
     }
+    contents::{
+        what_nobody_names_goes_after_an_hour_and_can_come_again,
+    }
     retention::{
         old_logs_artifacts_and_runs_go_and_what_is_needed_stays,
         too_much_goes_the_oldest_first_and_points_are_counted,
@@ -132,5 +136,31 @@ conformance! {
     speed::{
         a_thousand_deliveries_over_a_hundred_connections,
         a_thousand_jobs_two_at_a_time,
+    }
+}
+
+// what concerns contents, with contents in a bucket
+conformance! {
+    bucket:
+    caches::{
+        a_cache_stays_as_it_is_and_other_branches_fall_back_to_the_default_one,
+        what_is_too_much_or_too_old_goes_the_least_used_first,
+    }
+    contents::{
+        what_nobody_names_goes_after_an_hour_and_can_come_again,
+        what_can_not_be_removed_now_is_removed_by_the_next_sweep,
+        an_outage_stops_no_sweep_of_what_lies_here,
+        what_an_upload_has_left_unrecorded_goes_after_a_day,
+        a_cache_whose_content_somebody_has_removed_is_none,
+    }
+    jobs::{
+        artifacts_are_named_once_per_attempt,
+    }
+    rollouts::{
+        production_refuses_what_has_not_passed_staging,
+    }
+    retention::{
+        old_logs_artifacts_and_runs_go_and_what_is_needed_stays,
+        too_much_goes_the_oldest_first_and_points_are_counted,
     }
 }

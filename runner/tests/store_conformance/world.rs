@@ -1,6 +1,7 @@
 //! A store with a clock that tests turn, and short words for what a server, a worker and a person do.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -10,9 +11,10 @@ use std::{
 };
 
 use indexmap::IndexMap;
+use segue_integration_tests::s3::S3;
 use segue_runner::store::{Clock, Meaning, NewDelivery, NewRun, Payload, PlanOutcome, Planning, Store, StoreOptions};
 use segue_schemas::{
-    config::Config,
+    config::{Config, StorageConfig, StorageKind},
     deploy::{JournalEntry, JournalKind, ServiceSpec, Strategy},
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId},
     plan::{JobPlan, RunPlan, StepAction, StepPlan},
@@ -30,6 +32,8 @@ pub struct World {
     pub directory: Arc<tempfile::TempDir>,
     clock: Arc<AtomicI64>,
     next: AtomicU64,
+    /// Where contents lie, if not in the data directory, and the folder of the keys to it.
+    s3: Option<(S3, tempfile::TempDir)>,
 }
 
 /// The world of the embedded backend.
@@ -37,17 +41,46 @@ pub async fn sqlite() -> World {
     World::open(Config::default()).await
 }
 
+/// The same, with contents in a bucket.
+pub async fn bucket() -> World {
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+    let s3 = S3::start("contents", "key", "secret").await.unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = keys.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        Some(file)
+    };
+    let storage = StorageConfig {
+        kind: StorageKind::S3,
+        bucket: Some("contents".into()),
+        endpoint: Some(s3.endpoint()),
+        prefix: Some("prefix".into()),
+        access_key_file: file("id", "key"),
+        secret_key_file: file("secret", "secret"),
+        ..StorageConfig::default()
+    };
+    let mut world = World::open(Config { storage, ..Config::default() }).await;
+    world.s3 = Some((s3, keys));
+    world
+}
+
 impl World {
+    pub fn s3(&self) -> &S3 {
+        &self.s3.as_ref().unwrap().0
+    }
+
     pub async fn open(config: Config) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
         let store = open(directory.path().join("data"), config, clock.clone()).await;
-        Self { store, directory, clock, next: AtomicU64::new(1) }
+        Self { store, directory, clock, next: AtomicU64::new(1), s3: None }
     }
 
     /// The same world under another configuration.
     pub async fn configured(self, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
+        let mut config = Config { storage: self.store.config().storage.clone(), ..Config::default() };
         config.secrets.key_file = Some(self.directory.path().join("secret.key"));
         change(&mut config);
         self.reopened_with(config).await
@@ -60,10 +93,10 @@ impl World {
     }
 
     async fn reopened_with(self, config: Config) -> Self {
-        let Self { store, directory, clock, next } = self;
+        let Self { store, directory, clock, next, s3 } = self;
         drop(store);
         let store = open(directory.path().join("data"), config, clock.clone()).await;
-        Self { store, directory, clock, next }
+        Self { store, directory, clock, next, s3 }
     }
 
     pub fn pass(&self, time: Duration) {
