@@ -14,6 +14,7 @@ mod a_matrix_comes_from_an_output;
 mod a_message_leaves_a_run_out;
 mod a_push_runs_to_production;
 mod a_rerun_runs_only_what_failed;
+mod a_retry_outlives_its_server;
 mod a_reusable_pipeline_runs_within_another;
 mod a_run_by_hand_is_given_inputs;
 mod a_schedule_fires_once;
