@@ -118,6 +118,42 @@ pub async fn of_the_deploys_that_wait_the_newest_supersedes_the_others(world: Wo
     assert_eq!(reason, format!("superseded by run {newest}, the newer deploy in the concurrency group `whole`"));
 }
 
+pub async fn the_oldest_gets_its_turn_however_many_were_queued_before_it(world: World) {
+    let worker = world.worker("w", "1").await;
+    let member = || in_group(job("e2e", &[]), "e2e");
+    let oldest = world.run(vec![job("slow", &[]), JobPlan { needs: vec!["slow".into()], ..member() }]).await;
+    let slow = world.claim(&worker).await;
+    world.pass(Duration::from_secs(1));
+    world.run(vec![member()]).await;
+    let holder = world.claim(&worker).await;
+    for _ in 0..40 {
+        world.pass(Duration::from_secs(1));
+        world.run(vec![member()]).await;
+    }
+    let other = world.run(vec![job("other", &[])]).await;
+    world.finish(&slow, Conclusion::Success).await;
+    world.finish(&holder, Conclusion::Success).await;
+    let claim = world.claim(&worker).await;
+    assert_eq!((claim.run, claim.plan.key.as_str()), (oldest, "e2e"));
+    assert_eq!(world.claim(&worker).await.run, other, "those who wait keep nobody else back");
+    // and the same of whole runs
+    let held = run_in(&world, "whole", false, vec![job("a", &[])]).await;
+    let holder = world.claim(&worker).await;
+    assert_eq!(holder.run, held);
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        waiting.push(run_in(&world, "whole", false, vec![job("a", &[])]).await);
+    }
+    world.pass(Duration::from_secs(1));
+    let other = world.run(vec![job("other", &[])]).await;
+    assert_eq!(world.claim(&worker).await.run, other);
+    world.finish(&holder, Conclusion::Success).await;
+    world.pass(Duration::from_secs(1));
+    let last = world.run(vec![job("last", &[])]).await;
+    assert_eq!(world.claim(&worker).await.run, waiting[0]);
+    assert_eq!(world.claim(&worker).await.run, last);
+}
+
 pub async fn what_comes_may_cancel_what_is_in_progress(world: World) {
     let worker = world.worker("w", "1").await;
     let first = run_in(&world, "pr", true, vec![job("a", &[]), job("b", &["a"])]).await;

@@ -124,6 +124,7 @@ conformance! {
     concurrency::{
         one_run_of_a_group_is_at_work_and_the_others_wait_in_order,
         of_the_deploys_that_wait_the_newest_supersedes_the_others,
+        the_oldest_gets_its_turn_however_many_were_queued_before_it,
         what_comes_may_cancel_what_is_in_progress,
         a_group_that_cannot_be_had_is_said,
         a_job_that_fails_begins_again_after_a_pause_and_no_more_often_than_it_says,

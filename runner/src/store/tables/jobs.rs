@@ -326,8 +326,8 @@ pub(crate) async fn queued(
     limit: u32,
     now: Timestamp,
 ) -> Result<Vec<(JobId, i64, Timestamp)>> {
-    // a matrix that has as many at work as it may have, and a group that somebody has, are passed over here, so that they keep
-    // nothing else back
+    // a matrix that has as many at work as it may have, a group that somebody has, and whoever has others before it in a group are
+    // passed over here, so that they keep nothing else back; the gate says the same once more of the one that is claimed
     let sql = "SELECT id, priority, queued_at FROM jobs j
         WHERE status = 'queued' AND labels = $1 AND repository = $2
             AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
@@ -338,6 +338,21 @@ pub(crate) async fn queued(
                 AND (s.job_id IS NULL OR s.job_id <> j.id))
             AND NOT EXISTS (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
                 WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL))
+            AND (j.concurrency IS NULL
+                OR EXISTS (SELECT 1 FROM slots s WHERE s.run_id = j.run_id AND s.job_id = j.id)
+                OR NOT EXISTS (SELECT 1 FROM jobs o JOIN attempts oa ON oa.run_id = o.run_id AND oa.attempt = o.attempt
+                    JOIN attempts a ON a.run_id = j.run_id AND a.attempt = j.attempt
+                    WHERE o.repository = j.repository AND o.concurrency = j.concurrency AND o.concurrency IS NOT NULL
+                        AND o.ended_at IS NULL AND o.status = 'queued' AND o.run_id <> j.run_id
+                        AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.run_id < j.run_id))))
+            AND NOT EXISTS (SELECT 1 FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+                JOIN runs o ON o.repository = r.repository AND o.concurrency = r.concurrency AND o.concurrency IS NOT NULL
+                    AND o.ended_at IS NULL AND o.id <> r.id
+                JOIN attempts oa ON oa.run_id = o.id AND oa.attempt = o.attempt
+                WHERE r.id = j.run_id AND r.concurrency IS NOT NULL
+                    AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.id < r.id))
+                    AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL)
+                    AND EXISTS (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'))
         ORDER BY priority DESC, queued_at, id LIMIT $3";
     let rows = conn.all(sql, args![labels, repository, limit, now]).await?;
     rows.iter().map(|row| Ok((row.parsed("id")?, row.int("priority")?, row.time("queued_at")?))).collect()
