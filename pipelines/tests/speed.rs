@@ -66,6 +66,44 @@ fn five_hundred_jobs_are_planned_within_twenty_milliseconds() {
     assert!(planning < Duration::from_millis(20), "{planning:?}");
 }
 
+/// Jobs that need those which `needs` says.
+fn nine_hundred(needs: impl Fn(usize) -> Vec<usize>) -> String {
+    let mut text = "on: push\njobs:\n".to_owned();
+    for n in 0..900 {
+        let needs: Vec<String> = needs(n).into_iter().map(|need| format!("job{need}")).collect();
+        write!(
+            text,
+            "  job{n}:\n    needs: [{}]\n    if: success() && github.ref == 'refs/heads/main'\n    name: Job {n} of ${{{{ github.ref_name }}}}\n    \
+             steps:\n      - uses: segue/checkout\n      - run: make test\n",
+            needs.join(", ")
+        )
+        .unwrap_or_default();
+    }
+    text
+}
+
+#[test]
+#[ignore = "a figure of a release build"]
+fn nine_hundred_jobs_are_explained_within_a_tenth_of_a_second() {
+    type Needs = fn(usize) -> Vec<usize>;
+    let shapes: [(&str, Needs); 4] = [
+        ("side by side", |_| Vec::new()),
+        ("after the first", |n| if n == 0 { Vec::new() } else { vec![0] }),
+        ("in rows of ten", |n| if n < 10 { Vec::new() } else { (n / 10 * 10 - 10..n / 10 * 10).collect() }),
+        ("in rows of three", |n| if n < 3 { Vec::new() } else { vec![n / 3 * 3 - 3, n / 3 * 3 - 1] }),
+    ];
+    for (shape, needs) in shapes {
+        let (text, trigger) = (nine_hundred(needs), push());
+        let files = [(".segue/pipelines/x.yml", text.as_str())];
+        let explained = explain(&files, &trigger, None);
+        assert!(explained[0].jobs.len() == 900 && explained[0].jobs.iter().all(|job| job.would_run), "{shape}");
+        let explaining = best_of(10, || drop(explain(&files, &trigger, None)));
+        let planning = best_of(10, || drop(plan(&files, &trigger, None)));
+        println!("900 jobs {shape}: explained in {explaining:?}, of which planning takes {planning:?}");
+        assert!(explaining < Duration::from_millis(100), "{shape}: {explaining:?}");
+    }
+}
+
 #[test]
 #[ignore = "a figure of a release build"]
 fn a_matrix_of_a_million_is_refused_within_a_tenth_of_a_second() {

@@ -8,7 +8,7 @@ use std::{
 use indexmap::IndexMap;
 use segue_schemas::{
     plan::{CallInputKind, JobPlan, RunPlan},
-    status::{JobStatus, RunStatus},
+    status::RunStatus,
     trigger::Trigger,
 };
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::{
     diagnostic::Diagnostic,
     expr::{self, Contexts, Reference},
     pipeline::{self, ActionFiles},
-    progress::{Action, JobView, MAX_RUN_JOBS, Part, RunView, advance, apply, called_jobs, strategy_context},
+    progress::{Action, JobView, Part, RunView, called_jobs, play, strategy_context},
     service::file_stem,
 };
 
@@ -119,121 +119,115 @@ pub fn explain<P: AsRef<str>, T: AsRef<str>>(
 fn foresee(plan: &RunPlan, trigger: &Trigger) -> Vec<ExplainedJob> {
     let github = github_context(trigger, &plan.pipeline, RunNumbers { id: 1, number: 1, attempt: 1 });
     let inputs = json!(plan.inputs);
+    let of_run = Contexts::new().with("github", &github).with("inputs", &inputs);
     let contexts = BTreeMap::from([("github".to_owned(), github), ("inputs".to_owned(), inputs)]);
-    let jobs = plan.jobs.iter().map(foreseeable).collect();
+    let mut jobs = plan.jobs.iter().map(|job| JobView::planned(&foreseeable(job))).collect();
+    let run = RunView { status: RunStatus::Queued, cancelled: false, jobs: Vec::new(), contexts };
+    let actions = play(&run, &mut jobs);
     let mut foresight = Foresight {
-        run: RunView { status: RunStatus::Queued, cancelled: false, jobs, contexts },
+        views: jobs.iter().map(|view| (view.key.as_str(), view)).collect(),
         plans: plan.jobs.iter().map(|job| (job.key.clone(), Cow::Borrowed(job))).collect(),
-        fates: BTreeMap::new(),
+        fates: HashMap::new(),
+        of_run,
     };
-    // each round ends at least one job, or begins those of a call
-    for _ in 0..=MAX_RUN_JOBS {
-        let actions = advance(&foresight.run);
-        if actions.is_empty() {
-            break;
-        }
-        actions.into_iter().for_each(|action| foresight.perform(action));
-        if foresight.run.jobs.iter().all(|job| job.status.is_final()) {
-            break;
-        }
-    }
-    foresight.run.jobs.iter().filter_map(|view| foresight.explain(view)).collect()
+    actions.into_iter().for_each(|action| foresight.note(action));
+    jobs.iter().filter_map(|view| foresight.explain(view)).collect()
 }
 
-/// A job whose condition, matrix and inputs are only asked where they can be known.
-fn foreseeable(job: &JobPlan) -> JobView {
-    let view = JobView::planned(job);
-    let mut call = view.call;
-    for input in call.iter_mut().flat_map(|call| call.inputs.values_mut()) {
-        let template = input.value.as_str().unwrap_or_default();
-        if expr::template_references(template).unwrap_or_default().iter().any(is_unknown) {
-            input.value = match input.kind {
-                CallInputKind::String => json!(""),
-                CallInputKind::Boolean => json!(false),
-                CallInputKind::Number => json!(0),
-            };
+/// A job whose condition, matrix and inputs are only asked where they can be known; as far as it takes to play it.
+fn foreseeable(job: &JobPlan) -> JobPlan {
+    let mut call = job.call.clone();
+    if let Some(call) = &mut call {
+        for input in call.inputs.values_mut() {
+            let template = input.value.as_str().unwrap_or_default();
+            if expr::template_references(template).unwrap_or_default().iter().any(is_unknown) {
+                input.value = match input.kind {
+                    CallInputKind::String => json!(""),
+                    CallInputKind::Boolean => json!(false),
+                    CallInputKind::Number => json!(0),
+                };
+            }
         }
+        call.jobs = call.jobs.iter().map(foreseeable).collect();
     }
-    JobView {
-        condition: view.condition.filter(|_| !is_open(job)),
-        strategy: view.strategy.filter(|_| !is_matrix_open(job)),
+    JobPlan {
+        key: job.key.clone(),
+        needs: job.needs.clone(),
+        condition: job.condition.clone().filter(|_| !is_open(job)),
+        environment: job.environment.clone(),
+        strategy: job.strategy.clone().filter(|_| !is_matrix_open(job)),
+        continue_on_error: job.continue_on_error,
         call,
-        ..view
+        ..JobPlan::default()
     }
 }
 
-/// A run that is played, and what is known of its jobs.
+/// A run that was played, and what is known of its jobs.
 struct Foresight<'p> {
-    run: RunView,
+    /// The jobs as they are at its end, by their own keys.
+    views: HashMap<&'p str, &'p JobView>,
     /// The plans of the jobs, by their keys in the file.
     plans: HashMap<String, Cow<'p, JobPlan>>,
-    fates: BTreeMap<String, (bool, String)>,
+    fates: HashMap<String, (bool, String)>,
+    /// What the names of its jobs can see.
+    of_run: Contexts,
 }
 
 impl Foresight<'_> {
-    /// Makes the run what it is after an action; a job that is queued has ended well.
-    fn perform(&mut self, action: Action) {
-        let (key, action, fate) = match action {
-            Action::Queue { job } => (job, None, Some((true, String::new()))),
-            Action::Skip { ref job, ref reason, .. }
-            | Action::Cancel { ref job, ref reason }
-            | Action::Fail { ref job, ref reason, .. } => {
-                (job.clone(), Some(action.clone()), Some((false, reason.clone())))
+    /// Notes what an action, in their order, meant for its job.
+    fn note(&mut self, action: Action) {
+        let (key, fate) = match action {
+            Action::Queue { job } => (job, (true, String::new())),
+            Action::Skip { job, reason, .. } | Action::Cancel { job, reason } | Action::Fail { job, reason, .. } => {
+                (job, (false, reason))
             }
-            Action::Call { ref job, .. } => (job.clone(), Some(action.clone()), Some((true, String::new()))),
-            Action::Expand { ref job, .. } | Action::Stop { ref job, .. } | Action::Return { ref job, .. } => {
-                (job.clone(), Some(action.clone()), None)
+            Action::Call { job, inputs } => {
+                self.call(&job, &inputs);
+                (job, (true, String::new()))
             }
-            Action::Run { status } => {
-                self.run.status = status;
-                return;
-            }
+            Action::Expand { .. } | Action::Stop { .. } | Action::Return { .. } | Action::Run { .. } => return,
         };
-        let Some(at) = self.run.jobs.iter().position(|job| job.key == key) else { return };
-        match action {
-            Some(Action::Call { inputs, .. }) => self.call(at, &inputs),
-            Some(action) => apply(&mut self.run.jobs, at, &action),
-            None => self.run.jobs[at].status = JobStatus::Succeeded,
-        }
-        self.fates.extend(fate.map(|fate| (key, fate)));
+        self.fates.insert(key, fate);
     }
 
-    fn call(&mut self, at: usize, inputs: &IndexMap<String, Value>) {
-        let view = &mut self.run.jobs[at];
-        view.status = JobStatus::Waiting;
-        let view = &self.run.jobs[at];
-        let Some((call, (plan, name))) = view.call.as_ref().zip(self.named(view)) else { return };
-        // what is written there, not what was made of it to be foreseeable
-        let call = plan.call.as_ref().unwrap_or(call);
-        let called = called_jobs(call, &view.key, &name, inputs);
-        self.run.jobs.splice(at + 1..=at, called.iter().map(foreseeable));
+    /// The jobs of a call, with all that the file says of them.
+    fn call(&mut self, key: &str, inputs: &IndexMap<String, Value>) {
+        let Some(view) = self.views.get(key).copied() else { return };
+        let Some(plan) = self.plan(view) else { return };
+        let name = self.name(view, &plan);
+        let called = plan.call.as_ref().map_or_else(Vec::new, |call| called_jobs(call, key, &name, inputs));
         self.plans.extend(called.into_iter().map(|job| (job.key.clone(), Cow::Owned(job))));
     }
 
-    /// The plan of a job, and its name.
-    fn named(&self, view: &JobView) -> Option<(JobPlan, String)> {
+    /// The plan of a job; of a combination its own.
+    fn plan(&self, view: &JobView) -> Option<Cow<'_, JobPlan>> {
         let job = self.plans.get(view.file_key())?;
-        let part = view.combination.as_ref().map(|combination| {
-            Part { key: view.key.clone(), combination: combination.clone(), matrix: view.matrix.clone() }.plan(job)
-        });
-        let plan = part.unwrap_or_else(|| job.clone().into_owned());
+        Some(match &view.combination {
+            None => Cow::Borrowed(job.as_ref()),
+            Some(combination) => {
+                let (combination, matrix) = (combination.clone(), view.matrix.clone());
+                Cow::Owned(Part { key: view.key.clone(), combination, matrix }.plan(job))
+            }
+        })
+    }
+
+    fn name(&self, view: &JobView, plan: &JobPlan) -> String {
         // of a matrix that is not known yet the template says more than a name without values
         let is_open = view.combination.is_none() && plan.strategy.is_some();
         if is_open || !plan.name.contains("${{") {
-            let name = plan.name.clone();
-            return Some((plan, name));
+            return plan.name.clone();
         }
-        let of_run = |name: &str| self.run.contexts.get(name).cloned().unwrap_or_default();
-        let inputs = view.called.as_ref().map_or_else(|| of_run("inputs"), |called| json!(called.inputs));
-        let contexts = Contexts::new().with("github", of_run("github")).with("inputs", inputs);
-        let contexts = contexts.with("matrix", json!(plan.matrix)).with("strategy", strategy_context(&plan));
-        let name = expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone());
-        Some((plan, name))
+        let mut contexts = self.of_run.clone();
+        if let Some(called) = &view.called {
+            contexts = contexts.with("inputs", json!(called.inputs));
+        }
+        let contexts = contexts.with("matrix", json!(plan.matrix)).with("strategy", strategy_context(plan));
+        expr::render_template(&plan.name, &contexts).unwrap_or_else(|_| plan.name.clone())
     }
 
     fn explain(&self, view: &JobView) -> Option<ExplainedJob> {
         let job = self.plans.get(view.file_key())?;
-        let (_, name) = self.named(view)?;
+        let name = self.name(view, &*self.plan(view)?);
         let (would_run, reason) = match self.fates.get(&view.key) {
             Some((true, _)) => (true, why_it_runs(job)),
             Some((false, reason)) => (false, reason.clone()),

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::{cell::OnceCell, collections::HashSet};
 
 use segue_schemas::status::{FailureClass, JobStatus, RunStatus};
 use serde_json::{Map, Value, json};
@@ -18,34 +18,74 @@ use crate::expr::{Contexts, StatusFunctions, evaluate_condition};
 #[must_use]
 pub fn advance(run: &RunView) -> Vec<Action> {
     let mut jobs = run.jobs.clone();
-    let mut actions = Vec::new();
-    // each pass decides at least one job for good, so there are at most as many passes as jobs
-    loop {
-        let groups = Groups::new(&jobs);
-        let mut decided = fail_fast(&jobs);
-        if decided.is_empty() {
-            let open = jobs.iter().enumerate().filter(|(_, job)| is_open(job, run.cancelled));
-            let open = open.filter_map(|(at, job)| Some((at, decide(job, &jobs, &groups, run)?)));
-            let is_news = |(at, action): &(usize, Action)| {
-                jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. })
-            };
-            decided = open.filter(is_news).collect();
-        }
-        if decided.is_empty() {
-            break;
-        }
-        // from the last to the first: what takes a job's place moves those after it
-        for (at, action) in decided.iter().rev() {
-            apply(&mut jobs, *at, action);
-        }
-        actions.extend(decided.into_iter().map(|(_, action)| action));
-    }
+    let mut actions = decide_all(run, &mut jobs, JobStatus::Queued);
     actions.extend(end_circle(&mut jobs));
     let status = run_status(&jobs);
     if status != run.status {
         actions.push(Action::Run { status });
     }
     actions
+}
+
+/// Plays a run to its end, with every job that is queued ending well at once: what [`advance`] would say on the way. `jobs`
+/// become what they are then.
+pub(crate) fn play(run: &RunView, jobs: &mut Vec<JobView>) -> Vec<Action> {
+    decide_all(run, jobs, JobStatus::Succeeded)
+}
+
+/// Decides until there is nothing to decide. `queued`: what a job becomes that is queued.
+fn decide_all(run: &RunView, jobs: &mut Vec<JobView>, queued: JobStatus) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let of_run = OnceCell::new();
+    // each pass decides at least one job for good, so there are at most as many passes as jobs
+    loop {
+        let groups = Groups::new(jobs.iter());
+        let mut decided = fail_fast(jobs);
+        if decided.is_empty() {
+            let run = OfRun { run, contexts: &of_run };
+            let open = jobs.iter().enumerate().filter(|(_, job)| is_open(job, run.run.cancelled));
+            let open = open.filter_map(|(at, job)| Some((at, decide(job, jobs, &groups, run)?)));
+            let is_news = |(at, action): &(usize, Action)| {
+                jobs[*at].status == JobStatus::Pending || !matches!(action, Action::Queue { .. })
+            };
+            decided = open.filter(is_news).collect();
+        }
+        if decided.is_empty() {
+            return actions;
+        }
+        // from the last to the first: what takes a job's place moves those after it
+        for (at, action) in decided.iter().rev() {
+            apply(jobs, *at, action);
+            if let Action::Queue { .. } = action {
+                jobs[*at].status = queued;
+            }
+        }
+        actions.extend(decided.into_iter().map(|(_, action)| action));
+    }
+}
+
+/// A run, and what its expressions see, which is made once and only where one of them is evaluated.
+#[derive(Clone, Copy)]
+struct OfRun<'a> {
+    run: &'a RunView,
+    contexts: &'a OnceCell<Contexts>,
+}
+
+impl OfRun<'_> {
+    /// What a job's `if` and its matrix can see.
+    fn contexts(self, job: &JobView, groups: &Groups<'_>) -> Contexts {
+        let of_run = || {
+            let empty = Value::Object(Map::new());
+            ["github", "vars", "inputs"].into_iter().fold(Contexts::new(), |contexts, name| {
+                contexts.with(name, self.run.contexts.get(name).unwrap_or(&empty))
+            })
+        };
+        let contexts = self.contexts.get_or_init(of_run).clone().with("needs", of_needs(&job.needs, groups));
+        match &job.called {
+            Some(called) => contexts.with("inputs", json!(called.inputs)),
+            None => contexts,
+        }
+    }
 }
 
 /// The status of a run, from those of its jobs. The one place where it is derived.
@@ -151,7 +191,8 @@ fn is_open(job: &JobView, cancelled: bool) -> bool {
 }
 
 /// What becomes of a job that has not begun; `None` while a need has not ended.
-fn decide(job: &JobView, jobs: &[JobView], groups: &Groups<'_>, run: &RunView) -> Option<Action> {
+fn decide(job: &JobView, jobs: &[JobView], groups: &Groups<'_>, of_run: OfRun<'_>) -> Option<Action> {
+    let run = of_run.run;
     if call::is_at_work(job) {
         return call::end(job, jobs, run);
     }
@@ -164,7 +205,7 @@ fn decide(job: &JobView, jobs: &[JobView], groups: &Groups<'_>, run: &RunView) -
     if needs.iter().any(|need| !need.has_ended()) {
         return None;
     }
-    let ancestors = groups.ancestors(job);
+    let ancestors = groups.troubled_ancestors(job);
     let obstacle = obstacle(job, &needs, &ancestors);
     let status = StatusFunctions {
         success: obstacle.is_none() && !run.cancelled,
@@ -173,7 +214,7 @@ fn decide(job: &JobView, jobs: &[JobView], groups: &Groups<'_>, run: &RunView) -
     };
     // contexts are made only where something reads them
     let reads = job.condition.is_some() || job.strategy.is_some() || job.call.is_some();
-    let contexts = if reads { contexts(&run.contexts, job, groups) } else { Contexts::new() };
+    let contexts = if reads { of_run.contexts(job, groups) } else { Contexts::new() };
     let holds = evaluate_condition(job.condition.as_deref(), &contexts, status);
     let (key, condition) = (job.key.clone(), job.condition.as_deref().unwrap_or("success()"));
     Some(match (holds, obstacle) {
@@ -228,19 +269,6 @@ fn obstacle(job: &JobView, needs: &[&Group<'_>], ancestors: &[&Group<'_>]) -> Op
             _ => None,
         })
     })
-}
-
-/// What a job's `if` and its matrix can see.
-fn contexts(of_run: &BTreeMap<String, Value>, job: &JobView, groups: &Groups<'_>) -> Contexts {
-    let empty = Value::Object(Map::new());
-    let contexts = ["github", "vars", "inputs"]
-        .into_iter()
-        .fold(Contexts::new(), |contexts, name| contexts.with(name, of_run.get(name).unwrap_or(&empty)))
-        .with("needs", of_needs(&job.needs, groups));
-    match &job.called {
-        Some(called) => contexts.with("inputs", json!(called.inputs)),
-        None => contexts,
-    }
 }
 
 /// Makes the jobs what they are once the action, which concerns the job at this place, is stored.

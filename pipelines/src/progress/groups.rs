@@ -10,6 +10,8 @@ use super::{JobView, SkipCause};
 /// The jobs of a run by the key that `needs` names.
 pub(super) struct Groups<'a> {
     by_key: HashMap<&'a str, Group<'a>>,
+    /// Whether a job failed or was cancelled; where none did, nobody needs to ask what came before what.
+    has_trouble: bool,
 }
 
 /// A job, or the combinations of one, in order.
@@ -23,11 +25,13 @@ pub(super) struct Group<'a> {
 impl<'a> Groups<'a> {
     pub(super) fn new(jobs: impl IntoIterator<Item = &'a JobView>) -> Self {
         let mut by_key: HashMap<&str, Group<'_>> = HashMap::new();
+        let mut has_trouble = false;
         for (position, job) in jobs.into_iter().enumerate() {
             let key = job.file_key();
+            has_trouble |= matches!(job.status, JobStatus::Failed | JobStatus::Cancelled);
             by_key.entry(key).or_insert_with(|| Group { key, position, jobs: Vec::new() }).jobs.push(job);
         }
-        Self { by_key }
+        Self { by_key, has_trouble }
     }
 
     /// The one whose key is this in its own file.
@@ -39,8 +43,11 @@ impl<'a> Groups<'a> {
         self.by_key.get(key)
     }
 
-    /// Everything that comes before a job, in the order of the run.
-    pub(super) fn ancestors(&self, job: &JobView) -> Vec<&Group<'a>> {
+    /// Everything that comes before a job, in the order of the run, where anything of the run failed or was cancelled.
+    pub(super) fn troubled_ancestors(&self, job: &JobView) -> Vec<&Group<'a>> {
+        if !self.has_trouble {
+            return Vec::new();
+        }
         let mut found: Vec<&Group<'a>> = Vec::new();
         let mut seen: HashSet<&str> = HashSet::new();
         let mut open: Vec<&str> = job.needs.iter().map(String::as_str).collect();

@@ -26,7 +26,7 @@ use segue_schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use advance::apply;
+pub(crate) use advance::play;
 pub use advance::{advance, run_status};
 pub use call::called_jobs;
 pub use cancel::{CancelAction, cancel};
