@@ -253,6 +253,9 @@ pub struct JobWait {
     pub rollout: RolloutId,
     /// The step that waits; it ends with the rollout, and the job goes on after it.
     pub step: usize,
+    /// Whether its failure is allowed, by its `continue-on-error` as it is evaluated now. Left out: as the plan says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_fail: Option<bool>,
     /// Every step so far.
     pub steps: Vec<StepReport>,
     /// Bytes of log that were sent.

@@ -52,13 +52,15 @@ pub fn first_failure(plan: &JobPlan, steps: &[StepReport]) -> Option<(FailureCla
     Some((class, format!("step `{}`: {reason}", step.name)))
 }
 
-/// What follows when the rollout that step `step` of a job waits for has ended as `rollout`. `before`: the failure that the job
+/// What follows when the rollout that step `step` of a job waits for has ended as `rollout`. `may_fail`: what the step's
+/// `continue-on-error` came to when it began to wait; `None`: as the plan says. `before`: the failure that the job
 /// has met with in an earlier step, as [`first_failure`] finds it; a step that runs after one does not mend the job. `cancelled`:
 /// the job is to be cancelled. `None` for a rollout that has not ended.
 #[must_use]
 pub fn after_rollout(
     plan: &JobPlan,
     step: usize,
+    may_fail: Option<bool>,
     before: Option<(FailureClass, String)>,
     rollout: RolloutStatus,
     reason: Option<&str>,
@@ -73,7 +75,7 @@ pub fn after_rollout(
             return None;
         }
     };
-    let tolerated = plan.steps.get(step).is_some_and(|s| s.continue_on_error);
+    let tolerated = may_fail.unwrap_or_else(|| plan.steps.get(step).is_some_and(|s| s.continue_on_error));
     let passed = outcome == Conclusion::Success || tolerated;
     let step_status = match outcome {
         Conclusion::Success => StepStatus::Succeeded,

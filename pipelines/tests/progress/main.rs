@@ -339,7 +339,7 @@ fn plan(steps: &[(bool, Option<&str>)]) -> JobPlan {
 fn a_job_goes_on_after_its_rollout_where_a_step_can_run() {
     use RolloutStatus::{Failed, Held, RolledBack, Succeeded};
     let next = |steps: &[(bool, Option<&str>)], end, cancelled| {
-        after_rollout(&plan(steps), 0, None, end, Some("too many errors"), cancelled).map(|after| after.next)
+        after_rollout(&plan(steps), 0, None, None, end, Some("too many errors"), cancelled).map(|after| after.next)
     };
     let finish = |conclusion| move |next: &Option<Next>| matches!(next, Some(Next::Finish { conclusion: c, .. }) if *c == conclusion);
     let on = Some(Next::Requeue { next_step: 1 });
@@ -354,11 +354,24 @@ fn a_job_goes_on_after_its_rollout_where_a_step_can_run() {
     assert!(finish(Conclusion::Failure)(&next(&[(false, None), (false, Some("vars.x"))], Failed, false)));
     assert_eq!(next(&[(false, None), (false, Some("failure()"))], Failed, false), on);
     assert_eq!(next(&[(false, None), (false, Some("always()"))], Failed, true), on);
-    let allowed = after_rollout(&plan(&[(true, None), (false, None)]), 0, None, RolledBack, None, false).unwrap();
+    let allowed = after_rollout(&plan(&[(true, None), (false, None)]), 0, None, None, RolledBack, None, false).unwrap();
     assert_eq!((allowed.step, allowed.outcome), (StepStatus::Succeeded, Conclusion::Failure));
     assert_eq!(allowed.next, Next::Requeue { next_step: 1 }, "and no step after it takes the job for failed");
+    for (planned, may_fail, status) in [
+        (false, Some(true), StepStatus::Succeeded),
+        (true, Some(false), StepStatus::Failed),
+        (true, None, StepStatus::Succeeded),
+    ] {
+        let steps = plan(&[(planned, None)]);
+        let after = after_rollout(&steps, 0, may_fail, None, RolledBack, None, false).unwrap();
+        assert_eq!(
+            (after.step, after.outcome),
+            (status, Conclusion::Failure),
+            "planned {planned}, came to {may_fail:?}"
+        );
+    }
     let AfterRollout { step, outcome, reason, .. } =
-        after_rollout(&plan(&alone), 0, None, RolledBack, Some("too many errors"), false).unwrap();
+        after_rollout(&plan(&alone), 0, None, None, RolledBack, Some("too many errors"), false).unwrap();
     assert_eq!((step, outcome), (StepStatus::Failed, Conclusion::Failure));
     assert_eq!(reason.as_deref(), Some("the rollout was rolled back: too many errors"));
 }
@@ -385,7 +398,7 @@ fn a_rollout_after_a_failed_step_does_not_mend_the_job() {
     assert_eq!(first_failure(&steps, std::slice::from_ref(&allowed)), None);
     let before = first_failure(&steps, &[allowed, report(1, "smoke", StepStatus::Failed, Conclusion::Failure)]);
     assert_eq!(before, Some((FailureClass::Script, "step `smoke`: exit code 1".into())));
-    let after = after_rollout(&steps, 2, before, RolloutStatus::Succeeded, None, false).unwrap();
+    let after = after_rollout(&steps, 2, None, before, RolloutStatus::Succeeded, None, false).unwrap();
     assert_eq!((after.step, after.outcome), (StepStatus::Succeeded, Conclusion::Success));
     let Next::Finish { conclusion, reason, class } = after.next else { panic!("{:?}", after.next) };
     assert_eq!((conclusion, class), (Conclusion::Failure, Some(FailureClass::Script)));

@@ -197,6 +197,7 @@ async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Res
     job.record.rollout = Some(wait.rollout);
     job.record.heard_at = Some(tx.now);
     job.waiting_step = Some(wait.step);
+    job.waiting_may_fail = wait.may_fail;
     job.becomes(JobStatus::Waiting, Some(format!("waits for rollout {}", wait.rollout)), tx.now)?;
     if rollout.record.rollout.status.is_final() {
         resume_after(store, tx, &mut job, &rollout).await?;

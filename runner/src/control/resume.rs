@@ -31,11 +31,13 @@ pub(super) async fn resume_after(store: &Store, tx: &mut Tx, job: &mut Job, roll
     let known = steps.iter().position(|known| known.index == step).map(|at| steps.remove(at));
     steps.retain(|earlier| earlier.index < step);
     let before = first_failure(plan, &steps);
-    let after = after_rollout(plan, step, before, ended.status, ended.reason.as_deref(), cancelled)
+    let may_fail = job.waiting_may_fail;
+    let after = after_rollout(plan, step, may_fail, before, ended.status, ended.reason.as_deref(), cancelled)
         .ok_or_else(|| StoreError::Conflict(format!("rollout {} has not ended", ended.id)))?;
     let known = known.unwrap_or_else(|| not_reported(job, step));
     end_step(tx, job, known, &after, rollout).await?;
     job.waiting_step = None;
+    job.waiting_may_fail = None;
     job.record.rollout = None;
     match after.next {
         Next::Requeue { next_step } => {

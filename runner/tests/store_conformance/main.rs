@@ -85,6 +85,7 @@ conformance! {
     rollouts::{
         a_deploy_waits_without_a_slot_and_goes_on,
         a_job_whose_rollout_fails_ends_with_its_reason,
+        a_failure_that_an_expression_allows_is_none_of_the_job,
         one_rollout_at_a_time_per_pair,
         a_lost_driver_hands_over_under_a_higher_epoch,
         the_journal_takes_each_entry_once_and_no_gap,

@@ -140,6 +140,7 @@ impl Chaos {
                         epoch: claim.epoch,
                         rollout: created.rollout,
                         step: 0,
+                        may_fail: None,
                         steps: vec![],
                         log_bytes: 0,
                     };

@@ -79,6 +79,21 @@ pub async fn a_job_whose_rollout_fails_ends_with_its_reason(world: World) {
     assert_ne!(served[0].current.as_ref().unwrap().id, created.release.id, "the record says that the old one serves");
 }
 
+pub async fn a_failure_that_an_expression_allows_is_none_of_the_job(world: World) {
+    let worker = world.worker("w", "1").await;
+    for (may_fail, ended) in [(Some(true), "deploy succeeded"), (Some(false), "deploy failed"), (None, "deploy failed")]
+    {
+        let run = world.run(vec![deploy_job("deploy", "staging")]).await;
+        let claim = world.claim(&worker).await;
+        let created = world.ask(&claim, b"v1").await.unwrap();
+        world.wait_forgiving(&claim, created.rollout, may_fail).await;
+        // it is kept with the job
+        let rollout = world.claim_rollout(&worker).await;
+        world.end_rollout(&rollout, RolloutStatus::RolledBack).await;
+        assert!(world.jobs(run).await[0].starts_with(ended), "{may_fail:?}: {:?}", world.jobs(run).await);
+    }
+}
+
 pub async fn one_rollout_at_a_time_per_pair(world: World) {
     let worker = world.worker("w", "1").await;
     let (_, _, first) = world.deploy(&worker, "staging", b"v1").await;

@@ -231,8 +231,13 @@ impl World {
     }
 
     pub async fn wait(&self, claim: &JobClaim, rollout: RolloutId) {
-        let wait =
-            JobWait { epoch: claim.epoch, rollout, step: 0, steps: vec![step(0, StepStatus::Waiting)], log_bytes: 0 };
+        self.wait_forgiving(claim, rollout, None).await;
+    }
+
+    /// Waits in a step whose failure may be allowed.
+    pub async fn wait_forgiving(&self, claim: &JobClaim, rollout: RolloutId, may_fail: Option<bool>) {
+        let steps = vec![step(0, StepStatus::Waiting)];
+        let wait = JobWait { epoch: claim.epoch, rollout, step: 0, may_fail, steps, log_bytes: 0 };
         self.store.wait_job(claim.job, wait).await.unwrap();
     }
 

@@ -67,7 +67,7 @@ impl Steps<'_> {
         if let Some(rollout) = end.waits {
             report.status = StepStatus::Waiting;
             running.reporter.set(report.clone());
-            return Some(Ended::Waits { step: report.index, rollout });
+            return Some(Ended::Waits { step: report.index, rollout, may_fail: forgiving });
         }
         report.ended_at = report.started_at.map(|_| now());
         report.outcome = end.outcome;

@@ -75,7 +75,7 @@ pub(super) enum Ended {
     /// Nothing is left to do.
     Done,
     /// A step waits for its rollout.
-    Waits { step: usize, rollout: RolloutId },
+    Waits { step: usize, rollout: RolloutId, may_fail: bool },
     /// The worker stops. `None`: the job is to begin anew.
     HandBack { next_step: Option<usize> },
     /// The job is another's.
@@ -315,7 +315,7 @@ impl JobRunner {
                 self.forget(claim, killed).await;
             }
             Ended::Done => self.end_done(running, killed).await,
-            Ended::Waits { step, rollout } => {
+            Ended::Waits { step, rollout, may_fail } => {
                 let goes_on = step + 1 < claim.plan.steps.len();
                 if goes_on {
                     self.save_state(&mut running);
@@ -323,7 +323,8 @@ impl JobRunner {
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
                 let log_bytes = self.close_log(log).await;
-                let wait = JobWait { epoch: claim.epoch, rollout, step, steps, log_bytes };
+                let may_fail = Some(may_fail);
+                let wait = JobWait { epoch: claim.epoch, rollout, step, may_fail, steps, log_bytes };
                 let told =
                     self.tell(claim, "waiting", self.patience(), || self.control_plane.wait(claim.job, &wait)).await;
                 drop(lease);

@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) skip_cause: Option<SkipCause>,
     /// The step that waits for the rollout.
     pub(crate) waiting_step: Option<usize>,
+    /// Whether its failure is allowed; `None`: as the plan says.
+    pub(crate) waiting_may_fail: Option<bool>,
     /// Time under leases that have ended.
     pub(crate) ran: Duration,
     pub(crate) leased_at: Option<Timestamp>,
@@ -80,6 +82,7 @@ impl Job {
             incarnation: None,
             skip_cause: None,
             waiting_step: None,
+            waiting_may_fail: None,
             ran: Duration::ZERO,
             leased_at: None,
             deadline: None,
@@ -207,7 +210,7 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
             incarnation = $8, lease_until = $9, heard_at = $10, tries = $11, ran_ms = $12, cancel_requested = $13,
             next_step = $14, waiting_step = $15, rollout_id = $16, skip_cause = $17, carried_from = $18, queued_at = $19,
             leased_at = $20, started_at = $21, ended_at = $22, deadline = $23, priority = $24, stop_reason = $25,
-            environment_url = $26, retries = $27, not_before = $28
+            environment_url = $26, retries = $27, not_before = $28, waiting_may_fail = $29
         WHERE id = $1";
     // what has begun is ended before something new begins; what changes an environment goes before what does not
     let priority = i64::from(r.epoch > Epoch(0)) * 2 + i64::from(r.plan.environment.is_some());
@@ -240,6 +243,7 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
         r.environment_url.as_ref(),
         job.retries,
         job.not_before,
+        job.waiting_may_fail,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -614,6 +618,7 @@ fn job(row: &Row) -> Result<Job> {
         incarnation: row.maybe_text("incarnation")?,
         skip_cause: row.maybe_text("skip_cause")?.and_then(|word| SkipCause::parse(&word)),
         waiting_step: index("waiting_step")?,
+        waiting_may_fail: row.maybe_int("waiting_may_fail")?.map(|n| n != 0),
         ran: Duration::from_millis(row.count("ran_ms")?),
         leased_at: row.maybe_time("leased_at")?,
         deadline: row.maybe_time("deadline")?,

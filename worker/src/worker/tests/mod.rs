@@ -544,7 +544,12 @@ async fn a_job_whose_lease_cannot_be_renewed_is_stopped_before_it_ends() {
 async fn a_job_waits_for_its_rollout_without_its_slot_and_goes_on() {
     let world = World::new().await;
     let worker = world.shell().await;
-    let uses = |uses: &str, with: serde_json::Value| json!({ "action": { "uses": { "uses": uses, "with": with } }, "id": "it" });
+    let uses = |uses: &str, with: serde_json::Value| {
+        json!({
+            "action": { "uses": { "uses": uses, "with": with } }, "id": "it",
+            "continue_on_error_when": "${{ job.status == 'success' }}",
+        })
+    };
     let first = claim_of(
         json!({ "environment": "staging" }),
         &[
@@ -559,6 +564,7 @@ async fn a_job_waits_for_its_rollout_without_its_slot_and_goes_on() {
     world.server.queue(first.clone());
     let wait = world.server.until("a wait", |state| state.waits.pop()).await;
     assert_eq!((wait.rollout.0, wait.step), (7, 1));
+    assert_eq!(wait.may_fail, Some(true), "what the expression came to");
     assert_eq!(statuses(&wait.steps), [StepStatus::Succeeded, StepStatus::Waiting]);
     let create = world.server.with(|state| state.rollouts.pop()).unwrap();
     assert_eq!((create.environment.as_str(), create.step, create.service.name.as_str()), ("staging", 1, "app"));
