@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use segue_schemas::{
-    artifact::Artifact,
+    artifact::{Artifact, check_name},
     id::{Epoch, JobId},
     status::{Conclusion, FailureClass, JobStatus},
     worker_api::{AttachArtifact, JobFinish, JobHandBack, JobReport, JobWait, Reported},
@@ -96,6 +96,8 @@ impl Store {
 
     /// Names an uploaded content in the job's attempt. The same name with another content is a conflict.
     pub async fn attach_artifact(&self, job: JobId, attach: AttachArtifact) -> Result<Artifact> {
+        check_name(&attach.name)
+            .map_err(|wrong| StoreError::Refused(format!("`{}` {wrong}", attach.name.escape_debug())))?;
         let Some(bytes) = self.artifact_wanted(&attach.digest).await? else {
             return Err(StoreError::Refused(format!(
                 "the artifact {} is not here: upload it, then name it",

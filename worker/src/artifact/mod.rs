@@ -8,7 +8,12 @@ pub mod pack;
 pub mod select;
 pub mod unpack;
 
-use std::{fs, fs::File, io, path::Path};
+use std::{
+    fs,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,14 +66,39 @@ pub fn pack_from(directory: &Path, packed: &Packed, archive: File) -> io::Result
     Ok(PackEnd::Done(left_out))
 }
 
-/// Unpacks an artifact below a directory of a job, which is made where it is not there; files in the way are replaced. Blocks.
+/// Unpacks an artifact below `root`, a job's directory, at `path`, which is made where it is not there; files in the way are
+/// replaced. Blocks.
 ///
 /// # Errors
-/// What is wrong with the archive, or can't be written.
-pub fn unpack_into(archive: File, directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory).map_err(|error| io::Error::other(format!("{}: {error}", directory.display())))?;
+/// The path leads out of the root; what is wrong with the archive, or can't be written.
+pub fn unpack_into(archive: File, root: &Path, path: &str) -> io::Result<()> {
+    let directory = make_beneath(root, Path::new(path))?;
     let rules = UnpackRules { replace: true, ..UnpackRules::default() };
-    unpack::unpack(archive, directory, rules).map_err(io::Error::other)
+    unpack::unpack(archive, &directory, rules).map_err(io::Error::other)
+}
+
+/// Makes the folders of a relative path below `root`, and says where that really is. A link may lead elsewhere within the root,
+/// and not out of it: nothing is made there.
+fn make_beneath(root: &Path, path: &Path) -> io::Result<PathBuf> {
+    let root = root.canonicalize()?;
+    let mut place = root.clone();
+    for part in path.components() {
+        place.push(part);
+        match fs::create_dir(&place) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&place, &error)),
+            _ => {}
+        }
+        place = place.canonicalize().map_err(|error| at(&place, &error))?;
+        if !place.starts_with(&root) {
+            let text = format!("{}: it leads out of the workspace, to {}", path.display(), place.display());
+            return Err(io::Error::other(text));
+        }
+    }
+    Ok(place)
+}
+
+fn at(place: &Path, error: &io::Error) -> io::Error {
+    io::Error::other(format!("{}: {error}", place.display()))
 }
 
 /// Unpacks a cache into [`CACHED_FOLDERS`] of a job's directory. Blocks.

@@ -16,7 +16,12 @@ use std::{
 use segue_schemas::id::CommitSha;
 
 /// What is run as the job's user to finish a checkout: directory, the git directory made by [`lay_out`].
-pub const FINISH: &str = r#"mkdir -p -- "$1"
+pub const FINISH: &str = r#"root=$(pwd -P)
+case $(readlink -m -- "$1") in
+    "${root%/}" | "${root%/}"/*) ;;
+    *) echo "\`path\` of the checkout leads out of the workspace, to $(readlink -m -- "$1")" >&2; exit 1 ;;
+esac
+mkdir -p -- "$1"
 rm -rf -- "$1/.git"
 mv -- "$2" "$1/.git"
 cd -- "$1"

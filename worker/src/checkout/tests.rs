@@ -108,3 +108,19 @@ async fn what_git_says_is_passed_on() {
         assert!(matches!(error, CheckoutError::Name(_)), "{name}: {error}");
     }
 }
+
+#[test]
+fn a_link_that_leads_out_of_the_workspace_gets_no_checkout() {
+    let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
+    for path in ["link", "link/deep", ".."] {
+        let output = Command::new("sh")
+            .args(["-ec", FINISH, "sh", path, "no-such-directory"])
+            .current_dir(root.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("leads out of the workspace"), "{path}: {said}");
+    }
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}

@@ -14,7 +14,7 @@ use nix::{
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
 };
 use segue_schemas::{
-    artifact::Artifact,
+    artifact::{Artifact, check_name},
     id::{Digest, RolloutId},
     worker_api::{AttachArtifact, JobClaim, Serving, StepNotice, StepRollback},
 };
@@ -156,6 +156,9 @@ impl BuiltIn<'_> {
     async fn upload(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
         let inputs = Inputs::of(UPLOAD, with, &["name", "path", "if-no-files-found", "retention-days"])?;
         let name = inputs.get("name").unwrap_or("artifact").to_owned();
+        check_name(&name).map_err(|wrong| {
+            StepError::Configuration(format!("input `name` of `{UPLOAD}`: `{}` {wrong}", name.escape_debug()))
+        })?;
         let paths = inputs.get("path").ok_or_else(|| inputs.missing("path", "the directory or file to keep"))?;
         let patterns: Vec<String> = paths.lines().map(|line| line.trim().to_owned()).collect();
         let retention_days = inputs.get("retention-days").and_then(|days| days.parse().ok());
@@ -185,6 +188,10 @@ impl BuiltIn<'_> {
         let path = inputs.path("path")?.unwrap_or_else(|| ".".into());
         let Some(name) = inputs.get("name") else {
             for artifact in self.control_plane.artifacts(self.claim.job).await? {
+                // the server takes no other name; a place outside of `path` must not hang on that alone
+                check_name(&artifact.name).map_err(|wrong| {
+                    StepError::Configuration(format!("the artifact `{}` {wrong}", artifact.name.escape_debug()))
+                })?;
                 let exit = self.unpack(&artifact, &format!("{path}/{}", artifact.name)).await?;
                 if exit != Exit::Code(0) {
                     return Ok(BuiltInEnd::Failed(exit));

@@ -90,7 +90,7 @@ fn enter(task: &Task) -> io::Result<()> {
 pub(crate) fn work_on_archive(directory: &Path, work: &Work, archive: File, output: &mut File) -> i32 {
     let done = match work {
         Work::Pack { packed } => artifact::pack_from(directory, packed, archive),
-        Work::Unpack { path } => artifact::unpack_into(archive, &directory.join(path)).map(|()| done()),
+        Work::Unpack { path } => artifact::unpack_into(archive, directory, path).map(|()| done()),
         Work::Restore => artifact::restore_into(archive, directory).map(|()| done()),
         Work::Program { .. } => Ok(done()),
     };

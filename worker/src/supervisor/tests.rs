@@ -304,6 +304,20 @@ async fn files_are_packed_and_unpacked_as_the_job_user() {
     assert_eq!(run_with_archive(&mut keeper, &work, &archive).await, (Exit::Code(0), String::new()));
     assert_eq!(fs::read_to_string(root.path().join("again/a")).unwrap(), "content");
 
+    // a link within leads on; one that leads out is refused, and nothing is made there
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("again", root.path().join("within")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.path().join("out")).unwrap();
+    let work = pack(Work::Unpack { path: "within/deep".into() });
+    assert_eq!(run_with_archive(&mut keeper, &work, &archive).await, (Exit::Code(0), String::new()));
+    assert_eq!(fs::read_to_string(root.path().join("again/deep/a")).unwrap(), "content");
+    for path in ["out", "out/deep", "../beside", "/tmp"] {
+        let (exit, output) = run_with_archive(&mut keeper, &pack(Work::Unpack { path: path.into() }), &archive).await;
+        assert_eq!(exit, Exit::Code(1), "{path}");
+        assert!(output.contains("leads out of the workspace"), "{path}: {output}");
+    }
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+
     let work = pack(Work::Pack { packed: Packed::Whole("missing".into()) });
     let (exit, output) = run_with_archive(&mut keeper, &work, &archive).await;
     assert_eq!(exit, Exit::Code(1));
