@@ -22,7 +22,7 @@ const WORDS: [&str; 34] = [
     "1",
     "-1.5",
     "0xff",
-    "1e3",
+    "1e3 ",
     "==",
     "!=",
     "<",
@@ -50,7 +50,11 @@ proptest! {
         let source = words.concat();
         let (ours, theirs) = (calls(&source), Expr::parse(&source));
         // of what is too long or too deep each has its own idea
-        if !matches!(&ours, Err(error) if error.kind == ErrorKind::Limit) {
+        let has_limit = matches!(&ours, Err(error) if error.kind == ErrorKind::Limit);
+        // the other takes these as well, which GitHub's runner refuses (ExpressionParser.cs, LexicalAnalyzer.cs)
+        let dense = source.replace(' ', "");
+        let is_lax = ours.is_err() && (dense.contains("format()") || dense.contains(",)"));
+        if !has_limit && !is_lax {
             prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{}: {:?}, {:?}", source, ours, theirs.err().map(|error| error.to_string()));
         }
     }
@@ -90,17 +94,23 @@ fn expression() -> impl Strategy<Value = String> {
         "'1e3'",
         "'Straße'",
         "'{0}-{1}'",
-        "fromJSON('[1, \"b\", null]')",
         "fromJSON('\"x\"')",
     ];
     prop::sample::select(literals.to_vec()).prop_map(String::from).prop_recursive(4, 24, 3, |inner| {
         let operators = prop::sample::select(vec!["==", "!=", "<", "<=", ">", ">=", "&&", "||"]);
-        let two = prop::sample::select(vec!["contains", "startsWith", "endsWith", "join"]);
+        let two = prop::sample::select(vec!["contains", "startsWith", "endsWith"]);
+        // a list stands where both know it: the other takes one for the text `Array` as a separator and as what is looked for,
+        // which GitHub's runner does not (Join.cs, Contains.cs, StartsWith.cs)
+        const LIST: &str = "fromJSON('[1, \"b\", null]')";
+        let separator = prop::sample::select(vec!["', '", "''", "1", "null", "true"]);
         prop_oneof![
             (inner.clone(), operators, inner.clone()).prop_map(|(a, operator, b)| format!("{a} {operator} {b}")),
             inner.clone().prop_map(|a| format!("({a})")),
             inner.clone().prop_map(|a| format!("!{a}")),
             (two, inner.clone(), inner.clone()).prop_map(|(function, a, b)| format!("{function}({a}, {b})")),
+            separator.prop_map(|between| format!("join({LIST}, {between})")),
+            inner.clone().prop_map(|item| format!("contains({LIST}, {item})")),
+            inner.clone().prop_map(|other| format!("format('{{0}}', {LIST} == {other})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("format('{{0}}|{{1}}', {a}, {b})")),
             (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("case(!!({a}), {b}, {c})")),
         ]
