@@ -157,6 +157,26 @@ fn outputs_of_a_matrix_are_keyed_by_the_combination() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_fails_for_who_pushed_it_and_not_for_others() {
+    let files = [
+        ("broken.yml", "on: push\njobs: { a: ["),
+        ("fine.yml", "on: workflow_dispatch\njobs: { a: { steps: [{ run: x }] } }\n"),
+    ];
+    let asked = |pipeline: &str| {
+        let mut trigger = push();
+        let (commit, pipeline) = (trigger.event.commit().clone(), Some(pipeline.to_owned()));
+        trigger.event =
+            Event::WorkflowDispatch { r#ref: "refs/heads/main".into(), commit, pipeline, inputs: Default::default() };
+        let planned = plan(&files, &trigger, None);
+        (planned.runs.len(), planned.broken.len())
+    };
+    assert_eq!(plan(&files, &push(), None).broken.len(), 1);
+    assert_eq!(asked("fine"), (1, 0));
+    assert_eq!(asked("broken"), (0, 1));
+    assert_eq!(asked("nope"), (0, 0));
+}
+
+#[test]
 fn every_matching_pipeline_reports_a_conclusion() {
     let skipped = "on: push\njobs:\n  a: { if: false, steps: [{ run: x }] }\n";
     let broken = "on: push\njobs:\n  a: { stepz: [] }\n";

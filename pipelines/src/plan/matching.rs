@@ -8,6 +8,7 @@ use segue_schemas::{
 use crate::{
     comment,
     pipeline::{PullRequestFilter, PushFilter, RefFilter, Triggers},
+    plan::Outcome,
     schedule::Schedule,
     service::file_stem,
 };
@@ -30,9 +31,7 @@ pub(super) fn matching(
             pull_request(filter, action, *number, base_ref, changed_files)
         }
         Event::WorkflowDispatch { pipeline, .. } => {
-            if let Some(asked) =
-                pipeline.as_deref().filter(|asked| *asked != name && *asked != file_stem(file) && *asked != file)
-            {
+            if let Some(asked) = pipeline.as_deref().filter(|asked| !is_called(asked, file, name)) {
                 return Err(format!("a run of `{asked}` was asked for"));
             }
             if triggers.workflow_dispatch.is_none() {
@@ -190,5 +189,28 @@ fn paths(filter: Option<&RefFilter>, changed_files: Option<&[String]>) -> Result
             Some(file) => Ok(format!("; `{file}` changed, which `paths-ignore` does not leave out")),
             None => Err(format!("`paths-ignore` leaves all of the {} changed files out", files.len())),
         },
+    }
+}
+
+/// Whether a person who writes this means the pipeline: by its name, its file, or the file's name without what follows the dot.
+#[must_use]
+pub fn is_called(asked: &str, file: &str, name: &str) -> bool {
+    asked == name || asked == file_stem(file) || asked == file
+}
+
+/// What an event does to a file that is too broken to say what starts it. Who has changed it is told; a time, a request or a
+/// comment that another pipeline waits for is not the place to say so.
+pub(super) fn without_triggers(file: &str, name: &str, event: &Event) -> Outcome<'static> {
+    let is_meant = match event {
+        Event::Push { .. } | Event::PullRequest { .. } => true,
+        Event::WorkflowDispatch { pipeline, .. } => {
+            pipeline.as_deref().is_some_and(|asked| is_called(asked, file, name))
+        }
+        Event::Schedule { .. } | Event::RepositoryDispatch { .. } | Event::IssueComment { .. } => false,
+    };
+    if is_meant {
+        Outcome::Broken
+    } else {
+        Outcome::NotMatching("the file is too broken to say what starts it; `segue validate` says what is wrong".into())
     }
 }

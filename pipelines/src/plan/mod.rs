@@ -24,6 +24,7 @@ use crate::{
 };
 pub use explain::{ExplainedJob, ExplainedPipeline, explain};
 pub use github::{GITHUB_CONTEXT_KEYS, RunNumbers, github_context};
+pub use matching::is_called;
 pub use only::{LeftOut, without_deployments};
 
 /// What follows from an event, file by file.
@@ -132,7 +133,9 @@ enum Outcome<'p> {
 type Inputs = IndexMap<String, Value>;
 
 fn outcome<'p>(file: &str, parsed: &'p Parsed, trigger: &Trigger, changed_files: Option<&[String]>) -> Outcome<'p> {
-    let Some(triggers) = &parsed.triggers else { return Outcome::Broken };
+    let Some(triggers) = &parsed.triggers else {
+        return matching::without_triggers(file, &parsed.name, &trigger.event);
+    };
     let reason = match matching::matching(file, &parsed.name, triggers, trigger, changed_files) {
         Ok(reason) => reason,
         Err(reason) => return Outcome::NotMatching(reason),
