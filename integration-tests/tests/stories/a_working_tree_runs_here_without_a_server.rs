@@ -116,6 +116,23 @@ fn what_is_not_committed_yet_is_run_and_its_exit_code_tells_how_it_went() -> Res
 }
 
 #[test]
+fn it_is_all_of_the_tree_wherever_one_stands_in_it() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (_repository, work) = tree(place.path())?;
+    let below = work.join("src/deep");
+    std::fs::create_dir_all(&below)?;
+    let arguments = ["--secret", "TOKEN", "--var", "COLOUR=red", "--job", "test"];
+    let ended = command(&below, place.path(), &arguments)?.output()?;
+    let (out, err) = said(&ended);
+    assert_eq!(ended.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("not committed yet"), "{out}{err}");
+    let validated = Command::new(binary()?).arg("validate").current_dir(&below).output()?;
+    assert_eq!(validated.status.code(), Some(0), "{validated:?}");
+    assert!(said(&validated).1.contains("1 file: 0 errors"), "{validated:?}");
+    Ok(())
+}
+
+#[test]
 fn a_matrix_a_retry_and_an_allowed_failure_run_here_as_anywhere() -> Result<()> {
     let place = tempfile::tempdir()?;
     let repository = Repository::create(&place.path().join("git"), "acme/shop")?;

@@ -101,3 +101,22 @@ fn what_a_script_reads_is_json_and_nothing_else() -> Result<()> {
     assert!(checks.iter().all(|check| check["state"] == "good" || check["remedy"].is_string()), "{checks:#?}");
     Ok(())
 }
+
+#[test]
+fn a_reader_that_goes_early_ends_a_command_quietly() -> Result<()> {
+    let jobs: String = (0..2000).map(|n| format!("  job-{n}: {{ steps: [{{ run: 'true' }}] }}\n")).collect();
+    let folder = repository(&format!("on: [push]\njobs:\n{jobs}"))?;
+    for arguments in [&["explain"][..], &["explain", "--json"], &["validate", "--json"], &["eval", "1"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = Command::new(binary()?).args(arguments).current_dir(folder.path()).stdout(writer).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}: {said}");
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
+    let output = Command::new(binary()?).args(["eval", "1"]).stdout(full).output()?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: cannot write to standard output"));
+    Ok(())
+}

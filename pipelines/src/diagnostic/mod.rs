@@ -80,9 +80,15 @@ impl<'s> Findings<'s> {
     }
 
     fn add(&mut self, severity: Severity, code: Code, span: &Range<usize>, message: String, help: Option<String>) {
-        if self.found.len() < MAX_PER_FILE {
-            self.found.push(self.source.diagnostic(severity, code, span, message, help));
+        if self.is_full() {
+            // an error is never left out for what is less
+            let less = self.found.iter().rposition(|found| found.severity != Severity::Error);
+            match less {
+                Some(at) if severity == Severity::Error => drop(self.found.remove(at)),
+                _ => return,
+            }
         }
+        self.found.push(self.source.diagnostic(severity, code, span, message, help));
     }
 
     pub(crate) fn has_errors(&self) -> bool {

@@ -12,8 +12,15 @@ const MERGE_KEY: &str = "<<";
 pub(super) fn build(findings: &mut Findings<'_>) -> Option<Rc<Node>> {
     let text = findings.source.text;
     if text.len() > MAX_BYTES {
-        let message = format!("the file has {} bytes, and {MAX_BYTES} are the limit", text.len());
-        findings.error(Code::YamlLimit, &(0..0), message, None);
+        let message = format!("the file is larger than {MAX_BYTES} bytes, which are the limit");
+        findings.error(Code::YamlLimit, &(0..0), message, Some("split it into several files".into()));
+        return None;
+    }
+    // whoever read the file has put this in the place of bytes that are none
+    if let Some(at) = text.find([char::REPLACEMENT_CHARACTER, '\0']) {
+        let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
+        let help = Some("save the file as UTF-8".into());
+        findings.error(Code::YamlSyntax, &(at..end), "this is no text in UTF-8", help);
         return None;
     }
     let mut builder = Builder {

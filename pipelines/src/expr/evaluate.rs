@@ -60,7 +60,7 @@ pub(super) fn unknown_context<'c>(
     } else {
         format!("there is no context `{name}`")
     };
-    let suggestion = if exists { None } else { did_you_mean(name, here.clone()) };
+    let suggestion = if exists { None } else { call_it(name).or_else(|| did_you_mean(name, here.clone())) };
     let error = ExprError::new(ErrorKind::UnknownContext, span.clone(), message);
     match suggestion {
         Some(suggestion) => error.help(suggestion),
@@ -71,6 +71,11 @@ pub(super) fn unknown_context<'c>(
             error.help(format!("available here: {list}{quote}"))
         }
     }
+}
+
+/// What to write for a function's name that stands without its brackets.
+pub(crate) fn call_it(name: &str) -> Option<String> {
+    Function::named(name).map(|function| format!("`{}` is a function: write `{}`", function.name(), function.usage()))
 }
 
 pub(super) fn misplaced_status(function: Function, span: &Range<usize>) -> ExprError {

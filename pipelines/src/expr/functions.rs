@@ -105,7 +105,7 @@ impl Function {
         Err(ExprError::new(ErrorKind::ArgumentCount, span, message).help(format!("write `{}`", self.usage())))
     }
 
-    const fn usage(self) -> &'static str {
+    pub(super) const fn usage(self) -> &'static str {
         match self {
             Self::Contains => "contains(search, item)",
             Self::StartsWith => "startsWith(text, beginning)",

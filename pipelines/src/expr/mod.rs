@@ -20,6 +20,7 @@ pub(crate) use value::equal_ignoring_case;
 pub use contexts::{CONTEXT_NAMES, Contexts, HashFiles, StatusFunctions};
 pub use error::{ErrorKind, ExprError};
 pub use evaluate::MAX_TEXT_BYTES;
+pub(crate) use evaluate::call_it;
 pub use parser::{MAX_DEPTH, MAX_LENGTH_BYTES};
 pub use references::{Call, Reference, Step, calls, references, template_expressions, template_references};
 pub use value::Value;

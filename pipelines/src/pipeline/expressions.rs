@@ -291,7 +291,8 @@ fn context_problem(reference: &Reference, place: &Place) -> Option<Problem> {
     Some(if known {
         (Code::UnknownContext, format!("the context `{name}` is not available here"), Some(here))
     } else {
-        let help = did_you_mean(name, place.contexts.iter().copied())
+        let help = expr::call_it(name)
+            .or_else(|| did_you_mean(name, place.contexts.iter().copied()))
             .unwrap_or_else(|| format!("{here}; a text stands in single quotes: `'{name}'`"));
         (Code::UnknownContext, format!("there is no context `{name}`"), Some(help))
     })

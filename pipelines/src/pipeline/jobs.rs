@@ -1,6 +1,6 @@
 //! `jobs`.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use indexmap::IndexMap;
 use segue_schemas::plan::{Late, Setting};
@@ -73,6 +73,14 @@ impl Reader<'_, '_> {
             );
             return None;
         }
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for entry in entries {
+            if let Some(known) = seen.insert(entry.key.to_lowercase(), &entry.key) {
+                let message = format!("the jobs `{known}` and `{}` differ in case alone", entry.key);
+                let help = Some("expressions do not tell them apart: give one another name".into());
+                self.findings.error(Code::DuplicateId, &entry.key_span, message, help);
+            }
+        }
         let jobs: Jobs = entries.iter().map(|entry| (entry.key.clone(), self.outline(&entry.value))).collect();
         outer.jobs = Rc::new(jobs);
         Some(entries.iter().filter_map(|entry| self.job(entry, defaults, outer.clone())).collect())
@@ -104,6 +112,11 @@ impl Reader<'_, '_> {
         }
         scope.enter();
         let env = self.env(node, &JOB_ENV, &mut scope);
+        if let Some(entry) = node.entry("container").or_else(|| node.entry("services")) {
+            let message = format!("`{}` asks for a container, and no worker of this version runs one", entry.key);
+            let help = Some("the job fails and says so; without it, the steps run on the worker's host".into());
+            self.findings.warning(Code::NotSupportedYet, &entry.key_span, message, help);
+        }
         let container = node.get("container").and_then(|node| self.container(node, "container", &mut scope));
         let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
         let permissions = node.get("permissions").and_then(|node| self.permissions(node));

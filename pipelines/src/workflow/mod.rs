@@ -89,7 +89,7 @@ impl Report<'_> {
     /// mended as in any pipeline.
     fn tell_problem(&mut self, path: &str, problem: Diagnostic) {
         let unknown = matches!(problem.code, Code::UnknownKey | Code::NotSupportedYet | Code::UnknownAction);
-        if unknown && problem.severity == Severity::Error {
+        if unknown && (problem.severity == Severity::Error || problem.code == Code::NotSupportedYet) {
             self.missing(path, &problem.span, &problem.message, problem.help);
         } else if self.told.len() < MAX_NOTES {
             self.told.push(Diagnostic { message: format!("`{path}`: {}", problem.message), ..problem });

@@ -8,6 +8,7 @@ use segue_schemas::{
 use super::{
     connection::ServerArgs,
     ending::{Exit, Failure},
+    out::say,
     place, show,
 };
 
@@ -41,7 +42,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
     if args.json {
         show::json(&approved)?;
     } else {
-        anstream::println!("approved: {}", approved.jobs.join(", "));
+        say!("approved: {}", approved.jobs.join(", "));
     }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ use segue_runner::backup::{self, Summary};
 
 use super::{
     ending::{Exit, Failure},
+    out::say,
     place, show,
 };
 
@@ -59,14 +60,9 @@ fn tell(summary: &Summary, is_json: bool, what: &str) -> Result<Exit, Failure> {
         show::json(summary)?;
     } else {
         let mib = summary.bytes / (1024 * 1024);
-        anstream::println!(
-            "{what} {} files, {mib} MiB, of {} (version {})",
-            summary.files,
-            summary.created_at,
-            summary.version
-        );
+        say!("{what} {} files, {mib} MiB, of {} (version {})", summary.files, summary.created_at, summary.version);
         if let Some(place) = &summary.contents_elsewhere {
-            anstream::println!(
+            say!(
                 "The contents of artifacts and caches are not among them: they lie in {place}. Keep that bucket as long as this \
                  backup; its own versions or replicas protect it"
             );

@@ -8,6 +8,7 @@ use segue_schemas::{
 use super::{
     connection::ServerArgs,
     ending::{Exit, Failure},
+    out::say,
     place, show,
 };
 
@@ -38,9 +39,9 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
     if args.json {
         show::json(&summary)?;
     } else if summary.status.is_final() {
-        anstream::println!("run {} is {}", summary.id, show::status_text(&summary.status));
+        say!("run {} is {}", summary.id, show::status_text(&summary.status));
     } else {
-        anstream::println!("run {} is being cancelled", summary.id);
+        say!("run {} is being cancelled", summary.id);
     }
     Ok(Exit::Done)
 }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     ending::{Exit, Explain as _, Failure},
+    out::say,
     pipeline_files::{self, Kind, SourceFile},
     show, validate,
 };
@@ -294,14 +295,14 @@ fn read_json(file: &Path) -> Result<Value, Failure> {
 
 fn print(pipeline: &ExplainedPipeline, source: &SourceFile) -> Result<(), Failure> {
     let verb = |runs| if runs { "runs" } else { "does not run" };
-    anstream::println!("{} ({}) {}: {}", pipeline.name, pipeline.file, verb(pipeline.matches), pipeline.reason);
+    say!("{} ({}) {}: {}", pipeline.name, pipeline.file, verb(pipeline.matches), pipeline.reason);
     for job in &pipeline.jobs {
         let name = if job.name == job.id { String::new() } else { format!(" ({})", job.name) };
-        anstream::println!("  {}{name} {}: {}", job.id, verb(job.would_run), job.reason);
+        say!("  {}{name} {}: {}", job.id, verb(job.would_run), job.reason);
     }
     if pipeline.is_broken {
-        anstream::println!();
-        validate::print(&pipeline.diagnostics, &source.text)?;
+        say!();
+        validate::print(&pipeline.diagnostics, &source.text);
     }
     Ok(())
 }

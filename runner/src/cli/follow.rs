@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     client::{CallError, Client},
     ending::Failure,
+    out::say,
     show,
 };
 
@@ -111,7 +112,7 @@ impl RunLines {
                     let took = show::span(job.started_at, job.ended_at);
                     let reason =
                         job.reason.as_deref().map(|r| format!("  {}", show::one_line(r, 200))).unwrap_or_default();
-                    anstream::println!("{:<24} {} {took}{reason}", job.key, show::job_status(job));
+                    say!("{:<24} {} {took}{reason}", job.key, show::job_status(job));
                 }
             }
             RunEvent::Rollout(rollout) => {
@@ -122,9 +123,9 @@ impl RunLines {
             }
             RunEvent::End(run) => {
                 let took = show::span(run.started_at.or(Some(run.created_at)), run.ended_at);
-                anstream::println!("run {} {} {took}", run.id, show::status_text(&run.status));
+                say!("run {} {} {took}", run.id, show::status_text(&run.status));
                 if let Some(reason) = &run.reason {
-                    anstream::println!("{reason}");
+                    say!("{reason}");
                 }
             }
         }
@@ -156,12 +157,7 @@ impl RolloutLines {
 fn print_rollout(rollout: &Rollout) {
     let target = format!("{}/{}", rollout.spec.environment, rollout.spec.service.name);
     let reason = rollout.reason.as_deref().map(|reason| format!("  {reason}")).unwrap_or_default();
-    anstream::println!(
-        "rollout {} {target}  {} {:>3} %{reason}",
-        rollout.id,
-        show::status_text(&rollout.status),
-        rollout.weight
-    );
+    say!("rollout {} {target}  {} {:>3} %{reason}", rollout.id, show::status_text(&rollout.status), rollout.weight);
 }
 
 /// One line of a rollout's journal.
@@ -171,5 +167,5 @@ pub fn print_entry(entry: &JournalEntry) {
     let host = entry.host.as_deref().unwrap_or("-");
     let detail = entry.detail.get("message").and_then(|message| message.as_str());
     let detail = detail.map_or_else(|| entry.detail.to_string(), str::to_owned);
-    anstream::println!("{time}  {:<16} {host:<8} {detail}", kind.unwrap_or_default());
+    say!("{time}  {:<16} {host:<8} {detail}", kind.unwrap_or_default());
 }

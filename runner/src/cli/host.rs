@@ -11,7 +11,9 @@ use segue_worker::{
 
 use super::{
     ending::{Exit, Explain as _, Failure},
-    logging, place,
+    logging,
+    out::say,
+    place,
 };
 
 /// Keep this machine's services and their traffic
@@ -57,7 +59,7 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
 fn stop(options: HostOptions) -> Result<Exit, Failure> {
     let client = HostClient::new(options.socket);
     place::client_runtime()?.block_on(client.shutdown(Shutdown { services: true })).map_err(Failure::new)?;
-    anstream::println!("the host and what it carried have ended");
+    say!("the host and what it carried have ended");
     Ok(Exit::Done)
 }
 

@@ -1,8 +1,6 @@
 //! `segue logs`: what a run's jobs printed. Jobs are shown one after the other, in the plan's order, also while they run:
 //! two jobs never mix their lines.
 
-use std::io::Write as _;
-
 use segue_schemas::{
     api::{JobView, LogChunk, LogEnd, RunView},
     id::RunId,
@@ -12,6 +10,7 @@ use super::{
     client::{CallError, Client},
     connection::ServerArgs,
     ending::{Exit, Explain as _, Failure},
+    out::{self, say},
     place, run as run_command,
 };
 
@@ -55,7 +54,7 @@ async fn print(client: &Client, args: &Args) -> Result<Exit, Failure> {
     }
     for job in &jobs {
         if jobs.len() > 1 {
-            anstream::println!("{0}== {1} =={0:#}", anstyle::Style::new().bold(), job.key);
+            say!("{0}== {1} =={0:#}", anstyle::Style::new().bold(), job.key);
         }
         if args.follow { follow(client, job).await? } else { copy(client, job).await? }
     }
@@ -69,11 +68,10 @@ async fn print(client: &Client, args: &Args) -> Result<Exit, Failure> {
 /// What is stored, from its beginning, as it comes: a log of any size passes through a few kilobytes of memory.
 async fn copy(client: &Client, job: &JobView) -> Result<(), Failure> {
     let mut answer = client.bytes(&format!("/jobs/{}/logs", job.id), &()).await?;
-    let mut out = std::io::stdout().lock();
     while let Some(piece) = answer.chunk().await.explain("the log broke off")? {
-        out.write_all(&piece).explain("cannot write to standard output")?;
+        out::bytes(&piece);
     }
-    out.flush().explain("cannot write to standard output")
+    Ok(())
 }
 
 /// What is stored and what comes, until the job ends; a server that is restarted meanwhile is found again.
@@ -85,31 +83,23 @@ async fn follow(client: &Client, job: &JobView) -> Result<(), Failure> {
         match follow_once(client, job, &mut offset).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(Ending::Call(error)) if error.may_pass() && tries < TRIES => tries += 1,
-            Err(Ending::Call(error)) => return Err(error.into()),
-            Err(Ending::Failure(failure)) => return Err(failure),
+            Err(error) if error.may_pass() && tries < TRIES => tries += 1,
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
 }
 
-enum Ending {
-    Call(CallError),
-    Failure(Failure),
-}
-
 /// Whether the log is complete; `offset` moves with what was printed.
-async fn follow_once(client: &Client, job: &JobView, offset: &mut u64) -> Result<bool, Ending> {
+async fn follow_once(client: &Client, job: &JobView, offset: &mut u64) -> Result<bool, CallError> {
     let query = serde_json::json!({"follow": true, "offset": *offset});
-    let mut events = client.events(&format!("/jobs/{}/logs", job.id), &query).await.map_err(Ending::Call)?;
-    while let Some(event) = events.next().await.map_err(Ending::Call)? {
-        let unreadable = |error: serde_json::Error| Ending::Call(CallError::Unreadable(error.to_string()));
+    let mut events = client.events(&format!("/jobs/{}/logs", job.id), &query).await?;
+    while let Some(event) = events.next().await? {
+        let unreadable = |error: serde_json::Error| CallError::Unreadable(error.to_string());
         match event.name.as_str() {
             "log" => {
                 let chunk: LogChunk = serde_json::from_str(&event.data).map_err(unreadable)?;
-                let mut out = std::io::stdout().lock();
-                let written = out.write_all(chunk.text.as_bytes()).and_then(|()| out.flush());
-                written.explain("cannot write to standard output").map_err(Ending::Failure)?;
+                out::bytes(chunk.text.as_bytes());
                 *offset = event.id.and_then(|id| id.parse().ok()).unwrap_or(chunk.offset + chunk.text.len() as u64);
             }
             "end" => {

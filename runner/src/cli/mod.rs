@@ -19,6 +19,7 @@ mod host;
 mod local;
 pub mod logging;
 mod logs;
+pub mod out;
 mod pipeline_files;
 pub mod place;
 mod releases;

@@ -47,6 +47,29 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
     if !metadata.is_dir() {
         return Ok(vec![read(path)?]);
     }
+    let mut paths = paths_in(path)?;
+    if paths.is_empty()
+        && let Some(root) = repository_above(path)
+    {
+        paths = paths_in(&root)?;
+    }
+    if paths.is_empty() {
+        let failure = Failure::usage(format_args!("{shown} holds no file that Segue reads"));
+        return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`, services in `.segue/services/*.yml`"));
+    }
+    paths.iter().map(|path| read(path)).collect()
+}
+
+/// The root of the repository that a folder lies in, as one goes there from the folder.
+fn repository_above(folder: &Path) -> Option<PathBuf> {
+    let whole = folder.canonicalize().ok()?;
+    let up = whole.ancestors().position(|above| above.join(".git").exists())?;
+    let up: PathBuf = std::iter::repeat_n("..", up).collect();
+    (up != Path::new("")).then(|| if folder == Path::new(".") { up } else { folder.join(up) })
+}
+
+/// The files of a folder that Segue reads.
+fn paths_in(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     let own = if path.file_name().is_some_and(|name| name == ".segue") { path.to_owned() } else { path.join(".segue") };
     for folder in ["pipelines", "services"].map(|name| own.join(name)) {
@@ -66,11 +89,7 @@ pub fn collect(path: &Path) -> Result<Vec<SourceFile>, Failure> {
     if paths.is_empty() {
         paths = yaml_files(path)?;
     }
-    if paths.is_empty() {
-        let failure = Failure::usage(format_args!("{shown} holds no file that Segue reads"));
-        return Err(failure.remedy("pipelines lie in `.segue/pipelines/*.yml`, services in `.segue/services/*.yml`"));
-    }
-    paths.iter().map(|path| read(path)).collect()
+    Ok(paths)
 }
 
 /// The actions that these files may use and the pipelines that they may call, those among them and those that lie beside them.

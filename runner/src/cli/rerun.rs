@@ -8,6 +8,7 @@ use segue_schemas::{
 use super::{
     connection::ServerArgs,
     ending::{Exit, Failure},
+    out::say,
     place, run as run_command, show,
 };
 
@@ -46,12 +47,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         if args.json {
             show::json(&summary)?;
         } else if !args.watch {
-            anstream::println!(
-                "run {} attempt {}  {}",
-                summary.id,
-                summary.attempt,
-                show::status_text(&summary.status)
-            );
+            say!("run {} attempt {}  {}", summary.id, summary.attempt, show::status_text(&summary.status));
         }
         Ok(exit)
     })

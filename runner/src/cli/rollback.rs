@@ -16,6 +16,7 @@ use super::{
     client::segment,
     connection::ServerArgs,
     ending::{Exit, Failure},
+    out::say,
     place, rollout, show,
 };
 
@@ -69,7 +70,7 @@ async fn by_the_server(args: &Args) -> Result<Exit, Failure> {
         if args.json {
             show::json(&started)?;
         } else {
-            anstream::println!("rollout {} goes back to release {}", started.id, started.spec.release.id);
+            say!("rollout {} goes back to release {}", started.id, started.spec.release.id);
         }
         return Ok(Exit::Done);
     }
@@ -166,7 +167,7 @@ fn explain_host(error: &HostClientError, socket: &std::path::Path) -> Failure {
 
 fn print(args: &Args, result: &EmergencyResult) {
     let from = result.from.as_ref().map_or_else(|| "nothing".into(), describe);
-    anstream::println!(
+    say!(
         "{}/{} serves release {} again (before: {from}); it took {:.1} ms, the epoch is {} now",
         args.environment,
         args.service,

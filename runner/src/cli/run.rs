@@ -11,7 +11,9 @@ use super::{
     client::{Client, segment},
     connection::ServerArgs,
     ending::{Exit, Failure},
-    follow, local, place, show,
+    follow, local,
+    out::say,
+    place, show,
 };
 
 /// Run a commit by hand, or what lies in a folder here, without a server
@@ -88,7 +90,7 @@ async fn dispatch(client: &Client, args: Args) -> Result<Exit, Failure> {
         show::json(&dispatched)?;
     } else if !args.watch {
         for run in &dispatched.runs {
-            anstream::println!("run {}  {}  {}", run.id, run.pipeline, show::status_text(&run.status));
+            say!("run {}  {}  {}", run.id, run.pipeline, show::status_text(&run.status));
         }
     }
     let failed = dispatched.runs.iter().any(|run| run.status.is_final() && run.status != RunStatus::Succeeded);

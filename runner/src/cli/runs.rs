@@ -10,6 +10,7 @@ use segue_schemas::{
 use super::{
     connection::ServerArgs,
     ending::{Exit, Failure},
+    out::say,
     place,
     run::repository,
     show,
@@ -65,7 +66,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
             print_one(&view);
             for job in view.jobs.iter().filter(|job| job.steps.iter().any(|step| step.summary_bytes > 0)) {
                 let summary = runtime.block_on(client.text(&format!("/jobs/{}/summary", job.id)))?;
-                anstream::println!("\nsummary of {}\n{}", job.key, summary.trim_end());
+                say!("\nsummary of {}\n{}", job.key, summary.trim_end());
             }
         }
         return Ok(Exit::Done);
@@ -118,21 +119,21 @@ fn print_list(page: &RunPage) {
 
 fn print_one(view: &RunView) {
     let run = &view.run;
-    anstream::println!("run {}  {}  {}", run.id, show::status_text(&run.status), run.title);
-    anstream::println!("  {} {} at {}", run.repository, show::short_ref(&run.r#ref), run.commit);
-    anstream::println!("  {} by {} ({}), {}", run.file, run.actor, run.event, show::ago(run.created_at));
-    anstream::println!("  attempt {} of {}", view.attempt, view.attempts.len());
+    say!("run {}  {}  {}", run.id, show::status_text(&run.status), run.title);
+    say!("  {} {} at {}", run.repository, show::short_ref(&run.r#ref), run.commit);
+    say!("  {} by {} ({}), {}", run.file, run.actor, run.event, show::ago(run.created_at));
+    say!("  attempt {} of {}", view.attempt, view.attempts.len());
     if let Some(reason) = &run.reason {
-        anstream::println!("{reason}");
+        say!("{reason}");
     }
     for job in &view.jobs {
         print_job(job);
     }
     for artifact in &view.artifacts {
-        anstream::println!("artifact {}  {} bytes  {}", artifact.name, artifact.bytes, artifact.digest);
+        say!("artifact {}  {} bytes  {}", artifact.name, artifact.bytes, artifact.digest);
     }
     for rollout in &view.rollouts {
-        anstream::println!("rollout {rollout}: see `segue rollout show {rollout}`");
+        say!("rollout {rollout}: see `segue rollout show {rollout}`");
     }
 }
 
@@ -140,15 +141,15 @@ fn print_job(job: &JobView) {
     let environment = job.environment.as_deref().map(|name| format!(" -> {name}")).unwrap_or_default();
     let reason = job.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
     let took = show::span(job.started_at, job.ended_at);
-    anstream::println!("job {}{environment}  {} {took}{reason}", job.key, show::job_status(job));
+    say!("job {}{environment}  {} {took}{reason}", job.key, show::job_status(job));
     if let Some(url) = &job.environment_url {
-        anstream::println!("    {url}");
+        say!("    {url}");
     }
     for step in job.steps.iter().filter(|step| step.status != StepStatus::Pending) {
         let reason =
             step.reason.as_deref().map(|reason| format!("  {}", show::one_line(reason, 200))).unwrap_or_default();
         let took = show::span(step.started_at, step.ended_at);
-        anstream::println!("    {}  {} {took}{reason}", step.name, show::status_text(&step.status));
+        say!("    {}  {} {took}{reason}", step.name, show::status_text(&step.status));
         for annotation in &step.annotations {
             print_annotation(annotation);
         }
@@ -169,5 +170,5 @@ fn print_annotation(annotation: &Annotation) {
     };
     let title = annotation.title.as_deref().map(|title| format!(" {title}:")).unwrap_or_default();
     let message = show::one_line(&annotation.message, 200);
-    anstream::println!("        {style}{}{style:#}{place}{title} {message}", annotation.level.as_str());
+    say!("        {style}{}{style:#}{place}{title} {message}", annotation.level.as_str());
 }

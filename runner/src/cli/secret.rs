@@ -12,6 +12,7 @@ use super::{
     client::segment,
     connection::ServerArgs,
     ending::{Exit, Explain as _, Failure},
+    out::say,
     place,
     run::repository,
     show,
@@ -108,7 +109,7 @@ fn set(args: SetArgs) -> Result<Exit, Failure> {
     let body = SecretValue { value: value.to_string() };
     let path = format!("/secrets/{}", segment(&args.name));
     place::client_runtime()?.block_on(client.put(&path, &SecretScope::from(args.scope), &body))?;
-    anstream::println!("{} is set", args.name);
+    say!("{} is set", args.name);
     Ok(Exit::Done)
 }
 
@@ -166,6 +167,6 @@ fn delete(args: DeleteArgs) -> Result<Exit, Failure> {
     let client = args.server.client()?;
     let path = format!("/secrets/{}", segment(&args.name));
     place::client_runtime()?.block_on(client.delete(&path, &SecretScope::from(args.scope)))?;
-    anstream::println!("{} is deleted", args.name);
+    say!("{} is deleted", args.name);
     Ok(Exit::Done)
 }

@@ -19,7 +19,9 @@ use super::{
     configuration::ConfigArgs,
     connection::read_token,
     ending::{Exit, Explain as _, Failure},
-    logging, place,
+    logging,
+    out::mention,
+    place,
 };
 
 /// Where a server listens by default.
@@ -92,7 +94,8 @@ fn serve(args: UpArgs, parts: impl FnOnce(&Config, &Path) -> Result<Parts, Failu
         let shutdown = until_told()?;
         let options = ServerOptions { config, data: data.clone(), listen: args.listen, schedules: true };
         let say = |running: &up::Running| {
-            println!(
+            // a server outlives whoever reads what it says
+            mention!(
                 "segue serves http://{}; the admin's token is in {}",
                 running.address,
                 running.admin_token_file.display()

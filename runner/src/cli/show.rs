@@ -14,13 +14,15 @@ use serde::Serialize;
 
 use super::ending::{Explain as _, Failure};
 
+use super::out::say;
+
 /// Prints a value as one line of JSON, for scripts.
 ///
 /// # Errors
 /// The value has no form in JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).explain("cannot write JSON")?;
-    println!("{text}");
+    say!("{text}");
     Ok(())
 }
 
@@ -35,11 +37,11 @@ pub fn table(headers: &[&str]) -> Table {
 /// Prints a table, or a line instead of an empty one.
 pub fn print_table(table: &Table, empty: &str) {
     if table.row_count() == 0 {
-        anstream::println!("{empty}");
+        say!("{empty}");
         return;
     }
     for line in table.lines() {
-        anstream::println!("{}", line.trim_end());
+        say!("{}", line.trim_end());
     }
 }
 

@@ -163,7 +163,8 @@ async fn lease(
     let left = std::time::Duration::from_secs(job.record.plan.timeout_seconds).saturating_sub(job.ran);
     job.deadline = Some(tx.now + left.saturating_add(length * 2));
     jobs::save(&mut tx.conn, &job).await?;
-    if run.record.status != RunStatus::Running {
+    // what a rerun carries over makes it run before anything of it has begun
+    if run.record.status != RunStatus::Running || run.record.started_at.is_none() {
         run.becomes(RunStatus::Running)?;
         run.record.started_at = run.record.started_at.or(Some(tx.now));
         runs::save(&mut tx.conn, &run.record).await?;

@@ -170,8 +170,11 @@ async fn say_yes(store: &Store, tx: &mut Tx, id: RunId, key: Option<&str>, by: S
         counted.push(job.record.plan.key.clone());
     }
     if counted.is_empty() {
-        let what = key.map_or_else(|| format!("no job of run {id}"), |key| format!("job `{key}` of run {id}"));
-        return Err(StoreError::Conflict(format!("{what} does not wait for an approval")));
+        let what = key.map_or_else(
+            || format!("no job of run {id} waits"),
+            |key| format!("job `{key}` of run {id} does not wait"),
+        );
+        return Err(StoreError::Conflict(format!("{what} for an approval")));
     }
     open_gates(store, tx, run, jobs).await?;
     Ok(counted)

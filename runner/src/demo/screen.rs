@@ -6,7 +6,7 @@ use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::cli::show;
+use crate::cli::{out::mention, show};
 
 /// Where progress goes.
 pub struct Screen {
@@ -44,7 +44,7 @@ impl Screen {
                 drop(moving.all.println(if moving.is_coloured { line } else { strip_str(&line).to_string() }))
             }
             None if self.is_json => anstream::eprintln!("{line}"),
-            None => anstream::println!("{line}"),
+            None => mention!("{line}"),
         }
     }
 

@@ -13,7 +13,7 @@ use segue_schemas::{
 use serde::Serialize;
 
 use super::load::Tally;
-use crate::cli::{ending::Failure, show};
+use crate::cli::{ending::Failure, out::mention, show};
 
 /// The summary as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -181,11 +181,11 @@ impl Evidence {
             }));
             table.add_row(row);
         }
-        anstream::println!();
+        mention!();
         show::print_table(&table, "");
-        anstream::println!();
+        mention!();
         if let Some(view) = &self.good.production {
-            anstream::println!("{} went to production by {}", self.good.version, stage_times(&view.journal));
+            mention!("{} went to production by {}", self.good.version, stage_times(&view.journal));
         }
         self.print_rollback();
         let tally = &self.tally;
@@ -194,31 +194,31 @@ impl Evidence {
             .iter()
             .map(|(version, answers)| format!("{version}: {} ({} failed)", answers.total, answers.failed))
             .collect();
-        anstream::println!(
+        mention!(
             "production answered {} requests; {}; {} streams whole",
             tally.total(),
             versions.join(", "),
             tally.streams
         );
         if tally.held_back > 0 {
-            anstream::println!("the load generator held {} requests back: this machine is busy", tally.held_back);
+            mention!("the load generator held {} requests back: this machine is busy", tally.held_back);
         }
         let tone = show::tone_style(if tally.dropped == 0 { show::Tone::Good } else { show::Tone::Bad });
-        anstream::println!("{tone}dropped requests: {}{tone:#}", tally.dropped);
-        anstream::println!("all of it took {}", show::length(self.took));
+        mention!("{tone}dropped requests: {}{tone:#}", tally.dropped);
+        mention!("all of it took {}", show::length(self.took));
     }
 
     fn print_rollback(&self) {
         let Some(view) = &self.bad.production else { return };
         let Some(figures) = rollback_figures(view) else { return };
         let reason = view.rollout.reason.as_deref().unwrap_or("no reason was recorded");
-        anstream::println!("{} is {}: {reason}", self.bad.version, show::status_text(&view.rollout.status));
-        anstream::println!(
+        mention!("{} is {}: {reason}", self.bad.version, show::status_text(&view.rollout.status));
+        mention!(
             "  the canary answered {} requests before the verdict, {:.2} s after its first traffic;",
             figures.canary_requests,
             figures.verdict_seconds
         );
-        anstream::println!("  all traffic was back {:.0} ms after the verdict", figures.traffic_back_seconds * 1000.0);
+        mention!("  all traffic was back {:.0} ms after the verdict", figures.traffic_back_seconds * 1000.0);
     }
 }
 

@@ -39,6 +39,12 @@ impl Reader<'_, '_> {
             self.findings.error(Code::InvalidValue, &entry.key_span, message, help);
             return None;
         }
+        for (text, span) in &written {
+            if let Some((why, instead)) = matches_nothing(&entry.key, text) {
+                let message = format!("`{text}` matches nothing: {why}");
+                self.findings.warning(Code::InvalidValue, span, message, Some(format!("write `{instead}`")));
+            }
+        }
         match Patterns::parse(&texts) {
             Ok(patterns) => Some(patterns),
             Err((index, error)) => {
@@ -48,4 +54,17 @@ impl Reader<'_, '_> {
             }
         }
     }
+}
+
+/// Why no name can match the pattern, and what to write instead.
+fn matches_nothing(key: &str, text: &str) -> Option<(&'static str, String)> {
+    let (not, pattern) = text.strip_prefix('!').map_or(("", text), |pattern| ("!", pattern));
+    let (why, rest) = if key.starts_with("paths") {
+        let rest = pattern.strip_prefix("./").or_else(|| pattern.strip_prefix('/'))?;
+        ("a path begins with the name of a folder or file at the repository's root", rest)
+    } else {
+        let prefix = if key.starts_with("tags") { "refs/tags/" } else { "refs/heads/" };
+        ("a name stands here without what comes before it in a ref", pattern.strip_prefix(prefix)?)
+    };
+    (!rest.is_empty()).then(|| (why, format!("{not}{rest}")))
 }

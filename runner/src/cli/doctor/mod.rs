@@ -16,6 +16,7 @@ use super::{
     ending::{Exit, Failure},
     place, show,
 };
+use crate::cli::out::say;
 
 /// Check everything that Segue needs here, and say how to mend what is missing
 #[derive(Debug, clap::Args)]
@@ -123,8 +124,8 @@ fn print(check: &Check) {
         State::Bad => ("BAD ", show::Tone::Bad),
     };
     let style = show::tone_style(tone);
-    anstream::println!("{style}{word}{style:#}  {:<20} {}", check.name, check.found);
+    say!("{style}{word}{style:#}  {:<20} {}", check.name, check.found);
     if let Some(remedy) = &check.remedy {
-        anstream::println!("      {:<20} -> {remedy}", "");
+        say!("      {:<20} -> {remedy}", "");
     }
 }

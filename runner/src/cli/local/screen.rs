@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use crate::cli::{
     client::{CallError, Client},
     ending::{Explain as _, Failure},
-    follow, show,
+    follow,
+    out::mention,
+    show,
 };
 
 /// How long a shell waits for the screen to have shown what was printed before it.
@@ -76,7 +78,7 @@ impl Screen {
 
     /// One line.
     pub fn line(&self, text: impl std::fmt::Display) {
-        if self.is_error { anstream::eprintln!("{text}") } else { anstream::println!("{text}") }
+        if self.is_error { anstream::eprintln!("{text}") } else { mention!("{text}") }
     }
 
     async fn show(&self, client: &Client, mut seen: watch::Receiver<Board>) -> Result<(), Failure> {
@@ -119,12 +121,14 @@ impl Screen {
     async fn log(&self, client: &Client, job: JobId) -> Result<(), Failure> {
         let query = serde_json::json!({"follow": true});
         let mut events = client.events(&format!("/jobs/{job}/logs"), &query).await?;
+        let mut is_open = false;
         while let Some(event) = events.next().await? {
             match event.name.as_str() {
                 "log" => {
                     let chunk: LogChunk =
                         serde_json::from_str(&event.data).map_err(|error| CallError::Unreadable(error.to_string()))?;
                     self.write(chunk.text.as_bytes()).explain("cannot write the log")?;
+                    is_open = !chunk.text.ends_with('\n');
                     let end = event.id.and_then(|id| id.parse().ok());
                     self.shown.send_replace(Some((job, end.unwrap_or(chunk.offset + chunk.text.len() as u64))));
                 }
@@ -132,7 +136,8 @@ impl Screen {
                 _ => {}
             }
         }
-        Ok(())
+        // a last line that its step did not end
+        if is_open { self.write(b"\n").explain("cannot write the log") } else { Ok(()) }
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {

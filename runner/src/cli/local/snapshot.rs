@@ -48,7 +48,8 @@ impl Snapshot {
         }
         let question: &[&str] = &["rev-parse", "--quiet", "--verify", "HEAD^{commit}"];
         let head = if is_repository { own.ask(question)? } else { None };
-        new.tell(&["add", "--all", "."], None)?;
+        // all of it, wherever in it one stands
+        new.tell(&["add", "--all", "--", ":/"], None)?;
         let tree = new.tell(&["write-tree"], None)?;
         let unchanged = match &head {
             Some(head) => new.ask(&["rev-parse", &format!("{head}^{{tree}}")])?.as_deref() == Some(&tree),

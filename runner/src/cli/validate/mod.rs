@@ -4,21 +4,18 @@
 mod pages;
 mod sarif;
 
-use std::{
-    collections::BTreeSet,
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, io::IsTerminal as _, path::PathBuf};
 
 use segue_pipelines::{
     config,
-    diagnostic::{Code, Diagnostic, Severity, Style, render},
+    diagnostic::{Code, Diagnostic, MAX_PER_FILE, Severity, Style, render},
     pipeline::{self, ActionFiles, check_action},
     service, workflow,
 };
 
 use super::{
-    ending::{Exit, Explain as _, Failure},
+    ending::{Exit, Failure},
+    out::say,
     pipeline_files::{self, Kind, SourceFile},
     show::{self, Tone, tone_style},
 };
@@ -71,11 +68,14 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     } else {
         for (file, diagnostics) in &found {
             match file.kind {
-                Kind::Workflow => print_report(&file.name, diagnostics)?,
-                _ => print(diagnostics, &file.text)?,
+                Kind::Workflow => print_report(&file.name, diagnostics),
+                _ => print(diagnostics, &file.text),
             }
         }
         summarise(files.len(), all());
+        for (file, _) in found.iter().filter(|(_, diagnostics)| diagnostics.len() >= MAX_PER_FILE) {
+            anstream::eprintln!("of {} only the first {MAX_PER_FILE} are told", file.name);
+        }
     }
     let broken = all().any(|diagnostic| diagnostic.severity == Severity::Error);
     Ok(if broken { Exit::Failed } else { Exit::Done })
@@ -97,22 +97,16 @@ fn check(file: &SourceFile, actions: &ActionFiles) -> Vec<Diagnostic> {
 }
 
 /// Prints diagnostics of one file, an empty line after each, in colour where that is a terminal.
-///
-/// # Errors
-/// Standard output is closed.
-pub fn print(diagnostics: &[Diagnostic], text: &str) -> Result<(), Failure> {
+pub fn print(diagnostics: &[Diagnostic], text: &str) {
     let style = if std::io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
-    let mut out = anstream::stdout().lock();
     for diagnostic in diagnostics {
-        writeln!(out, "{}\n", render(diagnostic, text, style)).explain("cannot write")?;
+        say!("{}\n", render(diagnostic, text, style));
     }
-    Ok(())
 }
 
 /// What of a workflow would run: a line for each key, what to write below it.
-fn print_report(name: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
-    let mut out = anstream::stdout().lock();
-    writeln!(out, "{name}").explain("cannot write")?;
+fn print_report(name: &str, diagnostics: &[Diagnostic]) {
+    say!("{name}");
     for Diagnostic { line, column, code, message, help, severity, .. } in diagnostics {
         let tone = match severity {
             Severity::Note => Tone::Good,
@@ -121,12 +115,12 @@ fn print_report(name: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
         };
         let style = tone_style(tone);
         let place = format!("{line}:{column}");
-        writeln!(out, "{place:>8}  {style}{code:<14}{style:#}  {message}").explain("cannot write")?;
+        say!("{place:>8}  {style}{code:<14}{style:#}  {message}");
         if let Some(help) = help {
-            writeln!(out, "{:26}{help}", "").explain("cannot write")?;
+            say!("{:26}{help}", "");
         }
     }
-    writeln!(out).explain("cannot write")
+    say!();
 }
 
 fn summarise<'d>(files: usize, diagnostics: impl Iterator<Item = &'d Diagnostic> + Clone) {

@@ -3,6 +3,7 @@
 use segue_pipelines::diagnostic::Code;
 
 use super::super::ending::{Exit, Failure};
+use crate::cli::out::say;
 
 const PAGE: &str = include_str!("../../../../docs/diagnostics.md");
 
@@ -16,7 +17,7 @@ pub fn print(code: &str) -> Result<Exit, Failure> {
         return Err(Failure::usage(format_args!("there is no diagnostic `{code}`"))
             .remedy(format_args!("the codes are {}", codes.join(", "))));
     };
-    anstream::println!("{section}");
+    say!("{section}");
     Ok(Exit::Done)
 }
 
