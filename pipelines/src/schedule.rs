@@ -246,7 +246,12 @@ impl Field {
         };
         let sunday = if self.least == 0 && self.most == 6 { "; Sunday is 0" } else { "" };
         let help = format!("write {} to {}{names}{sunday}; `*` is any", self.least, self.most);
-        Err((format!("`{text}` is no {}", self.name), help))
+        let what = if text.is_empty() {
+            format!("there is no {} here, where one is expected", self.name)
+        } else {
+            format!("`{text}` is no {}", self.name)
+        };
+        Err((what, help))
     }
 }
 
@@ -363,7 +368,7 @@ mod tests {
             ("0 /3 * * *", 2..4, "no hour"),
             ("0,,5 * * * *", 2..2, "no minute"),
             ("*/0 * * * *", 0..3, "no step"),
-            ("0 0 -1 * *", 4..6, "no day of the month"),
+            ("0 0 -1 * *", 4..6, "there is no day of the month here"),
             ("* * * * *", 0..9, "after 1 min"),
             ("*/3 9 * * *", 0..11, "after 3 min"),
             ("0,58 * * * *", 0..12, "after 2 min"),

@@ -44,6 +44,8 @@ impl Store {
             let mut record = job.record.clone();
             if let Some(reason) = self.why_held_back(&mut conn, &run, &job).await? {
                 record.reason = Some(reason);
+            } else if record.status == JobStatus::Queued && record.reason.is_none() {
+                record.reason = offered_by_none(&workers(&mut conn).await?, &record.plan.runs_on);
             }
             jobs.push((record, steps));
         }
@@ -261,15 +263,20 @@ impl Store {
         if job.not_before > self.now() {
             return Ok(record.reason.clone().unwrap_or_else(|| "it begins again after a pause".into()));
         }
-        let labels = &record.plan.runs_on;
-        if !workers.iter().any(|w| labels.iter().all(|l| w.labels.contains(l))) {
-            return Ok(format!("no worker offers all of `{}`", labels.join(", ")));
+        if let Some(reason) = offered_by_none(workers, &record.plan.runs_on) {
+            return Ok(reason);
         }
         Ok(match (&record.next_step, &record.worker) {
             (Some(_), Some(worker)) => format!("goes on at worker `{worker}`, which has its workspace"),
             _ => "waits for a free worker".into(),
         })
     }
+}
+
+/// Says so where a job asks for labels that no worker has.
+fn offered_by_none(workers: &[WorkerRecord], labels: &[String]) -> Option<String> {
+    let offered = workers.iter().any(|worker| labels.iter().all(|label| worker.labels.contains(label)));
+    (!offered).then(|| format!("no worker offers all of `{}`", labels.join(", ")))
 }
 
 async fn workers(conn: &mut Conn) -> Result<Vec<WorkerRecord>> {

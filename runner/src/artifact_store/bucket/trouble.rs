@@ -3,10 +3,7 @@
 
 use std::{error::Error as StdError, fmt};
 
-use object_store::{
-    Error,
-    client::{HttpError, HttpErrorKind},
-};
+use object_store::{Error, client::HttpError};
 
 /// The longest part of a store's own words that is shown.
 const MAX_WORDS: usize = 300;
@@ -132,15 +129,9 @@ pub(super) fn is_not_implemented(error: &Error) -> bool {
     matches!(error, Error::NotImplemented { .. }) || code(&words(error)) == Some("NotImplemented")
 }
 
-/// Whether the request or the answer came to nothing on its way.
+/// Whether the request or the answer came to nothing on its way: what a store answers, with whatever status, is none of these.
 fn is_transport(error: &Error) -> bool {
-    let kind = chain(error).find_map(|cause| cause.downcast_ref::<HttpError>()).map(HttpError::kind);
-    kind.is_some_and(|kind| {
-        matches!(
-            kind,
-            HttpErrorKind::Connect | HttpErrorKind::Request | HttpErrorKind::Timeout | HttpErrorKind::Interrupted
-        )
-    })
+    chain(error).any(|cause| cause.is::<HttpError>())
 }
 
 /// The error with its causes; each says what the one below it does, most of the time.
