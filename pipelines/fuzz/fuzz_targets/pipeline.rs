@@ -36,8 +36,15 @@ static EVENTS: LazyLock<Vec<Trigger>> = LazyLock::new(|| {
         base_ref: "main".into(),
         base: commit("a"),
         draft: false,
+        message: String::new(),
     };
-    [push, pull_request]
+    let by_hand = Event::WorkflowDispatch {
+        r#ref: "refs/heads/main".into(),
+        commit: commit("b"),
+        pipeline: None,
+        inputs: Default::default(),
+    };
+    [push, pull_request, by_hand]
         .map(|event| Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), event })
         .into()
 });
