@@ -46,6 +46,7 @@ async fn end(world: &World, outputs: &[(&str, &str)]) -> segue_schemas::worker_a
 }
 
 pub async fn the_jobs_of_a_call_begin_behind_it_and_it_ends_with_them(world: World) {
+    let _offers_the_labels = world.worker("w", "1").await;
     let run = world.run(jobs()).await;
     assert_eq!(world.jobs(run).await, ["a queued", "c pending", "after pending"]);
     end(&world, &[("target", "all")]).await;

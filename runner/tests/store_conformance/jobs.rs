@@ -145,9 +145,10 @@ pub async fn outputs_reach_the_jobs_that_need_them(world: World) {
 pub async fn labels_and_capacity_are_kept(world: World) {
     let mut gpu = job("gpu", &[]);
     gpu.runs_on = vec!["gpu".into(), "default".into()];
-    world.run(vec![gpu]).await;
+    let run = world.run(vec![gpu]).await;
     let plain = world.worker("plain", "1").await;
     assert!(world.store.claim_job(&plain).await.unwrap().is_none());
+    assert_eq!(world.jobs(run).await, ["gpu queued: no worker offers all of `gpu, default`"]);
     assert!(world.store.queue(10).await.unwrap()[0].reason.contains("no worker offers all of `gpu, default`"));
     let gpu = world.worker_with("gpu", "1", 1, &["default", "gpu", "linux"]).await;
     world.claim(&gpu).await;
