@@ -25,7 +25,7 @@ pub fn render(diagnostic: &Diagnostic, text: &str, style: Style) -> String {
         Severity::Note => Level::NOTE,
     };
     let line = text.lines().nth(diagnostic.line - 1).unwrap_or_default();
-    let (shown, start, end) =
+    let (shown, skipped, start, end) =
         window(line, diagnostic.column - 1, text.get(diagnostic.span.clone()).unwrap_or_default());
     let snippet = Snippet::source(shown)
         .line_start(diagnostic.line)
@@ -39,16 +39,50 @@ pub fn render(diagnostic: &Diagnostic, text: &str, style: Style) -> String {
         Style::Plain => Renderer::plain(),
         Style::Coloured => Renderer::styled(),
     };
-    renderer.decor_style(DecorStyle::Ascii).render(&[group])
+    let rendered = renderer.decor_style(DecorStyle::Ascii).render(&[group]);
+    if skipped == 0 {
+        return rendered;
+    }
+    // the place is counted in what is shown of the line
+    let place = |column: usize| format!("{}:{}:{column}", diagnostic.file, diagnostic.line);
+    rendered.replacen(&place(diagnostic.column - skipped), &place(diagnostic.column), 1)
 }
 
-/// The part of a line that is shown, and the marked bytes in it.
-fn window(line: &str, column: usize, marked: &str) -> (String, usize, usize) {
+/// The part of a line that is shown, how many characters before it are not, and the marked bytes in it.
+fn window(line: &str, column: usize, marked: &str) -> (String, usize, usize, usize) {
     let characters = line.chars().count();
     let skipped = if characters <= WIDTH { 0 } else { column.saturating_sub(WIDTH / 2).min(characters - WIDTH) };
     let shown: String = line.chars().skip(skipped).take(WIDTH).collect();
     let byte = |character: usize| shown.char_indices().nth(character).map_or(shown.len(), |(i, _)| i);
     let start = byte(column.saturating_sub(skipped));
     let end = byte(column.saturating_sub(skipped) + marked.chars().count());
-    (shown, start, end)
+    (shown, skipped, start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Code;
+
+    #[test]
+    fn the_place_in_a_long_line_is_the_line_s_own() {
+        for before in [0, 10, 79, 80, 81, 90, 500] {
+            let text = format!("{}here{}", "x".repeat(before), "y".repeat(300));
+            let diagnostic = Diagnostic {
+                file: "a.yml".into(),
+                line: 1,
+                column: before + 1,
+                span: before..before + 4,
+                severity: Severity::Error,
+                code: Code::InvalidValue,
+                message: "wrong".into(),
+                help: None,
+            };
+            let shown = render(&diagnostic, &text, Style::Plain);
+            assert!(shown.contains(&format!("--> a.yml:1:{}\n", before + 1)), "{shown}");
+            assert!(shown.contains("here") && shown.contains("^^^^"), "{shown}");
+            let coloured = render(&diagnostic, &text, Style::Coloured);
+            assert!(coloured.contains(&format!("a.yml:1:{}", before + 1)), "{coloured}");
+        }
+    }
 }
