@@ -31,6 +31,14 @@ pub struct Annotation {
     pub end_column: Option<u32>,
 }
 
+impl Annotation {
+    /// One that is about no file.
+    #[must_use]
+    pub const fn new(level: AnnotationLevel, message: String) -> Self {
+        Self { level, message, title: None, file: None, line: None, end_line: None, column: None, end_column: None }
+    }
+}
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -200,6 +200,28 @@ pub struct StepReport {
     pub summary_bytes: u64,
 }
 
+impl StepReport {
+    /// A step that has not begun.
+    #[must_use]
+    pub fn pending(index: usize, name: String) -> Self {
+        Self {
+            index,
+            name,
+            status: StepStatus::Pending,
+            outcome: None,
+            exit_code: None,
+            reason: None,
+            outputs: IndexMap::new(),
+            started_at: None,
+            ended_at: None,
+            log_start: 0,
+            log_end: 0,
+            annotations: Vec::new(),
+            summary_bytes: 0,
+        }
+    }
+}
+
 /// Renew a lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Renew {

@@ -161,19 +161,5 @@ async fn visible(store: &Store, tx: &mut Tx, job: &Job) -> Result<Contexts> {
 }
 
 fn not_reported(job: &Job, index: usize) -> StepReport {
-    StepReport {
-        index,
-        name: job.record.plan.steps.get(index).map(|s| s.name.clone()).unwrap_or_default(),
-        status: StepStatus::Pending,
-        outcome: None,
-        exit_code: None,
-        reason: None,
-        outputs: IndexMap::new(),
-        started_at: None,
-        ended_at: None,
-        log_start: 0,
-        log_end: 0,
-        annotations: Vec::new(),
-        summary_bytes: 0,
-    }
+    StepReport::pending(index, job.record.plan.steps.get(index).map(|s| s.name.clone()).unwrap_or_default())
 }

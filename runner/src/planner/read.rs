@@ -38,11 +38,11 @@ impl Planner {
             .collect();
         let trigger = &self.with_message(name, trigger).await?;
         let planned = plan(&texts, trigger, changed.as_deref());
-        let mut runs: Vec<NewRun> = match &trigger.event {
+        let runs: Vec<NewRun> = match &trigger.event {
             Event::Push { .. } | Event::PullRequest { .. } => files.iter().filter_map(unreadable).collect(),
             _ => Vec::new(),
         };
-        Ok(settle(planned, trigger, &texts, &mut runs))
+        Ok(settle(planned, trigger, &texts, runs))
     }
 
     /// A pull request's payload does not hold the message of its newest commit, which may ask for no run.
@@ -90,7 +90,7 @@ fn filters_paths(file: &PipelineFile) -> bool {
     file.text.as_ref().is_ok_and(|text| text.contains("paths"))
 }
 
-fn settle(planned: Planned, trigger: &Trigger, texts: &[(&str, &str)], runs: &mut Vec<NewRun>) -> Planning {
+fn settle(planned: Planned, trigger: &Trigger, texts: &[(&str, &str)], mut runs: Vec<NewRun>) -> Planning {
     // a person who asks is told before anything starts
     if !planned.refused.is_empty() {
         let problems: Vec<String> = planned
@@ -107,27 +107,23 @@ fn settle(planned: Planned, trigger: &Trigger, texts: &[(&str, &str)], runs: &mu
     runs.extend(planned.runs.into_iter().map(NewRun::Planned));
     let skipped = planned.skipped.into_iter();
     runs.extend(skipped.map(|one| NewRun::Skipped { plan: one.plan, reason: one.reason }));
-    if runs.is_empty()
-        && let Event::WorkflowDispatch { pipeline: Some(asked), .. } = &trigger.event
-        && let Some(reason) = no_such_pipeline(asked, &planned.not_matching)
-    {
-        return Planning::Ignored(reason);
-    }
     if runs.is_empty() {
-        let reasons = planned.not_matching.iter().map(|one| format!("{}: {}", one.file, one.reason));
-        let reasons: Vec<String> = reasons.take(20).collect();
-        return Planning::Ignored(format!("no pipeline is for this event. {}", reasons.join("; ")));
+        return Planning::Ignored(why_none(&trigger.event, &planned.not_matching));
     }
-    Planning::Runs(std::mem::take(runs))
+    Planning::Runs(runs)
 }
 
-/// Says so where no pipeline has the name that a person gave; one that has it says itself why it is not for a person to start.
-fn no_such_pipeline(asked: &str, others: &[NotMatching]) -> Option<String> {
-    if others.iter().any(|one| is_called(asked, &one.file, &one.name)) {
-        return None;
+/// Why nothing runs. A pipeline that a person named, and that is there, says itself why it is not for a person to start.
+fn why_none(event: &Event, others: &[NotMatching]) -> String {
+    let others_at_most = || others.iter().take(20);
+    if let Event::WorkflowDispatch { pipeline: Some(asked), .. } = event
+        && !others.iter().any(|one| is_called(asked, &one.file, &one.name))
+    {
+        let names: Vec<&str> = others_at_most().map(|one| one.name.as_str()).collect();
+        return format!("there is no pipeline `{asked}`; there are {}", names.join(", "));
     }
-    let names: Vec<&str> = others.iter().map(|one| one.name.as_str()).take(20).collect();
-    Some(format!("there is no pipeline `{asked}`; there are {}", names.join(", ")))
+    let reasons: Vec<String> = others_at_most().map(|one| format!("{}: {}", one.file, one.reason)).collect();
+    format!("no pipeline is for this event. {}", reasons.join("; "))
 }
 
 /// A file that is there and is no text: nobody can say that it is not for this event.

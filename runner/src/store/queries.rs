@@ -38,6 +38,8 @@ impl Store {
         let attempt = runs::attempts(&mut conn, &run.record).await?.into_iter().find(|a| a.attempt == wanted);
         let attempt = attempt.ok_or_else(|| StoreError::not_found("attempt", format!("{wanted} of run {id}")))?;
         let (mut jobs, mut approvals) = (Vec::new(), Vec::new());
+        // read once, and only where a job may wait for one
+        let mut offering = None;
         for job in jobs::of_attempt(&mut conn, id, wanted).await? {
             approvals.extend(self.approval(&mut conn, &run, &job).await?);
             let steps = jobs::steps(&mut conn, job.record.id).await?;
@@ -45,7 +47,11 @@ impl Store {
             if let Some(reason) = self.why_held_back(&mut conn, &run, &job).await? {
                 record.reason = Some(reason);
             } else if record.status == JobStatus::Queued && record.reason.is_none() {
-                record.reason = offered_by_none(&workers(&mut conn).await?, &record.plan.runs_on);
+                let workers = match &mut offering {
+                    Some(known) => known,
+                    unknown => unknown.insert(workers(&mut conn).await?),
+                };
+                record.reason = offered_by_none(workers, &record.plan.runs_on);
             }
             jobs.push((record, steps));
         }

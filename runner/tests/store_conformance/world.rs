@@ -315,21 +315,7 @@ pub fn script() -> StepPlan {
 }
 
 pub fn step(index: usize, status: StepStatus) -> StepReport {
-    StepReport {
-        index,
-        name: format!("step {index}"),
-        status,
-        outcome: None,
-        exit_code: None,
-        reason: None,
-        outputs: IndexMap::new(),
-        started_at: None,
-        ended_at: None,
-        log_start: 0,
-        log_end: 0,
-        annotations: Vec::new(),
-        summary_bytes: 0,
-    }
+    StepReport { status, ..StepReport::pending(index, format!("step {index}")) }
 }
 
 pub fn running(epoch: Epoch, index: usize) -> JobReport {

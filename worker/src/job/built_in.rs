@@ -20,7 +20,9 @@ use segue_schemas::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{cache, error::StepError, health, place::StepPlace, state::PendingCache, workspace::Workspace};
+use super::{
+    cache, error::StepError, health, place::StepPlace, run::Running, state::PendingCache, workspace::Workspace,
+};
 use crate::{
     artifact::Packed,
     checkout::{self, CheckoutError, mirror, mirror::Mirrors},
@@ -72,6 +74,23 @@ pub struct BuiltIn<'a> {
     pub mirrors: &'a Mirrors,
     /// The caches to save at the job's end.
     pub caches: &'a mut Vec<PendingCache>,
+}
+
+impl Running<'_> {
+    /// What a built-in step works with, or what does its like after the last step.
+    pub(super) fn built_in(&mut self, step: usize) -> BuiltIn<'_> {
+        BuiltIn {
+            claim: self.claim,
+            step,
+            control_plane: &self.runner.control_plane,
+            engine: self.engine.as_mut(),
+            log: &self.log,
+            workspace: &self.workspace,
+            user: self.runner.user.ids,
+            mirrors: &self.runner.mirrors,
+            caches: &mut self.state.caches,
+        }
+    }
 }
 
 impl BuiltIn<'_> {

@@ -117,24 +117,13 @@ impl Steps<'_> {
             }
         };
         running.log.line("##[group]Save caches").await;
-        let mut unused = Vec::new();
         let whole = tokio::select! {
             biased;
             () = async {
                 for cache in caches {
                     let key = cache.key.clone();
-                    let mut step = BuiltIn {
-                        claim: running.claim,
-                        step: running.claim.plan.steps.len(),
-                        control_plane: &running.runner.control_plane,
-                        engine: running.engine.as_mut(),
-                        log: &running.log,
-                        workspace: &running.workspace,
-                        user: running.runner.user.ids,
-                        mirrors: &running.runner.mirrors,
-                        caches: &mut unused,
-                    };
-                    if let Err(error) = step.save(cache).await {
+                    let step = running.claim.plan.steps.len();
+                    if let Err(error) = running.built_in(step).save(cache).await {
                         running.log.line(format!("##[warning]Cache `{key}` is not saved: {error}")).await;
                     }
                 }

@@ -12,7 +12,7 @@ use segue_schemas::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    built_in::{BuiltIn, BuiltInEnd},
+    built_in::BuiltInEnd,
     command_files::CommandFiles,
     context::{self, Standing},
     end::without_secrets,
@@ -97,17 +97,7 @@ impl Steps<'_> {
         let running = &mut self.running;
         let with = rendered("with", with, contexts)?;
         running.log.line(format!("##[group]Run {uses}{}\n##[endgroup]", shown_inputs(&with))).await;
-        let mut step = BuiltIn {
-            claim: running.claim,
-            step: index,
-            control_plane: &running.runner.control_plane,
-            engine: running.engine.as_mut(),
-            log: &running.log,
-            workspace: &running.workspace,
-            user: running.runner.user.ids,
-            mirrors: &running.runner.mirrors,
-            caches: &mut running.state.caches,
-        };
+        let mut step = running.built_in(index);
         Ok(match step.run(uses, &with).await? {
             BuiltInEnd::Done(outputs) => StepEnd { outcome: Some(Conclusion::Success), outputs, ..StepEnd::default() },
             BuiltInEnd::Waits(rollout) => StepEnd { waits: Some(rollout), ..StepEnd::default() },

@@ -138,19 +138,10 @@ impl<'a> Steps<'a> {
         let plan = &self.running.claim.plan.steps[index];
         let mark = self.running.log.mark().await;
         let mut report = StepReport {
-            index,
-            name: short(&plan.name, MAX_NAME),
             status: StepStatus::Running,
-            outcome: None,
-            exit_code: None,
-            reason: None,
-            outputs: IndexMap::new(),
             started_at: Some(now()),
-            ended_at: None,
             log_start: mark.offset,
-            log_end: 0,
-            annotations: Vec::new(),
-            summary_bytes: 0,
+            ..StepReport::pending(index, short(&plan.name, MAX_NAME))
         };
         self.absorb(mark);
         let mut forgiving = plan.continue_on_error;

@@ -53,16 +53,7 @@ fn refused(name: &str, what: &str, file: &str) -> Command {
 }
 
 fn annotate(level: AnnotationLevel, properties: &str, data: &str) -> Command {
-    let mut annotation = Annotation {
-        level,
-        message: cut(data, MAX_MESSAGE),
-        title: None,
-        file: None,
-        line: None,
-        end_line: None,
-        column: None,
-        end_column: None,
-    };
+    let mut annotation = Annotation::new(level, cut(data, MAX_MESSAGE));
     for property in properties.split(',') {
         let Some((name, value)) = property.split_once('=') else { continue };
         let value = unescape_property(value.trim());

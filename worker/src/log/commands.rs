@@ -232,16 +232,7 @@ impl Commands {
 }
 
 fn warning(message: String) -> Annotation {
-    Annotation {
-        level: AnnotationLevel::Warning,
-        message,
-        title: None,
-        file: None,
-        line: None,
-        end_line: None,
-        column: None,
-        end_column: None,
-    }
+    Annotation::new(AnnotationLevel::Warning, message)
 }
 
 #[cfg(test)]
