@@ -6,13 +6,14 @@ use segue_pipelines::progress::Gate;
 use segue_schemas::{
     id::{Epoch, JobId, WorkerId},
     status::{FailureClass, JobStatus, RunStatus},
-    time::Timestamp,
     worker_api::{ClaimRequest, JobClaim, Resume},
 };
 
 use super::{
     advance::{advance_run, shut},
-    concurrency, contexts, gates, workers,
+    concurrency, contexts, gates,
+    order::Order,
+    workers,
 };
 use crate::{
     log_store::LogStore,
@@ -25,9 +26,6 @@ use crate::{
         },
     },
 };
-
-/// Queued jobs that are looked at per repository and set of labels before a claim gives up.
-const LOOKED_AT: u32 = 16;
 
 impl Store {
     /// Leases the best claimable job to a worker: what has begun first, then jobs with an environment, then the repository
@@ -54,35 +52,54 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     if workers::room(tx, &request.worker, &request.incarnation).await? == 0 {
         return Ok(None);
     }
-    for id in candidates(tx, request).await? {
-        let mut job = jobs::load(&mut tx.conn, id).await?;
-        let run = runs::load(&mut tx.conn, job.record.run).await?;
-        if !has_turn(tx, &job).await? || !fits_workspace(store, tx, &mut job, &request.worker).await? {
-            continue;
-        }
-        match gates::judge(store, &mut tx.conn, &run, &job).await? {
-            Gate::Open => {}
-            Gate::Closed { .. } => continue,
-            gate => {
-                shut(tx, &mut job, gate)?;
-                jobs::save(&mut tx.conn, &job).await?;
-                advance_run(store, tx, run.record.id).await?;
-                continue;
-            }
-        }
-        match secrets(store, tx, &run, &job).await {
-            Ok(_) if !concurrency::take(tx, &run, &job).await? => {}
-            Ok(secrets) => return lease(store, tx, request, run, job, secrets).await.map(Some),
-            Err(StoreError::Secret(error)) => {
-                job.record.failure_class = Some(FailureClass::Configuration);
-                job.becomes(JobStatus::Failed, Some(error.to_string()), tx.now)?;
-                jobs::save(&mut tx.conn, &job).await?;
-                advance_run(store, tx, run.record.id).await?;
-            }
-            Err(error) => return Err(error),
+    let mut order = Order::new(tx, &request.labels).await?;
+    while let Some(id) = order.next(store, tx).await? {
+        let claimed = attempt(store, tx, request, id).await?;
+        if claimed.is_some() {
+            return Ok(claimed);
         }
     }
     Ok(None)
+}
+
+/// Leases the job where nothing is against it. What will never be claimable is ended, or shown to wait.
+async fn attempt(
+    store: &Store,
+    tx: &mut Tx,
+    request: &ClaimRequest,
+    id: JobId,
+) -> Result<Option<(JobClaim, LogRecord)>> {
+    let mut job = jobs::load(&mut tx.conn, id).await?;
+    if job.record.status != JobStatus::Queued {
+        // what became of another one of its run ended it
+        return Ok(None);
+    }
+    let run = runs::load(&mut tx.conn, job.record.run).await?;
+    if !has_turn(tx, &job).await? || !fits_workspace(store, tx, &mut job, &request.worker).await? {
+        return Ok(None);
+    }
+    match gates::judge(store, &mut tx.conn, &run, &job).await? {
+        Gate::Open => {}
+        Gate::Closed { .. } => return Ok(None),
+        gate => {
+            shut(tx, &mut job, gate)?;
+            jobs::save(&mut tx.conn, &job).await?;
+            advance_run(store, tx, run.record.id).await?;
+            return Ok(None);
+        }
+    }
+    match secrets(store, tx, &run, &job).await {
+        Ok(_) if !concurrency::take(tx, &run, &job).await? => Ok(None),
+        Ok(secrets) => lease(store, tx, request, run, job, secrets).await.map(Some),
+        Err(StoreError::Secret(error)) => {
+            job.record.failure_class = Some(FailureClass::Configuration);
+            job.becomes(JobStatus::Failed, Some(error.to_string()), tx.now)?;
+            jobs::save(&mut tx.conn, &job).await?;
+            advance_run(store, tx, run.record.id).await?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the job's matrix may have one more at work. Asked for each, as one that is leased here counts for the next.
@@ -91,24 +108,6 @@ async fn has_turn(tx: &mut Tx, job: &Job) -> Result<bool> {
         Some(most) if job.record.epoch == Epoch(0) => Ok(jobs::at_work_beside(&mut tx.conn, &job.record).await? < most),
         _ => Ok(true),
     }
-}
-
-/// Queued jobs that the worker's labels fit, the best first.
-async fn candidates(tx: &mut Tx, request: &ClaimRequest) -> Result<Vec<JobId>> {
-    let held = jobs::held_by_repository(&mut tx.conn).await?;
-    let mut found: Vec<(i64, i64, Timestamp, JobId)> = Vec::new();
-    for labels in jobs::queued_labels(&mut tx.conn).await? {
-        if !labels.split(',').filter(|l| !l.is_empty()).all(|l| request.labels.iter().any(|offered| offered == l)) {
-            continue;
-        }
-        for repository in jobs::queued_repositories(&mut tx.conn, &labels).await? {
-            let share = held.get(&repository).copied().unwrap_or(0);
-            let queued = jobs::queued(&mut tx.conn, &labels, &repository, LOOKED_AT, tx.now).await?;
-            found.extend(queued.into_iter().map(|(id, priority, since)| (-priority, share, since, id)));
-        }
-    }
-    found.sort_unstable();
-    Ok(found.into_iter().map(|(.., id)| id).collect())
 }
 
 /// A job that goes on needs the workspace that its worker has. While that worker lives, no other gets the job; once it is gone,

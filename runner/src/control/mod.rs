@@ -4,7 +4,7 @@
 //! `segue_pipelines::progress`, purely; what it decides is performed here and nowhere else, in the same transaction.
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
-//! `intake` takes deliveries and plans; `claim` hands work out, behind `gates` and `concurrency`; `report` and `logs` take what
+//! `intake` takes deliveries and plans; `claim` hands work out, the best by `order`, behind `gates` and `concurrency`; `report` and `logs` take what
 //! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
 //! on after it;
@@ -22,6 +22,7 @@ pub(crate) mod gates;
 mod intake;
 mod logs;
 mod of_steps;
+mod order;
 mod people;
 mod reaper;
 mod report;

@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) secrets: SecretBox,
     /// When each worker was last heard, so that an idle one costs no write.
     pub(crate) heard: Mutex<HashMap<WorkerId, Timestamp>>,
+    /// Behind which repository a claim begins to look, where more have something queued than one claim looks at.
+    pub(crate) turn: Mutex<String>,
     /// Which owner of a rollout was given a person's word, and when.
     pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
 }
@@ -114,6 +116,7 @@ impl Store {
             content_locks: ContentLocks::default(),
             secrets,
             heard: Mutex::default(),
+            turn: Mutex::default(),
             told: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })

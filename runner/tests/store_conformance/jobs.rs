@@ -10,7 +10,7 @@ use segue_schemas::{
     worker_api::{AttachArtifact, JobHandBack},
 };
 
-use crate::world::{World, commit, finish, job, running, script, step};
+use crate::world::{World, commit, deploy_job, finish, job, running, script, step};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -175,6 +175,31 @@ pub async fn environments_and_the_repository_with_less_go_first(world: World) {
         order.push(world.claim(&worker).await.plan.key);
     }
     assert_eq!(order, ["deploy", "calm", "busy", "busy", "busy"]);
+}
+
+pub async fn every_repository_of_many_has_its_turn(world: World) {
+    // more than one claim compares, and each with more than its share
+    for n in 0..80 {
+        world
+            .run_of(world.push(&format!("o/r{n:02}")), vec![job("one", &[]), job("two", &[]), job("three", &[])])
+            .await;
+    }
+    let worker = world.worker_with("w", "1", 1000, &["default"]).await;
+    let mut served = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..160 {
+        *served.entry(world.claim(&worker).await.repository).or_default() += 1;
+    }
+    assert_eq!(served.len(), 80, "{served:?}");
+    // what changes an environment goes first wherever it stands
+    world.run_of(world.push("z/last"), vec![deploy_job("deploy", "staging")]).await;
+    assert_eq!(world.claim(&worker).await.plan.key, "deploy");
+    for _ in 0..80 {
+        world.claim(&worker).await;
+    }
+    assert!(
+        world.store.claim_job(&worker).await.unwrap().is_none(),
+        "nothing was left behind, and nothing given twice"
+    );
 }
 
 pub async fn a_lost_worker_without_an_environment_is_forgiven_twice(world: World) {

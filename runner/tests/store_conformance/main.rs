@@ -62,6 +62,7 @@ conformance! {
         outputs_reach_the_jobs_that_need_them,
         labels_and_capacity_are_kept,
         environments_and_the_repository_with_less_go_first,
+        every_repository_of_many_has_its_turn,
         a_lost_worker_without_an_environment_is_forgiven_twice,
         a_lost_worker_in_an_environment_fails_the_job_by_name,
         a_new_incarnation_ends_the_leases_of_the_old_one_at_once,
@@ -138,6 +139,7 @@ conformance! {
     speed::{
         a_thousand_deliveries_over_a_hundred_connections,
         a_thousand_jobs_two_at_a_time,
+        a_claim_costs_the_same_however_much_is_queued,
     }
 }
 

@@ -1,5 +1,6 @@
 //! How fast it is. The bounds here are far below what is promised, so that a busy machine fails nobody; the figures are
-//! printed (`cargo test -p segue-runner --release --test store_conformance speed -- --nocapture`).
+//! printed (`cargo test -p segue-runner --release --test store_conformance speed -- --nocapture`). `SEGUE_QUEUED` says how many jobs
+//! are queued while claims are timed.
 
 use std::{sync::Arc, time::Instant};
 
@@ -65,4 +66,44 @@ pub async fn a_thousand_jobs_two_at_a_time(world: World) {
     println!("claim and finish: {:.0} jobs/s", 1000.0 / took.as_secs_f64());
     assert_eq!(ended, 1000);
     assert!(took.as_secs() < 30, "{took:?}");
+}
+
+pub async fn a_claim_costs_the_same_however_much_is_queued(world: World) {
+    let queued: usize = std::env::var("SEGUE_QUEUED").map_or(10_000, |n| n.parse().unwrap());
+    let worker = world.worker("w", "1").await;
+    let mut alone = Vec::new();
+    for _ in 0..CLAIMS {
+        world.run(vec![job("test", &[])]).await;
+        alone.push(timed_claim(&world, &worker).await);
+    }
+    // most of it from one repository, the rest from many; a third for labels that nobody has
+    for n in 0..queued / JOBS_OF_A_RUN {
+        let repository = if n % 2 == 0 { "o/large".to_owned() } else { format!("o/r{}", n % 150) };
+        let mut jobs: Vec<_> = (0..JOBS_OF_A_RUN).map(|n| job(&format!("job-{n}"), &[])).collect();
+        jobs.iter_mut().step_by(3).for_each(|job| job.runs_on = vec!["gpu".into()]);
+        world.run_of(world.push(&repository), jobs).await;
+    }
+    let mut among_many = Vec::new();
+    for _ in 0..CLAIMS {
+        among_many.push(timed_claim(&world, &worker).await);
+    }
+    let (alone, among_many) = (median(alone), median(among_many));
+    println!("claim_job: {alone:?} with none other, {among_many:?} with {queued} queued");
+    assert!(among_many < alone * 10 + std::time::Duration::from_millis(10), "{among_many:?} against {alone:?}");
+}
+
+const CLAIMS: usize = 51;
+const JOBS_OF_A_RUN: usize = 100;
+
+async fn timed_claim(world: &World, worker: &segue_schemas::worker_api::ClaimRequest) -> std::time::Duration {
+    let asked = Instant::now();
+    let claim = world.claim(worker).await;
+    let took = asked.elapsed();
+    world.finish(&claim, Conclusion::Success).await;
+    took
+}
+
+fn median(mut times: Vec<std::time::Duration>) -> std::time::Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }

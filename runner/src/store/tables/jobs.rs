@@ -310,30 +310,60 @@ pub(crate) async fn extend(conn: &mut Conn, id: JobId, now: Timestamp, until: Ti
     Ok(())
 }
 
-/// The sets of labels for which something is queued.
-pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<String>> {
-    let rows = conn.all("SELECT DISTINCT labels FROM jobs WHERE status = 'queued'", args![]).await?;
-    rows.iter().map(|row| row.text("labels")).collect()
+/// The sets of labels for which something is queued, each with the priorities that are, the highest first.
+///
+/// Each is found by a seek behind the one before (a loose index scan), so this costs what there are of them, not what is queued.
+pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    let sql = "WITH RECURSIVE sets (labels) AS (
+            SELECT MIN(labels) FROM jobs WHERE status = 'queued'
+            UNION ALL
+            SELECT (SELECT MIN(j.labels) FROM jobs j WHERE j.status = 'queued' AND j.labels > sets.labels)
+            FROM sets WHERE sets.labels IS NOT NULL)
+        SELECT labels, priority FROM sets
+            CROSS JOIN (SELECT 0 AS priority UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS priorities
+        WHERE EXISTS (SELECT 1 FROM jobs j
+            WHERE j.status = 'queued' AND j.labels = sets.labels AND j.priority = priorities.priority)
+        ORDER BY priority DESC";
+    let rows = conn.all(sql, args![]).await?;
+    rows.iter().map(|row| Ok((row.text("labels")?, row.int("priority")?))).collect()
 }
 
-/// Repositories that have something queued for a set of labels.
-pub(crate) async fn queued_repositories(conn: &mut Conn, labels: &str) -> Result<Vec<String>> {
-    let sql = "SELECT DISTINCT repository FROM jobs WHERE status = 'queued' AND labels = $1";
-    conn.all(sql, args![labels]).await?.iter().map(|row| row.text("repository")).collect()
+/// Repositories that have something of this priority queued for a set of labels, in the order of their names, behind a name; each
+/// with since when something of it is queued.
+pub(crate) async fn queued_repositories(
+    conn: &mut Conn,
+    labels: &str,
+    priority: i64,
+    behind: &str,
+    limit: usize,
+) -> Result<Vec<(String, Timestamp)>> {
+    let sql = "WITH RECURSIVE seen (repository) AS (
+            SELECT MIN(repository) FROM jobs
+                WHERE status = 'queued' AND labels = $1 AND priority = $2 AND repository > $3
+            UNION ALL
+            SELECT (SELECT MIN(j.repository) FROM jobs j
+                WHERE j.status = 'queued' AND j.labels = $1 AND j.priority = $2 AND j.repository > seen.repository)
+            FROM seen WHERE seen.repository IS NOT NULL)
+        SELECT repository, (SELECT MIN(j.queued_at) FROM jobs j WHERE j.status = 'queued' AND j.labels = $1
+                AND j.priority = $2 AND j.repository = seen.repository) AS since
+        FROM seen WHERE repository IS NOT NULL LIMIT $4";
+    let rows = conn.all(sql, args![labels, priority, behind, limit]).await?;
+    rows.iter().map(|row| Ok((row.text("repository")?, row.maybe_time("since")?.unwrap_or_default()))).collect()
 }
 
-/// Queued jobs of one repository and set of labels, the best first: id, priority, since when.
+/// Queued jobs of one repository, priority and set of labels, the oldest first.
 pub(crate) async fn queued(
     conn: &mut Conn,
     labels: &str,
+    priority: i64,
     repository: &str,
     limit: u32,
     now: Timestamp,
-) -> Result<Vec<(JobId, i64, Timestamp)>> {
+) -> Result<Vec<JobId>> {
     // a matrix that has as many at work as it may have, a group that somebody has, and whoever has others before it in a group are
     // passed over here, so that they keep nothing else back; the gate says the same once more of the one that is claimed
-    let sql = "SELECT id, priority, queued_at FROM jobs j
-        WHERE status = 'queued' AND labels = $1 AND repository = $2
+    let sql = "SELECT id FROM jobs j
+        WHERE status = 'queued' AND labels = $1 AND priority = $5 AND repository = $2
             AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
                 SELECT COUNT(*) FROM jobs w WHERE w.run_id = j.run_id AND w.attempt = j.attempt AND w.matrix_of = j.matrix_of
                     AND w.matrix_of IS NOT NULL AND w.epoch > 0 AND w.ended_at IS NULL))
@@ -357,9 +387,9 @@ pub(crate) async fn queued(
                     AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.id < r.id))
                     AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL)
                     AND EXISTS (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'))
-        ORDER BY priority DESC, queued_at, id LIMIT $3";
-    let rows = conn.all(sql, args![labels, repository, limit, now]).await?;
-    rows.iter().map(|row| Ok((row.parsed("id")?, row.int("priority")?, row.time("queued_at")?))).collect()
+        ORDER BY queued_at, id LIMIT $3";
+    let rows = conn.all(sql, args![labels, repository, limit, now, priority]).await?;
+    rows.iter().map(|row| row.parsed("id")).collect()
 }
 
 /// How many combinations of a job's matrix, itself left out, have begun and not ended.

@@ -1,0 +1,90 @@
+//! In which order a claim looks at what is queued: priority, then the repository that has least at work, then the one that has waited
+//! longest, in it age. Each look is a seek, and how many there are is bounded, so a claim costs the same whether ten jobs are queued
+//! or a hundred thousand.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    sync::PoisonError,
+};
+
+use segue_schemas::{id::JobId, time::Timestamp};
+
+use crate::store::{Result, Store, Tx, tables::jobs};
+
+/// Queued jobs that are looked at per repository, priority and set of labels before a claim goes on to others.
+const LOOKED_AT: u32 = 16;
+
+/// Repositories that are compared per priority and set of labels. Where more have something queued, claims take them in turn, so
+/// many at a time.
+const COMPARED: usize = 32;
+
+/// The queued jobs that a worker's labels fit, the best first.
+pub(super) struct Order {
+    /// Sets of labels that fit, each with a priority; the highest last.
+    shelves: Vec<(i64, String)>,
+    /// How many jobs of each repository are held.
+    held: HashMap<String, i64>,
+    /// What is queued at the priority that is looked at, by repository; the best last.
+    queues: Vec<Queue>,
+    /// What is left of the queue that is looked at.
+    left: VecDeque<JobId>,
+}
+
+/// What a repository has queued of one priority for one set of labels.
+struct Queue {
+    /// Jobs that are held, and since when the oldest here waits.
+    rank: Reverse<(i64, Timestamp)>,
+    labels: String,
+    priority: i64,
+    repository: String,
+}
+
+impl Order {
+    /// Looks for which labels something is queued.
+    pub(super) async fn new(tx: &mut Tx, offered: &[String]) -> Result<Self> {
+        let fits = |labels: &str| labels.split(',').filter(|l| !l.is_empty()).all(|l| offered.iter().any(|o| o == l));
+        let queued = jobs::queued_labels(&mut tx.conn).await?.into_iter().filter(|(labels, _)| fits(labels));
+        let mut shelves: Vec<(i64, String)> = queued.map(|(labels, priority)| (priority, labels)).collect();
+        shelves.sort_unstable();
+        let held = if shelves.is_empty() { HashMap::new() } else { jobs::held_by_repository(&mut tx.conn).await? };
+        Ok(Self { shelves, held, queues: Vec::new(), left: VecDeque::new() })
+    }
+
+    /// The next best. Those before it were not to be had.
+    pub(super) async fn next(&mut self, store: &Store, tx: &mut Tx) -> Result<Option<JobId>> {
+        loop {
+            if let Some(id) = self.left.pop_front() {
+                return Ok(Some(id));
+            }
+            if let Some(Queue { labels, priority, repository, .. }) = self.queues.pop() {
+                self.left = jobs::queued(&mut tx.conn, &labels, priority, &repository, LOOKED_AT, tx.now).await?.into();
+                continue;
+            }
+            let Some(priority) = self.shelves.last().map(|(priority, _)| *priority) else { return Ok(None) };
+            while let Some((_, labels)) = self.shelves.pop_if(|(other, _)| *other == priority) {
+                for (repository, since) in repositories(store, tx, &labels, priority).await? {
+                    let share = self.held.get(&repository).copied().unwrap_or(0);
+                    let rank = Reverse((share, since));
+                    self.queues.push(Queue { rank, labels: labels.clone(), priority, repository });
+                }
+            }
+            self.queues.sort_by_key(|queue| queue.rank);
+        }
+    }
+}
+
+/// The repositories to compare: all, or where those are too many the next ones in turn.
+async fn repositories(store: &Store, tx: &mut Tx, labels: &str, priority: i64) -> Result<Vec<(String, Timestamp)>> {
+    let turn = store.inner.turn.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut found = jobs::queued_repositories(&mut tx.conn, labels, priority, &turn, COMPARED).await?;
+    if found.len() < COMPARED && !turn.is_empty() {
+        let more = jobs::queued_repositories(&mut tx.conn, labels, priority, "", COMPARED - found.len()).await?;
+        found.extend(more.into_iter().filter(|(repository, _)| *repository <= turn));
+    }
+    if found.len() == COMPARED {
+        let last = found.last().map(|(repository, _)| repository.clone()).unwrap_or_default();
+        *store.inner.turn.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+    Ok(found)
+}
