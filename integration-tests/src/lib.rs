@@ -7,6 +7,7 @@
 pub mod api;
 pub mod hostile;
 pub mod load;
+pub mod postgres;
 pub mod processes;
 pub mod repository;
 pub mod s3;

@@ -218,7 +218,9 @@ async fn drop_points(tx: &mut Tx, keep: u32) -> Result<usize> {
 
 fn remove_logs<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
-        let total = sum(tx, "SELECT COALESCE(SUM(bytes), 0) AS total FROM logs WHERE removed_at IS NULL").await?;
+        let total =
+            sum(tx, "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS total FROM logs WHERE removed_at IS NULL")
+                .await?;
         let sql = "SELECT job_id, path, bytes, closed_at FROM logs WHERE removed_at IS NULL AND closed_at IS NOT NULL
             ORDER BY closed_at LIMIT $1";
         let candidate = |row: &Row| {
@@ -264,7 +266,7 @@ fn condemn_unnamed<'t>(_: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) -> 
 /// Puts contents on their way out that are too old or too much.
 fn condemn_artifacts<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig) -> Work<'t, (usize, u64)> {
     Box::pin(async move {
-        let total = sum(tx, "SELECT COALESCE(SUM(bytes), 0) AS total FROM blobs").await?;
+        let total = sum(tx, "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS total FROM blobs").await?;
         // one that a step wanted to be kept for longer counts as that much younger
         let sql = "SELECT blobs.digest, blobs.bytes,
                 CASE WHEN kept_until - $3 > used_at THEN kept_until - $3 ELSE used_at END AS since

@@ -25,6 +25,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Who is told.
     pub notifications: Vec<NotificationConfig>,
+    /// Where the state is kept.
+    pub database: DatabaseConfig,
     /// Where the contents of artifacts and caches lie.
     pub storage: StorageConfig,
     /// How long things are kept, and when the disk counts as full.
@@ -169,6 +171,35 @@ pub enum NotificationEvent {
     Held,
     /// A step says something, by `segue/notify`.
     Message,
+}
+
+/// Where the state is kept: in the data directory (SQLite), or in a PostgreSQL that several servers share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DatabaseConfig {
+    /// `postgres://USER@HOST/DATABASE`, where it holds no password. Left out, and `url-file` too: `segue.db` in the data directory.
+    pub url: Option<String>,
+    /// A file that holds the address: with a password in it, it is a secret.
+    pub url_file: Option<PathBuf>,
+    /// Connections that one server holds at most.
+    #[schemars(range(min = 4, max = 1000))]
+    pub max_connections: u32,
+    /// The certificates that a database elsewhere is verified with, in PEM. Left out: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: None, url_file: None, max_connections: 10, ca_file: None }
+    }
+}
+
+impl DatabaseConfig {
+    /// Whether it is one that several servers may share.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.url.is_some() || self.url_file.is_some()
+    }
 }
 
 /// Where the contents of artifacts and caches lie.

@@ -105,6 +105,24 @@ impl Doorbell {
         })
     }
 
+    /// Rings every bell that somebody listens to: something may have been missed.
+    pub(super) fn ring_all(&self) {
+        let all = [
+            Bell::Jobs,
+            Bell::Rollouts,
+            Bell::Deliveries,
+            Bell::Notifications,
+            Bell::Tags,
+            Bell::Schedules,
+            Bell::Leases,
+            Bell::PutOff,
+        ];
+        all.into_iter().for_each(|bell| self.ring(bell));
+        self.run.ring_all();
+        self.job.ring_all();
+        self.rollout.ring_all();
+    }
+
     /// Rings.
     pub fn ring(&self, bell: Bell) {
         let one = |sender: &watch::Sender<u64>| sender.send_modify(|n| *n = n.wrapping_add(1));
@@ -141,6 +159,12 @@ impl<K: Hash + Eq> Keyed<K> {
             bells.retain(|_, bell| bell.receiver_count() > 0);
         }
         bells.entry(key).or_insert_with(|| watch::channel(0).0).subscribe()
+    }
+
+    fn ring_all(&self) {
+        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|_, bell| bell.receiver_count() > 0);
+        bells.values().for_each(|bell| bell.send_modify(|n| *n = n.wrapping_add(1)));
     }
 
     fn ring(&self, key: &K) {

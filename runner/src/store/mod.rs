@@ -6,11 +6,13 @@
 //! [`Store`] too, but live in [`crate::control`], which asks `segue_pipelines` what to do and does it. Comes in: checked
 //! values of `schemas`. Goes out: records, never rows. Never here: HTTP, YAML, git, and no sleep but for the next expiry.
 
+mod bells;
 mod clock;
 mod doorbell;
 mod error;
 mod model;
 pub(crate) mod outboxes;
+mod postgres;
 mod queries;
 pub(crate) mod sealed;
 pub(crate) mod sql;
@@ -61,8 +63,9 @@ pub struct Store {
 
 pub(crate) struct Inner {
     writer: Writer,
-    readers: SqlitePool,
-    checkpointer: tokio::task::AbortHandle,
+    readers: Readers,
+    /// What goes on beside the writer: SQLite's checkpoints, or hearing the bells of other servers.
+    beside: tokio::task::AbortHandle,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) clock: Clock,
     pub(crate) config: Arc<Config>,
@@ -79,14 +82,21 @@ pub(crate) struct Inner {
     pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
 }
 
+/// Where readers get their snapshots.
+enum Readers {
+    Sqlite(SqlitePool),
+    Postgres(Arc<postgres::Database>),
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.checkpointer.abort();
+        self.beside.abort();
     }
 }
 
 impl Store {
-    /// Opens the store in a data directory, makes it where there is none, and brings its tables up to date.
+    /// Opens the store in a data directory, or in the database that the configuration names; makes it where there is none, and
+    /// brings its tables up to date.
     ///
     /// # Errors
     /// [`StoreError::Files`] or [`StoreError::Unavailable`] naming the path, where the directory or the database can't be used.
@@ -96,17 +106,25 @@ impl Store {
         let logs = LogStore::open(data.join("logs"))?;
         let artifacts = ArtifactStore::open(&config.storage, data.join("artifacts"))?;
         let secrets = SecretBox::new(config.secrets.key_file.clone(), &data);
-        let file = data.join("segue.db");
-        make_secret(&file)?;
-        let (writer, readers) = sqlite::connect(&file).await?;
         let doorbell = Arc::new(Doorbell::default());
         let committed = Arc::new(Notify::new());
-        let checkpointer = tokio::spawn(sqlite::checkpoint(file, committed.clone())).abort_handle();
-        let writer = Writer::start(Conn::Writer(writer), clock.clone(), doorbell.clone(), committed);
+        let (conn, readers, clock, beside) = if config.database.is_shared() {
+            let (database, now) = postgres::Database::open(&config.database).await?;
+            let database = Arc::new(database);
+            let hearing = tokio::spawn(database.clone().hear(doorbell.clone()));
+            (Conn::Postgres(Box::new(database.session())), Readers::Postgres(database), clock.of_database(now), hearing)
+        } else {
+            let file = data.join("segue.db");
+            make_secret(&file)?;
+            let (writer, readers) = sqlite::connect(&file).await?;
+            let checkpoints = tokio::spawn(sqlite::checkpoint(file, committed.clone()));
+            (Conn::Sqlite(writer), Readers::Sqlite(readers), clock, checkpoints)
+        };
+        let writer = Writer::start(conn, clock.clone(), doorbell.clone(), committed);
         let inner = Inner {
             writer,
             readers,
-            checkpointer,
+            beside: beside.abort_handle(),
             doorbell,
             clock,
             config,
@@ -174,7 +192,10 @@ impl Store {
 
     /// A reader with a snapshot of its own; it sees every operation that was answered before.
     pub(crate) async fn read(&self) -> Result<Conn> {
-        Ok(Conn::Reader(self.inner.readers.begin().await?))
+        Ok(match &self.inner.readers {
+            Readers::Sqlite(pool) => Conn::SqliteReader(pool.begin().await?),
+            Readers::Postgres(database) => Conn::PostgresReader(database.read().await?),
+        })
     }
 }
 

@@ -1,13 +1,16 @@
 //! The little of SQL that every backend must do: statements with `$1` parameters of two types, rows read by column
-//! name. Everything above this file and `sqlite.rs` is the same for each backend.
+//! name. Everything above this file, `sqlite.rs` and `postgres.rs` is the same for each backend.
 
 use std::str::FromStr;
 
 use segue_schemas::time::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
+use sqlx::{
+    Column as _, PgConnection, Postgres, Row as _, Sqlite, SqliteConnection, Transaction, TypeInfo as _, ValueRef as _,
+    postgres::PgRow, sqlite::SqliteRow,
+};
 
-use super::{Result, StoreError};
+use super::{Bell, Result, StoreError, postgres::Session};
 
 /// A parameter.
 #[derive(Debug, Clone)]
@@ -62,33 +65,55 @@ pub(crate) use args;
 
 /// One connection, inside a transaction.
 pub(crate) enum Conn {
-    /// The writer's.
-    Writer(SqliteConnection),
+    /// SQLite's one writer.
+    Sqlite(SqliteConnection),
     /// A reader's, with a snapshot that ends when this is dropped.
-    Reader(Transaction<'static, Sqlite>),
+    SqliteReader(Transaction<'static, Sqlite>),
+    /// The writer of one server on PostgreSQL.
+    Postgres(Box<Session>),
+    /// A reader's, as on SQLite.
+    PostgresReader(Transaction<'static, Postgres>),
+}
+
+enum Raw<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
 }
 
 impl Conn {
-    pub(crate) fn raw(&mut self) -> &mut SqliteConnection {
-        match self {
-            Self::Writer(connection) => connection,
-            Self::Reader(transaction) => transaction,
-        }
+    fn raw(&mut self) -> Result<Raw<'_>> {
+        Ok(match self {
+            Self::Sqlite(connection) => Raw::Sqlite(connection),
+            Self::SqliteReader(transaction) => Raw::Sqlite(transaction),
+            Self::Postgres(session) => Raw::Postgres(session.connection()?),
+            Self::PostgresReader(transaction) => Raw::Postgres(transaction),
+        })
     }
 
     /// Runs a statement; gives the number of rows that it changed.
     pub(crate) async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
-        Ok(bound(sql, args).execute(self.raw()).await?.rows_affected())
+        Ok(match self.raw()? {
+            Raw::Sqlite(raw) => bound_sqlite(sql, args).execute(raw).await?.rows_affected(),
+            Raw::Postgres(raw) => bound_postgres(sql, args).execute(raw).await?.rows_affected(),
+        })
     }
 
     /// Every row of the answer. The caller's statement bounds their number.
     pub(crate) async fn all(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        Ok(bound(sql, args).fetch_all(self.raw()).await?.into_iter().map(Row).collect())
+        Ok(match self.raw()? {
+            Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_all(raw).await?.into_iter().map(Row::Sqlite).collect(),
+            Raw::Postgres(raw) => {
+                bound_postgres(sql, args).fetch_all(raw).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
     }
 
     /// The first row, if there is one.
     pub(crate) async fn first(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
-        Ok(bound(sql, args).fetch_optional(self.raw()).await?.map(Row))
+        Ok(match self.raw()? {
+            Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_optional(raw).await?.map(Row::Sqlite),
+            Raw::Postgres(raw) => bound_postgres(sql, args).fetch_optional(raw).await?.map(Row::Postgres),
+        })
     }
 
     /// The next number of a counter.
@@ -101,23 +126,100 @@ impl Conn {
     }
 }
 
-fn bound(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments> {
+/// The writer's transactions. What a group of operations does is kept or undone one by one, and made durable together.
+impl Conn {
+    /// Begins one; gives the database's time, where that is the time that counts.
+    pub(crate) async fn begin(&mut self) -> Result<Option<Timestamp>> {
+        match self {
+            Self::Postgres(session) => session.begin().await.map(Some),
+            _ => self.run("BEGIN IMMEDIATE", vec![]).await.map(|_| None),
+        }
+    }
+
+    /// An operation of a group begins.
+    pub(crate) async fn operation_begins(&mut self) -> Result<()> {
+        match self {
+            Self::Postgres(session) => session.operation_begins().await,
+            _ => self.run("SAVEPOINT operation", vec![]).await.map(|_| ()),
+        }
+    }
+
+    /// It has ended; whether what it did is kept.
+    pub(crate) async fn operation_ends(&mut self, keep: bool) -> Result<()> {
+        if let Self::Postgres(session) = self {
+            session.operation_ends(keep);
+            return Ok(());
+        }
+        if !keep {
+            self.run("ROLLBACK TO operation", vec![]).await?;
+        }
+        self.run("RELEASE operation", vec![]).await.map(|_| ())
+    }
+
+    /// Makes everything durable, and tells the other servers which bells to ring.
+    pub(crate) async fn commit(&mut self, bells: &[Bell]) -> Result<()> {
+        match self {
+            Self::Postgres(session) => session.commit(bells).await,
+            _ => self.run("COMMIT", vec![]).await.map(|_| ()),
+        }
+    }
+
+    /// Undoes everything.
+    pub(crate) async fn roll_back(&mut self) -> Result<()> {
+        match self {
+            Self::Postgres(session) => session.roll_back().await,
+            _ => self.run("ROLLBACK", vec![]).await.map(|_| ()),
+        }
+    }
+}
+
+fn bound_sqlite(
+    sql: &'static str,
+    args: Vec<Value>,
+) -> sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments> {
     args.into_iter().fold(sqlx::query(sql), |query, value| match value {
         Value::Int(n) => query.bind(n),
         Value::Text(s) => query.bind(s),
     })
 }
 
+fn bound_postgres(
+    sql: &'static str,
+    args: Vec<Value>,
+) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
+    args.into_iter().fold(sqlx::query(sql), |query, value| match value {
+        Value::Int(n) => query.bind(n),
+        // the one character that its texts can't hold
+        Value::Text(Some(s)) if s.contains('\0') => query.bind(s.replace('\0', "\u{fffd}")),
+        Value::Text(s) => query.bind(s),
+    })
+}
+
 /// One row.
-pub(crate) struct Row(SqliteRow);
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+macro_rules! read {
+    ($row:expr, $column:expr) => {
+        match $row {
+            Row::Sqlite(row) => row.try_get($column)?,
+            Row::Postgres(row) => row.try_get($column)?,
+        }
+    };
+}
 
 impl Row {
     pub(crate) fn int(&self, column: &str) -> Result<i64> {
-        Ok(self.0.try_get(column)?)
+        self.maybe_int(column)?.ok_or_else(|| StoreError::corrupt(column, "there is no number"))
     }
 
     pub(crate) fn maybe_int(&self, column: &str) -> Result<Option<i64>> {
-        Ok(self.0.try_get(column)?)
+        match self {
+            Self::Sqlite(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => postgres_int(row, column),
+        }
     }
 
     pub(crate) fn flag(&self, column: &str) -> Result<bool> {
@@ -139,11 +241,11 @@ impl Row {
     }
 
     pub(crate) fn text(&self, column: &str) -> Result<String> {
-        Ok(self.0.try_get(column)?)
+        Ok(read!(self, column))
     }
 
     pub(crate) fn maybe_text(&self, column: &str) -> Result<Option<String>> {
-        Ok(self.0.try_get(column)?)
+        Ok(read!(self, column))
     }
 
     /// A text of a checked type.
@@ -166,15 +268,28 @@ impl Row {
     /// A document.
     pub(crate) fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T> {
         // borrowed from the row: a plan is not copied to be parsed
-        let text: &str = self.0.try_get(column)?;
+        let text: &str = read!(self, column);
         serde_json::from_str(text).map_err(|e| StoreError::corrupt(column, e))
     }
 
     /// A document, or nothing.
     pub(crate) fn maybe_json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>> {
-        let text: Option<&str> = self.0.try_get(column)?;
+        let text: Option<&str> = read!(self, column);
         text.map(serde_json::from_str).transpose().map_err(|e| StoreError::corrupt(column, e))
     }
+}
+
+/// PostgreSQL tells the whole numbers of a calculation, and the truth of a comparison, from the numbers of a column.
+fn postgres_int(row: &PgRow, column: &str) -> Result<Option<i64>> {
+    let value = row.try_get_raw(column)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    Ok(Some(match row.column(column).type_info().name() {
+        "BOOL" => i64::from(row.try_get::<bool, _>(column)?),
+        "INT4" => i64::from(row.try_get::<i32, _>(column)?),
+        _ => row.try_get(column)?,
+    }))
 }
 
 /// A document as it is stored.

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::{Result, StoreError};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
+/// The tables, which are the same on every backend.
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
 /// Connections that read beside the writer.
 const READERS: u32 = 2;

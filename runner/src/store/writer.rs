@@ -128,7 +128,9 @@ async fn write(
 
 /// Runs a group in one transaction and commits it.
 async fn commit(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock) -> Result<()> {
-    tx.conn.run("BEGIN IMMEDIATE", vec![]).await?;
+    if let Some(now) = tx.conn.begin().await? {
+        clock.set(now);
+    }
     let done = if let [operation] = group {
         tx.now = clock.now();
         Ok(operation.run(tx).await)
@@ -136,35 +138,35 @@ async fn commit(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock) ->
         run_group(tx, group, clock).await
     };
     let outcome = match done {
-        Ok(true) => tx.conn.run("COMMIT", vec![]).await.map(|_| ()),
+        Ok(true) => tx.conn.commit(&tx.bells).await,
         Ok(false) => {
             tx.bells.clear();
-            tx.conn.run("ROLLBACK", vec![]).await.map(|_| ())
+            tx.conn.roll_back().await
         }
         Err(error) => Err(error),
     };
     if outcome.is_err() {
         // fails in its turn where the database has rolled back by itself, which is what is wanted
-        let _ = tx.conn.run("ROLLBACK", vec![]).await;
+        let _ = tx.conn.roll_back().await;
     }
     outcome
 }
 
-/// Runs each operation under a savepoint. Whether there is something to commit; an error where the transaction itself
-/// is lost, as a full disk makes it.
+/// Runs each operation so that it can be undone alone. Whether there is something to commit; an error where the transaction
+/// itself is lost, as a full disk makes it.
 async fn run_group(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock) -> Result<bool> {
     let mut any = false;
     for operation in group {
         let bells = tx.bells.len();
         tx.now = clock.now();
-        tx.conn.run("SAVEPOINT operation", vec![]).await?;
-        if operation.run(tx).await {
+        tx.conn.operation_begins().await?;
+        let keep = operation.run(tx).await;
+        if keep {
             any = true;
         } else {
             tx.bells.truncate(bells);
-            tx.conn.run("ROLLBACK TO operation", vec![]).await?;
         }
-        tx.conn.run("RELEASE operation", vec![]).await?;
+        tx.conn.operation_ends(keep).await?;
     }
     Ok(any)
 }

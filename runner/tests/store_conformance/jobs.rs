@@ -407,7 +407,7 @@ pub async fn secrets_come_with_the_claim_to_trusted_code_alone(world: World) {
         let claim = world.claim(&worker).await;
         assert_eq!(claim.secrets.into_iter().collect::<Vec<_>>(), [("TOKEN".to_owned(), expected.to_owned())]);
     }
-    let database = std::fs::read(world.directory.path().join("data/segue.db-wal")).unwrap();
+    let database = world.stored_secrets();
     for value in ["everywhere", "not for this job"] {
         assert!(!database.windows(value.len()).any(|w| w == value.as_bytes()), "`{value}` is in the database");
     }

@@ -11,10 +11,13 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use segue_integration_tests::s3::S3;
+use segue_integration_tests::{
+    postgres::{Database, Postgres},
+    s3::S3,
+};
 use segue_runner::store::{Clock, Meaning, NewDelivery, NewRun, Payload, PlanOutcome, Planning, Store, StoreOptions};
 use segue_schemas::{
-    config::{Config, StorageConfig, StorageKind},
+    config::{Config, DatabaseConfig, StorageConfig, StorageKind},
     deploy::{JournalEntry, JournalKind, ServiceSpec, Strategy},
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId},
     plan::{JobPlan, RunPlan, StepAction, StepPlan},
@@ -34,6 +37,8 @@ pub struct World {
     next: AtomicU64,
     /// Where contents lie, if not in the data directory, and the folder of the keys to it.
     s3: Option<(S3, tempfile::TempDir)>,
+    /// Where the state is, if not in the data directory. Last, as it can't go while somebody uses it.
+    database: Option<Arc<Database>>,
 }
 
 /// The world of the embedded backend.
@@ -41,7 +46,19 @@ pub async fn sqlite() -> World {
     World::open(Config::default()).await
 }
 
-/// The same, with contents in a bucket.
+/// The world of servers that share a database.
+pub async fn postgres() -> World {
+    let database = Arc::new(Postgres::shared().unwrap().database().unwrap());
+    let config = Config {
+        database: DatabaseConfig { url: Some(database.url()), ..DatabaseConfig::default() },
+        ..Config::default()
+    };
+    let mut world = World::open(config).await;
+    world.database = Some(database);
+    world
+}
+
+/// The world of the embedded backend, with contents in a bucket.
 pub async fn bucket() -> World {
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     let s3 = S3::start("contents", "key", "secret").await.unwrap();
@@ -75,12 +92,14 @@ impl World {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
         let store = open(directory.path().join("data"), config, clock.clone()).await;
-        Self { store, directory, clock, next: AtomicU64::new(1), s3: None }
+        Self { store, directory, clock, next: AtomicU64::new(1), s3: None, database: None }
     }
 
     /// The same world under another configuration.
     pub async fn configured(self, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { storage: self.store.config().storage.clone(), ..Config::default() };
+        let known = self.store.config();
+        let mut config =
+            Config { storage: known.storage.clone(), database: known.database.clone(), ..Config::default() };
         config.secrets.key_file = Some(self.directory.path().join("secret.key"));
         change(&mut config);
         self.reopened_with(config).await
@@ -93,10 +112,18 @@ impl World {
     }
 
     async fn reopened_with(self, config: Config) -> Self {
-        let Self { store, directory, clock, next, s3 } = self;
+        let Self { store, directory, clock, next, s3, database } = self;
         drop(store);
         let store = open(directory.path().join("data"), config, clock.clone()).await;
-        Self { store, directory, clock, next, s3 }
+        Self { store, directory, clock, next, s3, database }
+    }
+
+    /// What the database holds where secrets are, and what it is about to.
+    pub fn stored_secrets(&self) -> Vec<u8> {
+        match &self.database {
+            Some(database) => database.sql("SELECT * FROM secrets").unwrap().into_bytes(),
+            None => std::fs::read(self.directory.path().join("data/segue.db-wal")).unwrap(),
+        }
     }
 
     pub fn pass(&self, time: Duration) {

@@ -69,7 +69,8 @@ pub(crate) async fn insert(
 
 /// How many caches a repository has, and their bytes.
 pub(crate) async fn total(conn: &mut Conn, repository: &str) -> Result<(u64, u64)> {
-    let sql = "SELECT COUNT(*) AS n, COALESCE(SUM(bytes), 0) AS total FROM caches WHERE repository = $1";
+    let sql =
+        "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS total FROM caches WHERE repository = $1";
     let row = conn.first(sql, args![repository]).await?;
     row.map_or(Ok((0, 0)), |row| Ok((row.count("n")?, row.count("total")?)))
 }

@@ -34,7 +34,7 @@ pub(crate) async fn members(conn: &mut Conn, repository: &str, group: &str) -> R
             EXISTS (SELECT 1 FROM slots s WHERE s.repository = $1 AND s.name = $2 AND s.job_id = j.id), j.status = 'queued'
         FROM jobs j JOIN attempts a ON a.run_id = j.run_id AND a.attempt = j.attempt
         WHERE j.repository = $1 AND j.concurrency = $2 AND j.concurrency IS NOT NULL AND j.ended_at IS NULL
-        ORDER BY 4, 1, 2 LIMIT $3";
+        ORDER BY 4, 1, 2 NULLS FIRST LIMIT $3";
     let rows = conn.all(sql, args![repository, group, LOOKED_AT]).await?;
     rows.iter()
         .map(|row| {
