@@ -109,7 +109,8 @@ pub struct WorkerConfig {
     /// Jobs at a time.
     #[schemars(range(min = 1, max = 1024))]
     pub capacity: u32,
-    /// The user that jobs run as. Left out: `segue-job` where that user exists, else `nobody`, if the runner is root.
+    /// The user that jobs run as, if the runner is root. Left out: `segue-job` where that user exists, else `nobody`. Where there are
+    /// also `NAME-1`, `NAME-2` and so on, each job has one of those to itself while there is a free one.
     pub job_user: Option<String>,
     /// How long running steps may go on after SIGTERM.
     pub shutdown_grace: Span,

@@ -59,3 +59,18 @@ fn their_commands_are_ones_that_the_program_takes() -> Result<()> {
     assert_eq!(seen, ["host", "server", "worker"]);
     Ok(())
 }
+
+#[test]
+fn systemd_can_make_the_users_that_jobs_run_as() -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/sysusers.d/segue.conf").canonicalize()?;
+    let output = Command::new("systemd-sysusers").arg("--dry-run").arg(&file).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = fs::read_to_string(&file)?;
+    let users: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("u ")?.split_whitespace().next()).collect();
+    // one that is missing hides those after it
+    let own: Vec<String> = (1..users.len() - 1).map(|n| format!("segue-job-{n}")).collect();
+    assert_eq!(users[..2], ["segue", "segue-job"]);
+    assert_eq!(users[2..], own);
+    Ok(())
+}

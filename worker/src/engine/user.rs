@@ -4,6 +4,11 @@ use nix::unistd::{Uid, User};
 
 use super::UserIds;
 
+/// The user for jobs where none is configured.
+const NAME: &str = "segue-job";
+/// The most users that are looked for beside it.
+const MAX_NUMBERED: usize = 256;
+
 /// A user that jobs run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobUser {
@@ -11,6 +16,15 @@ pub struct JobUser {
     pub name: String,
     /// Its numbers; `None`: it is the worker's own, so that a job can do what the worker can.
     pub ids: Option<UserIds>,
+}
+
+/// The users that a worker's jobs run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobUsers {
+    /// Whom jobs share that have none of their own.
+    pub shared: JobUser,
+    /// Those that one job has at a time.
+    pub own: Vec<JobUser>,
 }
 
 /// There is no such user.
@@ -29,11 +43,31 @@ pub fn own() -> JobUser {
     JobUser { name, ids: None }
 }
 
-/// The user that jobs run as: as root, the configured one, else `segue-job`, else `nobody`; otherwise the worker's own.
+/// The users that jobs run as. As root: `NAME-1`, `NAME-2` and so on, each for one job at a time, and `NAME` for jobs that find
+/// none free; `NAME` is the configured one, else `segue-job`, and where that does not exist, `nobody` is shared. Otherwise
+/// the worker's own alone.
 ///
 /// # Errors
 /// [`NoJobUser`] where the configured one does not exist, or can't be taken.
-pub fn job_user(configured: Option<&str>) -> Result<JobUser, NoJobUser> {
+pub fn job_users(configured: Option<&str>) -> Result<JobUsers, NoJobUser> {
+    let shared = job_user(configured)?;
+    let own = if shared.ids.is_some() { numbered(configured.unwrap_or(NAME)) } else { Vec::new() };
+    Ok(JobUsers { shared, own })
+}
+
+/// `name-1`, `name-2` and so on, up to the first that there is not.
+fn numbered(name: &str) -> Vec<JobUser> {
+    let find = |n: usize| User::from_name(&format!("{name}-{n}")).ok().flatten();
+    (1..=MAX_NUMBERED).map_while(find).filter(|user| !user.uid.is_root()).map(JobUser::from).collect()
+}
+
+impl From<User> for JobUser {
+    fn from(user: User) -> Self {
+        Self { ids: Some(UserIds { uid: user.uid.as_raw(), gid: user.gid.as_raw() }), name: user.name }
+    }
+}
+
+fn job_user(configured: Option<&str>) -> Result<JobUser, NoJobUser> {
     if !Uid::effective().is_root() {
         let JobUser { name, .. } = own();
         if let Some(configured) = configured.filter(|configured| *configured != name) {
@@ -49,13 +83,13 @@ pub fn job_user(configured: Option<&str>) -> Result<JobUser, NoJobUser> {
             name: name.into(),
             reason: format!("does not exist; make it: useradd --system {name}"),
         })?,
-        None => find("segue-job").or_else(|| find("nobody")).ok_or_else(|| NoJobUser {
-            name: "segue-job".into(),
-            reason: "does not exist, and neither does `nobody`; make it: useradd --system segue-job".into(),
+        None => find(NAME).or_else(|| find("nobody")).ok_or_else(|| NoJobUser {
+            name: NAME.into(),
+            reason: format!("does not exist, and neither does `nobody`; make it: useradd --system {NAME}"),
         })?,
     };
     if user.uid.is_root() {
         return Err(NoJobUser { name: user.name, reason: "is root; name another one".into() });
     }
-    Ok(JobUser { name: user.name, ids: Some(UserIds { uid: user.uid.as_raw(), gid: user.gid.as_raw() }) })
+    Ok(user.into())
 }

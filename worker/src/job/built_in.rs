@@ -86,7 +86,7 @@ impl Running<'_> {
             engine: self.engine.as_mut(),
             log: &self.log,
             workspace: &self.workspace,
-            user: self.runner.user.ids,
+            user: self.user.ids,
             mirrors: &self.runner.mirrors,
             caches: &mut self.state.caches,
         }

@@ -20,6 +20,7 @@ pub mod script;
 pub mod spares;
 pub mod state;
 mod steps;
+pub mod users;
 pub mod workspace;
 
 pub use error::StepError;

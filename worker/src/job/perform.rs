@@ -143,7 +143,7 @@ impl Steps<'_> {
             running.claim,
             &running.workspace,
             running.runner.control_plane.worker().as_str(),
-            &running.runner.user.name,
+            &running.user.name,
             &running.state,
             &prepared.env,
             &files.variables(),
@@ -152,7 +152,7 @@ impl Steps<'_> {
         let first_line = script.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         running.log.line(format!("##[group]Run {first_line}\n{}\n##[endgroup]", script.trim_end())).await;
         let directory = directory.to_string_lossy().into_owned();
-        let task = Task { user: running.runner.user.ids, directory, work: Work::Program { argv, env: env.clone() } };
+        let task = Task { user: running.user.ids, directory, work: Work::Program { argv, env: env.clone() } };
         if let Some(telling) = running.telling.take() {
             telling.told().await?;
         }

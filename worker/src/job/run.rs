@@ -24,12 +24,13 @@ use super::{
     spares::Spares,
     state::JobState,
     steps::Steps,
+    users::Users,
     workspace::Workspace,
 };
 use crate::{
     checkout::mirror::Mirrors,
     control_plane::{ControlPlane, ControlPlaneError, retry},
-    engine::{Engine, EngineJob, user::JobUser},
+    engine::{Engine, EngineJob, UserIds, user::JobUser},
     log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
     options::WorkerOptions,
     supervisor::leftovers,
@@ -56,7 +57,7 @@ pub struct JobRunner {
     /// What the server said when this worker registered.
     pub registered: Registered,
     /// Whom tasks run as.
-    pub user: JobUser,
+    pub users: Users,
     /// Own mirrors.
     pub mirrors: Mirrors,
     /// Workspaces of jobs that have ended.
@@ -86,6 +87,7 @@ pub(super) enum Ended {
 pub(super) struct Running<'a> {
     pub runner: &'a JobRunner,
     pub claim: &'a JobClaim,
+    pub user: JobUser,
     pub workspace: Workspace,
     pub engine: Box<dyn EngineJob>,
     pub log: JobLog,
@@ -120,7 +122,7 @@ impl JobRunner {
             finish.failure_class = Some(error.class());
             finish.reason = Some(error.to_string());
             self.finish(claim, &finish).await;
-            self.forget(claim, false).await;
+            self.forget(claim, true).await;
         }
     }
 
@@ -148,6 +150,9 @@ impl JobRunner {
                 remove(&state);
                 if let Some(job) = state.file_stem() {
                     remove(&self.workspaces().join(job));
+                    if let Some(job) = job.to_str().and_then(|job| job.parse().ok()) {
+                        self.users.give_back(job);
+                    }
                 }
             }
         }
@@ -169,13 +174,25 @@ impl JobRunner {
     pub fn forget_kept(&self, job: JobId) {
         remove(&self.states().join(format!("{job}.json")));
         remove(&self.workspaces().join(job.to_string()));
+        self.users.give_back(job);
+    }
+
+    /// Notes the users of jobs that an earlier start put aside. Only before the first job.
+    pub fn keep_users(&self) {
+        use std::os::unix::fs::MetadataExt as _;
+        for job in self.kept() {
+            let work = Workspace::at(self.workspaces().join(job.to_string()), None).work();
+            if let Ok(metadata) = work.symlink_metadata() {
+                self.users.keep(job, metadata.uid());
+            }
+        }
     }
 
     /// Ends processes of jobs of an earlier start whose keeper died with it. Only before the first job.
     pub fn end_leftovers(&self) {
-        let uids = [Some(nix::unistd::geteuid().as_raw()), self.user.ids.map(|ids| ids.uid)];
+        let uids: Vec<_> = self.users.uids().chain([nix::unistd::geteuid().as_raw()]).collect();
         let workspaces = self.workspaces();
-        for (pid, job) in leftovers::kill(&workspaces, &uids.into_iter().flatten().collect::<Vec<_>>()) {
+        for (pid, job) in leftovers::kill(&workspaces, &uids) {
             tracing::warn!(pid, job, "a process that a job of an earlier start had left running was killed");
         }
     }
@@ -213,13 +230,13 @@ impl JobRunner {
             let worker = self.control_plane.worker();
             return Some(format!("the job asks for a container, and worker `{worker}` runs steps on its host"));
         }
-        let what = match (self.user.ids, claim.secrets.is_empty(), claim.trusted) {
+        let what = match (self.users.shared().ids, claim.secrets.is_empty(), claim.trusted) {
             (Some(_), ..) | (None, true, true) => return None,
             _ if self.options.as_own_user => return None,
             (None, false, _) => "it uses secrets",
             (None, true, false) => "it runs foreign code, of a pull request from a fork",
         };
-        let user = &self.user.name;
+        let user = &self.users.shared().name;
         Some(format!(
             "this job is refused by worker `{}`: {what}, and the worker has no other user to run it as than its own, `{user}`, so \
              that its steps could read whatever the worker can; run the worker as root, with a user `segue-job` for jobs \
@@ -229,10 +246,11 @@ impl JobRunner {
     }
 
     async fn run_here(&self, claim: &JobClaim, claimed_at: Duration) -> Result<(), StepError> {
-        let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), self.user.ids);
+        let user = self.users.take(claim.job);
+        let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), user.ids);
         let from = claim.resume.as_ref().map_or(0, |resume| resume.next_step);
         let state = if claim.resume.is_some() {
-            match JobState::load(&self.state_file(claim)).filter(|_| workspace.exists()) {
+            match JobState::load(&self.state_file(claim)).filter(|_| workspace.is_its_users()) {
                 Some(state) => state,
                 None => return self.begin_anew(claim).await,
             }
@@ -259,7 +277,8 @@ impl JobRunner {
             runner: self,
             claim,
             engine,
-            log: self.log(claim, masker.without_held())?,
+            log: self.log(claim, user.ids, masker.without_held())?,
+            user,
             reporter: Reporter::start(self.control_plane.clone(), claim.job, claim.epoch, &before, signs),
             telling: None,
             lease,
@@ -295,7 +314,7 @@ impl JobRunner {
             reason: format!("worker `{worker}` has its workspace no more; it begins anew"),
         };
         self.tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back)).await;
-        self.forget(claim, false).await;
+        self.forget(claim, true).await;
         Ok(())
     }
 
@@ -419,7 +438,7 @@ impl JobRunner {
         }
     }
 
-    fn log(&self, claim: &JobClaim, masker: Masker) -> Result<JobLog, StepError> {
+    fn log(&self, claim: &JobClaim, user: Option<UserIds>, masker: Masker) -> Result<JobLog, StepError> {
         let sink = ServerLog { control_plane: self.control_plane.clone(), job: claim.job, epoch: claim.epoch };
         let limits = OutboxLimits {
             spool: self.spools().join(format!("{}.log", claim.job)),
@@ -428,7 +447,7 @@ impl JobRunner {
             patience_before_spool: PATIENCE_BEFORE_SPOOL,
             patience_before_gap: PATIENCE_BEFORE_GAP,
         };
-        let start = LogStart { offset: claim.log_offset, masker, user: self.user.ids, limits, linger: LOG_LINGER };
+        let start = LogStart { offset: claim.log_offset, masker, user, limits, linger: LOG_LINGER };
         JobLog::start(sink, start).map_err(|error| StepError::Infrastructure(format!("the job's log: {error}")))
     }
 
@@ -443,12 +462,16 @@ impl JobRunner {
         }
     }
 
-    /// Removes what the job left here. `killed`: it is certain that none of its processes lives.
+    /// Removes what the job left here. `killed`: it is certain that none of its processes lives, so that nobody who comes after it in
+    /// its workspace or with its user meets one.
     async fn forget(&self, claim: &JobClaim, killed: bool) {
         if claim.resume.is_some() || self.state_file(claim).exists() {
             let _ = std::fs::remove_file(self.state_file(claim));
         }
         self.spares.retire(&self.workspaces().join(claim.job.to_string()), killed).await;
+        if killed {
+            self.users.give_back(claim.job);
+        }
     }
 
     fn workspaces(&self) -> PathBuf {

@@ -30,7 +30,6 @@ const COMMAND_FILES: usize = 10;
 /// Workspaces of jobs that have ended.
 #[derive(Debug)]
 pub struct Spares {
-    user: Option<UserIds>,
     /// Numbers the names that they lie under.
     next: AtomicU64,
     /// Who has a place may empty or remove; the slots of others wait for one.
@@ -38,13 +37,14 @@ pub struct Spares {
     spares: Arc<Mutex<Vec<PathBuf>>>,
 }
 
-impl Spares {
-    /// None yet, for jobs that run as this user.
-    #[must_use]
-    pub fn new(user: Option<UserIds>) -> Self {
-        Self { user, next: AtomicU64::new(0), places: Arc::new(Semaphore::new(AT_ONCE)), spares: Arc::default() }
+/// None yet.
+impl Default for Spares {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), places: Arc::new(Semaphore::new(AT_ONCE)), spares: Arc::default() }
     }
+}
 
+impl Spares {
     /// Takes a workspace out of the way, so that its job could begin anew at once, and has it emptied, where it is certain that
     /// no process of its job lives (`unused`), or removed. Waits where many are. What is left when the worker ends is swept away
     /// by the next.
@@ -57,9 +57,9 @@ impl Spares {
         }
         // the semaphore is never closed
         let Ok(place) = self.places.clone().acquire_owned().await else { return };
-        let (user, spares) = (self.user, self.spares.clone());
+        let spares = self.spares.clone();
         tokio::task::spawn_blocking(move || {
-            if unused && locked(&spares).len() < SPARES && empty(&aside, user).is_ok() {
+            if unused && locked(&spares).len() < SPARES && empty(&aside).is_ok() {
                 locked(&spares).push(aside);
             } else {
                 remove(&aside);
@@ -68,11 +68,14 @@ impl Spares {
         });
     }
 
-    /// Makes `root` of a workspace that waits; whether there was one.
-    pub(super) fn take(&self, root: &Path) -> bool {
+    /// Makes `root` of a workspace that waits, for a job of this user; whether there was one.
+    pub(super) fn take(&self, root: &Path, user: Option<UserIds>) -> bool {
         let Some(spare) = locked(&self.spares).pop() else { return false };
-        let taken =
-            fs::set_permissions(&spare, Permissions::from_mode(ROOT_MODE)).and_then(|()| fs::rename(&spare, root));
+        let taken = OF_THE_JOB
+            .iter()
+            .try_for_each(|(name, _)| own(&spare.join(name), user))
+            .and_then(|()| fs::set_permissions(&spare, Permissions::from_mode(ROOT_MODE)))
+            .and_then(|()| fs::rename(&spare, root));
         if taken.is_err() {
             remove(&spare);
         }
@@ -82,7 +85,7 @@ impl Spares {
 
 /// Makes of a workspace what a new one is, but for emptied command files. Nobody else may come in from here on, so that nobody
 /// gets hold of what the next job will use. An error: it can't be, as where the job has put something else in a directory's place.
-fn empty(root: &Path, user: Option<UserIds>) -> io::Result<()> {
+fn empty(root: &Path) -> io::Result<()> {
     fs::set_permissions(root, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -98,7 +101,6 @@ fn empty(root: &Path, user: Option<UserIds>) -> io::Result<()> {
             remove_entry(&entry?.path())?;
         }
         fs::set_permissions(&directory, Permissions::from_mode(mode))?;
-        own(&directory, user)?;
     }
     let commands = root.join(COMMANDS);
     is_directory(&commands)?;
@@ -165,9 +167,9 @@ mod tests {
         found
     }
 
-    async fn retired(spares: &Spares, workspace: &Workspace, root: &Path) {
+    async fn retired(spares: &Spares, root: &Path) {
         spares.retire(root, true).await;
-        assert!(!workspace.exists(), "its job could begin anew at once");
+        assert!(!root.exists(), "its job could begin anew at once");
         let all = u32::try_from(AT_ONCE).unwrap();
         drop(spares.places.acquire_many(all).await.unwrap());
     }
@@ -175,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn the_next_job_gets_an_empty_workspace_with_the_modes_of_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
-        let spares = Spares::new(None);
+        let spares = Spares::default();
         let (first, second) = (folder.path().join("first"), folder.path().join("second"));
         let workspace = Workspace::at(first.clone(), None);
         workspace.create(&spares).unwrap();
@@ -188,7 +190,7 @@ mod tests {
         fs::create_dir(workspace.private("checkout")).unwrap();
         let file = workspace.command_file("step-0", b"a secret").unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o4666)).unwrap();
-        retired(&spares, &workspace, &first).await;
+        retired(&spares, &first).await;
 
         let workspace = Workspace::at(second.clone(), None);
         workspace.create(&spares).unwrap();
@@ -203,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_tampered_with_serves_no_other_job() {
         let folder = tempfile::tempdir().unwrap();
-        let spares = Spares::new(None);
+        let spares = Spares::default();
         let victim = folder.path().join("victim");
         fs::create_dir(&victim).unwrap();
         fs::write(victim.join("file"), "content").unwrap();
@@ -213,14 +215,14 @@ mod tests {
         workspace.create(&spares).unwrap();
         fs::remove_dir(workspace.work()).unwrap();
         symlink(&victim, workspace.work()).unwrap();
-        retired(&spares, &workspace, &root).await;
-        assert!(!spares.take(&root), "a link in a directory's place");
+        retired(&spares, &root).await;
+        assert!(!spares.take(&root, None), "a link in a directory's place");
         assert_eq!(fs::read(victim.join("file")).unwrap(), b"content");
 
         workspace.create(&spares).unwrap();
         let file = workspace.command_file("step-0.output", b"").unwrap();
         fs::hard_link(&file, victim.join("second-name")).unwrap();
-        retired(&spares, &workspace, &root).await;
+        retired(&spares, &root).await;
         workspace.create(&spares).unwrap();
         assert!(!file.exists(), "a command file with a second name is not used again");
     }
@@ -228,13 +230,13 @@ mod tests {
     #[tokio::test]
     async fn no_more_are_kept_than_the_bound() {
         let folder = tempfile::tempdir().unwrap();
-        let spares = Spares::new(None);
+        let spares = Spares::default();
         let roots: Vec<PathBuf> = (0..SPARES + 3).map(|n| folder.path().join(n.to_string())).collect();
         for root in &roots {
             Workspace::at(root.clone(), None).create(&spares).unwrap();
         }
         for root in &roots {
-            retired(&spares, &Workspace::at(root.clone(), None), root).await;
+            retired(&spares, root).await;
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), SPARES);
     }

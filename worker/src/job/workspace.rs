@@ -11,7 +11,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,7 @@ pub(super) const ROOT_MODE: u32 = 0o711;
 /// The worker's directory in it.
 pub(super) const COMMANDS: &str = "commands";
 /// The job's directories in it, with their modes.
-pub(super) const OF_THE_JOB: [(&str, u32); 3] = [(WORK, 0o755), (HOME, 0o700), (TEMP, 0o700)];
+pub(super) const OF_THE_JOB: [(&str, u32); 3] = [(WORK, 0o700), (HOME, 0o700), (TEMP, 0o700)];
 const WORK: &str = "work";
 const HOME: &str = "home";
 const TEMP: &str = "tmp";
@@ -53,7 +53,7 @@ impl Workspace {
     /// [`StepError::Infrastructure`] naming the directory.
     pub fn create(&self, spares: &Spares) -> Result<(), StepError> {
         self.remove();
-        if spares.take(&self.root) {
+        if spares.take(&self.root, self.user) {
             return Ok(());
         }
         make(&self.root, ROOT_MODE, None)?;
@@ -61,10 +61,11 @@ impl Workspace {
         OF_THE_JOB.iter().try_for_each(|(name, mode)| make(&self.root.join(name), *mode, self.user))
     }
 
-    /// Whether they are there.
+    /// Whether they are there, and the user's for whom they were made.
     #[must_use]
-    pub fn exists(&self) -> bool {
-        self.work().is_dir()
+    pub fn is_its_users(&self) -> bool {
+        let work = self.work().symlink_metadata();
+        work.is_ok_and(|work| work.is_dir() && self.user.is_none_or(|user| user.uid == work.uid()))
     }
 
     /// Removes them with all that is in them.

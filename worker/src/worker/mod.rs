@@ -32,8 +32,12 @@ use crate::{
         server::{HttpServer, RolloutServer},
         tell,
     },
-    engine::{Engine, shell::Shell, user},
-    job::{JobRunner, StepError, spares::Spares},
+    engine::{
+        Engine,
+        shell::Shell,
+        user::{self, JobUsers},
+    },
+    job::{JobRunner, StepError, spares::Spares, users::Users},
     options::WorkerOptions,
     supervisor::{boot_time, client::SupervisorError},
 };
@@ -76,15 +80,19 @@ pub enum WorkerError {
 /// [`WorkerError`], only before the first claim.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
     let options = Arc::new(options);
-    let user = if options.as_own_user { user::own() } else { user::job_user(options.job_user.as_deref())? };
+    let users = if options.as_own_user {
+        JobUsers { shared: user::own(), own: Vec::new() }
+    } else {
+        user::job_users(options.job_user.as_deref())?
+    };
     let engine: Arc<dyn Engine> = Arc::new(Shell::start(options.supervisor_command.clone()).await?);
-    run_with(options, user, engine, shutdown).await
+    run_with(options, users, engine, shutdown).await
 }
 
-/// [`run`], with the engine and the user given.
+/// [`run`], with the engine and the users given.
 pub(crate) async fn run_with(
     options: Arc<WorkerOptions>,
-    user: user::JobUser,
+    users: JobUsers,
     engine: Arc<dyn Engine>,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
@@ -95,7 +103,7 @@ pub(crate) async fn run_with(
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
-        spares: Spares::new(user.ids),
+        spares: Spares::default(),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         put_aside: Notify::new(),
@@ -103,13 +111,15 @@ pub(crate) async fn run_with(
         options: options.clone(),
         registered: registered.clone(),
         engine,
-        user,
+        users: Users::new(users),
     });
     runner.make_directories().map_err(|error: StepError| WorkerError::Directory(error.to_string()))?;
     runner.end_leftovers();
     runner.sweep(KEEP_STATE);
+    runner.keep_users();
     tracing::info!(
-        worker = %control_plane.worker(), server = options.server_url, user = runner.user.name, slots = options.capacity,
+        worker = %control_plane.worker(), server = options.server_url, user = runner.users.shared().name, own_users = runner.users.own(),
+        slots = options.capacity,
         "the worker is ready"
     );
     let server: Arc<dyn RolloutServer> = Arc::new(HttpServer { control_plane, labels: options.labels.clone() });

@@ -71,8 +71,36 @@ pub fn job_user(config: &Config, data: &Path) -> Check {
             format!("{} can't pass through {}, so jobs can't reach their workspaces", user.name, dir.display()),
             format!("chmod o+x {}, or take another data directory", dir.display()),
         ),
-        None => Check::good(NAME, format!("{} (uid {})", user.name, user.uid)),
+        None => own_users(config, &user),
     }
+}
+
+/// Whether each job that runs beside others has a user of its own.
+fn own_users(config: &Config, shared: &User) -> Check {
+    const NAME: &str = "job user";
+    let name = config.worker.job_user.as_deref().unwrap_or("segue-job");
+    let (slots, found) = (config.worker.capacity, numbered(name));
+    let shared = format!("{} (uid {})", shared.name, shared.uid);
+    if slots < 2 || found >= slots {
+        let own = if found > 0 { format!(", and {found} of {name}-1 and on, one for each job") } else { String::new() };
+        return Check::good(NAME, format!("{shared}{own}"));
+    }
+    Check::remark(
+        NAME,
+        format!(
+            "{shared}; {slots} jobs run at once, {found} of them with a user of their own: those that share one can look into each other"
+        ),
+        format!(
+            "for n in $(seq {}); do useradd --system --no-create-home --shell /usr/sbin/nologin {name}-$n; done, then restart the worker",
+            slots.saturating_mul(2)
+        ),
+    )
+}
+
+/// How many of `name-1`, `name-2` and so on there are.
+fn numbered(name: &str) -> u32 {
+    let there = |n: &u32| User::from_name(&format!("{name}-{n}")).ok().flatten().is_some();
+    u32::try_from((1..=256).take_while(there).count()).unwrap_or(0)
 }
 
 /// The first directory on the way to `data` that a user can't pass through.

@@ -64,8 +64,12 @@ impl World {
     }
 
     fn start(&self, engine: Arc<dyn Engine>, user: JobUser) -> Working {
+        self.start_as(self.options(), engine, JobUsers { shared: user, own: Vec::new() })
+    }
+
+    fn start_as(&self, options: WorkerOptions, engine: Arc<dyn Engine>, users: JobUsers) -> Working {
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run_with(Arc::new(self.options()), user, engine, shutdown.clone()));
+        let task = tokio::spawn(run_with(Arc::new(options), users, engine, shutdown.clone()));
         Working { shutdown, task }
     }
 
@@ -77,7 +81,7 @@ impl World {
 
     async fn shell(&self) -> Working {
         let engine = Shell::start(nursery_command()).await.unwrap();
-        self.start(Arc::new(engine), user::job_user(None).unwrap())
+        self.start(Arc::new(engine), user::job_users(None).unwrap().shared)
     }
 
     fn workspace(&self, job: JobId) -> PathBuf {
@@ -631,10 +635,55 @@ async fn real_steps_check_out_build_and_pass_artifacts_on_as_another_user() {
     let log = world.server.log(job);
     use StepStatus::{Failed, Skipped, Succeeded};
     assert_eq!(statuses(&finish.steps), [Succeeded, Succeeded, Succeeded, Succeeded, Failed, Skipped], "{log}");
-    let user = user::job_user(None).unwrap().name;
+    let user = user::job_users(None).unwrap().shared.name;
     assert!(log.contains(&format!("first\n0\nmain\n{user}\n")), "{log}");
     assert!(log.contains("content\n"), "{log}");
     assert_eq!(finish.steps[4].exit_code, Some(1), "a pipe fails with any of its commands");
+    worker.stop().await;
+}
+
+/// Jobs side by side that each have a user of their own can't look into each other, nor end each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_with_users_of_their_own_are_closed_to_each_other() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not root: jobs here have no user of their own");
+        return;
+    }
+    let world = World::new().await;
+    let user = |uid| JobUser { name: format!("job-{uid}"), ids: Some(UserIds { uid, gid: uid }) };
+    let users = JobUsers { shared: user(61_000), own: vec![user(61_001), user(61_002)] };
+    let (mut options, meeting) = (world.options(), tempfile::tempdir().unwrap());
+    options.capacity = 2;
+    std::fs::set_permissions(meeting.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let at = meeting.path().display();
+    let worker = world.start_as(options, Arc::new(Shell::start(nursery_command()).await.unwrap()), users);
+    let quiet = format!(
+        "id -u; echo mine > file; mkfifo {at}/end; chmod 666 {at}/end; echo $$ $PWD > {at}/pid; read word < {at}/end; echo $word"
+    );
+    let curious = format!(
+        "until test -s {at}/pid; do sleep 0.05; done; read pid dir < {at}/pid; id -u\n\
+         cat /proc/$pid/environ || echo no environment\n\
+         kill -KILL $pid || echo no kill\n\
+         cat $dir/file || echo no file\n\
+         echo whole > {at}/end"
+    );
+    let own = json!({ "env": { "SECRET": "s3cret-value" } });
+    let (first, second) = (claim_of(own, &[(&quiet, none())]), claim(&[(&curious, none())]));
+    let (quiet, curious) = (first.job, second.job);
+    world.server.queue(first);
+    world.server.queue(second);
+    for _ in 0..2 {
+        let finish = world.finish().await;
+        assert_eq!(finish.conclusion, Conclusion::Success, "{finish:?} {}", world.server.log(curious));
+    }
+    let (quiet, curious) = (world.server.log(quiet), world.server.log(curious));
+    assert!(quiet.contains("whole\n"), "{quiet}");
+    for denied in ["no environment\n", "no kill\n", "no file\n"] {
+        assert!(curious.contains(denied), "{denied} {curious}");
+    }
+    assert!(!curious.contains("s3cret-value") && !curious.contains("mine\n"), "{curious}");
+    let uid = |log: &str| log.lines().find(|line| line.starts_with("6100")).map(str::to_owned);
+    assert!(uid(&quiet).is_some() && uid(&quiet) != uid(&curious), "{quiet} {curious}");
     worker.stop().await;
 }
 
@@ -644,9 +693,9 @@ async fn a_second_worker_in_the_same_directory_is_refused_and_the_name_is_kept()
     let worker = world.scripted();
     world.server.queue(claim(&[("print x", none())]));
     world.finish().await;
-    let user = JobUser { name: "job".into(), ids: None };
+    let users = JobUsers { shared: JobUser { name: "job".into(), ids: None }, own: Vec::new() };
     let second =
-        run_with(Arc::new(world.options()), user, Arc::new(Scripted::default()), CancellationToken::new()).await;
+        run_with(Arc::new(world.options()), users, Arc::new(Scripted::default()), CancellationToken::new()).await;
     assert!(second.unwrap_err().to_string().contains("another worker"));
     let kept = name(&world.options()).unwrap();
     assert_eq!(name(&world.options()).unwrap(), kept);
@@ -658,8 +707,8 @@ async fn a_wrong_token_is_said_at_once() {
     let world = World::new().await;
     let mut options = world.options();
     options.token = "wrong".to_owned().into();
-    let user = JobUser { name: "job".into(), ids: None };
-    let result = run_with(Arc::new(options), user, Arc::new(Scripted::default()), CancellationToken::new()).await;
+    let users = JobUsers { shared: JobUser { name: "job".into(), ids: None }, own: Vec::new() };
+    let result = run_with(Arc::new(options), users, Arc::new(Scripted::default()), CancellationToken::new()).await;
     assert!(matches!(result, Err(WorkerError::ControlPlane(ControlPlaneError::Unauthorized { .. }))), "{result:?}");
 }
 
