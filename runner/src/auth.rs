@@ -14,6 +14,7 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 use secrecy::SecretString;
+use segue_schemas::id::JobId;
 use subtle::ConstantTimeEq as _;
 
 /// The longest token or secret that is read from a file, in bytes.
@@ -69,6 +70,37 @@ impl TokenHash {
     pub fn is(&self, token: &str) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
     }
+}
+
+/// A new token: the prefix, `_`, and 32 random bytes.
+///
+/// # Errors
+/// [`AuthError::Random`]
+pub fn make_token(prefix: &str) -> Result<SecretString, AuthError> {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| AuthError::Random)?;
+    Ok(format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(bytes)).into())
+}
+
+/// A token as it is stored: its SHA-256 in hexadecimal digits. (It is random and long, so nothing slower is needed.)
+#[must_use]
+pub fn hash_of(token: &str) -> String {
+    hex::encode(digest(&SHA256, token.as_bytes()))
+}
+
+/// How the token of a job's lease begins.
+pub const JOB_TOKEN: &str = "sj";
+
+/// The beginning of the tokens of a job's leases.
+#[must_use]
+pub fn job_prefix(job: JobId) -> String {
+    format!("{JOB_TOKEN}_{job}")
+}
+
+/// Which job a lease's token says that it is for.
+#[must_use]
+pub fn job_of_token(token: &str) -> Option<JobId> {
+    token.strip_prefix(JOB_TOKEN)?.strip_prefix('_')?.split_once('_')?.0.parse().ok()
 }
 
 /// The tokens that open the API.

@@ -26,6 +26,10 @@
 //! | `PUT /secrets/{name}?repository=&environment=` | [`SecretValue`] -> 204 |
 //! | `DELETE /secrets/{name}?repository=&environment=` | -> 204 |
 //! | `GET /workers` | -> [`WorkerList`] |
+//! | `PUT`, `DELETE /workers/{id}/drain` | -> 204; it takes no new work, or takes it again |
+//! | `GET /worker-tokens` | -> [`WorkerTokenList`]: names, never tokens |
+//! | `POST /worker-tokens` | [`NewWorkerToken`] -> 201 [`WorkerTokenMade`] |
+//! | `DELETE /worker-tokens/{name}` | -> [`Revoked`]; at once |
 //! | `GET /queue?limit=` | -> [`QueueList`]: what waits and what for, oldest first |
 //! | `POST /environments/{environment}/services/{service}/emergency` | [`EmergencyReport`] -> [`Rollout`]: put on record what was done at the host |
 //!
@@ -34,11 +38,14 @@
 //! Errors are [`crate::worker_api::ErrorBody`]. A server-sent event's `event:` is the `kind` of its data. A stream that falls
 //! behind skips to the newest state (logs: goes on at its offset); nothing is queued for it.
 
+mod workers;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+pub use self::workers::*;
 use crate::{
     annotation::Annotation,
     artifact::Artifact,
@@ -663,54 +670,6 @@ pub struct SecretView {
     pub scope: SecretScope,
     /// When it was last set.
     pub updated_at: Timestamp,
-}
-
-/// The workers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-pub struct WorkerList {
-    /// By name.
-    pub items: Vec<WorkerView>,
-}
-
-/// A worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-pub struct WorkerView {
-    /// Its name.
-    pub id: WorkerId,
-    /// What it offers.
-    pub labels: Vec<String>,
-    /// Jobs at a time.
-    pub capacity: u32,
-    /// Its version.
-    pub version: String,
-    /// When it was last heard.
-    pub heard_at: Timestamp,
-    /// The jobs that it holds.
-    pub jobs: Vec<JobId>,
-}
-
-/// What waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-pub struct QueueList {
-    /// Oldest first.
-    pub items: Vec<QueuedJob>,
-}
-
-/// A job that waits, and what for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-pub struct QueuedJob {
-    /// The job.
-    pub job: JobId,
-    /// Its run.
-    pub run: RunId,
-    /// Its key in the plan.
-    pub key: String,
-    /// `owner/name`.
-    pub repository: String,
-    /// Since when.
-    pub since: Option<Timestamp>,
-    /// What it waits for, in words.
-    pub reason: String,
 }
 
 /// How many.

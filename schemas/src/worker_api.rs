@@ -29,6 +29,9 @@
 //! | `POST /rollouts/{id}/journal` | [`RolloutReport`] -> [`Reported`]; durable when it answers |
 //! | `POST /hosts/{name}/state` | [`crate::host_api::HostState`] -> [`Reported`]; what was done there without the server is put on record |
 //!
+//! A worker's token opens all of it for the workers that registered with it; the token that comes with a claim opens what lies under
+//! `/jobs/{id}` of its job, under its epoch, and artifacts.
+//!
 //! A write under an epoch that is not the current one is answered 409 with code `stale_epoch`, and changes nothing.
 
 use std::collections::BTreeMap;
@@ -148,6 +151,9 @@ pub struct JobClaim {
     pub log_offset: u64,
     /// Where to go on, for a job that was handed back or that waited.
     pub resume: Option<Resume>,
+    /// Opens what concerns this job, under this epoch, and nothing else: the bearer token of the job's requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// Where a job goes on.

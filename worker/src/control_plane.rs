@@ -5,10 +5,12 @@
 //! that doing it again changes nothing, so [`retry`] repeats exactly those, for as long as its caller allows.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     net::IpAddr,
     path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -59,7 +61,7 @@ pub enum ControlPlaneError {
     },
     /// The token does not open the server.
     #[error(
-        "{call}: the server at {server} does not accept this worker's token ({message}); give it the server's worker token"
+        "{call}: the server at {server} does not accept this worker's token ({message}); give it a token that the server knows (segue worker token create)"
     )]
     Unauthorized {
         /// Method and path.
@@ -167,6 +169,8 @@ pub struct ControlPlane {
     client: Client,
     base: Url,
     token: SecretString,
+    /// The tokens of the leases that are held here: what concerns a job is asked for with its own.
+    job_tokens: Arc<Mutex<HashMap<JobId, (Epoch, SecretString)>>>,
     worker: WorkerId,
     incarnation: String,
 }
@@ -199,7 +203,8 @@ impl ControlPlane {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|e| local(chain(&e)))?;
-        Ok(Self { client, base, token, worker, incarnation: Uuid::new_v4().simple().to_string() })
+        let incarnation = Uuid::new_v4().simple().to_string();
+        Ok(Self { client, base, token, job_tokens: Arc::default(), worker, incarnation })
     }
 
     /// The worker's name.
@@ -228,7 +233,27 @@ impl ControlPlane {
     /// # Errors
     /// See [`ControlPlaneError`].
     pub async fn claim_job(&self, labels: &[String], wait: Duration) -> Result<Option<JobClaim>, ControlPlaneError> {
-        self.post_for_work("jobs/claim", &self.claim_request(labels, wait), wait + POLL_SLACK).await
+        let request = self.claim_request(labels, wait);
+        let mut claim: Option<JobClaim> = self.post_for_work("jobs/claim", &request, wait + POLL_SLACK).await?;
+        if let Some(claim) = &mut claim
+            && let Some(token) = claim.token.take()
+        {
+            self.job_tokens().insert(claim.job, (claim.epoch, token.into()));
+        }
+        Ok(claim)
+    }
+
+    /// Forgets the token of a lease that is over.
+    pub fn forget(&self, job: JobId, epoch: Epoch) {
+        let mut tokens = self.job_tokens();
+        // a newer lease of the same job may be held here already
+        if tokens.get(&job).is_some_and(|(of, _)| *of == epoch) {
+            tokens.remove(&job);
+        }
+    }
+
+    fn job_tokens(&self) -> MutexGuard<'_, HashMap<JobId, (Epoch, SecretString)>> {
+        self.job_tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which of the jobs have ended; held open up to `wait` while none has.
@@ -580,7 +605,10 @@ impl ControlPlane {
             call: format!("{method} {path}"),
             reason: format!("not an address: {e}"),
         })?;
-        Ok(self.client.request(method, url).bearer_auth(self.token.expose_secret()))
+        let of_job = path.strip_prefix("jobs/").and_then(|rest| rest.split_once('/')?.0.parse::<JobId>().ok());
+        let tokens = self.job_tokens();
+        let token = of_job.and_then(|job| tokens.get(&job)).map_or(&self.token, |(_, token)| token);
+        Ok(self.client.request(method, url).bearer_auth(token.expose_secret()))
     }
 
     async fn send(&self, method: &str, path: &str, request: RequestBuilder) -> Result<Response, ControlPlaneError> {

@@ -5,7 +5,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use segue_schemas::worker_api::{ErrorBody, ErrorDetail};
+use segue_schemas::{
+    id::JobId,
+    worker_api::{ErrorBody, ErrorDetail},
+};
 
 use crate::{
     artifact_store::ArtifactError,
@@ -47,6 +50,18 @@ impl ApiError {
     /// The token is missing or another.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    /// The token opens other things.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// The token of a lease that has ended, or that does not speak for the epoch that was named.
+    pub fn stale_lease(job: JobId) -> Self {
+        let message =
+            format!("job {job} is no longer held under the lease that this token came with: stop working on it");
+        Self::new(StatusCode::CONFLICT, "stale_epoch", message)
     }
 
     /// The body has too many bytes.

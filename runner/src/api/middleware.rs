@@ -17,7 +17,7 @@ use tower_http::{
 };
 use tracing::Instrument as _;
 
-use super::{App, error::ApiError};
+use super::{App, callers, error::ApiError};
 use crate::{
     auth::{TokenHash, bearer},
     telemetry::Api,
@@ -69,25 +69,24 @@ pub fn everywhere(router: Router) -> Router {
 }
 
 async fn need_admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let hint = "it lies in `admin-token` of the server's data directory";
-    let response = guarded(&app.tokens.admin, "admin", hint, request, next).await;
+    let response = guarded(&app.tokens.admin, request, next).await;
     app.metrics.request(Api::Public, response.status());
     response
 }
 
 async fn need_worker(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let hint = "it lies in `worker-token` of the server's data directory";
-    let response = guarded(&app.tokens.worker, "worker", hint, request, next).await;
+    let response = callers::admit(&app, request, next).await;
     app.metrics.request(Api::Worker, response.status());
     response
 }
 
-async fn guarded(wanted: &TokenHash, kind: &str, hint: &str, request: Request, next: Next) -> Response {
+async fn guarded(wanted: &TokenHash, request: Request, next: Next) -> Response {
+    let hint = "it lies in `admin-token` of the server's data directory";
     match bearer(request.headers()) {
         Some(token) if wanted.is(token) => next.run(request).await,
-        Some(_) => ApiError::unauthorized(format!("this is not the {kind} token: {hint}")).into_response(),
+        Some(_) => ApiError::unauthorized(format!("this is not the admin token: {hint}")).into_response(),
         None => {
-            ApiError::unauthorized(format!("send the {kind} token as `Authorization: Bearer`: {hint}")).into_response()
+            ApiError::unauthorized(format!("send the admin token as `Authorization: Bearer`: {hint}")).into_response()
         }
     }
 }

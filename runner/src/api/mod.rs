@@ -5,8 +5,10 @@
 //! [`segue_schemas::worker_api`]. Every body, wait and stream is bounded; a long poll ends with its listener, a stream
 //! remembers a position and no data. Never here: decisions, SQL; `error` alone knows which error has which HTTP code.
 
+mod callers;
 pub mod error;
 mod extract;
+mod fleet;
 mod hand_over;
 mod jobs;
 mod middleware;
@@ -100,6 +102,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(runs::routes())
         .merge(jobs::routes())
         .merge(rollouts::routes())
+        .merge(fleet::routes())
         .merge(people::routes())
 }
 

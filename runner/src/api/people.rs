@@ -1,11 +1,11 @@
-//! Secrets, workers, what waits, and how the server stands.
+//! Secrets, what waits, and how the server stands.
 
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use http::StatusCode;
 use segue_schemas::{
-    api::{Limit, QueueList, SecretList, SecretScope, SecretValue, ServerStatus, WorkerList},
+    api::{Limit, QueueList, SecretList, SecretScope, SecretValue, ServerStatus},
     status::JobStatus,
     worker_api::ErrorBody,
 };
@@ -25,7 +25,6 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(status))
         .routes(routes!(secrets))
         .routes(routes!(put_secret, delete_secret))
-        .routes(routes!(workers))
         .routes(routes!(queue))
 }
 
@@ -95,15 +94,12 @@ fn checked(scope: SecretScope) -> Result<store::SecretScope> {
     Ok(store::SecretScope { repository: scope.repository, environment: scope.environment })
 }
 
-/// The workers.
-#[utoipa::path(get, path = "/workers", tag = "server", responses((status = 200, body = WorkerList)))]
-async fn workers(State(app): State<Arc<App>>) -> Result<Json<WorkerList>> {
-    Ok(Json(WorkerList { items: app.store.workers().await?.into_iter().map(views::worker).collect() }))
-}
-
 /// What waits and what for, oldest first: why nothing happens.
 #[utoipa::path(get, path = "/queue", tag = "server", params(Limit), responses((status = 200, body = QueueList)))]
 async fn queue(State(app): State<Arc<App>>, Query(limit): Query<Limit>) -> Result<Json<QueueList>> {
-    let items = app.store.queue(views::limit(limit.limit)).await?;
-    Ok(Json(QueueList { items: items.into_iter().map(views::queued).collect() }))
+    let limit = views::limit(limit.limit);
+    let items = app.store.queue(limit).await?.into_iter().map(views::queued).collect();
+    let pools = app.store.queued_pools().await?.into_iter().map(views::queued_pool).collect();
+    let rollouts = app.store.queued_rollouts(limit).await?.into_iter().map(views::queued_rollout).collect();
+    Ok(Json(QueueList { items, pools, rollouts }))
 }

@@ -1,14 +1,16 @@
 //! From the store's records to what the API shows. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use segue_schemas::{
     api::{
-        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, JobView, QueuedJob, ReleaseView, RollbackPoint,
-        RunSummary, SecretScope, SecretView, StepView, WorkerView,
+        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, HeldJob, JobView, QueuedJob, QueuedPool,
+        QueuedRollout, ReleaseView, RollbackPoint, RunSummary, SecretScope, SecretView, StepView, WorkerStatus,
+        WorkerTokenView, WorkerView,
     },
     deploy::{Release, Rollout},
     id::{JobId, RunId},
+    time::Timestamp,
     worker_api::StepReport,
 };
 
@@ -151,15 +153,50 @@ pub fn secret(record: store::SecretRecord) -> SecretView {
     SecretView { name: record.name, scope, updated_at: record.updated_at }
 }
 
-pub fn worker(record: store::WorkerRecord) -> WorkerView {
+/// A worker; `alive_for`: how long after it was last heard it counts as alive.
+pub fn worker(record: store::WorkerRecord, now: Timestamp, alive_for: Duration) -> WorkerView {
+    let status = match record.draining_since {
+        _ if record.is_revoked => WorkerStatus::Revoked,
+        _ if now.since(record.heard_at) >= alive_for => WorkerStatus::Lost,
+        Some(_) => WorkerStatus::Draining,
+        None => WorkerStatus::Alive,
+    };
+    let held = |job: store::HeldJob| HeldJob {
+        job: job.job,
+        run: job.run,
+        key: job.key,
+        repository: job.repository,
+        since: job.since,
+    };
     WorkerView {
+        status,
         id: record.id,
         labels: record.labels,
         capacity: record.capacity,
         version: record.version,
+        registered_at: record.registered_at,
         heard_at: record.heard_at,
-        jobs: record.jobs,
+        token: record.token,
+        draining_since: record.draining_since,
+        jobs: record.holds.iter().map(|held| held.job).collect(),
+        holds: record.holds.into_iter().map(held).collect(),
+        drives: record.drives,
     }
+}
+
+pub fn worker_token(record: store::WorkerToken) -> WorkerTokenView {
+    let store::WorkerToken { name, labels, created_at, revoked_at, workers } = record;
+    WorkerTokenView { name, labels, created_at, revoked_at, workers }
+}
+
+pub fn queued_pool(record: store::QueuedPool) -> QueuedPool {
+    let store::QueuedPool { labels, jobs, since, workers, free } = record;
+    QueuedPool { labels, jobs, since, workers, free }
+}
+
+pub fn queued_rollout(record: store::QueuedRollout) -> QueuedRollout {
+    let store::QueuedRollout { rollout, environment, service, since, reason } = record;
+    QueuedRollout { rollout, environment, service, since, reason }
 }
 
 pub fn queued(record: store::QueuedJob) -> QueuedJob {

@@ -28,8 +28,9 @@ use tokio::time::Instant;
 
 use super::{
     App,
+    callers::{Caller, HeldBody, HeldQuery, UnderEpoch, under_epoch},
     error::{ApiError, Result},
-    extract::{Body, Path, Query},
+    extract::{Body, Path},
     hand_over::{HandOver, handed_over},
 };
 use crate::{
@@ -80,14 +81,19 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/hosts/{host}/state", post(host_state))
 }
 
-async fn register(State(app): State<Arc<App>>, Body(register): Body<Register>) -> Result<Json<Registered>> {
+async fn register(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Body(register): Body<Register>,
+) -> Result<Json<Registered>> {
     tracing::info!(worker = %register.worker, capacity = register.capacity, "a worker registers");
-    let mut registered = app.store.register_worker(register).await?;
+    let mut registered = app.store.register_worker_with(caller.token(), register).await?;
     registered.max_log_chunk = registered.max_log_chunk.min(CHUNK_LIMIT as u64);
     Ok(Json(registered))
 }
 
-async fn claim_job(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
+async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<ClaimRequest>) -> Result<Response> {
+    caller.may_claim(&app, &request).await?;
     let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
     loop {
         let (store, request) = (app.store.clone(), request.clone());
@@ -135,7 +141,7 @@ fn completed(app: &App, mut claim: JobClaim) -> JobClaim {
 async fn renew_job(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(renew): Body<Renew>,
+    HeldBody(renew): HeldBody<Renew>,
 ) -> Result<Json<Renewed>> {
     let mut poll = Poll::new(&app, Bell::Job(job), renew.wait_ms);
     let mut cancel = app.store.renew_job(job, renew.epoch).await?.cancel;
@@ -148,7 +154,7 @@ async fn renew_job(
 async fn report_steps(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(report): Body<JobReport>,
+    HeldBody(report): HeldBody<JobReport>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.report_steps(job, report).await?))
 }
@@ -156,7 +162,7 @@ async fn report_steps(
 async fn finish_job(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(finish): Body<JobFinish>,
+    HeldBody(finish): HeldBody<JobFinish>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.finish_job(job, finish).await?))
 }
@@ -164,7 +170,7 @@ async fn finish_job(
 async fn wait_job(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(wait): Body<JobWait>,
+    HeldBody(wait): HeldBody<JobWait>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.wait_job(job, wait).await?))
 }
@@ -172,7 +178,7 @@ async fn wait_job(
 async fn hand_back_job(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(hand_back): Body<JobHandBack>,
+    HeldBody(hand_back): HeldBody<JobHandBack>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.hand_back_job(job, hand_back).await?))
 }
@@ -188,7 +194,7 @@ struct ChunkQuery {
 async fn append_log(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Query(chunk): Query<ChunkQuery>,
+    HeldQuery(chunk): HeldQuery<ChunkQuery>,
     body: StreamBody,
 ) -> Result<Json<LogAck>> {
     let mut parts = Parts::new(body, CHUNK_LIMIT as u64);
@@ -212,7 +218,7 @@ async fn append_log(
 async fn attach_artifact(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(attach): Body<AttachArtifact>,
+    HeldBody(attach): HeldBody<AttachArtifact>,
 ) -> Result<Json<Artifact>> {
     Ok(Json(app.store.attach_artifact(job, attach).await?))
 }
@@ -230,10 +236,12 @@ struct EpochQuery {
     epoch: Epoch,
 }
 
+under_epoch!(ChunkQuery, EpochQuery);
+
 async fn put_summary(
     State(app): State<Arc<App>>,
     Path((job, step)): Path<(JobId, usize)>,
-    Query(query): Query<EpochQuery>,
+    HeldQuery(query): HeldQuery<EpochQuery>,
     body: StreamBody,
 ) -> Result<Json<Reported>> {
     let bytes = Parts::new(body, MAX_SUMMARY_BYTES as u64).gather(MAX_SUMMARY_BYTES + 1).await?;
@@ -244,7 +252,7 @@ async fn put_summary(
 async fn find_cache(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(find): Body<FindCache>,
+    HeldBody(find): HeldBody<FindCache>,
 ) -> Result<Response> {
     Ok(match app.store.find_cache(job, find).await? {
         Some(found) => Json(found).into_response(),
@@ -255,7 +263,7 @@ async fn find_cache(
 async fn save_cache(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(save): Body<SaveCache>,
+    HeldBody(save): HeldBody<SaveCache>,
 ) -> Result<Json<CacheSaved>> {
     Ok(Json(app.store.save_cache(job, save).await?))
 }
@@ -263,7 +271,7 @@ async fn save_cache(
 async fn step_rollback(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(ask): Body<StepRollback>,
+    HeldBody(ask): HeldBody<StepRollback>,
 ) -> Result<Json<CreatedRollout>> {
     Ok(Json(app.store.step_rollback(job, ask).await?))
 }
@@ -278,7 +286,7 @@ async fn serving(
 async fn step_notice(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(notice): Body<StepNotice>,
+    HeldBody(notice): HeldBody<StepNotice>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.step_notice(job, notice).await?))
 }
@@ -286,7 +294,7 @@ async fn step_notice(
 async fn create_rollout(
     State(app): State<Arc<App>>,
     Path(job): Path<JobId>,
-    Body(create): Body<CreateRollout>,
+    HeldBody(create): HeldBody<CreateRollout>,
 ) -> Result<Json<CreatedRollout>> {
     Ok(Json(app.store.create_rollout(job, create).await?))
 }
@@ -328,7 +336,12 @@ async fn get_artifact(State(app): State<Arc<App>>, method: Method, Path(digest):
     Ok((head, body).into_response())
 }
 
-async fn claim_rollout(State(app): State<Arc<App>>, Body(request): Body<ClaimRequest>) -> Result<Response> {
+async fn claim_rollout(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Body(request): Body<ClaimRequest>,
+) -> Result<Response> {
+    caller.may_claim(&app, &request).await?;
     let mut poll = Poll::new(&app, Bell::Rollouts, request.wait_ms);
     loop {
         let (store, request) = (app.store.clone(), request.clone());
@@ -348,7 +361,7 @@ async fn claim_rollout(State(app): State<Arc<App>>, Body(request): Body<ClaimReq
 async fn renew_rollout(
     State(app): State<Arc<App>>,
     Path(rollout): Path<RolloutId>,
-    Body(renew): Body<Renew>,
+    HeldBody(renew): HeldBody<Renew>,
 ) -> Result<Json<RolloutRenewed>> {
     let mut poll = Poll::new(&app, Bell::Rollout(rollout), renew.wait_ms);
     let mut renewed = app.store.renew_rollout(rollout, renew.epoch).await?;

@@ -123,6 +123,14 @@ impl Client {
         self.request(Method::DELETE, &api(path), query, None::<&()>).await.map(drop)
     }
 
+    /// `DELETE` below `/api/v1` that is answered with a body.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        read(self.request(Method::DELETE, &api(path), &(), None::<&()>).await?).await
+    }
+
     /// `GET` outside the API, for what is said to everybody: `/readyz`.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod logs;
 pub mod out;
 mod pipeline_files;
 pub mod place;
+mod queues;
 mod releases;
 mod rerun;
 mod rollback;
@@ -33,6 +34,8 @@ pub mod serve;
 pub mod show;
 mod sse;
 mod validate;
+mod worker;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -60,7 +63,9 @@ pub struct Cli {
 enum Command {
     Up(serve::UpArgs),
     Server(serve::ServerArgs),
-    Worker(serve::WorkerArgs),
+    Worker(worker::Args),
+    Workers(workers::Args),
+    Queues(queues::Args),
     Host(host::HostArgs),
     Proxy(host::ProxyArgs),
     Demo(crate::demo::Args),
@@ -101,7 +106,9 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Up(args) => serve::run_up(args),
         Command::Server(args) => serve::run_server(args),
-        Command::Worker(args) => serve::run_worker(args),
+        Command::Worker(args) => worker::run(args),
+        Command::Workers(args) => workers::run(&args),
+        Command::Queues(args) => queues::run(&args),
         Command::Demo(args) => crate::demo::run(&args),
         Command::Host(args) => host::run_host(args),
         Command::Proxy(args) => host::run_proxy(args),

@@ -51,17 +51,14 @@ pub struct UpArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     segue server --config /etc/segue/segue.yaml --data /var/lib/segue --listen 127.0.0.1:8321\n\n\
-    A worker needs the worker-token of its data directory.")]
+    A worker needs a token: `segue worker token create NAME`, or the worker-token of the data directory.")]
 pub struct ServerArgs {
     #[command(flatten)]
     up: UpArgs,
 }
 
-/// Start a worker for a server that runs elsewhere
+/// How a worker alone is started, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    segue worker --server http://127.0.0.1:8321 --token-file /var/lib/segue/worker-token --data /var/lib/segue\n\n\
-    Labels, slots and the user for jobs are in the configuration's `worker` section.")]
 pub struct WorkerArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -70,7 +67,7 @@ pub struct WorkerArgs {
     /// The server's address
     #[arg(long, env = "SEGUE_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8321")]
     server: String,
-    /// File that holds the worker's token [default: worker-token in the data directory]
+    /// File that holds the worker's token [default: $SEGUE_WORKER_TOKEN itself, else worker-token in the data directory]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -109,13 +106,27 @@ fn serve(args: UpArgs, parts: impl FnOnce(&Config, &Path) -> Result<Parts, Failu
 pub fn run_worker(args: WorkerArgs) -> Result<Exit, Failure> {
     let config = args.config.load()?;
     let data = absolute(place::data(args.data)?)?;
-    let token = read_token(&args.token_file.unwrap_or_else(|| data.join("worker-token")))?;
+    let token = worker_token(args.token_file, &data)?;
     logging::start()?;
     let options = worker_options(&config.worker, args.server, token, &data);
     place::server_runtime()?.block_on(async {
         segue_worker::run(options, until_told()?).await.map_err(Failure::new)?;
         Ok(Exit::Done)
     })
+}
+
+/// `--token-file`, else `SEGUE_WORKER_TOKEN`, else the file in the data directory.
+fn worker_token(file: Option<PathBuf>, data: &Path) -> Result<secrecy::SecretString, Failure> {
+    match (file, std::env::var("SEGUE_WORKER_TOKEN")) {
+        (Some(file), _) => read_token(&file),
+        (None, Ok(token)) if !token.trim().is_empty() => Ok(token.trim().to_owned().into()),
+        (None, _) => read_token(&data.join("worker-token")).map_err(|failure| {
+            failure.remedy(
+                "make a token with `segue worker token create NAME`, and name its file with --token-file or put it into \
+                 SEGUE_WORKER_TOKEN",
+            )
+        }),
+    }
 }
 
 /// The worker as a part of `segue up`: it speaks to the server over the loopback, with the API that every worker uses.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::ExposeSecret as _;
 use segue_pipelines::progress::Gate;
 use segue_schemas::{
     id::{Epoch, JobId, WorkerId},
@@ -16,6 +17,7 @@ use super::{
     workers,
 };
 use crate::{
+    auth,
     log_store::LogStore,
     store::{
         Bell, LogRecord, Result, Store, StoreError, Tx,
@@ -26,6 +28,9 @@ use crate::{
         },
     },
 };
+
+/// Jobs that a worker which drains looks at before it gives up.
+const GOING_ON: u32 = 64;
 
 impl Store {
     /// Leases the best claimable job to a worker: what has begun first, then jobs with an environment, then the repository
@@ -49,11 +54,26 @@ impl Store {
 }
 
 async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
-    if workers::room(tx, &request.worker, &request.incarnation).await? == 0 {
+    let room = workers::room(tx, &request.worker, &request.incarnation).await?;
+    if room.jobs == 0 {
         return Ok(None);
+    }
+    if room.draining {
+        return go_on(store, tx, request).await;
     }
     let mut order = Order::new(tx, &request.labels).await?;
     while let Some(id) = order.next(store, tx).await? {
+        let claimed = attempt(store, tx, request, id).await?;
+        if claimed.is_some() {
+            return Ok(claimed);
+        }
+    }
+    Ok(None)
+}
+
+/// A worker that drains ends what it has begun: nobody else has the workspaces.
+async fn go_on(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
+    for id in jobs::going_on_at(&mut tx.conn, &request.worker, GOING_ON).await? {
         let claimed = attempt(store, tx, request, id).await?;
         if claimed.is_some() {
             return Ok(claimed);
@@ -157,6 +177,10 @@ async fn lease(
     job.record.lease_until = Some(tx.now + length);
     job.record.heard_at = Some(tx.now);
     job.record.started_at = job.record.started_at.or(Some(tx.now));
+    let token = auth::make_token(&auth::job_prefix(job.record.id))?;
+    let token_hash = auth::hash_of(token.expose_secret());
+    store.remember(token_hash.clone(), (job.record.id, job.record.epoch));
+    job.token_hash = Some(token_hash);
     job.incarnation = Some(request.incarnation.clone());
     job.leased_at = Some(tx.now);
     let left = std::time::Duration::from_secs(job.record.plan.timeout_seconds).saturating_sub(job.ran);
@@ -171,7 +195,9 @@ async fn lease(
     tx.ring(Bell::Run(run.record.id));
     tx.ring(Bell::Leases);
     let log = log_of(tx, &job).await?;
-    Ok((describe(store, tx, &run, job, secrets).await?, log))
+    let mut claim = describe(store, tx, &run, job, secrets).await?;
+    claim.token = Some(token.expose_secret().to_owned());
+    Ok((claim, log))
 }
 
 /// Where the job's log lies; chosen at its first claim.
@@ -222,5 +248,6 @@ async fn describe(
         trusted: run.record.trusted,
         log_offset: 0,
         resume,
+        token: None,
     })
 }

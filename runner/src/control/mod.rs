@@ -9,7 +9,7 @@
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
 //! on after it;
 //! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
-//! `people` cancels, reruns and approves; `workers` registers; `reaper` looks after what was lost.
+//! `people` cancels, reruns and approves; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
 mod advance;
@@ -31,6 +31,7 @@ mod retry;
 mod rollback;
 mod rollouts;
 mod schedules;
+pub(crate) mod tokens;
 mod workers;
 
 pub use of_steps::MAX_SUMMARY_BYTES;

@@ -213,7 +213,9 @@ fn hosts(store: &Store, names: &[String]) -> Result<IndexMap<String, String>> {
 
 async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<RolloutClaim>> {
     // a rollout takes no job's place; what matters is that the worker is the one that is registered
-    workers::room(tx, &request.worker, &request.incarnation).await?;
+    if workers::room(tx, &request.worker, &request.incarnation).await?.draining {
+        return Ok(None);
+    }
     let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
     let (environment, service) = (rollout.environment().to_owned(), rollout.service().to_owned());
     if !rollout.active {

@@ -8,9 +8,12 @@ use segue_schemas::{
     worker_api::{MAX_KEPT, Register, Registered},
 };
 
-use super::reaper::{lose_job, lose_rollout};
+use super::{
+    reaper::{lose_job, lose_rollout},
+    tokens,
+};
 use crate::store::{
-    Result, Store, StoreError, Tx,
+    Bell, Result, Store, StoreError, Tx, WorkerToken,
     sql::args,
     tables::{jobs, rollouts},
 };
@@ -28,9 +31,24 @@ pub struct Kept {
 }
 
 impl Store {
-    /// Registers a worker's incarnation. Leases of an earlier one end at once, by the rules for a lost worker.
+    /// Registers a worker's incarnation that came with the server's own token. Leases of an earlier one end at once, by the rules
+    /// for a lost worker.
     pub async fn register_worker(&self, register: Register) -> Result<Registered> {
-        self.heard(&register.worker);
+        self.register_worker_with(None, register).await
+    }
+
+    /// The same for a worker that came with a token of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where it offers what that token's workers may not, or its name is another's.
+    pub async fn register_worker_with(&self, token: Option<WorkerToken>, register: Register) -> Result<Registered> {
+        if let Some((token, label)) = token.as_ref().and_then(|token| Some((token, token.forbids(&register.labels)?))) {
+            return Err(StoreError::Refused(format!(
+                "workers with the token `{}` may not offer the label `{label}`: take it out of `worker.labels`, or make them \
+                 another token",
+                token.name
+            )));
+        }
         let timing = &self.config().timing;
         let registered = Registered {
             lease_ms: timing.lease.as_millis(),
@@ -43,7 +61,11 @@ impl Store {
         let lost = self
             .write(move |tx| {
                 Box::pin(async move {
-                    insert(tx, &register).await?;
+                    let token = token.map(|token| token.name);
+                    let (worker, incarnation) = (&register.worker, &register.incarnation);
+                    tokens::may_take_name(&store, tx, worker, incarnation, token.as_deref()).await?;
+                    store.heard(worker);
+                    insert(tx, &register, token).await?;
                     let mut lost = Vec::new();
                     for job in jobs::held_by(&mut tx.conn, &register.worker).await? {
                         if job.incarnation.as_deref() != Some(&register.incarnation) {
@@ -62,6 +84,27 @@ impl Store {
             .await?;
         lost.into_iter().for_each(|(job, ended)| self.logs().release(job, ended));
         Ok(registered)
+    }
+
+    /// Has a worker take no new work, or take it again. What it holds it ends; what it has begun and put aside it goes on with.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]
+    pub async fn drain_worker(&self, worker: &WorkerId, drain: bool) -> Result<()> {
+        let worker = worker.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let sql = "UPDATE workers SET draining_since = CASE WHEN $2 = 0 THEN NULL
+                    ELSE COALESCE(draining_since, $3) END WHERE id = $1";
+                if tx.conn.run(sql, args![&worker, drain, tx.now]).await? == 0 {
+                    return Err(StoreError::not_found("worker", worker));
+                }
+                tx.ring(Bell::Jobs);
+                tx.ring(Bell::Rollouts);
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Which of the jobs that a worker keeps something of have ended, and the runs of the others: their bells ring when there
@@ -92,32 +135,44 @@ impl Store {
     }
 }
 
-async fn insert(tx: &mut Tx, register: &Register) -> Result<()> {
-    let sql = "INSERT INTO workers (id, incarnation, labels, capacity, version, registered_at, heard_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $6)
+async fn insert(tx: &mut Tx, register: &Register, token: Option<String>) -> Result<()> {
+    let sql = "INSERT INTO workers (id, incarnation, labels, capacity, version, registered_at, heard_at, token)
+        VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
         ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, labels = excluded.labels,
             capacity = excluded.capacity, version = excluded.version, registered_at = excluded.registered_at,
-            heard_at = excluded.heard_at";
+            heard_at = excluded.heard_at, token = excluded.token";
     let labels = jobs::joined(&register.labels);
-    let args = args![&register.worker, &register.incarnation, labels, register.capacity, &register.version, tx.now];
+    let args =
+        args![&register.worker, &register.incarnation, labels, register.capacity, &register.version, tx.now, token];
     tx.conn.run(sql, args).await?;
     Ok(())
 }
 
-/// How many more jobs a worker that is registered under this incarnation may hold.
-pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<u32> {
+/// What a worker may take.
+pub(super) struct Room {
+    /// How many more jobs it may hold.
+    pub(super) jobs: u32,
+    /// Whether it takes nothing new.
+    pub(super) draining: bool,
+}
+
+/// What a worker that is registered under this incarnation may take.
+pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<Room> {
     let sql =
-        "SELECT capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
+        "SELECT draining_since, capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
         FROM workers WHERE id = $1 AND incarnation = $2";
     match tx.conn.first(sql, args![worker, incarnation]).await? {
-        Some(row) => Ok(u32::try_from(row.int("room")?).unwrap_or(0)),
+        Some(row) => Ok(Room {
+            jobs: u32::try_from(row.int("room")?).unwrap_or(0),
+            draining: row.maybe_int("draining_since")?.is_some(),
+        }),
         None => Err(StoreError::StaleWorker { worker: worker.to_string() }),
     }
 }
 
-/// Whether a worker has been heard within two leases, or a claim's longest wait, whichever is longer.
+/// Whether a worker has been heard lately ([`Store::worker_patience`]).
 pub(super) async fn is_alive(store: &Store, tx: &mut Tx, worker: &WorkerId) -> Result<bool> {
-    let patience = (store.config().timing.lease.0 * 2).max(std::time::Duration::from_secs(60));
+    let patience = store.worker_patience();
     let stored = tx.conn.first("SELECT heard_at FROM workers WHERE id = $1", args![worker]).await?;
     let stored = stored.map(|row| row.time("heard_at")).transpose()?;
     let heard = stored.max(store.last_heard(worker));

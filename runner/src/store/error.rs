@@ -62,6 +62,12 @@ pub enum StoreError {
     },
 }
 
+impl From<crate::auth::AuthError> for StoreError {
+    fn from(error: crate::auth::AuthError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl StoreError {
     /// Nothing of this kind has this name.
     pub fn not_found(kind: &'static str, id: impl ToString) -> Self {

@@ -10,6 +10,7 @@ mod bells;
 mod clock;
 mod doorbell;
 mod error;
+pub(crate) mod fleet;
 mod model;
 pub(crate) mod outboxes;
 mod postgres;
@@ -42,7 +43,12 @@ pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 
 use self::{sql::Conn, writer::Writer};
-use crate::{artifact_store::ArtifactStore, control::contents::ContentLocks, log_store::LogStore, secrets::SecretBox};
+use crate::{
+    artifact_store::ArtifactStore,
+    control::{contents::ContentLocks, tokens::JobTokens},
+    log_store::LogStore,
+    secrets::SecretBox,
+};
 
 /// What a store is opened with.
 #[derive(Debug, Clone)]
@@ -76,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) secrets: SecretBox,
     /// When each worker was last heard, so that an idle one costs no write.
     pub(crate) heard: Mutex<HashMap<WorkerId, Timestamp>>,
+    /// What the tokens of leases stand for, as far as memory goes.
+    pub(crate) job_tokens: Mutex<JobTokens>,
     /// Behind which repository a claim begins to look, where more have something queued than one claim looks at.
     pub(crate) turn: Mutex<String>,
     /// Which owner of a rollout was given a person's word, and when.
@@ -134,6 +142,7 @@ impl Store {
             content_locks: ContentLocks::default(),
             secrets,
             heard: Mutex::default(),
+            job_tokens: Mutex::default(),
             turn: Mutex::default(),
             told: Mutex::default(),
         };

@@ -461,8 +461,31 @@ pub struct WorkerRecord {
     pub registered_at: Timestamp,
     /// When it was last heard.
     pub heard_at: Timestamp,
-    /// The jobs that it holds.
-    pub jobs: Vec<JobId>,
+    /// The name of the token that it registered with; `None`: the server's own.
+    pub token: Option<String>,
+    /// Whether that was taken back since.
+    pub is_revoked: bool,
+    /// Since when it takes no new work.
+    pub draining_since: Option<Timestamp>,
+    /// What it holds, oldest first.
+    pub holds: Vec<HeldJob>,
+    /// The rollouts that it drives.
+    pub drives: Vec<RolloutId>,
+}
+
+/// A job that a worker holds.
+#[derive(Debug, Clone)]
+pub struct HeldJob {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// Its key in the plan.
+    pub key: String,
+    /// `owner/name`.
+    pub repository: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
 }
 
 /// A job that waits, and what for.
@@ -478,6 +501,36 @@ pub struct QueuedJob {
     pub repository: String,
     /// Since when.
     pub since: Option<Timestamp>,
+    /// What it waits for, in words.
+    pub reason: String,
+}
+
+/// What is queued for one set of labels, and who could take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedPool {
+    /// The labels.
+    pub labels: Vec<String>,
+    /// Jobs that are queued for them.
+    pub jobs: u64,
+    /// Since when the oldest waits.
+    pub since: Option<Timestamp>,
+    /// Workers that are alive, take work, and offer all of the labels.
+    pub workers: u64,
+    /// Jobs that those could begin at once.
+    pub free: u64,
+}
+
+/// A rollout that nobody drives, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedRollout {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// Where to.
+    pub environment: String,
+    /// What of.
+    pub service: String,
+    /// Since when it is there.
+    pub since: Timestamp,
     /// What it waits for, in words.
     pub reason: String,
 }
@@ -512,6 +565,21 @@ pub struct WantedTag {
     pub repository: String,
     /// What it names.
     pub commit: CommitSha,
+}
+
+/// A token of a worker, or of several that are alike; never the token itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerToken {
+    /// Its name.
+    pub name: String,
+    /// What its workers may offer; `None`: anything.
+    pub labels: Option<Vec<String>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was taken back.
+    pub revoked_at: Option<Timestamp>,
+    /// The workers that registered with it.
+    pub workers: Vec<WorkerId>,
 }
 
 /// What a bearer token opens.

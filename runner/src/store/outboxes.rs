@@ -95,7 +95,8 @@ impl Store {
 
     /// What the token with this hash opens, and its name; `None` for an unknown or expired one.
     pub async fn token(&self, hash: &str) -> Result<Option<(String, TokenKind)>> {
-        let sql = "SELECT name, kind FROM tokens WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)";
+        let sql = "SELECT name, kind FROM tokens WHERE hash = $1 AND revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > $2)";
         let row = self.read().await?.first(sql, args![hash, self.now()]).await?;
         row.map(|row| Ok((row.text("name")?, row.word("kind", TokenKind::parse)?))).transpose()
     }

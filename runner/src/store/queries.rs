@@ -4,13 +4,14 @@ use segue_pipelines::progress::Gate;
 use segue_schemas::{
     artifact::Artifact,
     deploy::{JournalEntry, Release},
-    id::{Epoch, JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    id::{Epoch, JobId, ReleaseId, RolloutId, RunId},
     status::JobStatus,
 };
 
 use super::{
-    ApprovalRecord, AttemptRecord, Figures, JobRecord, LogRecord, QueuedJob, ReleaseFilter, Result, RollbackPoint,
-    RolloutFilter, RolloutRecord, RunDetail, RunFilter, RunRecord, ServedRecord, Store, StoreError, WorkerRecord,
+    ApprovalRecord, AttemptRecord, Figures, JobRecord, LogRecord, ReleaseFilter, Result, RollbackPoint, RolloutFilter,
+    RolloutRecord, RunDetail, RunFilter, RunRecord, ServedRecord, Store, StoreError, WorkerRecord,
+    fleet::{offered_by_none, workers},
     sql::{Conn, args},
     tables::{
         jobs::{self, Job},
@@ -98,29 +99,6 @@ impl Store {
         jobs::artifacts(&mut self.read().await?, id, attempt).await
     }
 
-    /// What is queued or waits for a person, what for, oldest first: why nothing happens.
-    pub async fn queue(&self, limit: u32) -> Result<Vec<QueuedJob>> {
-        let mut conn = self.read().await?;
-        let workers = workers(&mut conn).await?;
-        let mut waiting = jobs::idle(&mut conn, JobStatus::Queued, limit).await?;
-        waiting.extend(jobs::idle(&mut conn, JobStatus::Waiting, limit).await?);
-        waiting.sort_by_key(|job| job.record.queued_at);
-        let mut queue = Vec::with_capacity(waiting.len());
-        for job in waiting.into_iter().take(limit as usize) {
-            let reason = self.why_waiting(&mut conn, &workers, &job).await?;
-            let record = job.record;
-            queue.push(QueuedJob {
-                job: record.id,
-                run: record.run,
-                key: record.plan.key,
-                repository: job.repository,
-                since: record.queued_at,
-                reason,
-            });
-        }
-        Ok(queue)
-    }
-
     /// Rollouts, newest first.
     pub async fn rollouts(&self, filter: RolloutFilter) -> Result<Vec<RolloutRecord>> {
         let found = rollouts::list(&mut self.read().await?, &filter).await?;
@@ -187,17 +165,6 @@ impl Store {
         Ok(served)
     }
 
-    /// Workers by name.
-    pub async fn workers(&self) -> Result<Vec<WorkerRecord>> {
-        let mut conn = self.read().await?;
-        let mut found = workers(&mut conn).await?;
-        for worker in &mut found {
-            worker.heard_at = self.last_heard(&worker.id).unwrap_or(worker.heard_at).max(worker.heard_at);
-            worker.jobs = jobs::held_by(&mut conn, &worker.id).await?.iter().map(|j| j.record.id).collect();
-        }
-        Ok(found)
-    }
-
     /// Numbers for `/metrics`.
     pub async fn figures(&self) -> Result<Figures> {
         let mut conn = self.read().await?;
@@ -206,7 +173,7 @@ impl Store {
             WHERE status IN ('leased', 'running') OR status IN ('queued', 'waiting', 'recovering') GROUP BY status";
         let jobs = conn.all(sql, args![]).await?;
         let jobs = jobs.iter().map(|row| Ok((row.word("status", JobStatus::parse)?, row.count("n")?)));
-        let patience = self.config().timing.lease.0 * 2;
+        let patience = self.worker_patience();
         let now = self.now();
         let workers = workers(&mut conn).await?;
         let heard = |w: &WorkerRecord| now.since(self.last_heard(&w.id).unwrap_or(w.heard_at)) < patience;
@@ -239,7 +206,7 @@ impl Store {
     }
 
     /// What a job that could be claimed waits for, where its file says that it may have to.
-    async fn why_held_back(&self, conn: &mut Conn, run: &Run, job: &Job) -> Result<Option<String>> {
+    pub(super) async fn why_held_back(&self, conn: &mut Conn, run: &Run, job: &Job) -> Result<Option<String>> {
         let record = &job.record;
         let plan = &record.plan;
         if record.status != JobStatus::Queued {
@@ -255,49 +222,4 @@ impl Store {
         let is_held_back = record.epoch == Epoch(0) && at_work >= most;
         Ok(is_held_back.then(|| format!("{at_work} of its matrix are at work, and no more may be (`max-parallel`)")))
     }
-
-    async fn why_waiting(&self, conn: &mut Conn, workers: &[WorkerRecord], job: &Job) -> Result<String> {
-        let record = &job.record;
-        let run = runs::load(conn, record.run).await?;
-        match crate::control::gates::judge(self, conn, &run, job).await? {
-            Gate::AwaitPerson { reason } | Gate::Closed { reason } | Gate::Refused { reason } => return Ok(reason),
-            Gate::Open => {}
-        }
-        if let Some(reason) = self.why_held_back(conn, &run, job).await? {
-            return Ok(reason);
-        }
-        if job.not_before > self.now() {
-            return Ok(record.reason.clone().unwrap_or_else(|| "it begins again after a pause".into()));
-        }
-        if let Some(reason) = offered_by_none(workers, &record.plan.runs_on) {
-            return Ok(reason);
-        }
-        Ok(match (&record.next_step, &record.worker) {
-            (Some(_), Some(worker)) => format!("goes on at worker `{worker}`, which has its workspace"),
-            _ => "waits for a free worker".into(),
-        })
-    }
-}
-
-/// Says so where a job asks for labels that no worker has.
-fn offered_by_none(workers: &[WorkerRecord], labels: &[String]) -> Option<String> {
-    let offered = workers.iter().any(|worker| labels.iter().all(|label| worker.labels.contains(label)));
-    (!offered).then(|| format!("no worker offers all of `{}`", labels.join(", ")))
-}
-
-async fn workers(conn: &mut Conn) -> Result<Vec<WorkerRecord>> {
-    let rows = conn.all("SELECT * FROM workers ORDER BY id LIMIT 10000", args![]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(WorkerRecord {
-                id: row.parsed::<WorkerId>("id")?,
-                labels: row.text("labels")?.split(',').filter(|l| !l.is_empty()).map(Into::into).collect(),
-                capacity: row.count("capacity")?,
-                version: row.text("version")?,
-                registered_at: row.time("registered_at")?,
-                heard_at: row.time("heard_at")?,
-                jobs: Vec::new(),
-            })
-        })
-        .collect()
 }

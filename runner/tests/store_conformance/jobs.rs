@@ -1,7 +1,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
-use segue_runner::store::{Bell, SecretScope, StoreError};
+use segue_runner::store::{Bell, QueuedPool, SecretScope, StoreError};
 use segue_schemas::{
     id::Epoch,
     plan::StepAction,
@@ -159,6 +159,30 @@ pub async fn labels_and_capacity_are_kept(world: World) {
     assert!(matches!(world.store.claim_job(&stranger).await, Err(StoreError::StaleWorker { .. })));
 }
 
+pub async fn what_waits_is_told_with_who_could_take_it(world: World) {
+    let mut gpu = job("gpu", &[]);
+    gpu.runs_on = vec!["gpu".into()];
+    world.run(vec![gpu.clone(), job("one", &[]), job("two", &[]), job("three", &[])]).await;
+    let worker = world.worker_with("w", "1", 2, &["default"]).await;
+    let reasons = || async { world.store.queue(10).await.unwrap().into_iter().map(|j| j.reason).collect::<Vec<_>>() };
+    let pools = || async {
+        let pool = |p: QueuedPool| (p.labels.join(","), p.jobs, p.workers, p.free);
+        world.store.queued_pools().await.unwrap().into_iter().map(pool).collect::<Vec<_>>()
+    };
+    world.claim(&worker).await;
+    assert_eq!(pools().await, [("default".to_owned(), 2, 1, 1), ("gpu".to_owned(), 1, 0, 0)]);
+    assert_eq!(reasons().await.iter().filter(|r| r.contains("no worker offers all of `gpu`")).count(), 1);
+    world.store.drain_worker(&worker.worker, true).await.unwrap();
+    assert_eq!(pools().await[0], ("default".to_owned(), 2, 0, 0));
+    assert!(reasons().await.contains(&"every worker that offers `default` drains (w)".to_owned()));
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none());
+    world.store.drain_worker(&worker.worker, false).await.unwrap();
+    assert!(reasons().await.contains(&"waits for a free worker".to_owned()));
+    world.pass(Duration::from_secs(120));
+    assert!(reasons().await.contains(&"no worker that offers `default` is alive (w)".to_owned()));
+    assert!(!world.store.is_alive(&world.store.workers().await.unwrap()[0]));
+}
+
 pub async fn environments_and_the_repository_with_less_go_first(world: World) {
     for _ in 0..3 {
         world.run_of(world.push("o/busy"), vec![job("busy", &[])]).await;
@@ -218,6 +242,9 @@ pub async fn a_lost_worker_without_an_environment_is_forgiven_twice(world: World
     }
     let job = world.store.run_detail(run, None).await.unwrap().jobs.remove(0).0;
     assert_eq!((job.status, job.failure_class), (JobStatus::Failed, Some(FailureClass::WorkerLost)));
+    let reason = job.reason.unwrap();
+    assert!(reason.starts_with("worker `w` was lost in step 1 `step 0`; it was last heard at 20"), "{reason}");
+    assert!(reason.ends_with("That was the last of 3 starts"), "{reason}");
     assert_eq!(world.status(run).await, RunStatus::Failed);
 }
 

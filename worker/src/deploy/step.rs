@@ -135,6 +135,7 @@ mod tests {
             trusted: true,
             log_offset: 0,
             resume: None,
+            token: None,
         };
         let files =
             [(".segue/services/web.yml", "command: [./web]\n"), (".segue/services/bad.yml", "comand: [./web]\n")];

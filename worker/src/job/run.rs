@@ -124,6 +124,7 @@ impl JobRunner {
             self.finish(claim, &finish).await;
             self.forget(claim, true).await;
         }
+        self.control_plane.forget(claim.job, claim.epoch);
     }
 
     /// Removes what jobs of an earlier start left, but for those that are to go on and were put aside within `keep`. Only

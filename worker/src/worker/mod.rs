@@ -192,7 +192,11 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
                 if error.refusal() == Some(STALE_WORKER) {
                     tracing::warn!(%error, "the server does not know this worker any more; registering again");
                     let options = &runner.options;
-                    let _ = runner.control_plane.register(&options.labels, options.capacity).await;
+                    if let Err(error) = runner.control_plane.register(&options.labels, options.capacity).await {
+                        tracing::warn!(%error, "the worker could not register again; tried again after a pause");
+                    }
+                } else if matches!(error, ControlPlaneError::Unauthorized { .. }) {
+                    tracing::error!(%error, "the server does not take this worker");
                 } else {
                     tracing::debug!(%error, "no job could be claimed");
                 }

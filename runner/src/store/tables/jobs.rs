@@ -40,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) retries: u32,
     /// Not claimable earlier.
     pub(crate) not_before: Timestamp,
+    /// SHA-256 of the token that the newest lease came with.
+    pub(crate) token_hash: Option<String>,
 }
 
 impl Job {
@@ -90,6 +92,7 @@ impl Job {
             stop_reason: None,
             retries: 0,
             not_before: Timestamp(0),
+            token_hash: None,
         }
     }
 
@@ -210,7 +213,8 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
             incarnation = $8, lease_until = $9, heard_at = $10, tries = $11, ran_ms = $12, cancel_requested = $13,
             next_step = $14, waiting_step = $15, rollout_id = $16, skip_cause = $17, carried_from = $18, queued_at = $19,
             leased_at = $20, started_at = $21, ended_at = $22, deadline = $23, priority = $24, stop_reason = $25,
-            environment_url = $26, retries = $27, not_before = $28, waiting_may_fail = $29
+            environment_url = $26, retries = $27, not_before = $28, waiting_may_fail = $29,
+            token_hash = $30
         WHERE id = $1";
     // what has begun is ended before something new begins; what changes an environment goes before what does not
     let priority = i64::from(r.epoch > Epoch(0)) * 2 + i64::from(r.plan.environment.is_some());
@@ -244,6 +248,7 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
         job.retries,
         job.not_before,
         job.waiting_may_fail,
+        job.token_hash.as_ref(),
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -410,6 +415,13 @@ pub(crate) async fn held_by_repository(conn: &mut Conn) -> Result<std::collectio
 pub(crate) async fn held_by(conn: &mut Conn, worker: &WorkerId) -> Result<Vec<Job>> {
     let sql = "SELECT * FROM jobs WHERE status IN ('leased', 'running') AND worker = $1 ORDER BY leased_at, id";
     conn.all(sql, args![worker]).await?.iter().map(job).collect()
+}
+
+/// The jobs that are to go on at a worker, which has their workspaces; the oldest first.
+pub(crate) async fn going_on_at(conn: &mut Conn, worker: &WorkerId, limit: u32) -> Result<Vec<JobId>> {
+    let sql = "SELECT id FROM jobs WHERE status = 'queued' AND next_step IS NOT NULL AND worker = $1
+        ORDER BY queued_at, id LIMIT $2";
+    conn.all(sql, args![worker, limit]).await?.iter().map(|row| row.parsed("id")).collect()
 }
 
 /// Held jobs whose lease has run out, or that have overstayed.
@@ -656,6 +668,7 @@ fn job(row: &Row) -> Result<Job> {
         stop_reason: row.maybe_text("stop_reason")?,
         retries: row.count("retries")?,
         not_before: row.time("not_before")?,
+        token_hash: row.maybe_text("token_hash")?,
     })
 }
 
