@@ -5,6 +5,7 @@
 //! only crate of the workspace that this one knows is `segue-schemas`.
 
 pub mod api;
+pub mod broker;
 pub mod hostile;
 pub mod load;
 pub mod postgres;

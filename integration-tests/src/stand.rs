@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{api::Api, processes, repository::Repository, webhook::Webhook};
+use crate::{api::Api, broker::Broker, processes, repository::Repository, webhook::Webhook};
 
 /// How long `segue up` may take until it says that it is ready.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -63,6 +63,35 @@ impl Stand {
         let (data, server) = (stand.data().display().to_string(), format!("http://{}", stand.listen));
         stand.start_beside(&["worker", "--config", &config, "--data", &data, "--server", &server])?;
         Ok(stand)
+    }
+
+    /// A server and a host as two processes, with a message queue between the server and workers that are started one by one
+    /// ([`Self::start_worker`]).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_broker(broker: &Broker, extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(&(broker.settings() + extra))?;
+        stand.role = "server";
+        stand.start_server().await?;
+        let host = stand.data().join("host").display().to_string();
+        let proxy = stand.proxy.clone();
+        stand.start_beside(&["host", "--data", &host, "--listen", &proxy])?;
+        Ok(stand)
+    }
+
+    /// Starts a worker apart, with a directory of its own, which gets its bells by way of a broker's address; its process id.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_worker(&mut self, name: &str, broker: &str) -> Result<u32> {
+        let config = self.configuration_file().display().to_string();
+        let data = self.folder.path().join(name).display().to_string();
+        let token = self.data().join("worker-token").display().to_string();
+        let server = format!("http://{}", self.listen);
+        let arguments = ["worker", "--config", &config, "--data", &data, "--server", &server, "--token-file", &token];
+        self.start_beside(&[&arguments[..], &["--broker", broker]].concat())?;
+        Ok(self.apart.last().context("it was started")?.id())
     }
 
     fn start_beside(&mut self, arguments: &[&str]) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Comes in: its name and text. Goes out: the configuration, or everything that is wrong with it. Never here: reading
 //! files, overrides from the environment.
 
+mod broker;
 mod storage;
 
 use std::{net::SocketAddr, ops::Range};
@@ -17,6 +18,7 @@ use crate::{
     service::is_variable,
 };
 
+pub use broker::{BrokerFault, address_fault, broker_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
 
 /// Environments and hosts that exist without being named.
@@ -55,6 +57,7 @@ impl<'n> Check<'n, '_, '_> {
         self.hosts();
         self.worker();
         self.notifications();
+        self.broker();
         self.storage();
         self.limits();
     }
@@ -140,6 +143,12 @@ impl<'n> Check<'n, '_, '_> {
             };
             let help = Some("give `url-file`, a file that holds the address, or `url` where it is no secret".into());
             self.refuse(&item.span, message, help);
+        }
+    }
+
+    fn broker(&mut self) {
+        for BrokerFault { key, message, help } in broker_faults(&self.config.broker) {
+            self.refuse(&self.place(&["broker", key]), message, Some(help));
         }
     }
 

@@ -12,6 +12,7 @@ pub mod log_store;
 pub mod mirror;
 pub mod notify;
 pub mod planner;
+pub mod queue;
 pub mod reconcile;
 pub mod retention;
 pub mod scheduler;

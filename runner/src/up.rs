@@ -29,6 +29,7 @@ use crate::{
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
+    queue::{Queue, QueueError},
     scheduler::Scheduler,
     store::{Clock, Store, StoreError, StoreOptions},
     tags::Tagger,
@@ -85,6 +86,9 @@ pub enum UpError {
     /// Contents can't be kept where the configuration says.
     #[error("artifacts and caches can't be kept: {0}")]
     Storage(ArtifactError),
+    /// The message queue can't be used as the configuration says.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// Nobody can be told anything.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -169,6 +173,9 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     let notifier = Notifier::new(store.clone(), metrics.clone())?;
     let tagger = Tagger::new(store.clone(), mirrors.clone());
     let stopping = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let queue = Queue::start(&config.broker, &store, &mut tasks, &stopping)?;
+    let (queue, rung) = queue.map_or((None, None), |(queue, rung)| (Some(queue), Some(rung)));
     let app = Arc::new(App {
         started_at: store.now(),
         store: store.clone(),
@@ -178,11 +185,11 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
         tokens: keys.tokens,
         config: config.clone(),
         metrics,
+        queue,
         data: data.clone(),
         stopping: stopping.clone(),
     });
-    let mut tasks = JoinSet::new();
-    tasks.spawn(planner.clone().run(stopping.clone()));
+    tasks.spawn(planner.clone().run(rung, stopping.clone()));
     if schedules {
         tasks.spawn(scheduler.run(stopping.clone()));
     }

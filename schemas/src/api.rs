@@ -31,6 +31,8 @@
 //! | `POST /worker-tokens` | [`NewWorkerToken`] -> 201 [`WorkerTokenMade`] |
 //! | `DELETE /worker-tokens/{name}` | -> [`Revoked`]; at once |
 //! | `GET /queue?limit=` | -> [`QueueList`]: what waits and what for, oldest first |
+//! | `GET /queue/dead-letters` | -> [`crate::queue::DeadLetterList`]: messages that nobody could do anything with |
+//! | `POST /queue/dead-letters/requeue` | [`crate::queue::RequeueRequest`] -> [`crate::queue::Requeued`] |
 //! | `POST /environments/{environment}/services/{service}/emergency` | [`EmergencyReport`] -> [`Rollout`]: put on record what was done at the host |
 //!
 //! Outside `/api/v1`, without a token: `POST /webhooks/github` -> 202 [`Accepted`], `GET /healthz`, `/readyz`, `/metrics`.

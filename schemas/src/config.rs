@@ -27,6 +27,8 @@ pub struct Config {
     pub notifications: Vec<NotificationConfig>,
     /// Where the state is kept.
     pub database: DatabaseConfig,
+    /// The message queue between servers and workers. Left out: workers ask the server, which holds their requests open.
+    pub broker: BrokerConfig,
     /// Where the contents of artifacts and caches lie.
     pub storage: StorageConfig,
     /// How long things are kept, and when the disk counts as full.
@@ -200,6 +202,36 @@ impl DatabaseConfig {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.url.is_some() || self.url_file.is_some()
+    }
+}
+
+/// The message queue: RabbitMQ, from 3.10 on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BrokerConfig {
+    /// Where it is and as whom to speak to it: `amqps://USER:PASSWORD@HOST[:PORT]/VHOST`. Better in a file: it is a secret.
+    pub url: Option<String>,
+    /// A file that holds the address.
+    pub url_file: Option<PathBuf>,
+    /// A file with the certificates (PEM) of whoever signs the broker's, besides those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Whether a broker elsewhere than on this machine may be spoken to without encryption.
+    pub allow_plain: bool,
+    /// How often an idle worker asks and a server looks whether a bell was lost: what a broker that is away costs at most.
+    pub look_every: Span,
+}
+
+impl BrokerConfig {
+    /// Whether there is one.
+    #[must_use]
+    pub const fn is_named(&self) -> bool {
+        self.url.is_some() || self.url_file.is_some()
+    }
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self { url: None, url_file: None, ca_file: None, allow_plain: false, look_every: Span::seconds(30) }
     }
 }
 

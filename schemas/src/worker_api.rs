@@ -78,6 +78,9 @@ pub struct Registered {
     /// How long a rollout that has changed something waits for a host that does not answer.
     #[serde(default = "a_day")]
     pub absent_host_ms: u64,
+    /// The pool whose queue brings this worker's bells, where the server has a message queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
 }
 
 const fn a_day() -> u64 {

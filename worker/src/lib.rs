@@ -14,6 +14,7 @@ pub mod job;
 pub mod log;
 pub mod options;
 pub mod proxy;
+pub mod queue;
 pub mod supervisor;
 mod worker;
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
-use segue_schemas::id::JobId;
+use segue_schemas::{config::BrokerConfig, id::JobId};
 
 /// How a worker is set up. [`WorkerOptions::new`] gives every limit its default.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct WorkerOptions {
     pub data_dir: PathBuf,
     /// The worker's name; the one kept in the data directory, at first the machine's, where it is left out.
     pub name: Option<String>,
+    /// The message queue that brings its bells; none: the server holds its requests open.
+    pub broker: BrokerConfig,
     /// What it offers to `runs-on`.
     pub labels: Vec<String>,
     /// Jobs at a time, at least 1.
@@ -80,6 +82,7 @@ impl WorkerOptions {
             token,
             data_dir: data_dir.into(),
             name: None,
+            broker: BrokerConfig::default(),
             labels: vec!["linux".into()],
             capacity: 2,
             job_user: None,

@@ -2,6 +2,7 @@
 
 mod a_bad_release_comes_back_by_itself;
 mod a_broken_pipeline_file_is_explained;
+mod a_broker_that_is_killed_or_wiped_loses_nothing;
 mod a_cache_is_restored_and_stays_in_its_scope;
 mod a_composite_action_is_one_step;
 mod a_crash_at_any_stage_leaves_the_target_whole;
@@ -12,7 +13,9 @@ mod a_full_disk_still_takes_deliveries;
 mod a_large_log_under_a_slow_reader_is_whole;
 mod a_matrix_comes_from_an_output;
 mod a_message_leaves_a_run_out;
+mod a_poison_message_is_a_dead_letter;
 mod a_push_runs_to_production;
+mod a_push_runs_to_production_over_a_broker;
 mod a_rerun_runs_only_what_failed;
 mod a_retry_outlives_its_server;
 mod a_reusable_pipeline_runs_within_another;

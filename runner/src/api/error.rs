@@ -16,6 +16,7 @@ use crate::{
     log_store::LogError,
     mirror::{InvalidName, MirrorError},
     planner::PlanError,
+    queue::QueueError,
     store::StoreError,
     webhook::{PayloadError, SignatureError},
 };
@@ -116,6 +117,12 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         response
+    }
+}
+
+impl From<QueueError> for ApiError {
+    fn from(error: QueueError) -> Self {
+        Self::unavailable(error.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ mod jobs;
 mod middleware;
 mod open;
 mod people;
+mod queue;
 mod rollouts;
 mod runs;
 pub mod serve;
@@ -32,7 +33,9 @@ use utoipa::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{auth::Tokens, mirror::Mirrors, planner::Planner, store::Store, telemetry::Metrics, webhook::Intake};
+use crate::{
+    auth::Tokens, mirror::Mirrors, planner::Planner, queue::Queue, store::Store, telemetry::Metrics, webhook::Intake,
+};
 
 /// What the handlers stand on.
 pub struct App {
@@ -50,6 +53,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The message queue, where there is one.
+    pub queue: Option<Queue>,
     /// The data directory.
     pub data: PathBuf,
     /// When the server was started.
@@ -104,6 +109,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(rollouts::routes())
         .merge(fleet::routes())
         .merge(people::routes())
+        .merge(queue::routes())
 }
 
 #[cfg(test)]

@@ -88,6 +88,9 @@ async fn register(
 ) -> Result<Json<Registered>> {
     tracing::info!(worker = %register.worker, capacity = register.capacity, "a worker registers");
     let mut registered = app.store.register_worker_with(caller.token(), register).await?;
+    if let Some(queue) = &app.queue {
+        queue.looks.ask();
+    }
     registered.max_log_chunk = registered.max_log_chunk.min(CHUNK_LIMIT as u64);
     Ok(Json(registered))
 }
@@ -102,6 +105,10 @@ async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): B
             Ok(claim.map(|claim| HandOver::of_job(store, claim)))
         });
         if let Some(claim) = claimed.await? {
+            // there may be more, and others who wait for a bell
+            if let Some(queue) = &app.queue {
+                queue.looks.ask();
+            }
             return claim.map(|claim| completed(&app, claim)).into_response();
         }
         if !poll.wait().await {

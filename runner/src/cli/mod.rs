@@ -22,6 +22,7 @@ mod logs;
 pub mod out;
 mod pipeline_files;
 pub mod place;
+mod queue;
 mod queues;
 mod releases;
 mod rerun;
@@ -82,6 +83,7 @@ enum Command {
     Releases(releases::Args),
     Rollback(rollback::Args),
     Secret(secret::Args),
+    Queue(queue::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Doctor(doctor::Args),
@@ -125,6 +127,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Releases(args) => releases::run(args),
         Command::Rollback(args) => rollback::run(&args),
         Command::Secret(args) => secret::run(args),
+        Command::Queue(args) => queue::run(args),
         Command::Backup(args) => backup::run_backup(args),
         Command::Restore(args) => backup::run_restore(args),
         Command::Doctor(args) => doctor::run(&args),

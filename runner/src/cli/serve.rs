@@ -7,7 +7,7 @@ use std::{
 };
 
 use segue_runner::up::{self, Part, Reach, ServerOptions};
-use segue_schemas::config::{Config, WorkerConfig};
+use segue_schemas::config::{BrokerConfig, Config};
 use segue_worker::{
     WorkerOptions,
     host::{self, HostOptions},
@@ -67,6 +67,9 @@ pub struct WorkerArgs {
     /// The server's address
     #[arg(long, env = "SEGUE_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8321")]
     server: String,
+    /// The message queue that brings this worker's bells; goes before `broker.url` and `broker.url-file`
+    #[arg(long, env = "SEGUE_BROKER", value_name = "URL", hide_env_values = true)]
+    broker: Option<String>,
     /// File that holds the worker's token [default: $SEGUE_WORKER_TOKEN itself, else worker-token in the data directory]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -104,11 +107,14 @@ fn serve(args: UpArgs, parts: impl FnOnce(&Config, &Path) -> Result<Parts, Failu
 }
 
 pub fn run_worker(args: WorkerArgs) -> Result<Exit, Failure> {
-    let config = args.config.load()?;
+    let mut config = args.config.load()?;
+    if let Some(url) = args.broker {
+        config.broker = BrokerConfig { url: Some(url), url_file: None, ..config.broker };
+    }
     let data = absolute(place::data(args.data)?)?;
     let token = worker_token(args.token_file, &data)?;
     logging::start()?;
-    let options = worker_options(&config.worker, args.server, token, &data);
+    let options = worker_options(&config, args.server, token, &data);
     place::server_runtime()?.block_on(async {
         segue_worker::run(options, until_told()?).await.map_err(Failure::new)?;
         Ok(Exit::Done)
@@ -133,20 +139,18 @@ fn worker_token(file: Option<PathBuf>, data: &Path) -> Result<secrecy::SecretStr
 pub fn worker_part() -> Part {
     Box::new(|reach: Reach, stop| {
         Box::pin(async move {
-            let options = worker_options(&reach.config.worker, reach.server_url, reach.worker_token, &reach.data);
+            let options = worker_options(&reach.config, reach.server_url, reach.worker_token, &reach.data);
             segue_worker::run(options, stop).await.map_err(|error| error.to_string())
         })
     })
 }
 
 /// A worker as the configuration has it, with its directory in `data`.
-pub fn worker_options(
-    config: &WorkerConfig,
-    server: String,
-    token: secrecy::SecretString,
-    data: &Path,
-) -> WorkerOptions {
+pub fn worker_options(config: &Config, server: String, token: secrecy::SecretString, data: &Path) -> WorkerOptions {
+    let broker = config.broker.clone();
+    let config = &config.worker;
     WorkerOptions {
+        broker,
         name: config.name.clone(),
         labels: config.labels.clone(),
         capacity: config.capacity,

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use segue_schemas::{
     id::{JobId, RunId, WorkerId},
+    queue,
     time::Timestamp,
     worker_api::{MAX_KEPT, Register, Registered},
 };
@@ -55,6 +56,7 @@ impl Store {
             renew_ms: timing.renew.as_millis(),
             max_log_chunk: MAX_LOG_CHUNK,
             absent_host_ms: timing.absent_host.as_millis(),
+            pool: self.config().broker.is_named().then(|| queue::pool(&register.labels)),
             hosts: super::rollouts::all_hosts(self)?,
         };
         let store = self.clone();

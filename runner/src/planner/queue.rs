@@ -1,5 +1,8 @@
 //! The planner's loop: which deliveries are planned when. Those of one repository share a fetch; repositories do not wait
 //! for each other.
+//!
+//! Without a message queue the store's doorbell says when to look at everything that waits. With one, each delivery comes with
+//! its own bell, to one of the servers; while the broker is away each server looks for itself again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,13 +11,18 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Planner, wanted};
 use crate::{
     mirror::{RepositoryName, Wanted},
-    store::{Bell, Delivery, Result},
+    queue::{PREFETCH, PlannerBell, PlannerBells, Standing},
+    store::{Bell, Delivery, DeliveryState, Result, StoreError},
 };
 
 /// Repositories at a time.
@@ -32,13 +40,25 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Planner {
     /// Plans until `stop`; then finishes what it is at.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, queue: Option<PlannerBells>, stop: CancellationToken) {
+        let (mut bells, mut standing) = queue.map(|queue| (queue.bells, queue.standing)).unzip();
         let mut bell = self.store.doorbell().listen(Bell::Deliveries);
         let mut batches = JoinSet::new();
         // the repositories that are being planned; a delivery of one of them waits for its batch to end
         let mut busy = HashSet::new();
+        let mut rung = Vec::new();
         loop {
-            let next = match self.start_batches(&mut batches, &mut busy).await {
+            let is_rung_for = standing.as_mut().is_some_and(|queue| *queue.borrow_and_update() == Standing::Up);
+            let planned = if is_rung_for {
+                self.start_rung(&mut rung, &mut batches, &mut busy).await
+            } else {
+                // a look shows everything that a bell could be for
+                for bell in std::mem::take(&mut rung) {
+                    bell.answer().await;
+                }
+                self.start_batches(&mut batches, &mut busy).await
+            };
+            let next = match planned {
                 Ok(next) => next,
                 Err(error) => {
                     tracing::warn!(%error, "deliveries can't be read");
@@ -48,6 +68,8 @@ impl Planner {
             tokio::select! {
                 () = bell.rung(), if next.heeds_bell() => {}
                 () = next.time() => {}
+                () = take(&mut bells, &mut rung) => {}
+                () = stands_otherwise(&mut standing) => {}
                 Some(ended) = batches.join_next_with_id() => forget(&mut busy, ended),
                 () = stop.cancelled() => break,
             }
@@ -78,6 +100,57 @@ impl Planner {
         }
         let due = self.store.next_delivery_due().await?;
         Ok(due.map_or(Next::Bell, |due| Next::At(Instant::now() + due.since(self.store.now()))))
+    }
+
+    /// Starts a batch for each repository with deliveries that were rung for, and that has none; the others stay where they are.
+    async fn start_rung(
+        self: &Arc<Self>,
+        rung: &mut Vec<PlannerBell>,
+        batches: &mut Batches,
+        busy: &mut Busy,
+    ) -> Result<Next> {
+        let mut groups: HashMap<String, (Vec<Delivery>, Vec<PlannerBell>)> = HashMap::new();
+        let mut seen = HashSet::new();
+        for bell in std::mem::take(rung) {
+            if !seen.insert(bell.delivery.clone()) {
+                bell.answer().await;
+                continue;
+            }
+            match self.store.delivery(&bell.delivery).await {
+                Ok(delivery) if delivery.state == DeliveryState::Accepted => {
+                    let (deliveries, bells) =
+                        groups.entry(delivery.repository.clone().unwrap_or_default()).or_default();
+                    deliveries.push(delivery);
+                    bells.push(bell);
+                }
+                // planned already: the bell came twice
+                Ok(_) => bell.answer().await,
+                Err(StoreError::NotFound { .. }) => {
+                    tracing::warn!(delivery = %bell.delivery, "a bell is for a delivery that is not in the store");
+                    bell.refuse().await;
+                }
+                Err(error) => {
+                    rung.push(bell);
+                    tracing::warn!(%error, "a delivery can't be read");
+                }
+            }
+        }
+        let could_not_read = !rung.is_empty();
+        for (repository, (deliveries, bells)) in groups {
+            if busy.len() >= REPOSITORIES || busy.iter().any(|(_, name)| *name == repository) {
+                rung.extend(bells);
+                continue;
+            }
+            let planner = Arc::clone(self);
+            let task = batches.spawn(async move {
+                planner.batch(deliveries).await;
+                for bell in bells {
+                    bell.answer().await;
+                }
+            });
+            busy.insert((task.id(), repository));
+        }
+        Ok(if could_not_read { Next::At(Instant::now() + STORE_PAUSE) } else { Next::Other })
     }
 
     async fn batch(self: Arc<Self>, deliveries: Vec<Delivery>) {
@@ -129,8 +202,33 @@ fn forget(busy: &mut Busy, ended: std::result::Result<(tokio::task::Id, ()), tok
     busy.retain(|(task, _)| *task != id);
 }
 
+/// Takes the next bells of the message queue, as many as there are.
+async fn take(bells: &mut Option<mpsc::Receiver<PlannerBell>>, rung: &mut Vec<PlannerBell>) {
+    let taken = match bells {
+        Some(bells) => bells.recv_many(rung, PREFETCH).await,
+        None => 0,
+    };
+    if taken == 0 {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when the broker stands otherwise than before.
+async fn stands_otherwise(standing: &mut Option<watch::Receiver<Standing>>) {
+    match standing {
+        Some(standing) => {
+            if standing.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// When to look again; the end of a batch comes before all of these.
 enum Next {
+    /// When something else happens than the store's bell.
+    Other,
     /// When the bell rings.
     Bell,
     /// When the bell rings, then at the latest.
@@ -141,12 +239,12 @@ enum Next {
 
 impl Next {
     fn heeds_bell(&self) -> bool {
-        !matches!(self, Self::Gathered(_))
+        !matches!(self, Self::Gathered(_) | Self::Other)
     }
 
     async fn time(&self) {
         match self {
-            Self::Bell => std::future::pending().await,
+            Self::Bell | Self::Other => std::future::pending().await,
             Self::At(time) | Self::Gathered(time) => tokio::time::sleep_until(*time).await,
         }
     }

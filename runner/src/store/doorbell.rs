@@ -8,7 +8,7 @@ use std::{
 };
 
 use segue_schemas::id::{JobId, RolloutId, RunId};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// A bell: which waiting parties look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,9 @@ pub enum Bell {
     Rollout(RolloutId),
 }
 
+/// Rings of single jobs that a listener to all of them may be behind. Who is further behind misses some, and is told so.
+const TOLD: usize = 256;
+
 /// All bells of one process.
 #[derive(Debug)]
 pub struct Doorbell {
@@ -51,6 +54,7 @@ pub struct Doorbell {
     run: Keyed<RunId>,
     job: Keyed<JobId>,
     rollout: Keyed<RolloutId>,
+    told: broadcast::Sender<JobId>,
 }
 
 /// One listener. What rings after it was made is never missed, even between two calls of [`Listener::rung`].
@@ -82,6 +86,7 @@ impl Default for Doorbell {
             run: Keyed::default(),
             job: Keyed::default(),
             rollout: Keyed::default(),
+            told: broadcast::channel(TOLD).0,
         }
     }
 }
@@ -123,6 +128,12 @@ impl Doorbell {
         self.rollout.ring_all();
     }
 
+    /// Listens to the bells of all single jobs, from now on.
+    #[must_use]
+    pub fn listen_to_jobs(&self) -> broadcast::Receiver<JobId> {
+        self.told.subscribe()
+    }
+
     /// Rings.
     pub fn ring(&self, bell: Bell) {
         let one = |sender: &watch::Sender<u64>| sender.send_modify(|n| *n = n.wrapping_add(1));
@@ -136,7 +147,11 @@ impl Doorbell {
             Bell::Leases => one(&self.leases),
             Bell::PutOff => one(&self.put_off),
             Bell::Run(id) => self.run.ring(&id),
-            Bell::Job(id) => self.job.ring(&id),
+            Bell::Job(id) => {
+                self.job.ring(&id);
+                // an error here: nobody listens to all of them
+                let _ = self.told.send(id);
+            }
             Bell::Rollout(id) => self.rollout.ring(&id),
         }
     }

@@ -19,6 +19,7 @@ pub(crate) mod sealed;
 pub(crate) mod sql;
 mod sqlite;
 pub(crate) mod tables;
+mod waiting;
 mod writer;
 
 use std::{

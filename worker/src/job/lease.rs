@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control_plane::{ControlPlane, ControlPlaneError},
+    queue::Told,
     supervisor::boot_time,
 };
 
@@ -48,7 +49,6 @@ pub struct Lease {
 }
 
 /// What a lease is of.
-#[derive(Clone)]
 pub struct Leased {
     /// The server.
     pub control_plane: ControlPlane,
@@ -60,6 +60,8 @@ pub struct Leased {
     pub registered: Registered,
     /// How long the job needs to be stopped.
     pub kill_grace: Duration,
+    /// Where words for the job come without being asked for; otherwise the server holds its answers open.
+    pub told: Option<Told>,
 }
 
 impl Lease {
@@ -78,7 +80,7 @@ impl Drop for Lease {
     }
 }
 
-async fn renew(leased: Leased, claimed_at: Duration, deadline: Deadline, signs: LeaseSigns) {
+async fn renew(mut leased: Leased, claimed_at: Duration, deadline: Deadline, signs: LeaseSigns) {
     let lease = Duration::from_millis(leased.registered.lease_ms);
     let wait = Duration::from_millis(leased.registered.renew_ms);
     let mut ends_at = claimed_at + lease;
@@ -87,8 +89,9 @@ async fn renew(leased: Leased, claimed_at: Duration, deadline: Deadline, signs: 
     loop {
         let asked_at = boot_time();
         let cancelled = signs.cancel.is_cancelled();
-        // After a cancel there is no more to hear, and each answer comes at once.
-        let hold = if cancelled { Duration::ZERO } else { wait };
+        // After a cancel there is no more to hear, and each answer comes at once; as it does where words come by themselves.
+        let is_told = leased.told.as_ref().is_some_and(Told::is_listening);
+        let hold = if cancelled || is_told { Duration::ZERO } else { wait };
         let stop_at = stop_at(ends_at, &leased);
         let renewal = leased.control_plane.renew_job(leased.job, leased.epoch, hold);
         match in_boot_time(stop_at, renewal).await {
@@ -100,6 +103,8 @@ async fn renew(leased: Leased, claimed_at: Duration, deadline: Deadline, signs: 
                 }
                 if cancelled {
                     sleep(wait).await;
+                } else if is_told {
+                    word_or(wait, &mut leased).await;
                 }
             }
             Some(Err(error @ ControlPlaneError::StaleEpoch { .. })) => {
@@ -122,6 +127,17 @@ async fn renew(leased: Leased, claimed_at: Duration, deadline: Deadline, signs: 
             return;
         }
     }
+}
+
+/// Returns after a while, or when there is word of the job.
+async fn word_or(wait: Duration, leased: &mut Leased) {
+    let word = async {
+        match &mut leased.told {
+            Some(told) => told.word_of(leased.job).await,
+            None => std::future::pending().await,
+        }
+    };
+    let _ = tokio::time::timeout(wait, word).await;
 }
 
 /// When the job must be told to stop, to be gone when the lease ends.

@@ -33,6 +33,7 @@ use crate::{
     engine::{Engine, EngineJob, UserIds, user::JobUser},
     log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
     options::WorkerOptions,
+    queue::Queue,
     supervisor::leftovers,
 };
 
@@ -68,6 +69,8 @@ pub struct JobRunner {
     pub stop_now: CancellationToken,
     /// Rung when a job has left something here to go on with.
     pub put_aside: Notify,
+    /// The bells of the message queue, where there is one.
+    pub queue: Option<Arc<Queue>>,
 }
 
 /// How the steps of a job ended.
@@ -266,6 +269,7 @@ impl JobRunner {
             epoch: claim.epoch,
             registered: self.registered.clone(),
             kill_grace: self.options.kill_grace,
+            told: self.queue.as_deref().map(Queue::told),
         };
         let lease = Lease::hold(leased, claimed_at, engine.deadline());
         let masker = Masker::new(claim.secrets.values().chain(&state.masks).map(String::as_str));

@@ -39,6 +39,7 @@ use crate::{
     },
     job::{JobRunner, StepError, spares::Spares, users::Users},
     options::WorkerOptions,
+    queue::{Broker, PoolBell, Queue, QueueError},
     supervisor::{boot_time, client::SupervisorError},
 };
 
@@ -68,6 +69,9 @@ pub enum WorkerError {
     /// A directory of the worker's could not be used.
     #[error("the worker's directory: {0}")]
     Directory(String),
+    /// The message queue can't be used as the configuration says.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The worker's name can't be one.
     #[error("the worker's name: {0}")]
     Name(#[from] segue_schemas::id::InvalidId),
@@ -99,6 +103,7 @@ pub(crate) async fn run_with(
     fs::create_dir_all(&options.data_dir).map_err(|e| directory(&options.data_dir, &e))?;
     let _one_worker = lock(&options.data_dir)?;
     let worker = name(&options)?;
+    let broker = Broker::read(&options.broker)?;
     let control_plane = ControlPlane::new(&options.server_url, options.token.clone(), worker)?;
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
@@ -107,6 +112,7 @@ pub(crate) async fn run_with(
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         put_aside: Notify::new(),
+        queue: bells(broker.as_ref(), &registered, &shutdown),
         control_plane: control_plane.clone(),
         options: options.clone(),
         registered: registered.clone(),
@@ -178,16 +184,47 @@ async fn work(runner: &Arc<JobRunner>, shutdown: &CancellationToken) {
     }
 }
 
-/// One slot: a claim is held open by the server, run, and the next one asked for.
+/// Listens for bells, where there is a broker and the server rings there.
+fn bells(broker: Option<&Broker>, registered: &Registered, shutdown: &CancellationToken) -> Option<Arc<Queue>> {
+    match (broker, &registered.pool) {
+        (Some(broker), Some(pool)) => Some(broker.listen(pool, shutdown)),
+        (Some(_), None) => {
+            tracing::warn!(
+                "the server has no broker, so this worker's `broker` is not used; the server holds claims open"
+            );
+            None
+        }
+        (None, _) => None,
+    }
+}
+
+/// One slot: asks for a job and runs it, and waits where there is none: by a claim that the server holds open, or for a bell.
 async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
     let mut pause = PAUSES.0;
+    let (mut place, mut bell) = (None, None);
     while let Some(claimed) = claim(runner, shutdown).await {
+        if let Some(bell) = bell.take() {
+            PoolBell::answer(bell);
+        }
         match claimed {
             Ok(Some((claim, claimed_at))) => {
                 pause = PAUSES.0;
+                place = None;
+                if let Some(queue) = &runner.queue {
+                    queue.found();
+                }
                 runner.run(&claim, claimed_at).await;
             }
-            Ok(None) => pause = PAUSES.0,
+            Ok(None) => {
+                pause = PAUSES.0;
+                if let Some(queue) = &runner.queue {
+                    let place = place.get_or_insert_with(|| queue.place());
+                    tokio::select! {
+                        rung = place.wait() => bell = rung,
+                        () = shutdown.cancelled() => return,
+                    }
+                }
+            }
             Err(error) => {
                 if error.refusal() == Some(STALE_WORKER) {
                     tracing::warn!(%error, "the server does not know this worker any more; registering again");
@@ -222,7 +259,8 @@ async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claim
     if shutdown.is_cancelled() {
         return None;
     }
-    let asked = runner.control_plane.claim_job(&runner.options.labels, CLAIM_WAIT);
+    let wait = if runner.queue.is_some() { Duration::ZERO } else { CLAIM_WAIT };
+    let asked = runner.control_plane.claim_job(&runner.options.labels, wait);
     tokio::select! {
         biased;
         claimed = asked => Some(claimed.map(|claim| claim.map(|claim| (claim, boot_time())))),

@@ -1,6 +1,7 @@
 //! `segue doctor`: looks at everything that Segue needs on this machine, and says for each thing that is missing how to mend
 //! it. In: the configuration and the data directory. Out: a line for each check. It changes nothing, apart from a file that it
-//! writes to the data directory, and an object in the bucket where there is one, and takes away again.
+//! writes to the data directory, and an object in the bucket where there is one, which it takes away again, and the queues that a
+//! server would declare at the broker.
 
 mod files;
 mod machine;
@@ -112,6 +113,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.push(files::key(&config, &data));
     checks.extend(files::database(&data).await);
     checks.extend(services::storage(&config).await);
+    checks.extend(services::broker(&config).await);
     checks.extend(services::server(&args.server).await);
     checks.extend(services::host(&config, &data).await);
     checks

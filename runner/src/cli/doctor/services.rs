@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use segue_runner::artifact_store;
+use segue_runner::{artifact_store, queue};
 use segue_schemas::{
     api::ServerStatus,
     config::{Config, StorageKind},
@@ -97,6 +97,39 @@ pub async fn storage(config: &Config) -> Option<Check> {
             Check::bad(NAME, found, remedy)
         }
     })
+}
+
+/// Whether the message queue, where there is one, can be used.
+pub async fn broker(config: &Config) -> Vec<Check> {
+    const NAME: &str = "broker";
+    let found = match queue::check(&config.broker).await {
+        Ok(None) => return Vec::new(),
+        Ok(Some(found)) => found,
+        Err(error) => {
+            // what is wrong ends in what to do
+            let told = error.to_string();
+            let (found, remedy) = told.split_once("): ").unwrap_or((&told, "look at `broker` in segue.yaml"));
+            return vec![Check::bad(NAME, found, remedy)];
+        }
+    };
+    let encrypted = if found.is_encrypted { "encrypted, and its certificate holds" } else { "not encrypted" };
+    let role = match found.role {
+        queue::Role::Server => "a server's; quorum queues are declared",
+        queue::Role::Worker => "a worker's; a server needs more",
+    };
+    let version = found.version.as_deref().unwrap_or("that is not said");
+    let (major, minor) = queue::OLDEST;
+    let mut checks = vec![if found.is_old {
+        let remedy = format!("upgrade it to {major}.{minor} or later: before, dead letters may be lost");
+        Check::bad(NAME, format!("version {version} at {}", found.place), remedy)
+    } else {
+        let (place, user) = (&found.place, &found.user);
+        Check::good(NAME, format!("version {version} at {place}, {encrypted}; the permissions of `{user}` are {role}"))
+    }];
+    if let Some(dead) = found.dead_letters.filter(|dead| *dead > 0) {
+        checks.push(Check::remark("dead letters", format!("{dead}"), "see `segue queue list`"));
+    }
+    checks
 }
 
 fn silent(title: &str, socket: &Path, error: &HostClientError) -> Check {

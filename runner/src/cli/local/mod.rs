@@ -367,10 +367,11 @@ fn work(
     shell: Option<Screen>,
     stop: &CancellationToken,
 ) -> Result<impl Future<Output = Result<(), segue_worker::WorkerError>> + use<>, Failure> {
-    let mut config = reach.config.worker.clone();
-    config.labels.extend(labels);
-    config.labels.sort();
-    config.labels.dedup();
+    let mut config = Config::clone(&reach.config);
+    let offered = &mut config.worker.labels;
+    offered.extend(labels);
+    offered.sort();
+    offered.dedup();
     let mut options = serve::worker_options(&config, reach.server_url.clone(), reach.worker_token.clone(), &reach.data);
     options.as_own_user = true;
     options.on_failed_script = shell.map(shell::on_failure);

@@ -132,6 +132,7 @@ impl FakeServer {
                 renew_ms: self.lease_ms / 6,
                 max_log_chunk: 64 * 1024,
                 absent_host_ms: 86_400_000,
+                pool: None,
                 hosts: self.with(|state| state.hosts.clone()),
             }),
             (_, ["jobs", "ended"]) => {

@@ -1,0 +1,38 @@
+//! What the relay of the message queue asks: for whom there is something to look at. No record of bells is kept beside what they
+//! are for, which could differ from it: a queued job and an unplanned delivery are written with the state, and ask to be rung for
+//! as long as they are there.
+
+use segue_schemas::{id::DeliveryId, time::Timestamp};
+
+use super::{Result, Store, sql::args, tables::jobs};
+
+impl Store {
+    /// Deliveries that wait for a planner and have become due from a time on, with when they did; the oldest first.
+    pub(crate) async fn due_deliveries(&self, from: Timestamp, limit: usize) -> Result<Vec<(DeliveryId, Timestamp)>> {
+        let sql = "SELECT outbox.subject AS id,
+                CASE WHEN next_try_at > outbox.created_at THEN next_try_at ELSE outbox.created_at END AS due
+            FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
+            WHERE outbox.kind = 'delivery' AND next_try_at <= $1 AND (outbox.created_at >= $2 OR next_try_at >= $2)
+            ORDER BY due, id LIMIT $3";
+        let rows = self.read().await?.all(sql, args![self.now(), from, limit]).await?;
+        rows.iter().map(|row| Ok((row.parsed("id")?, row.time("due")?))).collect()
+    }
+
+    /// The sets of labels for which something is queued.
+    pub(crate) async fn queued_labels(&self) -> Result<Vec<Vec<String>>> {
+        let queued = jobs::queued_labels(&mut self.read().await?).await?;
+        let mut labels: Vec<Vec<String>> = queued.iter().map(|(labels, _)| parts(labels)).collect();
+        labels.dedup();
+        Ok(labels)
+    }
+
+    /// The sets of labels that workers offer.
+    pub(crate) async fn offered_labels(&self) -> Result<Vec<Vec<String>>> {
+        let rows = self.read().await?.all("SELECT DISTINCT labels FROM workers", args![]).await?;
+        rows.iter().map(|row| Ok(parts(&row.text("labels")?))).collect()
+    }
+}
+
+fn parts(labels: &str) -> Vec<String> {
+    labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect()
+}
