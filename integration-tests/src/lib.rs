@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod broker;
+pub mod cluster;
 pub mod hostile;
 pub mod load;
 pub mod postgres;

@@ -228,6 +228,44 @@ impl Database {
     }
 }
 
+impl Database {
+    /// A session that has taken the lock of Segue's writers, under the limits that a server's sessions have, and is stopped.
+    ///
+    /// # Panics
+    /// It can't be started.
+    #[must_use]
+    pub fn stand_still(&self) -> StoodStill {
+        use std::io::{BufRead as _, Write as _};
+        let mut session = Command::new(program("psql").expect("psql"))
+            .args(["-X", "-q", "-A", "-t", "-U", "segue", "-d", &self.name, "-h"])
+            .arg(&self.server.socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("psql");
+        let sql = "SET idle_in_transaction_session_timeout = '5s'; BEGIN; SELECT pg_advisory_xact_lock(1583407105); SELECT 'has it';\n";
+        let input = session.stdin.as_mut().expect("an input");
+        input.write_all(sql.as_bytes()).expect("psql");
+        input.flush().expect("psql");
+        let mut answers = std::io::BufReader::new(session.stdout.take().expect("an output")).lines();
+        assert!(answers.any(|line| line.is_ok_and(|line| line == "has it")), "the lock was not had");
+        processes::signal(session.id(), Signal::SIGSTOP).expect("a signal");
+        StoodStill(session)
+    }
+}
+
+/// A session that is stopped; killed when this is dropped.
+#[derive(Debug)]
+pub struct StoodStill(Child);
+
+impl Drop for StoodStill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         // with the server of a test alone it goes anyway

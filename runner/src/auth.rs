@@ -13,7 +13,7 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom as _, SystemRandom},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use segue_schemas::id::JobId;
 use subtle::ConstantTimeEq as _;
 
@@ -119,6 +119,17 @@ pub fn bearer(headers: &http::HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// Puts a secret's file in the place of one that is there, or of none.
+///
+/// # Errors
+/// [`AuthError::File`]
+pub fn replace(path: &Path, value: &SecretString) -> Result<(), AuthError> {
+    let made = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let mut file = made.map_err(file_error("written", path))?;
+    let written = file.write_all(value.expose_secret().as_bytes()).and_then(|()| file.write_all(b"\n"));
+    written.and_then(|()| file.sync_all()).map_err(file_error("written", path))
+}
+
 /// Reads a secret's file; makes one with a random value (mode 0600) where there is none.
 ///
 /// # Errors
@@ -164,8 +175,6 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Au
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-
-    use secrecy::ExposeSecret as _;
 
     use super::*;
 

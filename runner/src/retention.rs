@@ -12,7 +12,7 @@ use segue_schemas::{
 use crate::store::{
     Bell, Result, Store, StoreError, Tx, Work,
     sql::{Row, args},
-    tables::blobs,
+    tables::{blobs, jobs},
 };
 
 /// How often it is looked.
@@ -153,6 +153,7 @@ fn remove_runs<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig)
         let mut bytes = 0;
         for run in &runs {
             let id = run.int("id")?;
+            // those in the database go with their jobs
             let sql = "SELECT path FROM logs JOIN jobs ON jobs.id = job_id WHERE run_id = $1 AND removed_at IS NULL";
             for log in tx.conn.all(sql, args![id]).await? {
                 bytes += store.logs().remove(&log.text("path")?)?;
@@ -233,6 +234,9 @@ fn remove_logs<'t>(store: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfig)
         let mut bytes = 0;
         for Candidate { key: (job, path), .. } in &chosen {
             bytes += store.logs().remove(path)?;
+            if store.logs().is_shared() {
+                jobs::remove_log(&mut tx.conn, *job).await?;
+            }
             tx.conn.run("UPDATE logs SET removed_at = $2 WHERE job_id = $1", args![*job, tx.now]).await?;
         }
         Ok((chosen.len(), bytes))

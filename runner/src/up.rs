@@ -18,7 +18,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use secrecy::{ExposeSecret as _, SecretString};
-use segue_schemas::config::Config;
+use segue_schemas::config::{Config, StorageKind};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,23 @@ pub enum UpError {
     /// The message queue can't be used as the configuration says.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// Several servers may use the database, and not what it needs beside it.
+    #[error(
+        "`database` in segue.yaml names a PostgreSQL, which several servers may share, and `storage` a directory of this machine, \
+         which they can't: name a bucket (`storage: {{kind: s3, bucket: ..., ...}}`). Logs need none: they lie in the database"
+    )]
+    NotShared,
+    /// A token is not that of the other servers.
+    #[error(
+        "{file} is not what the other servers of this database have: remove it, and this server takes theirs; to change it \
+         everywhere, stop all servers, DELETE FROM shared WHERE name = '{name}', and start this one first", file = file.display()
+    )]
+    OtherToken {
+        /// Where this server has its own.
+        file: PathBuf,
+        /// What it is.
+        name: &'static str,
+    },
     /// Nobody can be told anything.
     #[error(transparent)]
     Notify(#[from] NotifyError),
@@ -159,10 +176,11 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     // before anything else is started: the most likely thing to be wrong
     let listener = TcpListener::bind(listen).await.map_err(|problem| UpError::Listen { address: listen, problem })?;
     let address = listener.local_addr().map_err(|problem| UpError::Listen { address: listen, problem })?;
-    let (keys, admin_token_file) = Keys::open(&config, &data)?;
+    check_shared(&config)?;
     let store =
         Store::open(StoreOptions { data: data.clone(), config: config.clone(), clock: Clock::system() }).await?;
     check_storage(&store).await?;
+    let (keys, admin_token_file) = Keys::open(&config, &data, &store).await?;
     let metrics = Arc::new(Metrics::default());
     let mirrors = Arc::new(Mirrors::new(data.join("mirrors")));
     let deliveries = data.join("deliveries");
@@ -282,17 +300,47 @@ struct Keys {
 }
 
 impl Keys {
-    fn open(config: &Config, data: &Path) -> Result<(Self, PathBuf), AuthError> {
+    async fn open(config: &Config, data: &Path, store: &Store) -> Result<(Self, PathBuf), UpError> {
         let admin_file = data.join("admin-token");
-        let admin = auth::read_or_make(&admin_file)?;
-        let worker = auth::read_or_make(&data.join("worker-token"))?;
+        let admin = common(store, "admin-token", &admin_file, true).await?;
+        let worker = common(store, "worker-token", &data.join("worker-token"), true).await?;
         let webhook = match &config.github.webhook_secret_file {
-            Some(file) => auth::read(file)?,
-            None => auth::read_or_make(&data.join("webhook-secret"))?,
+            Some(file) => common(store, "webhook-secret", file, false).await?,
+            None => common(store, "webhook-secret", &data.join("webhook-secret"), true).await?,
         };
         let tokens =
             Tokens { admin: TokenHash::of(admin.expose_secret()), worker: TokenHash::of(worker.expose_secret()) };
         Ok((Self { tokens, worker, webhook }, admin_file))
+    }
+}
+
+/// A token that all servers of a database have: that of the file, or where there is none, that of the others. `make`: the first
+/// of them makes it.
+async fn common(store: &Store, name: &'static str, file: &Path, make: bool) -> Result<SecretString, UpError> {
+    let read = || if make { auth::read_or_make(file) } else { auth::read(file) };
+    if store.server().is_none() {
+        return Ok(read()?);
+    }
+    let is_new = make && !file.exists();
+    let theirs = match store.common_secret(name).await? {
+        Some(theirs) => theirs,
+        None => store.tell_common_secret(name, &read()?).await?,
+    };
+    if is_new {
+        // also where two servers begin at once, and the other one was first
+        auth::replace(file, &theirs)?;
+    }
+    if auth::read(file)?.expose_secret() != theirs.expose_secret() {
+        return Err(UpError::OtherToken { file: file.into(), name });
+    }
+    Ok(theirs)
+}
+
+/// Whether what servers share is where all of them reach it.
+fn check_shared(config: &Config) -> Result<(), UpError> {
+    match config.storage.kind {
+        StorageKind::Directory if config.database.is_shared() => Err(UpError::NotShared),
+        _ => Ok(()),
     }
 }
 
@@ -308,7 +356,7 @@ async fn keep_house(store: Store, stop: CancellationToken) {
 /// What stays wrong until somebody changes something is found before anything starts. What may be over in a moment keeps no
 /// delivery from being taken: what needs a content meanwhile fails, and says so.
 async fn check_storage(store: &Store) -> Result<(), UpError> {
-    match store.artifacts().check().await {
+    match store.artifacts().check(store.identity().await?.as_deref()).await {
         Err(ArtifactError::Bucket { trouble, action, place }) if !trouble.is_lasting() => {
             let error = ArtifactError::Bucket { trouble, action, place };
             tracing::error!(%error, "artifacts and caches can't be kept now; started all the same");

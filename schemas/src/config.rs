@@ -185,7 +185,7 @@ pub struct DatabaseConfig {
     /// A file that holds the address: with a password in it, it is a secret.
     pub url_file: Option<PathBuf>,
     /// Connections that one server holds at most.
-    #[schemars(range(min = 4, max = 1000))]
+    #[schemars(range(min = 5, max = 1000))]
     pub max_connections: u32,
     /// The certificates that a database elsewhere is verified with, in PEM. Left out: those that the system trusts.
     pub ca_file: Option<PathBuf>,

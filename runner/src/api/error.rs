@@ -168,7 +168,7 @@ impl From<LogError> for ApiError {
         let message = error.to_string();
         match error {
             LogError::Stale { .. } => Self::new(StatusCode::CONFLICT, "stale_epoch", message),
-            LogError::Io { .. } => Self::unavailable(message),
+            LogError::Io { .. } | LogError::Unavailable(_) => Self::unavailable(message),
         }
     }
 }

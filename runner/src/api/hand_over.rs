@@ -58,12 +58,6 @@ impl HandOver<RolloutClaim> {
 }
 
 impl<T: Serialize> HandOver<T> {
-    /// The claim with what is filled in last.
-    pub fn map(mut self, complete: impl FnOnce(T) -> T) -> Self {
-        self.claim = self.claim.take().map(complete);
-        self
-    }
-
     /// The answer. The lease is the worker's once the connection has taken the body.
     ///
     /// # Errors

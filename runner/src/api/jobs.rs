@@ -23,10 +23,7 @@ use super::{
     extract::{Path, Query},
     stream, views,
 };
-use crate::{
-    log_store::LogStore,
-    store::{JobRecord, LogRecord, Store, StoreError},
-};
+use crate::store::{JobRecord, LogRecord, Store, StoreError};
 
 /// Bytes of a log that are read at a time: all of it that is in memory for one reader.
 const PART_BYTES: usize = 256 * 1024;
@@ -47,7 +44,7 @@ async fn show(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Json
     let mut job = found.ok_or_else(|| StoreError::not_found("job", id))?;
     let origin = origin(&app.store, record.clone()).await?;
     if let Some(log) = app.store.job_log(origin.id).await? {
-        job.log_bytes = app.store.logs().bytes(&log.path);
+        job.log_bytes = app.store.logs().bytes(log.job, &log.path).await?;
     }
     Ok(Json(job))
 }
@@ -80,7 +77,7 @@ async fn logs(
         return Ok(stream::log_events(app, job, offset).into_response());
     }
     match app.store.job_log(job.id).await? {
-        Some(log) => Ok(plain(&app, &log, offset, query.limit)?.into_response()),
+        Some(log) => Ok(plain(&app, &log, offset, query.limit).await?.into_response()),
         None => Ok(([(LOG_END, "0")], "").into_response()),
     }
 }
@@ -94,33 +91,26 @@ async fn origin(store: &Store, mut job: JobRecord) -> Result<JobRecord> {
 }
 
 /// The log as it is now: what is written later is not waited for.
-fn plain(app: &App, log: &LogRecord, offset: u64, limit: Option<u64>) -> Result<impl IntoResponse + use<>> {
+async fn plain(app: &App, log: &LogRecord, offset: u64, limit: Option<u64>) -> Result<impl IntoResponse + use<>> {
     still_there(log)?;
-    let log_end = app.store.logs().bytes(&log.path);
+    let log_end = app.store.logs().bytes(log.job, &log.path).await?;
     let until = limit.map_or(log_end, |limit| offset.saturating_add(limit).min(log_end));
-    let parts =
-        try_unfold((app.store.logs().clone(), log.path.clone(), offset), move |(logs, path, offset)| async move {
-            let wanted = usize::try_from(until.saturating_sub(offset)).unwrap_or(PART_BYTES).min(PART_BYTES);
-            if wanted == 0 {
-                return Ok::<_, io::Error>(None);
-            }
-            let part = read(&logs, &path, offset, wanted).await.map_err(io::Error::other)?;
-            let next = offset + part.len() as u64;
-            Ok((!part.is_empty()).then_some((part, (logs, path, next))))
-        });
+    let (job, logs) = (log.job, app.store.logs().clone());
+    let parts = try_unfold((logs, log.path.clone(), offset), move |(logs, path, offset)| async move {
+        let wanted = usize::try_from(until.saturating_sub(offset)).unwrap_or(PART_BYTES).min(PART_BYTES);
+        if wanted == 0 {
+            return Ok::<_, io::Error>(None);
+        }
+        let part = logs.read(job, &path, offset, wanted).await.map_err(io::Error::other)?;
+        let next = offset + part.len() as u64;
+        Ok((!part.is_empty()).then_some((part, (logs, path, next))))
+    });
     let head = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (LOG_END, log_end.to_string()),
     ];
     Ok((head, Body::from_stream(parts)))
-}
-
-/// Reads a part of a log where blocking is allowed.
-pub async fn read(logs: &LogStore, path: &str, offset: u64, bytes: usize) -> Result<bytes::Bytes> {
-    let (logs, path) = (logs.clone(), path.to_owned());
-    let read = tokio::task::spawn_blocking(move || logs.read(&path, offset, bytes)).await;
-    Ok(read.map_err(|error| ApiError::internal(error.to_string()))??)
 }
 
 /// # Errors

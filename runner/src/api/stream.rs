@@ -19,11 +19,10 @@ use segue_schemas::{
     id::{JobId, RolloutId, RunId},
 };
 use serde::Serialize;
-use tokio::sync::watch;
 
 use super::{App, error::Result, jobs, views};
 use crate::{
-    log_store::Extent,
+    log_store::Follower,
     store::{Bell, JobRecord, Listener, LogRecord},
 };
 
@@ -235,8 +234,8 @@ struct LogFollower {
     id: JobId,
     bell: Listener,
     offset: u64,
-    /// Where the log lies and how long it is, once there is one.
-    log: Option<(LogRecord, watch::Receiver<Extent>)>,
+    /// Where the log lies and who tells of more, once there is one.
+    log: Option<(LogRecord, Follower)>,
     ended: bool,
 }
 
@@ -267,12 +266,12 @@ impl LogFollower {
         if self.log.is_none() {
             let Some(log) = self.app.store.job_log(self.id).await? else { return Ok(None) };
             jobs::still_there(&log)?;
-            let extent = self.app.store.logs().follow(self.id, &log.path)?;
-            self.log = Some((log, extent));
+            let follower = self.app.store.logs().follow(self.id, &log.path)?;
+            self.log = Some((log, follower));
         }
-        let Some((log, extent)) = &mut self.log else { return Ok(None) };
-        extent.mark_unchanged();
-        let bytes = jobs::read(self.app.store.logs(), &log.path, self.offset, CHUNK_BYTES).await?;
+        let Some((log, follower)) = &mut self.log else { return Ok(None) };
+        follower.looks();
+        let bytes = self.app.store.logs().read(log.job, &log.path, self.offset, CHUNK_BYTES).await?;
         let is_end = is_whole && bytes.len() < CHUNK_BYTES;
         let whole = &bytes[..whole_characters(&bytes, is_end)];
         if whole.is_empty() {
@@ -287,12 +286,7 @@ impl LogFollower {
     async fn more(&mut self) -> bool {
         let grown = async {
             match &mut self.log {
-                Some((_, extent)) => {
-                    // nobody writes it any more: the run's bell tells what follows
-                    if extent.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
+                Some((_, follower)) => follower.grown().await,
                 None => std::future::pending().await,
             }
         };

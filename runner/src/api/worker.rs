@@ -99,17 +99,18 @@ async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): B
     caller.may_claim(&app, &request).await?;
     let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
     loop {
-        let (store, request) = (app.store.clone(), request.clone());
+        let (asked, request) = (app.clone(), request.clone());
         let claimed = handed_over(async move {
-            let claim = store.claim_job(&request).await?;
-            Ok(claim.map(|claim| HandOver::of_job(store, claim)))
+            let Some(claim) = asked.store.claim_job(&request).await? else { return Ok(None) };
+            let claim = completed(&asked, claim).await;
+            Ok(Some(HandOver::of_job(asked.store.clone(), claim)))
         });
         if let Some(claim) = claimed.await? {
             // there may be more, and others who wait for a bell
             if let Some(queue) = &app.queue {
                 queue.looks.ask();
             }
-            return claim.map(|claim| completed(&app, claim)).into_response();
+            return claim.into_response();
         }
         if !poll.wait().await {
             return Ok(StatusCode::NO_CONTENT.into_response());
@@ -138,8 +139,13 @@ async fn ended_jobs(State(app): State<Arc<App>>, Body(asked): Body<AskEnded>) ->
 }
 
 /// Fills in what the store does not know: where the repository lies.
-fn completed(app: &App, mut claim: JobClaim) -> JobClaim {
+async fn completed(app: &App, mut claim: JobClaim) -> JobClaim {
     if let Ok(repository) = RepositoryName::parse(&claim.repository) {
+        // where another server may have planned the run, this one may not have its commit
+        let may_lack = app.store.server().is_some();
+        if may_lack && !app.mirrors.contains(&repository, &claim.commit).await.unwrap_or(false) {
+            return claim;
+        }
         claim.mirror = Some(app.mirrors.path(&repository).display().to_string());
     }
     claim

@@ -126,16 +126,19 @@ impl ArtifactStore {
         Ok(Self { directory, bucket })
     }
 
-    /// Whether contents can be stored, read and removed, by doing so; whether the place is this server's alone. A directory was
-    /// looked at when it was opened.
+    /// Whether contents can be stored, read and removed, by doing so; whether the place is this store's alone. A directory was
+    /// looked at when it was opened. `store` says whose the place is, where several servers are one store.
     ///
     /// # Errors
     /// [`ArtifactError::Bucket`] with what is wrong, and what to do.
-    pub async fn check(&self) -> Result<()> {
+    pub async fn check(&self, store: Option<&str>) -> Result<()> {
         match &self.bucket {
             Some(bucket) => {
                 bucket.check().await?;
-                bucket.claim(&self.directory.identity()?).await
+                match store {
+                    Some(store) => bucket.claim(store).await,
+                    None => bucket.claim(&self.directory.identity()?).await,
+                }
             }
             None => Ok(()),
         }

@@ -230,7 +230,7 @@ async fn an_outage_is_told_in_time_and_over_when_it_is_over() {
     assert_eq!(trouble(failed.await.unwrap_err()), TroubleKind::Unreachable);
     assert_eq!(trouble(place.store.bytes_of(&digest).await.unwrap_err()), TroubleKind::Unreachable);
     assert_eq!(trouble(place.store.remove(&digest).await.unwrap_err()), TroubleKind::Unreachable);
-    assert_eq!(trouble(place.store.check().await.unwrap_err()), TroubleKind::Unreachable);
+    assert_eq!(trouble(place.store.check(None).await.unwrap_err()), TroubleKind::Unreachable);
     assert!(place.store.list().await.unwrap().try_collect::<Vec<_>>().await.is_err());
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     place.s3().set_down(false);
@@ -280,11 +280,11 @@ async fn the_check_says_what_is_wrong() {
     let right = storage(place.s3(), place.folder.path());
     let artifacts = place.folder.path().join("artifacts");
     let check = async |storage: &StorageConfig| {
-        let error = ArtifactStore::open(storage, artifacts.clone()).unwrap().check().await.unwrap_err();
+        let error = ArtifactStore::open(storage, artifacts.clone()).unwrap().check(None).await.unwrap_err();
         let words = error.to_string();
         (trouble(error), words)
     };
-    place.store.check().await.unwrap();
+    place.store.check(None).await.unwrap();
     assert_eq!(place.s3().objects("contents"), ["segue/test/segue-store"], "only the claim stays");
 
     let (kind, words) = check(&StorageConfig { bucket: Some("nobodys".into()), ..right.clone() }).await;
@@ -315,7 +315,7 @@ async fn the_check_says_what_is_wrong() {
 
     // another server's, which would be taken for left-overs
     let other = tempfile::tempdir().unwrap();
-    let error = ArtifactStore::open(&right, other.path().into()).unwrap().check().await.unwrap_err();
+    let error = ArtifactStore::open(&right, other.path().into()).unwrap().check(None).await.unwrap_err();
     assert!(error.to_string().contains("segue/test/segue-store"), "{error}");
     assert_eq!(trouble(error), TroubleKind::Taken);
 }

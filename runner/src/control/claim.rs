@@ -194,7 +194,10 @@ async fn lease(
     }
     tx.ring(Bell::Run(run.record.id));
     tx.ring(Bell::Leases);
-    let log = log_of(tx, &job).await?;
+    let mut log = log_of(tx, &job).await?;
+    if store.logs().is_shared() {
+        log.bytes = jobs::take_over_log(&mut tx.conn, job.record.id, job.record.epoch).await?;
+    }
     let mut claim = describe(store, tx, &run, job, secrets).await?;
     claim.token = Some(token.expose_secret().to_owned());
     Ok((claim, log))

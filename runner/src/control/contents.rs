@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     artifact_store::{ArtifactError, Listed, Stored, Upload},
-    store::{Result, Store, tables::blobs},
+    store::{Result, SharedLock, Store, tables::blobs},
 };
 
 /// What was uploaded and never named by then, never will be.
@@ -33,8 +33,7 @@ impl Default for ContentLocks {
 }
 
 impl ContentLocks {
-    async fn of(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        let number = u8::from_str_radix(&digest.hex()[..2], 16).unwrap_or(0);
+    async fn of(&self, number: u8) -> MutexGuard<'_, ()> {
         self.0[usize::from(number) % self.0.len()].lock().await
     }
 }
@@ -49,10 +48,17 @@ pub(crate) struct Swept {
 }
 
 impl Store {
+    /// Nobody else works on the content while this is held: neither here, nor on another server.
+    async fn alone_with(&self, digest: &Digest) -> Result<(MutexGuard<'_, ()>, Option<SharedLock>)> {
+        let number = u8::from_str_radix(&digest.hex()[..2], 16).unwrap_or(0);
+        let here = self.inner.content_locks.of(number).await;
+        Ok((here, self.lock_content(number).await?))
+    }
+
     /// Whether a content is here, and how long it is; from now on it is kept for an hour at least, so that whoever asked can
     /// name it.
     pub async fn artifact_wanted(&self, digest: &Digest) -> Result<Option<u64>> {
-        let _alone = self.inner.content_locks.of(digest).await;
+        let _alone = self.alone_with(digest).await?;
         let Some(bytes) = self.artifacts().bytes_of(digest).await? else { return Ok(None) };
         let digest = digest.clone();
         self.write(move |tx| {
@@ -69,7 +75,7 @@ impl Store {
 
     /// Takes a content whose last byte has come.
     pub async fn keep_content(&self, digest: &Digest, upload: Upload) -> std::result::Result<Stored, KeepError> {
-        let _alone = self.inner.content_locks.of(digest).await;
+        let _alone = self.alone_with(digest).await?;
         let stored = upload.finish().await?;
         let (digest, bytes) = (digest.clone(), stored.bytes);
         self.write(move |tx| {
@@ -130,7 +136,7 @@ impl Store {
     }
 
     async fn remove(&self, digest: Digest) -> Result<Swept> {
-        let _alone = self.inner.content_locks.of(&digest).await;
+        let _alone = self.alone_with(&digest).await?;
         // it may have come anew
         if !blobs::is_condemned(&mut self.read().await?, &digest).await? {
             return Ok(Swept::default());

@@ -52,12 +52,12 @@ impl Store {
 
     /// Deliveries that wait for the planner and are due, oldest first.
     pub async fn next_deliveries(&self, limit: u32) -> Result<Vec<Delivery>> {
-        deliveries::waiting(&mut self.read().await?, self.now(), limit).await
+        deliveries::waiting(&mut self.read().await?, self.server(), self.now(), limit).await
     }
 
     /// When the next delivery that was put off is due; for the planner's timer.
     pub async fn next_delivery_due(&self) -> Result<Option<Timestamp>> {
-        deliveries::next_due(&mut self.read().await?, self.now()).await
+        deliveries::next_due(&mut self.read().await?, self.server(), self.now()).await
     }
 
     /// One delivery.

@@ -1,18 +1,13 @@
-//! Logs on disk, one file a job, by date: `DIR/logs/YYYY-MM-DD/run-<id>/<attempt>-<key>-<job>.log`, so that `ls`, `grep`
-//! and `less` are enough to read them. Comes in: chunks with an epoch and an offset. Goes out: bytes by offset, and word
-//! that there are more. A chunk that was acknowledged is in its file; a gap can't come about, except where the machine itself
-//! lost what it had acknowledged (power), and then a line in the log says so. Never here: masking (the worker's), the
-//! database, whole logs in memory.
+//! Logs of jobs. Comes in: chunks with an epoch and an offset. Goes out: bytes by offset, and word that there are more. A chunk
+//! that was acknowledged is stored; a gap can't come about, except where the machine itself lost what it had acknowledged (power),
+//! and then a line in the log says so. Where they lie: in files of the data directory ([`files`]) where there is one server, in
+//! the database ([`shared`]) where several share one. Never here: masking (the worker's), whole logs in memory.
 
 mod file;
+mod files;
+mod shared;
 
-use std::{
-    collections::HashMap,
-    io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use segue_schemas::{
@@ -21,7 +16,11 @@ use segue_schemas::{
 };
 use tokio::sync::watch;
 
-use self::file::OpenLog;
+use self::{
+    files::{Extent, Files},
+    shared::Shared,
+};
+use crate::store::{Bell, Doorbell, Listener, LogBells, PostgresDatabase};
 
 /// Why a log can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -46,25 +45,54 @@ pub enum LogError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The database can't be read or written.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
 }
 
 type Result<T> = std::result::Result<T, LogError>;
 
-/// The logs of one data directory. Cheap to clone.
+/// The logs of one store. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LogStore {
-    directory: Arc<Path>,
-    /// Logs that are being written, or that somebody follows.
-    open: Arc<Mutex<HashMap<JobId, Arc<OpenLog>>>>,
+pub struct LogStore(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Files(Files),
+    Shared(Shared),
 }
 
-/// How a log stands, for those who follow it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes that can be read.
-    pub bytes: u64,
-    /// Whether nothing will come any more.
-    pub ended: bool,
+/// Waits for a log to grow.
+#[derive(Debug)]
+pub struct Follower(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    File(watch::Receiver<Extent>),
+    Bell(Listener),
+}
+
+impl Follower {
+    /// Takes what came so far as seen: who calls this reads afterwards.
+    pub fn looks(&mut self) {
+        match &mut self.0 {
+            Waiting::File(extent) => extent.mark_unchanged(),
+            Waiting::Bell(bell) => bell.heard(),
+        }
+    }
+
+    /// Returns when there may be more than before the last return, or an end. Dropping the future loses nothing.
+    pub async fn grown(&mut self) {
+        match &mut self.0 {
+            // nobody writes it any more: the run's bell tells what follows
+            Waiting::File(extent) => {
+                if extent.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Waiting::Bell(bell) => bell.rung().await,
+        }
+    }
 }
 
 impl LogStore {
@@ -73,8 +101,17 @@ impl LogStore {
     /// # Errors
     /// [`LogError::Io`] where it can't be made.
     pub fn open(directory: PathBuf) -> Result<Self> {
-        make_directory(&directory)?;
-        Ok(Self { directory: directory.into(), open: Arc::default() })
+        Files::open(directory).map(|files| Self(Place::Files(files)))
+    }
+
+    /// The logs of a database that several servers share.
+    pub(crate) fn shared(database: Arc<PostgresDatabase>, doorbell: Arc<Doorbell>, bells: Arc<LogBells>) -> Self {
+        Self(Place::Shared(Shared { database, doorbell, bells }))
+    }
+
+    /// Whether they lie in the database, so that what concerns them belongs into the transaction.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Place::Shared(_))
     }
 
     /// Where a job's log lies below the directory; once it was chosen it is stored, and never computed again.
@@ -86,73 +123,84 @@ impl LogStore {
     }
 
     /// Takes a log over for the holder of an epoch: from now on chunks under lower ones are refused. Gives the length, where
-    /// the holder goes on. If the file is shorter than the `acknowledged` bytes, the gap is filled with a line that says so.
+    /// the holder goes on. If a file is shorter than the `acknowledged` bytes, the gap is filled with a line that says so.
     ///
     /// # Errors
     /// [`LogError::Stale`] where a higher epoch has it, [`LogError::Io`] where the file can't be opened.
     pub async fn begin(&self, job: JobId, epoch: Epoch, path: &str, acknowledged: u64) -> Result<u64> {
-        self.opened(job, path)?.begin(job, epoch, acknowledged).await
+        match &self.0 {
+            Place::Files(files) => files.begin(job, epoch, path, acknowledged).await,
+            // the transaction of the claim has taken it over
+            Place::Shared(_) => Ok(acknowledged),
+        }
     }
 
-    /// Writes a chunk at its offset, as far as it is new. Gives the length afterwards: where it is below the end of the
-    /// chunk, the chunk would have left a gap and was not written.
+    /// Stores a chunk at its offset, as far as it is new. Gives the length afterwards: where it is below the end of the
+    /// chunk, the chunk would have left a gap and was not stored.
     ///
     /// # Errors
-    /// [`LogError::Stale`] where a higher epoch has the log, [`LogError::Io`] where the file can't be written.
+    /// [`LogError::Stale`] where a higher epoch has the log, [`LogError::Io`] or [`LogError::Unavailable`] where it can't be
+    /// stored.
     pub async fn append(&self, job: JobId, epoch: Epoch, path: &str, offset: u64, chunk: Bytes) -> Result<u64> {
-        self.opened(job, path)?.append(job, epoch, offset, chunk).await
+        match &self.0 {
+            Place::Files(files) => files.append(job, epoch, path, offset, chunk).await,
+            Place::Shared(shared) => shared.append(job, epoch, offset, chunk).await,
+        }
     }
 
-    /// Whether the log is open for writing under this epoch, so that a chunk needs no look into the database.
+    /// Where a chunk under this epoch is written without a look into the database before: a log that is open under it, or one
+    /// whose chunks are fenced by the database anyway.
     #[must_use]
     pub fn is_written_under(&self, job: JobId, epoch: Epoch) -> Option<String> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&job).filter(|log| log.is_written_under(epoch)).map(|log| log.relative.clone())
+        match &self.0 {
+            Place::Files(files) => files.is_written_under(job, epoch),
+            Place::Shared(_) => Some(String::new()),
+        }
     }
 
     /// Nothing more will be written under an epoch up to this one. `ended`: nor under a later one.
     pub fn release(&self, job: JobId, ended: bool) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(log) = open.remove(&job) {
-            log.close(ended);
-            // those who follow go on being told, if it is only a pause
-            if !ended && log.is_followed() {
-                open.insert(job, log);
-            }
+        match &self.0 {
+            Place::Files(files) => files.release(job, ended),
+            Place::Shared(shared) => shared.doorbell.ring(Bell::Log(job)),
         }
     }
 
-    /// Follows a log's length while it is written. For one that nobody writes, `ended` is `false` until somebody has
-    /// written and ended it: look the job's status up as well.
+    /// Follows a log while it is written.
     ///
     /// # Errors
     /// [`LogError::Io`] where the file is there and can't be opened.
-    pub fn follow(&self, job: JobId, path: &str) -> Result<watch::Receiver<Extent>> {
-        Ok(self.opened(job, path)?.follow())
+    pub fn follow(&self, job: JobId, path: &str) -> Result<Follower> {
+        Ok(Follower(match &self.0 {
+            Place::Files(files) => Waiting::File(files.follow(job, path)?),
+            Place::Shared(shared) => Waiting::Bell(shared.doorbell.listen(Bell::Log(job))),
+        }))
     }
 
-    /// At most `limit` bytes from an offset on; empty at the end. Blocking: call it where that is allowed.
+    /// At most `limit` bytes from an offset on; empty at the end.
     ///
     /// # Errors
-    /// [`LogError::Io`] where the file can't be read; a file that is not there is an empty log.
-    pub fn read(&self, path: &str, offset: u64, limit: usize) -> Result<Bytes> {
-        let path = self.directory.join(path);
-        let failed = |source| LogError::Io { action: "read", path: path.clone(), source };
-        let mut file = match std::fs::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Bytes::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-        let mut bytes = Vec::with_capacity(limit.min(1 << 20));
-        file.take(limit as u64).read_to_end(&mut bytes).map_err(failed)?;
-        Ok(bytes.into())
+    /// [`LogError::Io`] or [`LogError::Unavailable`] where it can't be read; a log that is not there is an empty one.
+    pub async fn read(&self, job: JobId, path: &str, offset: u64, limit: usize) -> Result<Bytes> {
+        match &self.0 {
+            Place::Files(files) => {
+                let (files, path) = (files.clone(), path.to_owned());
+                let read = tokio::task::spawn_blocking(move || files.read(&path, offset, limit)).await;
+                read.map_err(|error| LogError::Unavailable(error.to_string()))?
+            }
+            Place::Shared(shared) => shared.read(job, offset, limit).await,
+        }
     }
 
-    /// The length of a log's file.
-    #[must_use]
-    pub fn bytes(&self, path: &str) -> u64 {
-        std::fs::metadata(self.directory.join(path)).map_or(0, |m| m.len())
+    /// The length of a log.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] where the database does not say.
+    pub async fn bytes(&self, job: JobId, path: &str) -> Result<u64> {
+        match &self.0 {
+            Place::Files(files) => Ok(files.bytes(path)),
+            Place::Shared(shared) => shared.bytes(job).await,
+        }
     }
 
     /// The line that stands for `missing` bytes at the end of a log that was acknowledged and is not there.
@@ -161,50 +209,17 @@ impl LogStore {
         file::gap_line(missing)
     }
 
-    /// Removes a log, and the folders that this leaves empty; gives the bytes that this freed.
+    /// Removes a log's file, and the folders that this leaves empty; gives the bytes that this freed. Of a log in the database
+    /// there is none.
     ///
     /// # Errors
     /// [`LogError::Io`] where the file is there and can't be removed.
     pub fn remove(&self, path: &str) -> Result<u64> {
-        let path = self.directory.join(path);
-        let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
-        match std::fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-            Err(source) => return Err(LogError::Io { action: "removed", path, source }),
+        match &self.0 {
+            Place::Files(files) => files.remove(path),
+            Place::Shared(_) => Ok(0),
         }
-        // the run's folder, then the day's; the first that still holds something stays, and so does the next
-        for folder in path.ancestors().skip(1).take(2) {
-            if std::fs::remove_dir(folder).is_err() {
-                break;
-            }
-        }
-        Ok(bytes)
     }
-
-    fn opened(&self, job: JobId, relative: &str) -> Result<Arc<OpenLog>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(log) = open.get(&job) {
-            return Ok(log.clone());
-        }
-        // logs that were only followed are closed when their followers have gone
-        open.retain(|_, log| log.is_written() || log.is_followed());
-        let path = self.directory.join(relative);
-        if let Some(folder) = path.parent() {
-            make_directory(folder)?;
-        }
-        let log = Arc::new(OpenLog::open(path, relative.to_owned())?);
-        open.insert(job, log.clone());
-        Ok(log)
-    }
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| LogError::Io {
-        action: "opened",
-        path: path.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]

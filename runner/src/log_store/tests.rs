@@ -1,12 +1,12 @@
-use super::*;
+use super::{files::Extent, *};
 
 fn job() -> JobId {
     JobId(uuid::Uuid::now_v7())
 }
 
-fn store() -> (tempfile::TempDir, LogStore) {
+fn store() -> (tempfile::TempDir, Files) {
     let directory = tempfile::tempdir().unwrap();
-    let store = LogStore::open(directory.path().join("logs")).unwrap();
+    let store = Files::open(directory.path().join("logs")).unwrap();
     (directory, store)
 }
 
@@ -48,7 +48,7 @@ async fn what_a_crash_took_is_a_line_of_the_same_length() {
     drop(store);
     let file = std::fs::File::options().write(true).open(directory.path().join("logs").join(PATH)).unwrap();
     file.set_len(100).unwrap();
-    let store = LogStore::open(directory.path().join("logs")).unwrap();
+    let store = Files::open(directory.path().join("logs")).unwrap();
     assert_eq!(store.begin(job, Epoch(2), PATH, 1000).await.unwrap(), 1000);
     let text = String::from_utf8(store.read(PATH, 0, 2000).unwrap().to_vec()).unwrap();
     assert!(text.contains("\n[segue] 900 bytes of this log were lost"), "{text}");

@@ -1,13 +1,18 @@
 //! Bells between servers that share a PostgreSQL: rung by the commit that gives cause to them, heard by one connection of each
 //! server. What is missed while that connection is lost is made good by ringing everything once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use segue_schemas::id::{JobId, RolloutId, RunId};
 use sqlx::{
-    Executor as _,
+    Executor as _, PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
+use tokio::sync::Notify;
 
 use super::{Bell, Doorbell};
 
@@ -17,8 +22,43 @@ const CHANNEL: &str = "segue_bells";
 const MESSAGE: usize = 7000;
 /// How long it may be quiet before it is asked whether the connection is still there, and how long that may take.
 const QUIET: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(5));
-/// The pause before the connection is made again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before the connection is made again: the first, which doubles, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long the growth of logs is gathered before the other servers are told. It has no transaction of a writer to go with.
+const GATHERED: Duration = Duration::from_millis(20);
+
+/// Tells other servers of logs that have grown.
+#[derive(Debug, Default)]
+pub(crate) struct LogBells {
+    /// What is still to be told; as many as there are jobs that run.
+    grown: Mutex<BTreeSet<JobId>>,
+    wake: Notify,
+}
+
+impl LogBells {
+    /// A log has grown.
+    pub(crate) fn ring(&self, job: JobId) {
+        self.grown.lock().unwrap_or_else(PoisonError::into_inner).insert(job);
+        self.wake.notify_one();
+    }
+
+    /// Tells them, for ever.
+    pub(super) async fn run(self: Arc<Self>, pool: PgPool, sender: u64) {
+        loop {
+            self.wake.notified().await;
+            tokio::time::sleep(GATHERED).await;
+            let grown = std::mem::take(&mut *self.grown.lock().unwrap_or_else(PoisonError::into_inner));
+            let bells: Vec<Bell> = grown.into_iter().map(Bell::Log).collect();
+            for message in encode(sender, &bells) {
+                let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(message).execute(&pool).await;
+                if let Err(error) = told {
+                    // who follows is told by the next chunk, or by the run's bell at its end
+                    tracing::debug!(%error, "other servers could not be told of a log");
+                }
+            }
+        }
+    }
+}
 
 /// Bells as messages: who rings, then each bell by a letter and its number.
 pub(super) fn encode(sender: u64, rung: &[Bell]) -> Vec<String> {
@@ -62,6 +102,7 @@ fn word(bell: Bell) -> String {
         Bell::Run(id) => format!("r{}", id.0),
         Bell::Job(id) => format!("j{id}"),
         Bell::Rollout(id) => format!("o{}", id.0),
+        Bell::Log(id) => format!("g{id}"),
     }
 }
 
@@ -78,6 +119,7 @@ fn bell(word: &str) -> Option<Bell> {
         _ => match word.split_at_checked(1)? {
             ("r", id) => Bell::Run(RunId(id.parse().ok()?)),
             ("j", id) => Bell::Job(id.parse::<JobId>().ok()?),
+            ("g", id) => Bell::Log(id.parse::<JobId>().ok()?),
             ("o", id) => Bell::Rollout(RolloutId(id.parse().ok()?)),
             _ => return None,
         },
@@ -92,18 +134,25 @@ pub(super) async fn hear(options: PgConnectOptions, sender: u64, doorbell: Arc<D
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_lazy_with(options);
+    let mut pause = PAUSES.0;
     loop {
+        let heard_from = Instant::now();
         let problem = match listen(&pool, sender, &doorbell).await {
             Ok(()) => "the connection was closed".to_owned(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(problem, "bells of other servers are not heard; all are rung when the connection is back");
-        tokio::time::sleep(PAUSE).await;
+        // said once for each loss
+        if heard_from.elapsed() > PAUSES.1 {
+            tracing::warn!(problem, "bells of other servers are not heard; all are rung when the connection is back");
+            pause = PAUSES.0;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
     }
 }
 
 /// Listens until the connection is lost.
-async fn listen(pool: &sqlx::PgPool, sender: u64, doorbell: &Doorbell) -> sqlx::Result<()> {
+async fn listen(pool: &PgPool, sender: u64, doorbell: &Doorbell) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
@@ -146,6 +195,7 @@ mod tests {
             Bell::PutOff,
             Bell::Job(job),
             Bell::Rollout(RolloutId(7)),
+            Bell::Log(job),
         ];
         rung.extend((1..5000).map(|n| Bell::Run(RunId(n))));
         let messages = encode(u64::MAX, &rung);

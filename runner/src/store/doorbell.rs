@@ -35,6 +35,8 @@ pub enum Bell {
     Job(JobId),
     /// This rollout changed, or has a command.
     Rollout(RolloutId),
+    /// The log of this job has grown, where logs lie in the database.
+    Log(JobId),
 }
 
 /// Rings of single jobs that a listener to all of them may be behind. Who is further behind misses some, and is told so.
@@ -55,6 +57,7 @@ pub struct Doorbell {
     job: Keyed<JobId>,
     rollout: Keyed<RolloutId>,
     told: broadcast::Sender<JobId>,
+    log: Keyed<JobId>,
 }
 
 /// One listener. What rings after it was made is never missed, even between two calls of [`Listener::rung`].
@@ -62,6 +65,11 @@ pub struct Doorbell {
 pub struct Listener(watch::Receiver<u64>);
 
 impl Listener {
+    /// Takes what was rung so far as heard: who calls this looks afterwards.
+    pub fn heard(&mut self) {
+        self.0.mark_unchanged();
+    }
+
     /// Returns when the bell was rung since the last return. Dropping the future loses nothing.
     pub async fn rung(&mut self) {
         // the sender lives as long as somebody listens, or as long as the store; after that nothing will ring again
@@ -87,6 +95,7 @@ impl Default for Doorbell {
             job: Keyed::default(),
             rollout: Keyed::default(),
             told: broadcast::channel(TOLD).0,
+            log: Keyed::default(),
         }
     }
 }
@@ -107,6 +116,7 @@ impl Doorbell {
             Bell::Run(id) => self.run.listen(id),
             Bell::Job(id) => self.job.listen(id),
             Bell::Rollout(id) => self.rollout.listen(id),
+            Bell::Log(id) => self.log.listen(id),
         })
     }
 
@@ -126,6 +136,7 @@ impl Doorbell {
         self.run.ring_all();
         self.job.ring_all();
         self.rollout.ring_all();
+        self.log.ring_all();
     }
 
     /// Listens to the bells of all single jobs, from now on.
@@ -153,6 +164,7 @@ impl Doorbell {
                 let _ = self.told.send(id);
             }
             Bell::Rollout(id) => self.rollout.ring(&id),
+            Bell::Log(id) => self.log.ring(&id),
         }
     }
 }

@@ -100,6 +100,7 @@ impl From<crate::log_store::LogError> for StoreError {
             crate::log_store::LogError::Stale { job, given, current } => {
                 Self::StaleEpoch { kind: "job", id: job.to_string(), given, current }
             }
+            crate::log_store::LogError::Unavailable(problem) => Self::Unavailable(problem),
             crate::log_store::LogError::Io { action, path, source } => {
                 Self::files(format!("the log {} can't be {action}", path.display()), &source)
             }

@@ -8,6 +8,7 @@
 
 mod bells;
 mod clock;
+mod common;
 mod doorbell;
 mod error;
 pub(crate) mod fleet;
@@ -36,10 +37,13 @@ use segue_schemas::{
 use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
+pub(crate) use bells::LogBells;
 pub use clock::Clock;
+pub(crate) use common::SharedLock;
 pub use doorbell::{Bell, Doorbell, Listener};
 pub use error::{Result, StoreError};
 pub use model::*;
+pub(crate) use postgres::Database as PostgresDatabase;
 pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 
@@ -72,7 +76,7 @@ pub(crate) struct Inner {
     writer: Writer,
     readers: Readers,
     /// What goes on beside the writer: SQLite's checkpoints, or hearing the bells of other servers.
-    beside: tokio::task::AbortHandle,
+    beside: Vec<tokio::task::AbortHandle>,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) clock: Clock,
     pub(crate) config: Arc<Config>,
@@ -99,7 +103,7 @@ enum Readers {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.beside.abort();
+        self.beside.iter().for_each(tokio::task::AbortHandle::abort);
     }
 }
 
@@ -112,28 +116,31 @@ impl Store {
     pub async fn open(options: StoreOptions) -> Result<Self> {
         let StoreOptions { data, config, clock } = options;
         make_private(&data, 0o711)?;
-        let logs = LogStore::open(data.join("logs"))?;
         let artifacts = ArtifactStore::open(&config.storage, data.join("artifacts"))?;
         let secrets = SecretBox::new(config.secrets.key_file.clone(), &data);
         let doorbell = Arc::new(Doorbell::default());
         let committed = Arc::new(Notify::new());
-        let (conn, readers, clock, beside) = if config.database.is_shared() {
-            let (database, now) = postgres::Database::open(&config.database).await?;
-            let database = Arc::new(database);
+        let (conn, readers, clock, logs, beside) = if config.database.is_shared() {
+            let (database, now) = postgres::Database::open(&config.database, &data).await?;
+            let (database, bells) = (Arc::new(database), Arc::new(LogBells::default()));
             let hearing = tokio::spawn(database.clone().hear(doorbell.clone()));
-            (Conn::Postgres(Box::new(database.session())), Readers::Postgres(database), clock.of_database(now), hearing)
+            let telling = tokio::spawn(database.clone().tell_of_logs(bells.clone()));
+            let conn = Conn::Postgres(Box::new(database.session()));
+            let logs = LogStore::shared(database.clone(), doorbell.clone(), bells);
+            (conn, Readers::Postgres(database), clock.of_database(now), logs, vec![hearing, telling])
         } else {
             let file = data.join("segue.db");
             make_secret(&file)?;
             let (writer, readers) = sqlite::connect(&file).await?;
             let checkpoints = tokio::spawn(sqlite::checkpoint(file, committed.clone()));
-            (Conn::Sqlite(writer), Readers::Sqlite(readers), clock, checkpoints)
+            let logs = LogStore::open(data.join("logs"))?;
+            (Conn::Sqlite(writer), Readers::Sqlite(readers), clock, logs, vec![checkpoints])
         };
         let writer = Writer::start(conn, clock.clone(), doorbell.clone(), committed);
         let inner = Inner {
             writer,
             readers,
-            beside: beside.abort_handle(),
+            beside: beside.iter().map(tokio::task::JoinHandle::abort_handle).collect(),
             doorbell,
             clock,
             config,
@@ -162,13 +169,21 @@ impl Store {
         self.inner.clock.now()
     }
 
+    /// The number of this server, where several share the database.
+    pub(crate) fn server(&self) -> Option<i64> {
+        match &self.inner.readers {
+            Readers::Sqlite(_) => None,
+            Readers::Postgres(database) => Some(database.server()),
+        }
+    }
+
     /// The operator's configuration.
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {
         &self.inner.config
     }
 
-    /// The logs on disk, for readers. Workers write through [`Store::append_log`], which checks their epoch.
+    /// The logs, for readers. Workers write through [`Store::append_log`], which checks their epoch.
     #[must_use]
     pub fn logs(&self) -> &LogStore {
         &self.inner.logs

@@ -592,7 +592,7 @@ pub enum TokenKind {
 }
 
 /// Where a secret is given: to every job of the repository, or only to those of one environment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretScope {
     /// `owner/name`; `None`: all repositories.
     pub repository: Option<String>,

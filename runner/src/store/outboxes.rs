@@ -21,12 +21,19 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
+/// How long one that a server has taken is no other's.
+const TAKEN_FOR: Duration = Duration::from_secs(60);
+
 /// How long a notification is tried.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
-    /// Notifications that are due, oldest first.
+    /// Notifications that are due, oldest first. Where several servers share the database they are taken: to others they are due
+    /// only after a minute, should this one not say what came of them.
     pub async fn due_notifications(&self, limit: u32) -> Result<Vec<Notification>> {
+        if self.server().is_some() {
+            return self.write(move |tx| Box::pin(async move { take_due(tx, limit).await })).await;
+        }
         let sql = "SELECT * FROM notifications WHERE done_at IS NULL AND next_try_at <= $1 ORDER BY id LIMIT $2";
         self.read().await?.all(sql, args![self.now(), limit]).await?.iter().map(notification).collect()
     }
@@ -133,6 +140,16 @@ pub(crate) async fn notify(
     tx.conn.run(sql, args![id, to_word(&event)?, key, run, rollout, to_json(detail)?, tx.now]).await?;
     tx.ring(Bell::Notifications);
     Ok(())
+}
+
+async fn take_due(tx: &mut Tx, limit: u32) -> Result<Vec<Notification>> {
+    let sql = "SELECT * FROM notifications WHERE done_at IS NULL AND next_try_at <= $1 ORDER BY id LIMIT $2";
+    let due = tx.conn.all(sql, args![tx.now, limit]).await?;
+    for row in &due {
+        let sql = "UPDATE notifications SET next_try_at = $2 WHERE id = $1";
+        tx.conn.run(sql, args![row.int("id")?, tx.now + TAKEN_FOR]).await?;
+    }
+    due.iter().map(notification).collect()
 }
 
 /// How many messages have a key that begins so.

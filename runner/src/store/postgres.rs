@@ -5,17 +5,20 @@
 //! stands still inside a transaction loses it after [`IDLE_LIMIT`], so that the others wait no longer than that.
 
 use std::{
+    path::Path,
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
+use secrecy::ExposeSecret as _;
 use segue_schemas::{config::DatabaseConfig, time::Timestamp};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
-use super::{Bell, Doorbell, Result, StoreError, bells, sqlite::MIGRATIONS};
+use super::{Bell, Doorbell, LogBells, Result, StoreError, bells, sqlite::MIGRATIONS};
+use crate::auth;
 
 /// The lock that writers take for the length of a transaction. Any number that nothing else in the database uses.
 const WRITERS: i64 = 0x5e60_e001;
@@ -32,8 +35,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pauses between tries to connect again: the first, which doubles, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// Connections that are none of the readers': the writer's, the bells', and one to spare.
-const OTHERS: u32 = 3;
+/// Connections for locks of contents.
+const LOCKS: u32 = 2;
+/// Connections that are none of the readers': the writer's, the bells', and those for locks.
+const OTHERS: u32 = 2 + LOCKS;
 /// Statements that a connection keeps prepared.
 const PREPARED: usize = 200;
 
@@ -47,14 +52,19 @@ const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS B
 pub(crate) struct Database {
     options: PgConnectOptions,
     pool: PgPool,
-    /// Tells the bells that this server rings from those of others.
+    /// Connections that hold locks of contents, and nothing else.
+    locks: PgPool,
+    /// Tells the bells that this process rings from those of others.
     sender: u64,
+    /// The number of this server, which it has again after a restart.
+    server: i64,
 }
 
 impl Database {
     /// Connects, brings the tables up to date, and sees that nothing which was answered can be lost; gives the time too.
-    pub(super) async fn open(config: &DatabaseConfig) -> Result<(Self, Timestamp)> {
+    pub(super) async fn open(config: &DatabaseConfig, data: &Path) -> Result<(Self, Timestamp)> {
         let options = options(config)?;
+        let server = server_number(data)?;
         let mut first = connect(&options).await?;
         check_settings(&mut first).await?;
         // they may take longer than an operation may
@@ -71,20 +81,31 @@ impl Database {
             .acquire_timeout(Duration::from_secs(10))
             .test_before_acquire(false)
             .connect_lazy_with(options.clone());
-        Ok((Self { options, pool, sender: rand::random() }, Timestamp(now)))
+        let locks = PgPoolOptions::new()
+            .max_connections(LOCKS)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_lazy_with(options.clone());
+        Ok((Self { options, pool, locks, sender: rand::random(), server }, Timestamp(now)))
     }
 
     /// The writer's connection, made when it is first needed.
     pub(super) fn session(&self) -> Session {
-        Session { options: self.options.clone(), sender: self.sender, connection: None, lost: None, pending: "" }
+        let (sender, server) = (self.sender, self.server);
+        Session { options: self.options.clone(), sender, server, connection: None, lost: None, pending: "" }
     }
 
     /// A snapshot.
     pub(super) async fn read(&self) -> Result<Transaction<'static, Postgres>> {
         let mut tries = self.pool.size() + 1;
         loop {
+            // a caller that goes away meanwhile must not leave a transaction open on a connection that others use after it, who
+            // would see what was true then
+            let pool = self.pool.clone();
+            let beginning =
+                tokio::spawn(async move { pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await });
+            let begun = beginning.await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
             // each failure takes a connection out that broke while it was not used
-            match self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await {
+            match begun {
                 Ok(transaction) => return Ok(transaction),
                 Err(sqlx::Error::Io(_) | sqlx::Error::Database(_)) if tries > 1 => tries -= 1,
                 Err(error) => return Err(error.into()),
@@ -92,10 +113,39 @@ impl Database {
         }
     }
 
+    /// The number of this server.
+    pub(super) fn server(&self) -> i64 {
+        self.server
+    }
+
+    /// Connections that hold locks.
+    pub(super) fn locks(&self) -> &PgPool {
+        &self.locks
+    }
+
+    /// Connections for single statements.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// Bells that other servers ring are rung here too, for ever; all of them once whenever some may have been missed.
     pub(super) async fn hear(self: Arc<Self>, doorbell: Arc<Doorbell>) {
         bells::hear(self.options.clone(), self.sender, doorbell).await;
     }
+
+    /// Other servers are told of logs that have grown, for ever.
+    pub(super) async fn tell_of_logs(self: Arc<Self>, bells: Arc<LogBells>) {
+        bells.run(self.pool.clone(), self.sender).await;
+    }
+}
+
+/// What tells a server from the others, and is the same after its restart: made once for each data directory.
+fn server_number(data: &Path) -> Result<i64> {
+    let id = auth::read_or_make(&data.join("server-id")).map_err(|error| StoreError::Refused(error.to_string()))?;
+    let hash = ring::digest::digest(&ring::digest::SHA256, id.expose_secret().as_bytes());
+    let mut number = [0; 8];
+    number.copy_from_slice(&hash.as_ref()[..8]);
+    Ok(i64::from_be_bytes(number))
 }
 
 /// Who it is, and how it is spoken to.
@@ -103,10 +153,7 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions> {
     let wrong = |problem: String| StoreError::Unavailable(format!("`database` in segue.yaml: {problem}"));
     let url = match (&config.url, &config.url_file) {
         (Some(url), None) => url.clone(),
-        (None, Some(file)) => {
-            use secrecy::ExposeSecret as _;
-            crate::auth::read(file).map_err(|error| wrong(error.to_string()))?.expose_secret().to_owned()
-        }
+        (None, Some(file)) => auth::read(file).map_err(|error| wrong(error.to_string()))?.expose_secret().to_owned(),
         _ => return Err(wrong("name one of `url` and `url-file`".into())),
     };
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -196,6 +243,7 @@ async fn check_settings(connection: &mut PgConnection) -> Result<()> {
 pub(crate) struct Session {
     options: PgConnectOptions,
     sender: u64,
+    server: i64,
     connection: Option<PgConnection>,
     /// Since when there is no connection.
     lost: Option<Instant>,
@@ -207,6 +255,10 @@ impl Session {
     /// The connection, inside a transaction.
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection> {
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("the connection to the database is lost".into()))
+    }
+
+    pub(super) fn server(&self) -> i64 {
+        self.server
     }
 
     pub(super) async fn begin(&mut self) -> Result<Timestamp> {

@@ -90,6 +90,14 @@ impl Conn {
         })
     }
 
+    /// The server, where several share the database.
+    pub(crate) fn server(&self) -> Option<i64> {
+        match self {
+            Self::Postgres(session) => Some(session.server()),
+            _ => None,
+        }
+    }
+
     /// Runs a statement; gives the number of rows that it changed.
     pub(crate) async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
         Ok(match self.raw()? {

@@ -375,7 +375,7 @@ pub async fn logs_are_fenced_and_survive_a_restart(world: World) {
     assert_eq!(world.store.append_log(claim.job, claim.epoch, 18, line.clone()).await.unwrap().offset, 9, "a gap");
     assert_eq!(world.store.append_log(claim.job, claim.epoch, 9, line).await.unwrap().offset, 18);
     let log = world.store.job_log(claim.job).await.unwrap().unwrap();
-    assert_eq!(&world.store.logs().read(&log.path, 0, 100).unwrap()[..], b"one line\none line\n");
+    assert_eq!(&world.store.logs().read(log.job, &log.path, 0, 100).await.unwrap()[..], b"one line\none line\n");
     world.store.renew_job(claim.job, claim.epoch).await.unwrap();
     let mut end = finish(&claim, Conclusion::Success);
     end.log_bytes = 18;

@@ -14,6 +14,7 @@ mod random;
 mod retention;
 mod rollouts;
 mod schedules;
+mod servers;
 mod speed;
 mod strategy;
 mod world;
@@ -150,6 +151,24 @@ macro_rules! on {
 }
 
 on! { sqlite postgres }
+
+// what several servers on one database do
+conformance! {
+    postgres_shared:
+    servers::{
+        two_last_jobs_that_end_on_two_servers_start_the_fan_in_once,
+        two_claims_on_two_servers_get_one_slot,
+        a_time_that_comes_to_two_servers_makes_one_delivery,
+        a_delivery_that_comes_to_two_servers_is_one,
+        what_happens_on_one_server_is_heard_on_the_other,
+        a_lost_connection_is_made_again_and_nothing_is_missed,
+        a_log_is_one_whichever_server_takes_and_reads_it,
+        a_message_to_people_is_one_server_s,
+        a_server_that_stands_still_in_a_transaction_holds_nobody_up_for_long,
+        what_one_server_leaves_unplanned_another_plans,
+        a_database_that_only_reads_is_said_and_used_again,
+    }
+}
 
 // what concerns contents, with contents in a bucket
 conformance! {

@@ -39,7 +39,7 @@ pub async fn old_logs_artifacts_and_runs_go_and_what_is_needed_stays(world: Worl
     world.pass(91 * DAY);
     assert_eq!(world.store.clean_up().await.unwrap().logs, 2, "of the test and of the deploy");
     let log = world.store.job_log(claim.job).await.unwrap().unwrap();
-    assert!(log.removed && world.store.logs().bytes(&path) == 0);
+    assert!(log.removed && world.store.logs().bytes(log.job, &path).await.unwrap() == 0);
     assert!(world.store.run(run).await.is_ok(), "its record stays longer");
 
     world.pass(400 * DAY);

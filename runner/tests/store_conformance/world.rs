@@ -12,7 +12,7 @@ use std::{
 
 use indexmap::IndexMap;
 use segue_integration_tests::{
-    postgres::{Database, Postgres},
+    postgres::{Database, Postgres, StoodStill},
     s3::S3,
 };
 use segue_runner::store::{Clock, Meaning, NewDelivery, NewRun, Payload, PlanOutcome, Planning, Store, StoreOptions};
@@ -56,6 +56,11 @@ pub async fn postgres() -> World {
     let mut world = World::open(config).await;
     world.database = Some(database);
     world
+}
+
+/// The same, under the name of what concerns several of them.
+pub async fn postgres_shared() -> World {
+    postgres().await
 }
 
 /// The world of the embedded backend, with contents in a bucket.
@@ -124,6 +129,36 @@ impl World {
             Some(database) => database.sql("SELECT * FROM secrets").unwrap().into_bytes(),
             None => std::fs::read(self.directory.path().join("data/segue.db-wal")).unwrap(),
         }
+    }
+
+    /// Another server on the same database, with a data directory of its own.
+    pub async fn another_server(&self) -> Store {
+        let n = self.next.fetch_add(1, Ordering::SeqCst);
+        let config = (**self.store.config()).clone();
+        open(self.directory.path().join(format!("data-{n}")), config, self.clock.clone()).await
+    }
+
+    /// Whether the database only reads from now on. Connections that are there know nothing of it.
+    pub fn only_reads(&self, only: bool) {
+        let database = self.database.as_ref().unwrap();
+        let name = database.sql("SELECT current_database()").unwrap();
+        database
+            .server()
+            .sql("postgres", &format!("ALTER DATABASE {name} SET default_transaction_read_only = {only}"))
+            .unwrap();
+        self.cut_connections();
+    }
+
+    /// Takes the writers' lock as a server does, and does nothing more.
+    pub fn stand_still(&self) -> StoodStill {
+        self.database.as_ref().unwrap().stand_still()
+    }
+
+    /// Ends every connection to the database, as a restart of it does.
+    pub fn cut_connections(&self) {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        self.database.as_ref().unwrap().sql(sql).unwrap();
     }
 
     pub fn pass(&self, time: Duration) {

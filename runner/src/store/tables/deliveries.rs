@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use segue_schemas::{
     id::{CommitSha, DeliveryId},
     time::Timestamp,
@@ -44,7 +46,8 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
     let position = conn.next_number("delivery").await?;
     let sql =
         "INSERT INTO deliveries (id, position, event, repository, received_at, payload, payload_file, payload_bytes,
-            trigger_json, state, reason, settled_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+            trigger_json, state, reason, settled_at, server)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     let args = args![
         &delivery.id,
         position,
@@ -58,6 +61,7 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
         state.as_str(),
         reason,
         settled,
+        conn.server(),
     ];
     conn.run(sql, args).await?;
     if starts {
@@ -73,12 +77,17 @@ pub(crate) async fn find(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Deli
     conn.first(sql, args![id]).await?.as_ref().map(delivery).transpose()
 }
 
-/// Deliveries whose bell has not been answered and that are due.
-pub(crate) async fn waiting(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Delivery>> {
+/// How long a delivery is left to the server that took it, before any other plans it.
+pub(crate) const LEFT_TO_ITS_SERVER: Duration = Duration::from_secs(10);
+
+/// Deliveries whose bell has not been answered and that are due, at this server or left by another one.
+pub(crate) async fn waiting(conn: &mut Conn, server: Option<i64>, now: Timestamp, limit: u32) -> Result<Vec<Delivery>> {
     let sql = "SELECT id, position, event, repository, received_at, trigger_json, state, reason, tries, next_try_at
         FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
-        WHERE outbox.kind = 'delivery' AND next_try_at <= $1 ORDER BY outbox.created_at, outbox.subject LIMIT $2";
-    conn.all(sql, args![now, limit]).await?.iter().map(delivery).collect()
+        WHERE outbox.kind = 'delivery' AND next_try_at <= $1
+            AND (server IS NULL OR server = $3 OR (received_at + $4 <= $1 AND next_try_at + $4 <= $1))
+        ORDER BY outbox.created_at, outbox.subject LIMIT $2";
+    conn.all(sql, args![now, limit, server, left()]).await?.iter().map(delivery).collect()
 }
 
 /// Deliveries, newest first, from below a position on.
@@ -88,11 +97,18 @@ pub(crate) async fn list(conn: &mut Conn, before: Option<i64>, limit: u32) -> Re
     conn.all(sql, args![before.unwrap_or(i64::MAX), limit.clamp(1, 200)]).await?.iter().map(delivery).collect()
 }
 
-/// When the next one that was put off is due.
-pub(crate) async fn next_due(conn: &mut Conn, now: Timestamp) -> Result<Option<Timestamp>> {
-    let sql = "SELECT MIN(next_try_at) AS due FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
-        WHERE outbox.kind = 'delivery' AND next_try_at > $1";
-    conn.first(sql, args![now]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+fn left() -> i64 {
+    LEFT_TO_ITS_SERVER.as_millis() as i64
+}
+
+/// When the next one that was put off, or that another server may leave, is due.
+pub(crate) async fn next_due(conn: &mut Conn, server: Option<i64>, now: Timestamp) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(due) AS due FROM (
+            SELECT CASE WHEN server IS NULL OR server = $2 THEN next_try_at
+                WHEN received_at > next_try_at THEN received_at + $3 ELSE next_try_at + $3 END AS due
+            FROM outbox JOIN deliveries ON deliveries.id = outbox.subject WHERE outbox.kind = 'delivery') AS waiting
+        WHERE due > $1";
+    conn.first(sql, args![now, server, left()]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
 }
 
 /// Settles a delivery and answers its bell.

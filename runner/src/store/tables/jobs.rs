@@ -587,6 +587,22 @@ pub(crate) async fn insert_log(conn: &mut Conn, job: JobId, path: &str, now: Tim
     Ok(())
 }
 
+/// Takes a log that lies in the database over for the holder of an epoch; gives its length. From now on chunks under lower ones
+/// are refused.
+pub(crate) async fn take_over_log(conn: &mut Conn, job: JobId, epoch: Epoch) -> Result<u64> {
+    let sql = "INSERT INTO log_ends (job_id, epoch, bytes) VALUES ($1, $2, 0)
+        ON CONFLICT (job_id) DO UPDATE SET epoch = excluded.epoch RETURNING bytes";
+    let row = conn.first(sql, args![job, epoch]).await?;
+    row.map_or(Ok(0), |row| row.count("bytes"))
+}
+
+/// Removes a log that lies in the database.
+pub(crate) async fn remove_log(conn: &mut Conn, job: JobId) -> Result<()> {
+    conn.run("DELETE FROM log_chunks WHERE job_id = $1", args![job]).await?;
+    conn.run("DELETE FROM log_ends WHERE job_id = $1", args![job]).await?;
+    Ok(())
+}
+
 /// Stores how long a log is, and whether it is at its end.
 pub(crate) async fn save_log(conn: &mut Conn, job: JobId, bytes: u64, closed_at: Option<Timestamp>) -> Result<()> {
     let sql = "UPDATE logs SET bytes = CASE WHEN bytes < $2 THEN $2 ELSE bytes END, closed_at = COALESCE($3, closed_at)
