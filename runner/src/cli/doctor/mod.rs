@@ -5,6 +5,7 @@
 
 mod files;
 mod machine;
+mod outside;
 mod services;
 
 use std::path::PathBuf;
@@ -116,6 +117,10 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(services::broker(&config).await);
     checks.extend(services::server(&args.server).await);
     checks.extend(services::host(&config, &data).await);
+    checks.extend(outside::clock(&args.server).await);
+    checks.extend(outside::repositories(&config, &data).await);
+    checks.extend(outside::docker().await);
+    checks.extend(outside::gpus().await);
     checks
 }
 
