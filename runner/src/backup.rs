@@ -34,6 +34,13 @@ pub enum BackupError {
     /// There is no store.
     #[error("{0} is not a data directory of Segue: it holds no segue.db")]
     NoStore(PathBuf),
+    /// The state is elsewhere.
+    #[error(
+        "the state of {0} lies in PostgreSQL: back that up with `pg_dump --format=custom --file FILE URL`, which may run while \
+         servers do, and the bucket and the key of secrets each by their own means. To have it again: `createdb`, `pg_restore`, and \
+         start the servers"
+    )]
+    InDatabase(PathBuf),
     /// The file is there.
     #[error("{0} exists: name another file, or move it away")]
     Exists(PathBuf),
@@ -89,6 +96,10 @@ pub struct Summary {
 /// [`BackupError`]; no file is left then.
 pub async fn backup(data: &Path, file: &Path) -> Result<Summary> {
     let database = data.join("segue.db");
+    // a segue.db beside it is what was there before it was copied into the database
+    if data.join(store::SERVER_ID).exists() {
+        return Err(BackupError::InDatabase(data.into()));
+    }
     if !database.exists() {
         return Err(BackupError::NoStore(data.into()));
     }

@@ -372,8 +372,11 @@ fn make_data(data: &Path) -> Result<(), UpError> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(data).map_err(problem)
 }
 
-/// Held as long as the server lives; the system gives it back however the process ends.
-fn lock(data: &Path) -> Result<Flock<File>, UpError> {
+/// Makes a data directory one process's own: held as long as that lives; the system gives it back however it ends.
+///
+/// # Errors
+/// [`UpError::Taken`] where another process has it, [`UpError::Directory`] where it can't be used.
+pub fn lock(data: &Path) -> Result<Flock<File>, UpError> {
     let path = data.join("lock");
     let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|problem| UpError::Directory { path, problem })?;

@@ -34,6 +34,7 @@ mod secret;
 pub mod serve;
 pub mod show;
 mod sse;
+mod store;
 mod validate;
 mod worker;
 mod workers;
@@ -84,6 +85,7 @@ enum Command {
     Rollback(rollback::Args),
     Secret(secret::Args),
     Queue(queue::Args),
+    Store(store::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Doctor(doctor::Args),
@@ -128,6 +130,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Rollback(args) => rollback::run(&args),
         Command::Secret(args) => secret::run(args),
         Command::Queue(args) => queue::run(args),
+        Command::Store(args) => store::run(args),
         Command::Backup(args) => backup::run_backup(args),
         Command::Restore(args) => backup::run_restore(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -54,6 +54,7 @@ impl Store {
 }
 
 async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
+    workers::tell_heard(tx, &request.worker).await?;
     let room = workers::room(tx, &request.worker, &request.incarnation).await?;
     if room.jobs == 0 {
         return Ok(None);

@@ -172,6 +172,18 @@ pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> R
     }
 }
 
+/// How stale the stored time may be at which a worker was last heard, where servers share it.
+const STORED_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Tells other servers that a worker lives. Of one server, memory is enough.
+pub(super) async fn tell_heard(tx: &mut Tx, worker: &WorkerId) -> Result<()> {
+    if tx.conn.server().is_some() {
+        let sql = "UPDATE workers SET heard_at = $2 WHERE id = $1 AND heard_at + $3 <= $2";
+        tx.conn.run(sql, args![worker, tx.now, STORED_EVERY.as_millis() as i64]).await?;
+    }
+    Ok(())
+}
+
 /// Whether a worker has been heard lately ([`Store::worker_patience`]).
 pub(super) async fn is_alive(store: &Store, tx: &mut Tx, worker: &WorkerId) -> Result<bool> {
     let patience = store.worker_patience();

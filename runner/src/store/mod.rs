@@ -9,6 +9,7 @@
 mod bells;
 mod clock;
 mod common;
+mod copy;
 mod doorbell;
 mod error;
 pub(crate) mod fleet;
@@ -40,10 +41,11 @@ use tokio::sync::Notify;
 pub(crate) use bells::LogBells;
 pub use clock::Clock;
 pub(crate) use common::SharedLock;
+pub use copy::{Copied, copy};
 pub use doorbell::{Bell, Doorbell, Listener};
 pub use error::{Result, StoreError};
 pub use model::*;
-pub(crate) use postgres::Database as PostgresDatabase;
+pub(crate) use postgres::{Database as PostgresDatabase, SERVER_ID};
 pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 

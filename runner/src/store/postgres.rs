@@ -20,6 +20,9 @@ use sqlx::{
 use super::{Bell, Doorbell, LogBells, Result, StoreError, bells, sqlite::MIGRATIONS};
 use crate::auth;
 
+/// The file of a data directory that tells its server from the others; there where the state is in a database, and nowhere else.
+pub(crate) const SERVER_ID: &str = "server-id";
+
 /// The lock that writers take for the length of a transaction. Any number that nothing else in the database uses.
 const WRITERS: i64 = 0x5e60_e001;
 
@@ -65,13 +68,7 @@ impl Database {
     pub(super) async fn open(config: &DatabaseConfig, data: &Path) -> Result<(Self, Timestamp)> {
         let options = options(config)?;
         let server = server_number(data)?;
-        let mut first = connect(&options).await?;
-        check_settings(&mut first).await?;
-        // they may take longer than an operation may
-        sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut first).await?;
-        MIGRATIONS.run(&mut first).await.map_err(|e| {
-            StoreError::Unavailable(format!("the tables of {} can't be brought up to date: {e}", place(&options)))
-        })?;
+        let mut first = Self::maintenance(config).await?;
         let now = sqlx::raw_sql(NOW).fetch_one(&mut first).await?.try_get("now")?;
         let _ = first.close().await;
         let readers = config.max_connections.saturating_sub(OTHERS).max(1);
@@ -86,6 +83,19 @@ impl Database {
             .acquire_timeout(Duration::from_secs(30))
             .connect_lazy_with(options.clone());
         Ok((Self { options, pool, locks, sender: rand::random(), server }, Timestamp(now)))
+    }
+
+    /// A connection to a database whose tables are up to date, for what may take longer than an operation may.
+    pub(super) async fn maintenance(config: &DatabaseConfig) -> Result<PgConnection> {
+        let options = options(config)?;
+        let mut connection = connect(&options).await?;
+        check_settings(&mut connection).await?;
+        let sql = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+        sqlx::raw_sql(sql).execute(&mut connection).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(|e| {
+            StoreError::Unavailable(format!("the tables of {} can't be brought up to date: {e}", place(&options)))
+        })?;
+        Ok(connection)
     }
 
     /// The writer's connection, made when it is first needed.
@@ -141,7 +151,7 @@ impl Database {
 
 /// What tells a server from the others, and is the same after its restart: made once for each data directory.
 fn server_number(data: &Path) -> Result<i64> {
-    let id = auth::read_or_make(&data.join("server-id")).map_err(|error| StoreError::Refused(error.to_string()))?;
+    let id = auth::read_or_make(&data.join(SERVER_ID)).map_err(|error| StoreError::Refused(error.to_string()))?;
     let hash = ring::digest::digest(&ring::digest::SHA256, id.expose_secret().as_bytes());
     let mut number = [0; 8];
     number.copy_from_slice(&hash.as_ref()[..8]);

@@ -167,6 +167,9 @@ conformance! {
         a_server_that_stands_still_in_a_transaction_holds_nobody_up_for_long,
         what_one_server_leaves_unplanned_another_plans,
         a_database_that_only_reads_is_said_and_used_again,
+        what_one_server_kept_is_copied_whole_into_an_empty_database,
+        a_server_with_another_key_is_told_so,
+        a_worker_that_one_server_hears_lives_for_all,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use segue_pipelines::schedule::Schedule;
-use segue_runner::store::{Accepted, Bell, NewRun, PlanOutcome, Planning, StoreError};
+use segue_runner::store::{Accepted, Bell, NewRun, PlanOutcome, Planning, SecretScope, StoreError};
 use segue_schemas::{
     id::RunId,
     plan::{ConcurrencyPlan, JobPlan, Setting},
@@ -212,4 +212,71 @@ pub async fn a_database_that_only_reads_is_said_and_used_again(world: World) {
     assert!(world.store.runs(Default::default()).await.is_ok(), "what is there can be looked at");
     world.only_reads(false);
     world.store.accept_delivery(world.delivery(world.push("o/r"))).await.unwrap();
+}
+
+pub async fn what_one_server_kept_is_copied_whole_into_an_empty_database(empty: World) {
+    let to = empty.store.config().database.clone();
+    let world = crate::world::sqlite().await;
+    let worker = world.worker("w", "1").await;
+    let ended = world.run(vec![job("a", &[]), job("b", &["a"])]).await;
+    let claim = world.claim(&worker).await;
+    let long = Bytes::from(vec![b'x'; 3 << 20]);
+    for (n, part) in long.chunks(1 << 20).enumerate() {
+        world.store.append_log(claim.job, claim.epoch, (n as u64) << 20, long.slice_ref(part)).await.unwrap();
+    }
+    world.finish(&claim, Conclusion::Success).await;
+    world.finish(&world.claim(&worker).await, Conclusion::Failure).await;
+    let open = world.run(vec![job("a", &[])]).await;
+    let held = world.claim(&worker).await;
+    let before = format!("{:?} {:?}", world.store.run(ended).await.unwrap(), world.jobs(ended).await);
+
+    let mut tables = 0;
+    let copied = segue_runner::store::copy(&world.data(), &to, |_| tables += 1).await.unwrap();
+    assert_eq!(tables, copied.len());
+    let of = |what: &str| copied.iter().find(|one| one.what == what).map(|one| (one.rows, one.bytes));
+    assert_eq!((of("runs"), of("jobs")), (Some((2, 0)), Some((3, 0))));
+    assert_eq!(of("contents of logs"), Some((3, 3 << 20)));
+    let again = segue_runner::store::copy(&world.data(), &to, |_| ()).await;
+    assert!(matches!(again, Err(StoreError::Refused(_))), "{again:?}");
+
+    let world = world.reconfigured(|config| config.database = to).await;
+    let after = format!("{:?} {:?}", world.store.run(ended).await.unwrap(), world.jobs(ended).await);
+    assert_eq!(after, before);
+    let log = world.store.job_log(claim.job).await.unwrap().unwrap();
+    let text = world.store.logs().read(claim.job, &log.path, (1 << 20) - 5, 20).await.unwrap();
+    assert_eq!((world.store.logs().bytes(claim.job, &log.path).await.unwrap(), &text[..]), (3 << 20, &[b'x'; 20][..]));
+    // what was at work goes on under its lease, and new things are numbered behind the old ones
+    assert_eq!(world.store.append_log(held.job, held.epoch, 0, Bytes::from_static(b"on")).await.unwrap().offset, 2);
+    world.finish(&held, Conclusion::Success).await;
+    assert_eq!(world.status(open).await, RunStatus::Succeeded);
+    assert_eq!(world.run(vec![job("a", &[])]).await.0, open.0 + 1);
+}
+
+pub async fn a_server_with_another_key_is_told_so(world: World) {
+    let name = "TOKEN";
+    let put = async |world: &World| {
+        let scope = SecretScope { repository: None, environment: None };
+        world.store.put_secret(scope, name, zeroize::Zeroizing::new("value".to_owned()), "ada".into()).await
+    };
+    let with_key = |world: World, key: &'static str| async move {
+        let file = world.directory.path().join(key);
+        world.reconfigured(|config| config.secrets.key_file = Some(file)).await
+    };
+    let world = with_key(world, "one").await;
+    put(&world).await.unwrap();
+    let world = with_key(world, "another").await;
+    let refused = put(&world).await;
+    assert!(matches!(&refused, Err(StoreError::Secret(_))), "{refused:?}");
+    let world = with_key(world, "one").await;
+    put(&world).await.unwrap();
+}
+
+pub async fn a_worker_that_one_server_hears_lives_for_all(world: World) {
+    let other = world.another_server().await;
+    let worker = world.worker("w", "1").await;
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(30));
+        assert!(world.store.claim_job(&worker).await.unwrap().is_none());
+        assert_eq!(other.workers().await.unwrap()[0].heard_at, world.store.now());
+    }
 }

@@ -65,7 +65,7 @@ pub async fn a_thousand_jobs_two_at_a_time(world: World) {
     let took = begun.elapsed();
     println!("claim and finish: {:.0} jobs/s", 1000.0 / took.as_secs_f64());
     assert_eq!(ended, 1000);
-    assert!(took.as_secs() < 30, "{took:?}");
+    assert!(took.as_secs() < 60, "{took:?}");
 }
 
 pub async fn a_claim_costs_the_same_however_much_is_queued(world: World) {

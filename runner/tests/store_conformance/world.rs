@@ -110,6 +110,18 @@ impl World {
         self.reopened_with(config).await
     }
 
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A new start under a configuration that has changed.
+    pub async fn reconfigured(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = (**self.store.config()).clone();
+        change(&mut config);
+        self.reopened_with(config).await
+    }
+
     /// What a crash and a new start leave: nothing is closed in order.
     pub async fn reopened(self) -> Self {
         let config = (**self.store.config()).clone();
