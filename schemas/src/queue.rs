@@ -5,7 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | [`DELIVERIES`] | queue: [`DeliveryBell`] | servers | the servers' planners |
 //! | [`JOBS`]`POOL` | a queue for each pool: [`PoolBell`] | servers | the workers of the pool |
-//! | [`CANCELLATIONS`] | fan-out exchange: [`JobBell`] | servers | each worker, through a queue of its own that ends with it |
+//! | [`CANCELLATIONS`] | fan-out exchange: [`Word`] | servers | each worker, through a queue of its own that ends with it |
 //! | [`DEAD_LETTERS`] | fan-out exchange and queue of the same name | the broker | `segue queue` |
 
 mod dead_letters;
@@ -15,13 +15,13 @@ use serde_json::Value;
 
 pub use dead_letters::{DeadLetter, DeadLetterList, RequeueRequest, Requeued};
 
-use crate::id::{DeliveryId, JobId};
+use crate::id::{DeliveryId, JobId, WorkerId};
 
 /// The queue of the planners' bells.
 pub const DELIVERIES: &str = "segue.deliveries";
 /// What the name of each pool's queue begins with.
 pub const JOBS: &str = "segue.jobs.";
-/// The exchange that tells every worker of a job that is to be looked at.
+/// The exchange that tells every worker that a job is cancelled, or which of them is to go on with one.
 pub const CANCELLATIONS: &str = "segue.cancellations";
 /// The exchange and the queue of what nobody could do anything with.
 pub const DEAD_LETTERS: &str = "segue.dead-letters";
@@ -53,13 +53,24 @@ pub struct PoolBell {
     pub pool: String,
 }
 
-/// There is word for whoever holds a job: its lease is to be renewed at once, and the answer says what.
+/// A word to every worker, most of whom it does not concern.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobBell {
+pub struct Word {
     /// [`VERSION`].
     pub v: u32,
-    /// Which job.
-    pub job: JobId,
+    /// Whom it concerns.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// Whom a word concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// Whoever holds this job: its lease is to be renewed at once, and the answer says what there is.
+    Job(JobId),
+    /// This worker: a job goes on that it alone has the workspace of.
+    Worker(WorkerId),
 }
 
 /// Why a message is no bell that can be answered here.
@@ -220,6 +231,9 @@ mod tests {
         let text = write(&bell).unwrap();
         assert_eq!(String::from_utf8_lossy(&text), r#"{"v":1,"delivery":"a-1"}"#);
         assert_eq!(read::<DeliveryBell>(&text), Ok(bell));
+        let word = Word { v: VERSION, about: About::Worker("one".parse().unwrap()) };
+        assert_eq!(String::from_utf8_lossy(&write(&word).unwrap()), r#"{"v":1,"worker":"one"}"#);
+        assert_eq!(read::<Word>(&write(&word).unwrap()), Ok(word));
         let later = read::<PoolBell>(br#"{"v":2,"somewhere":"else"}"#);
         assert_eq!(later, Err(BellError::Newer(2)), "whatever a later version means, this is not the one to say");
         for bad in

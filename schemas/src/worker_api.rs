@@ -3,7 +3,7 @@
 //! | request | body -> answer |
 //! | --- | --- |
 //! | `POST /register` | [`Register`] -> [`Registered`]; leases of an earlier incarnation of the same worker end at once |
-//! | `POST /jobs/claim` | [`ClaimRequest`] -> [`JobClaim`], or 204 when nothing became claimable within `wait_ms` |
+//! | `POST /jobs/claim` | [`ClaimRequest`] -> [`JobClaim`], or 204 when nothing became claimable within `wait_ms`; [`DRAINING`] |
 //! | `POST /jobs/ended` | [`AskEnded`] -> [`EndedJobs`], when one has ended or after `wait_ms` |
 //! | `POST /jobs/{id}/renew` | [`Renew`] -> [`Renewed`]; extends the lease at once, answers when there is a word or after `wait_ms` |
 //! | `POST /jobs/{id}/report` | [`JobReport`] -> [`Reported`] |
@@ -105,6 +105,9 @@ pub struct EndedJobs {
     /// Those of the asked ones; none when the time was up.
     pub jobs: Vec<JobId>,
 }
+
+/// The header of an answer without a job that says: this worker drains, and takes nothing new.
+pub const DRAINING: &str = "segue-draining";
 
 /// A worker asks for work.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,7 +10,10 @@ use std::{
     future::Future,
     net::IpAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,10 +27,10 @@ use segue_schemas::{
     host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
-        AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, EndedJobs,
-        ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered,
-        Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving,
-        StepNotice, StepRollback,
+        AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
+        EndedJobs, ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register,
+        Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache,
+        Serving, StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -171,6 +174,8 @@ pub struct ControlPlane {
     token: SecretString,
     /// The tokens of the leases that are held here: what concerns a job is asked for with its own.
     job_tokens: Arc<Mutex<HashMap<JobId, (Epoch, SecretString)>>>,
+    /// Whether the last claim that brought nothing was told that the worker is to take nothing new.
+    draining: Arc<AtomicBool>,
     worker: WorkerId,
     incarnation: String,
 }
@@ -204,7 +209,7 @@ impl ControlPlane {
         }
         let client = client.build().map_err(|e| local(chain(&e)))?;
         let incarnation = Uuid::new_v4().simple().to_string();
-        Ok(Self { client, base, token, job_tokens: Arc::default(), worker, incarnation })
+        Ok(Self { client, base, token, job_tokens: Arc::default(), draining: Arc::default(), worker, incarnation })
     }
 
     /// The worker's name.
@@ -234,13 +239,27 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn claim_job(&self, labels: &[String], wait: Duration) -> Result<Option<JobClaim>, ControlPlaneError> {
         let request = self.claim_request(labels, wait);
-        let mut claim: Option<JobClaim> = self.post_for_work("jobs/claim", &request, wait + POLL_SLACK).await?;
+        let path = "jobs/claim";
+        let asked = self.request(Method::POST, path)?.timeout(wait + POLL_SLACK).json(&request);
+        let response = self.send("POST", path, asked).await?;
+        let mut claim: Option<JobClaim> = if response.status() == StatusCode::NO_CONTENT {
+            self.draining.store(response.headers().contains_key(DRAINING), Ordering::Relaxed);
+            None
+        } else {
+            Some(self.read_json(path, response).await?)
+        };
         if let Some(claim) = &mut claim
             && let Some(token) = claim.token.take()
         {
             self.job_tokens().insert(claim.job, (claim.epoch, token.into()));
         }
         Ok(claim)
+    }
+
+    /// Whether the server has said that this worker is to take nothing new: then a bell is better taken by another.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Forgets the token of a lease that is over.

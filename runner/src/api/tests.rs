@@ -130,6 +130,8 @@ async fn the_description_names_every_public_path() {
         "/worker-tokens",
         "/worker-tokens/{name}",
         "/queue",
+        "/queue/dead-letters",
+        "/queue/dead-letters/requeue",
         "/status",
         "/deliveries",
         "/deliveries/{guid}",

@@ -18,9 +18,9 @@ use segue_schemas::{
     host_api::HostState,
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
-        AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, EndedJobs, FindCache,
-        JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed, Reported,
-        RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
+        AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
+        FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed,
+        Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::Deserialize;
@@ -99,9 +99,9 @@ async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): B
     caller.may_claim(&app, &request).await?;
     let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
     loop {
-        let (asked, request) = (app.clone(), request.clone());
+        let (asked, wanted) = (app.clone(), request.clone());
         let claimed = handed_over(async move {
-            let Some(claim) = asked.store.claim_job(&request).await? else { return Ok(None) };
+            let Some(claim) = asked.store.claim_job(&wanted).await? else { return Ok(None) };
             let claim = completed(&asked, claim).await;
             Ok(Some(HandOver::of_job(asked.store.clone(), claim)))
         });
@@ -113,9 +113,22 @@ async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): B
             return claim.into_response();
         }
         if !poll.wait().await {
-            return Ok(StatusCode::NO_CONTENT.into_response());
+            return nothing_for(&app, &request).await;
         }
     }
+}
+
+/// The answer to whoever gets no job. One who takes nothing new is told, and so takes no bells; the one that it may have taken
+/// is rung for another.
+async fn nothing_for(app: &App, request: &ClaimRequest) -> Result<Response> {
+    let mut answer = StatusCode::NO_CONTENT.into_response();
+    if let Some(queue) = &app.queue
+        && app.store.is_draining(&request.worker).await?
+    {
+        queue.looks.ask();
+        answer.headers_mut().insert(DRAINING, header::HeaderValue::from_static("yes"));
+    }
+    Ok(answer)
 }
 
 /// Held open until a job has ended of which the worker keeps something.

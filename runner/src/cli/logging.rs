@@ -12,8 +12,8 @@ use super::ending::Failure;
 /// # Errors
 /// One of the two can't be understood.
 pub fn start() -> Result<(), Failure> {
-    // the client of the message queue tells of each broken connection by itself; who uses it says what that means
-    start_at("info,lapin=off")
+    // these tell of each broken connection by themselves; who uses them says what that means
+    start_at("info,lapin=off,rustls_platform_verifier=off")
 }
 
 /// [`start`], with another level where `SEGUE_LOG` is not set.

@@ -13,7 +13,7 @@ use super::error::{QueueError, Who};
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// A connection over which nothing came for this long is dead.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// The largest frame. The client keeps 64 of them for each connection, and a bell has a hundred bytes.

@@ -12,7 +12,7 @@ use lapin::{
 use rand::Rng as _;
 use segue_schemas::{
     id::JobId,
-    queue::{self, DeliveryBell, JobBell, PoolBell},
+    queue::{self, About, DeliveryBell, PoolBell, Word},
 };
 use serde::Serialize;
 use tokio::{
@@ -37,8 +37,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const CONFIRM_LIMIT: Duration = Duration::from_secs(2);
 /// After this long without a confirmation, nor the word that it stops publishers, the connection is given up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
-/// Before a bell that was given back, or refused, is rung again.
+/// Before a bell that was given back is rung again: its queue is gone.
 const RING_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Before one that was refused is: its queue is full.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Bells on their way at a time. More wait in the store.
 const ON_THEIR_WAY: usize = 8192;
 /// Kept by the broker over its restart.
@@ -128,8 +130,8 @@ async fn relay(
 enum Published {
     Pool(String),
     Delivery,
-    /// Nobody is to be found again for this one: it is told at the next renewal.
-    Job,
+    /// Nobody is to be found again for this one: it is heard at the next renewal or look.
+    Word,
 }
 
 type OnItsWay = BoxFuture<'static, (Published, lapin::Result<Confirmation>)>;
@@ -148,6 +150,8 @@ struct Relay<'a> {
     waiting_since: Option<Instant>,
     underway: Underway,
     rung: Rung,
+    /// Queued jobs whose worker was told to go on with them.
+    told: BTreeSet<JobId>,
     /// The pools whose queues were declared.
     pools: BTreeSet<String>,
     /// Whether the store is to be looked at for jobs, and for deliveries.
@@ -183,6 +187,7 @@ impl<'a> Relay<'a> {
             waiting_since: None,
             underway: Underway::default(),
             rung: Rung::default(),
+            told: BTreeSet::new(),
             pools: BTreeSet::new(),
             jobs: true,
             deliveries: true,
@@ -265,7 +270,7 @@ impl<'a> Relay<'a> {
             self.underway.sent(pool);
             self.publish("", &name, &bell, Published::Pool(pool.to_owned())).await?;
         }
-        Ok(())
+        self.tell_owners().await
     }
 
     /// Tells every worker that there is word of a job.
@@ -275,8 +280,25 @@ impl<'a> Relay<'a> {
         if self.is_blocked || self.on_their_way.len() >= ON_THEIR_WAY {
             return Ok(());
         }
-        let bell = JobBell { v: queue::VERSION, job };
-        self.publish(queue::CANCELLATIONS, "", &bell, Published::Job).await
+        self.say(About::Job(job)).await
+    }
+
+    /// Tells workers of queued jobs that go on where their workspaces are. A bell of the pool might come to another.
+    async fn tell_owners(&mut self) -> Result<(), QueueError> {
+        let queued = self.store.queued_at_workers().await.map_err(store)?;
+        let before = std::mem::take(&mut self.told);
+        for (job, worker) in queued {
+            if !before.contains(&job) {
+                self.say(About::Worker(worker)).await?;
+            }
+            self.told.insert(job);
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, about: About) -> Result<(), QueueError> {
+        let word = Word { v: queue::VERSION, about };
+        self.publish(queue::CANCELLATIONS, "", &word, Published::Word).await
     }
 
     async fn publish(
@@ -288,7 +310,7 @@ impl<'a> Relay<'a> {
     ) -> Result<(), QueueError> {
         let body = queue::write(bell).map_err(|error| QueueError::Broker(error.to_string()))?;
         // where no worker listens a cancellation goes to nobody, which is right
-        let mandatory = !matches!(what, Published::Job);
+        let mandatory = !matches!(what, Published::Word);
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default()
             .with_delivery_mode(if mandatory { PERSISTENT } else { 1 })
@@ -311,14 +333,14 @@ impl<'a> Relay<'a> {
         if let Published::Pool(pool) = &bell {
             self.jobs |= self.underway.arrived(pool);
         }
-        let problem = match confirmed {
+        let (problem, pause) = match confirmed {
             Confirmation::Ack(None) | Confirmation::NotRequested => return Ok(()),
-            Confirmation::Ack(Some(returned)) => returned.reply_text.to_string(),
-            Confirmation::Nack(_) => "the broker did not take it".into(),
+            Confirmation::Ack(Some(returned)) => (returned.reply_text.to_string(), RING_AGAIN_AFTER),
+            Confirmation::Nack(_) => ("the broker did not take it".into(), REFUSED_AGAIN_AFTER),
         };
-        if !matches!(bell, Published::Job) {
+        if !matches!(bell, Published::Word) {
             tracing::warn!(?bell, problem, "a bell came back; it is rung again");
-            self.again_at.get_or_insert_with(|| Instant::now() + RING_AGAIN_AFTER);
+            self.again_at.get_or_insert_with(|| Instant::now() + pause);
         }
         Ok(())
     }
@@ -340,6 +362,7 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         self.jobs = true;
+        self.told.clear();
         match topology::waiting(self.address, &self.asker, queue::DELIVERIES).await? {
             Some(0) => {
                 self.rung.forget();

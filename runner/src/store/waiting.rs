@@ -2,7 +2,10 @@
 //! are for, which could differ from it: a queued job and an unplanned delivery are written with the state, and ask to be rung for
 //! as long as they are there.
 
-use segue_schemas::{id::DeliveryId, time::Timestamp};
+use segue_schemas::{
+    id::{DeliveryId, JobId, WorkerId},
+    time::Timestamp,
+};
 
 use super::{Result, Store, sql::args, tables::jobs};
 
@@ -24,6 +27,29 @@ impl Store {
         let mut labels: Vec<Vec<String>> = queued.iter().map(|(labels, _)| parts(labels)).collect();
         labels.dedup();
         Ok(labels)
+    }
+
+    /// Queued jobs that go on at one worker alone, which has their workspace; 1,000 for each set of labels at most.
+    pub(crate) async fn queued_at_workers(&self) -> Result<Vec<(JobId, WorkerId)>> {
+        let mut conn = self.read().await?;
+        let mut found = Vec::new();
+        for (labels, priority) in jobs::queued_labels(&mut conn).await? {
+            if priority < jobs::BEGUN_PRIORITY {
+                continue;
+            }
+            let sql = "SELECT id, worker FROM jobs WHERE status = 'queued' AND labels = $1 AND priority = $2
+                AND next_step IS NOT NULL AND worker IS NOT NULL LIMIT 1000";
+            for row in conn.all(sql, args![labels, priority]).await? {
+                found.push((row.parsed("id")?, row.parsed("worker")?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a worker is to take nothing new.
+    pub(crate) async fn is_draining(&self, worker: &WorkerId) -> Result<bool> {
+        let sql = "SELECT id FROM workers WHERE id = $1 AND draining_since IS NOT NULL";
+        Ok(self.read().await?.first(sql, args![worker]).await?.is_some())
     }
 
     /// The sets of labels that workers offer.

@@ -1,6 +1,6 @@
 //! One connection to the broker, made again whenever it ends: the pool's bells while a slot is free, and the words for jobs.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
@@ -14,11 +14,11 @@ use lapin::{
 };
 use rand::Rng as _;
 use segue_schemas::{
-    id::JobId,
-    queue::{self, BellError, JobBell},
+    id::{JobId, WorkerId},
+    queue::{self, About, BellError, Word},
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -32,17 +32,38 @@ use super::{
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Before a subscription that the broker refused or ended is asked for again.
 const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// After a connection was made, how long the pool's queue may be missing without a word: the server is about to declare it.
+const MISSING_FOR: Duration = Duration::from_secs(5);
 /// Before a bell of a later version is given back.
 const GIVE_BACK_AFTER: Duration = Duration::from_millis(200);
 
 /// What connects this task to the rest of the worker.
 pub(super) struct Here {
+    pub(super) worker: WorkerId,
     /// How many slots are free.
     pub(super) places: watch::Receiver<usize>,
     /// The slots that wait.
     pub(super) waiting: mpsc::Receiver<oneshot::Sender<PoolBell>>,
     pub(super) told: broadcast::Sender<JobId>,
+    /// Wakes a slot.
+    pub(super) another: Arc<Notify>,
     pub(super) listening: watch::Sender<bool>,
+}
+
+impl Here {
+    /// A word that goes to every worker.
+    fn hear(&self, word: &[u8]) {
+        match queue::read::<Word>(word).map(|word| word.about) {
+            // an error here: no job runs
+            Ok(About::Job(job)) => drop(self.told.send(job)),
+            // a slot that is busy asks by itself when it is free
+            Ok(About::Worker(worker)) if worker == self.worker && *self.places.borrow() > 0 => {
+                self.another.notify_one()
+            }
+            Ok(About::Worker(_)) => {}
+            Err(error) => tracing::debug!(%error, "a word for workers can't be read"),
+        }
+    }
 }
 
 /// Listens until `stop`.
@@ -82,6 +103,7 @@ async fn listen(
     said: &mut Option<QueueError>,
 ) -> Result<(), QueueError> {
     let connection = address.connect("segue worker").await?;
+    let begun = Instant::now();
     let mut events = connection.events_listener().boxed();
     let mut words = words(address, &connection).await?;
     here.listening.send_replace(true);
@@ -95,7 +117,8 @@ async fn listen(
             }
             Ok(false) => {}
             Err(error @ (QueueError::Missing(_) | QueueError::Refused { .. })) => {
-                if said.as_ref() != Some(&error) {
+                let is_new_here = matches!(error, QueueError::Missing(_)) && begun.elapsed() < MISSING_FOR;
+                if !is_new_here && said.as_ref() != Some(&error) {
                     tracing::warn!(%error, "no bells can be taken; this worker asks the server every so often");
                     *said = Some(error);
                 }
@@ -109,11 +132,7 @@ async fn listen(
             message = next(&mut bells.consumer) => bells.rung(message).await?,
             () = at(again_at) => {}
             word = words.next() => match word {
-                Some(Ok(message)) => match queue::read::<JobBell>(&message.data) {
-                    // an error here: no job runs
-                    Ok(word) => drop(here.told.send(word.job)),
-                    Err(error) => tracing::debug!(%error, "a word for a job can't be read"),
-                },
+                Some(Ok(message)) => here.hear(&message.data),
                 Some(Err(error)) => return Err(address.explain(&error)),
                 None => return Err(address.away("it has ended the subscription to cancellations")),
             },

@@ -16,7 +16,10 @@ use lapin::{
     options::{BasicAckOptions, BasicNackOptions},
 };
 use rand::Rng as _;
-use segue_schemas::{config::BrokerConfig, id::JobId};
+use segue_schemas::{
+    config::BrokerConfig,
+    id::{JobId, WorkerId},
+};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -44,16 +47,24 @@ impl Broker {
         Ok(Address::read(config)?.map(|address| Self { address, look_every: config.look_every.0 }))
     }
 
-    /// Begins to listen for the bells of a pool, until `stop`.
+    /// Begins to listen for the bells of a worker and its pool, until `stop`.
     #[must_use]
-    pub fn listen(&self, pool: &str, stop: &CancellationToken) -> Arc<Queue> {
+    pub fn listen(&self, worker: &WorkerId, pool: &str, stop: &CancellationToken) -> Arc<Queue> {
         let (places, wanted) = watch::channel(0);
         let (slots, waiting) = mpsc::channel(SLOTS);
         let told = broadcast::channel(TOLD).0;
         let (tell_listening, listening) = watch::channel(false);
-        let here = listen::Here { places: wanted, waiting, told: told.clone(), listening: tell_listening };
+        let another = Arc::new(Notify::new());
+        let here = listen::Here {
+            worker: worker.clone(),
+            places: wanted,
+            waiting,
+            told: told.clone(),
+            another: another.clone(),
+            listening: tell_listening,
+        };
         tokio::spawn(listen::run(self.address.clone(), pool.to_owned(), here, stop.clone()));
-        Arc::new(Queue { places, slots, told, listening, another: Notify::new(), look_every: self.look_every })
+        Arc::new(Queue { places, slots, told, listening, another, look_every: self.look_every })
     }
 }
 
@@ -67,8 +78,8 @@ pub struct Queue {
     told: broadcast::Sender<JobId>,
     /// Whether there is a connection.
     listening: watch::Receiver<bool>,
-    /// Rung when a slot has found work: there may be more.
-    another: Notify,
+    /// Rung when a slot has found work, as there may be more; and when there is some for this worker alone.
+    another: Arc<Notify>,
     look_every: Duration,
 }
 
@@ -103,9 +114,9 @@ impl Place {
     /// been lost.
     pub async fn wait(&self) -> Option<PoolBell> {
         let (rung, bell) = oneshot::channel();
+        let wait = self.0.look_every.mul_f64(rand::rng().random_range(0.75..1.0));
         // an error here, or later none on the other side: the worker stops
         let _ = self.0.slots.send(rung).await;
-        let wait = self.0.look_every.mul_f64(rand::rng().random_range(0.75..1.0));
         tokio::select! {
             Ok(bell) = bell => Some(bell),
             () = self.0.another.notified() => None,

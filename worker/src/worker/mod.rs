@@ -112,7 +112,7 @@ pub(crate) async fn run_with(
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         put_aside: Notify::new(),
-        queue: bells(broker.as_ref(), &registered, &shutdown),
+        queue: bells(broker.as_ref(), control_plane.worker(), &registered, &shutdown),
         control_plane: control_plane.clone(),
         options: options.clone(),
         registered: registered.clone(),
@@ -185,9 +185,14 @@ async fn work(runner: &Arc<JobRunner>, shutdown: &CancellationToken) {
 }
 
 /// Listens for bells, where there is a broker and the server rings there.
-fn bells(broker: Option<&Broker>, registered: &Registered, shutdown: &CancellationToken) -> Option<Arc<Queue>> {
+fn bells(
+    broker: Option<&Broker>,
+    worker: &WorkerId,
+    registered: &Registered,
+    shutdown: &CancellationToken,
+) -> Option<Arc<Queue>> {
     match (broker, &registered.pool) {
-        (Some(broker), Some(pool)) => Some(broker.listen(pool, shutdown)),
+        (Some(broker), Some(pool)) => Some(broker.listen(worker, pool, shutdown)),
         (Some(_), None) => {
             tracing::warn!(
                 "the server has no broker, so this worker's `broker` is not used; the server holds claims open"
@@ -218,6 +223,11 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
             Ok(None) => {
                 pause = PAUSES.0;
                 if let Some(queue) = &runner.queue {
+                    if runner.control_plane.is_draining() {
+                        // bells are for others; what goes on here alone comes by a claim that is held open
+                        place = None;
+                        continue;
+                    }
                     let place = place.get_or_insert_with(|| queue.place());
                     tokio::select! {
                         rung = place.wait() => bell = rung,
@@ -259,7 +269,8 @@ async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claim
     if shutdown.is_cancelled() {
         return None;
     }
-    let wait = if runner.queue.is_some() { Duration::ZERO } else { CLAIM_WAIT };
+    let is_rung = runner.queue.is_some() && !runner.control_plane.is_draining();
+    let wait = if is_rung { Duration::ZERO } else { CLAIM_WAIT };
     let asked = runner.control_plane.claim_job(&runner.options.labels, wait);
     tokio::select! {
         biased;

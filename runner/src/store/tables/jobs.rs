@@ -15,6 +15,9 @@ use crate::store::{
     sql::{Conn, Row, args, from_word, to_json},
 };
 
+/// The lowest priority of what has begun, and of nothing that has not.
+pub(crate) const BEGUN_PRIORITY: i64 = 2;
+
 /// A job with what only the control plane needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
@@ -217,7 +220,7 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
             token_hash = $30
         WHERE id = $1";
     // what has begun is ended before something new begins; what changes an environment goes before what does not
-    let priority = i64::from(r.epoch > Epoch(0)) * 2 + i64::from(r.plan.environment.is_some());
+    let priority = i64::from(r.epoch > Epoch(0)) * BEGUN_PRIORITY + i64::from(r.plan.environment.is_some());
     let args = args![
         r.id,
         r.status.as_str(),
