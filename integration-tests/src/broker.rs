@@ -17,6 +17,8 @@ use crate::{processes, stand::free_address};
 
 /// The program itself: Debian's wrapper on the path insists on a user and on folders of the system.
 const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// Speaks to a broker as its administrator.
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// How long a broker may take to start, beside other tests on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// The broker that tests share, where one was started for them: `AMQP-ADDRESS MANAGEMENT-ADDRESS`.
@@ -37,6 +39,8 @@ pub struct Broker {
 struct Own {
     folder: tempfile::TempDir,
     settings: String,
+    /// The port of its name service.
+    names: String,
     process: Option<Child>,
 }
 
@@ -62,7 +66,7 @@ impl Broker {
     pub async fn start(settings: &str) -> Result<Self> {
         ensure!(Path::new(PROGRAM).exists(), "{PROGRAM} is missing: install the package rabbitmq-server");
         let folder = tempfile::Builder::new().prefix("segue-broker-").tempdir()?;
-        let own = Own { folder, settings: settings.into(), process: None };
+        let own = Own { folder, settings: settings.into(), names: String::new(), process: None };
         let (address, management) = (free_address()?, free_address()?);
         let mut broker = Self { own: Some(own), address, management, vhost: "segue".into(), client: client() };
         broker.restart().await?;
@@ -90,24 +94,19 @@ impl Broker {
         fs::write(folder.join("environment"), "")?;
         let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
         let free_port = || free_address().map(|address| port(&address));
-        let process = Command::new(PROGRAM)
-            .current_dir(&folder)
-            .env("HOME", &folder)
-            .env("RABBITMQ_NODENAME", format!("segue-{}@localhost", port(&self.address)))
+        own.names = free_port()?;
+        let process = own
+            .command(PROGRAM, &self.address)
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", port(&self.address))
             .env("RABBITMQ_DIST_PORT", free_port()?)
-            .env("ERL_EPMD_PORT", free_port()?)
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
             .env("RABBITMQ_LOG_BASE", &folder)
             .env("RABBITMQ_LOGS", "-")
             .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
-            .env("RABBITMQ_CONF_ENV_FILE", folder.join("environment"))
             // few threads, which do not spin: others test here as well
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2 +SDio 2 +sbwt none +sbwtdcpu none +sbwtdio none")
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -220,6 +219,19 @@ impl Broker {
         Ok(fs::remove_dir_all(own.folder.path().join("data"))?)
     }
 
+    /// Runs a command of `rabbitmqctl`, for what the management plugin has no word for.
+    ///
+    /// # Errors
+    /// It is not this story's own, or refuses.
+    pub async fn command(&self, arguments: &[&str]) -> Result<()> {
+        let own = self.own.as_ref().context("the shared broker is nobody's to command")?;
+        let mut command = own.command(CONTROL, &self.address);
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// The names of the queues.
     ///
     /// # Errors
@@ -314,6 +326,21 @@ fn client() -> Client {
 }
 
 impl Own {
+    /// One of RabbitMQ's programs, for this broker.
+    fn command(&self, program: &str, address: &str) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::new(program);
+        command
+            .current_dir(folder)
+            .env("HOME", folder)
+            .env("RABBITMQ_NODENAME", format!("segue-{}@localhost", address.rsplit(':').next().unwrap_or_default()))
+            .env("RABBITMQ_CONF_ENV_FILE", folder.join("environment"))
+            .env("ERL_EPMD_PORT", &self.names)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .stdin(Stdio::null());
+        command
+    }
+
     /// The program, what it started, and its name service, which is a daemon: everything whose environment names the folder.
     fn kill_all(&self) {
         for _ in 0..50 {

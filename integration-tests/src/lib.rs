@@ -7,7 +7,9 @@
 pub mod api;
 pub mod broker;
 pub mod cluster;
+pub mod cut;
 pub mod hostile;
+pub mod ledger;
 pub mod load;
 pub mod postgres;
 pub mod processes;

@@ -71,7 +71,15 @@ impl Stand {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with_broker(broker: &Broker, extra: &str) -> Result<Self> {
-        let mut stand = Self::prepare(&(broker.settings() + extra))?;
+        Self::start_with_settings(&(broker.settings() + extra)).await
+    }
+
+    /// The same with the settings of the message queue as they are given.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_settings(extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(extra)?;
         stand.role = "server";
         stand.start_server().await?;
         let host = stand.data().join("host").display().to_string();

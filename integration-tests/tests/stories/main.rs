@@ -1,8 +1,11 @@
 //! Stories: one per file, each told from the built binary on real git, real processes and the real proxy.
 
 mod a_bad_release_comes_back_by_itself;
+mod a_bell_too_many_changes_nothing;
 mod a_broken_pipeline_file_is_explained;
+mod a_broker_that_is_cut_off_or_full_stops_no_push;
 mod a_broker_that_is_killed_or_wiped_loses_nothing;
+mod a_broker_that_is_wrong_is_explained;
 mod a_cache_is_restored_and_stays_in_its_scope;
 mod a_composite_action_is_one_step;
 mod a_crash_at_any_stage_leaves_the_target_whole;
