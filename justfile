@@ -31,6 +31,12 @@ bench *args:
     cargo build --release
     SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" cargo run --release --package segue-integration-tests --bin bench -- {{ args }}
 
+# Random faults under load for so many seconds, the same ones each time for the same seed
+soak seconds="1800" seed="1":
+    cargo build --release
+    SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" SEGUE_SOAK_SECONDS={{ seconds }} SEGUE_SOAK_SEED={{ seed }} \
+        cargo test --package segue-integration-tests --test stories random_faults -- --nocapture
+
 # Format everything
 fmt:
     cargo fmt --all

@@ -349,6 +349,7 @@ async fn keep_house(store: Store, stop: CancellationToken) {
     tokio::select! {
         () = store.run_reaper() => {}
         () = store.run_retention() => {}
+        () = store.run_heard() => {}
         () = stop.cancelled() => {}
     }
 }

@@ -160,6 +160,10 @@ pub struct JobClaim {
     /// Opens what concerns this job, under this epoch, and nothing else: the bearer token of the job's requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// How long the server had held the request when it made the lease, in milliseconds: so long after it was sent, at least, the lease
+    /// began. Left out by a server that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
 }
 
 /// Where a job goes on.

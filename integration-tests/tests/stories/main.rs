@@ -38,11 +38,13 @@ mod commands_end_as_they_say;
 mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
 mod steps_promote_check_and_go_back;
+mod the_compose_file_can_be_used;
 mod the_host_alone_brings_the_last_good_release_back;
 mod the_same_delivery_twice_runs_once;
 mod the_state_is_backed_up_and_restored;
 mod the_units_of_systemd_can_be_used;
 mod two_servers_share_a_database;
+mod what_is_lost_is_done_once;
 
 use std::time::Duration;
 

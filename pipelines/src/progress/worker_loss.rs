@@ -5,8 +5,8 @@ use segue_schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Starts of a job in one attempt, when its worker is lost each time.
-pub const MAX_STARTS: u32 = 3;
+/// Starts of a job in one attempt, when its worker is lost each time: the first, and three tries again.
+pub const MAX_STARTS: u32 = 4;
 
 /// A job whose worker let the lease run out, or started again without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

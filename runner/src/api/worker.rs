@@ -98,11 +98,13 @@ async fn register(
 async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<ClaimRequest>) -> Result<Response> {
     caller.may_claim(&app, &request).await?;
     let mut poll = Poll::new(&app, Bell::Jobs, request.wait_ms);
+    let begun = Instant::now();
     loop {
+        let held_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         let (asked, wanted) = (app.clone(), request.clone());
         let claimed = handed_over(async move {
             let Some(claim) = asked.store.claim_job(&wanted).await? else { return Ok(None) };
-            let claim = completed(&asked, claim).await;
+            let claim = JobClaim { held_ms, ..completed(&asked, claim).await };
             Ok(Some(HandOver::of_job(asked.store.clone(), claim)))
         });
         if let Some(claim) = claimed.await? {

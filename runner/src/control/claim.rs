@@ -253,5 +253,6 @@ async fn describe(
         log_offset: 0,
         resume,
         token: None,
+        held_ms: None,
     })
 }

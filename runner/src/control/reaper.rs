@@ -37,7 +37,11 @@ impl Store {
         let mut ended = 0;
         loop {
             let store = self.clone();
-            let (now, lost) = self.write(move |tx| Box::pin(async move { reap(&store, tx).await })).await?;
+            let set_by = self.inner.clock.was_set_by();
+            let (now, lost) = self.write(move |tx| Box::pin(async move { reap(&store, tx, set_by).await })).await?;
+            if let Some(set_by) = set_by {
+                self.inner.clock.accept(set_by);
+            }
             lost.into_iter().for_each(|(job, ended)| self.logs().release(job, ended));
             ended += now;
             if now == 0 {
@@ -92,8 +96,16 @@ impl Store {
 }
 
 /// How many leases and waits it ended; the jobs that were taken from their workers, and whether each has ended.
-async fn reap(store: &Store, tx: &mut Tx) -> Result<(usize, Vec<(JobId, bool)>)> {
+async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize, Vec<(JobId, bool)>)> {
     let (mut ended, mut lost) = (0, Vec::new());
+    if let Some(set_by) = set_by {
+        // workers count by a clock that nobody sets, so nobody's lease has run out: each begins again, and what is lost is found one
+        // lease later
+        tracing::warn!(set_by_ms = set_by, "this machine's clock was set; every lease begins again");
+        let until = tx.now + store.config().timing.lease.0;
+        jobs::extend_all(&mut tx.conn, until, set_by).await?;
+        rollouts::extend_all(&mut tx.conn, until).await?;
+    }
     for job in jobs::expired(&mut tx.conn, tx.now, AT_ONCE).await? {
         ended += 1;
         let id = job.record.id;

@@ -1,6 +1,6 @@
 //! Workers: who they are, and whether they live.
 
-use std::sync::PoisonError;
+use std::{collections::HashMap, sync::PoisonError};
 
 use segue_schemas::{
     id::{JobId, RunId, WorkerId},
@@ -129,6 +129,40 @@ impl Store {
     pub(crate) fn heard(&self, worker: &WorkerId) {
         let mut heard = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.insert(worker.clone(), self.now());
+    }
+
+    /// Writes down, where several servers share the database, which workers were heard here, so that the others know that they live.
+    pub async fn run_heard(&self) {
+        if !self.config().database.is_shared() {
+            return std::future::pending().await;
+        }
+        let every = self.worker_patience() / 4;
+        let mut told: HashMap<WorkerId, Timestamp> = HashMap::new();
+        loop {
+            tokio::time::sleep(every).await;
+            let heard = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let news: Vec<(WorkerId, Timestamp)> = heard
+                .iter()
+                .filter(|(worker, at)| told.get(*worker) != Some(*at))
+                .map(|(w, at)| (w.clone(), *at))
+                .collect();
+            if news.is_empty() {
+                continue;
+            }
+            let written = self.write(move |tx| {
+                Box::pin(async move {
+                    for (worker, at) in news {
+                        let sql = "UPDATE workers SET heard_at = $2 WHERE id = $1 AND heard_at < $2";
+                        tx.conn.run(sql, args![&worker, at]).await?;
+                    }
+                    Ok(())
+                })
+            });
+            match written.await {
+                Ok(()) => told = heard,
+                Err(error) => tracing::debug!(%error, "which workers live can't be written down now; tried again"),
+            }
+        }
     }
 
     /// When a worker was last heard, as far as memory goes.

@@ -68,7 +68,7 @@ macro_rules! on {
                 environments_and_the_repository_with_less_go_first,
                 every_repository_of_many_has_its_turn,
         what_waits_is_told_with_who_could_take_it,
-                a_lost_worker_without_an_environment_is_forgiven_twice,
+                a_lost_worker_without_an_environment_is_forgiven_three_times,
                 a_lost_worker_in_an_environment_fails_the_job_by_name,
                 a_new_incarnation_ends_the_leases_of_the_old_one_at_once,
                 a_job_that_overstays_ends,

@@ -136,6 +136,7 @@ mod tests {
             log_offset: 0,
             resume: None,
             token: None,
+            held_ms: None,
         };
         let files =
             [(".segue/services/web.yml", "command: [./web]\n"), (".segue/services/bad.yml", "comand: [./web]\n")];

@@ -178,6 +178,8 @@ pub fn process_env(
             all.insert(format!("{theirs}{name}"), value);
         }
     }
+    // grows with each start of the job: whoever a step speaks to can tell a late word from a new one by it
+    all.insert("SEGUE_EPOCH".into(), claim.epoch.to_string());
     if let Some(environment) = &claim.plan.environment {
         all.insert("SEGUE_ENVIRONMENT".into(), environment.clone());
     }

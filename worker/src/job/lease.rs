@@ -69,6 +69,8 @@ impl Lease {
     #[must_use]
     pub fn hold(leased: Leased, claimed_at: Duration, deadline: Deadline) -> Self {
         let signs = LeaseSigns::default();
+        // before anything is started: whatever becomes of this process then, what it starts ends with the lease
+        deadline((claimed_at + Duration::from_millis(leased.registered.lease_ms)).saturating_sub(MARGIN));
         let task = tokio::spawn(renew(leased, claimed_at, deadline, signs.clone()));
         Self { signs, task }
     }
@@ -84,7 +86,6 @@ async fn renew(mut leased: Leased, claimed_at: Duration, deadline: Deadline, sig
     let lease = Duration::from_millis(leased.registered.lease_ms);
     let wait = Duration::from_millis(leased.registered.renew_ms);
     let mut ends_at = claimed_at + lease;
-    deadline(ends_at.saturating_sub(MARGIN));
     sleep(FIRST_RENEWAL_AFTER.min(wait)).await;
     loop {
         let asked_at = boot_time();
@@ -138,6 +139,14 @@ async fn word_or(wait: Duration, leased: &mut Leased) {
         }
     };
     let _ = tokio::time::timeout(wait, word).await;
+}
+
+/// Whether a lease that was claimed at `claimed_at` of [`boot_time`] is as good as over: its answer lay about for too long, and who
+/// hears it now begins nothing.
+#[must_use]
+pub fn is_over(registered: &Registered, claimed_at: Duration) -> bool {
+    let lease = Duration::from_millis(registered.lease_ms);
+    boot_time() + lease / 4 >= claimed_at + lease
 }
 
 /// When the job must be told to stop, to be gone when the lease ends.

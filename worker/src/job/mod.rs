@@ -25,4 +25,4 @@ pub mod workspace;
 
 pub use error::StepError;
 pub use place::StepPlace;
-pub use run::JobRunner;
+pub use run::{JobRunner, end_leftovers};

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     context::{self, Standing},
     error::StepError,
-    lease::{Lease, Leased},
+    lease::{self, Lease, Leased},
     report::{Reporter, Telling},
     spares::Spares,
     state::JobState,
@@ -45,6 +45,19 @@ const PATIENCE_BEFORE_SPOOL: Duration = Duration::from_secs(1);
 const PATIENCE_BEFORE_GAP: Duration = Duration::from_secs(60);
 /// How long a worker that stops waits for a server that is away.
 const STOPPING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ends processes of jobs of an earlier start, whose keepers died with it or have not come to it yet. Only before the worker registers:
+/// with that its earlier leases are over, and others may begin the same jobs.
+pub fn end_leftovers(options: &WorkerOptions, users: &Users) {
+    let uids: Vec<_> = users.uids().chain([nix::unistd::geteuid().as_raw()]).collect();
+    for (pid, job) in leftovers::kill(&workspaces_of(options), &uids) {
+        tracing::warn!(pid, job, "a process that a job of an earlier start had left running was killed");
+    }
+}
+
+fn workspaces_of(options: &WorkerOptions) -> PathBuf {
+    options.data_dir.join("workspaces")
+}
 
 /// What the jobs of a worker share.
 #[derive(Debug)]
@@ -114,6 +127,11 @@ impl JobRunner {
     /// Runs a claim that was made at `claimed_at` of [`crate::supervisor::boot_time`], until its end is with the server, or
     /// it is handed back, waits or is lost.
     pub async fn run(&self, claim: &JobClaim, claimed_at: Duration) {
+        if lease::is_over(&self.registered, claimed_at) {
+            tracing::warn!(job = %claim.job, "its lease was over before this worker heard of it; nothing is begun");
+            self.control_plane.forget(claim.job, claim.epoch);
+            return;
+        }
         let result = match self.refusal(claim) {
             Some(reason) => Err(StepError::Configuration(reason)),
             None => self.run_here(claim, claimed_at).await,
@@ -189,15 +207,6 @@ impl JobRunner {
             if let Ok(metadata) = work.symlink_metadata() {
                 self.users.keep(job, metadata.uid());
             }
-        }
-    }
-
-    /// Ends processes of jobs of an earlier start whose keeper died with it. Only before the first job.
-    pub fn end_leftovers(&self) {
-        let uids: Vec<_> = self.users.uids().chain([nix::unistd::geteuid().as_raw()]).collect();
-        let workspaces = self.workspaces();
-        for (pid, job) in leftovers::kill(&workspaces, &uids) {
-            tracing::warn!(pid, job, "a process that a job of an earlier start had left running was killed");
         }
     }
 
@@ -480,7 +489,7 @@ impl JobRunner {
     }
 
     fn workspaces(&self) -> PathBuf {
-        self.options.data_dir.join("workspaces")
+        workspaces_of(&self.options)
     }
 
     fn states(&self) -> PathBuf {

@@ -37,7 +37,7 @@ use crate::{
         shell::Shell,
         user::{self, JobUsers},
     },
-    job::{JobRunner, StepError, spares::Spares, users::Users},
+    job::{JobRunner, StepError, end_leftovers, spares::Spares, users::Users},
     options::WorkerOptions,
     queue::{Broker, PoolBell, Queue, QueueError},
     supervisor::{boot_time, client::SupervisorError},
@@ -105,6 +105,8 @@ pub(crate) async fn run_with(
     let worker = name(&options)?;
     let broker = Broker::read(&options.broker)?;
     let control_plane = ControlPlane::new(&options.server_url, options.token.clone(), worker)?;
+    let users = Users::new(users);
+    end_leftovers(&options, &users);
     let Some(registered) = register(&control_plane, &options, &shutdown).await? else { return Ok(()) };
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
@@ -117,10 +119,9 @@ pub(crate) async fn run_with(
         options: options.clone(),
         registered: registered.clone(),
         engine,
-        users: Users::new(users),
+        users,
     });
     runner.make_directories().map_err(|error: StepError| WorkerError::Directory(error.to_string()))?;
-    runner.end_leftovers();
     runner.sweep(KEEP_STATE);
     runner.keep_users();
     tracing::info!(
@@ -269,12 +270,20 @@ async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claim
     if shutdown.is_cancelled() {
         return None;
     }
+    let sent_at = boot_time();
+    // counted from when the server may have made the lease: an answer may lie about for long before it is heard
+    let began = |claim: &JobClaim| claim.held_ms.map_or_else(boot_time, |held| sent_at + Duration::from_millis(held));
     let is_rung = runner.queue.is_some() && !runner.control_plane.is_draining();
     let wait = if is_rung { Duration::ZERO } else { CLAIM_WAIT };
     let asked = runner.control_plane.claim_job(&runner.options.labels, wait);
     tokio::select! {
         biased;
-        claimed = asked => Some(claimed.map(|claim| claim.map(|claim| (claim, boot_time())))),
+        claimed = asked => Some(claimed.map(|claim| {
+            claim.map(|claim| {
+                let began = began(&claim);
+                (claim, began)
+            })
+        })),
         () = shutdown.cancelled() => None,
     }
 }

@@ -318,6 +318,13 @@ pub(crate) async fn extend(conn: &mut Conn, id: JobId, now: Timestamp, until: Ti
     Ok(())
 }
 
+/// Has every lease end then, and moves what they must not overstay.
+pub(crate) async fn extend_all(conn: &mut Conn, until: Timestamp, moved_by_ms: i64) -> Result<()> {
+    let sql = "UPDATE jobs SET lease_until = $1, deadline = deadline + $2 WHERE lease_until IS NOT NULL";
+    conn.run(sql, args![until, moved_by_ms]).await?;
+    Ok(())
+}
+
 /// The sets of labels for which something is queued, each with the priorities that are, the highest first.
 ///
 /// Each is found by a seek behind the one before (a loose index scan), so this costs what there are of them, not what is queued.

@@ -256,6 +256,12 @@ pub(crate) async fn expired(conn: &mut Conn, now: Timestamp, limit: u32) -> Resu
     conn.all(sql, args![now, limit]).await?.iter().map(rollout).collect()
 }
 
+/// Has every lease end then.
+pub(crate) async fn extend_all(conn: &mut Conn, until: Timestamp) -> Result<()> {
+    conn.run("UPDATE rollouts SET lease_until = $1 WHERE lease_until IS NOT NULL", args![until]).await?;
+    Ok(())
+}
+
 /// Rollouts that a worker holds.
 pub(crate) async fn held_by(conn: &mut Conn, worker: &WorkerId) -> Result<Vec<StoredRollout>> {
     let sql = "SELECT * FROM rollouts WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY id";

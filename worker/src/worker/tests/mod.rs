@@ -145,6 +145,7 @@ fn claim_of(changes: serde_json::Value, steps: &[(&str, serde_json::Value)]) -> 
         log_offset: 0,
         resume: None,
         token: None,
+        held_ms: None,
     }
 }
 

@@ -1,0 +1,234 @@
+//! Faults of one part while the others go on, each with the history of what happened checked afterwards.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use segue_integration_tests::{
+    faults::{LEASES, soak},
+    fleet::{Fleet, Shape},
+    history::{Recorder, pipeline},
+};
+use segue_schemas::{
+    api::WorkerList,
+    status::{JobStatus, RunStatus},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn quick() -> Shape {
+    Shape { extra: LEASES.into(), ..Shape::default() }
+}
+
+/// Commits, pushes and tells; the run is on its way.
+async fn push(fleet: &Fleet, recorder: &mut Recorder, pause: &str, version: &str) -> Result<()> {
+    let text = pipeline(recorder.file(), pause);
+    fleet.repository.commit(version, &[(".segue/pipelines/one.yml", &text), ("version", version)])?;
+    let pushed = fleet.repository.push("main")?;
+    ensure!(recorder.push(&fleet.webhook(0)?, &fleet.repository, &pushed, LIMIT).await, "the push was not accepted");
+    Ok(())
+}
+
+/// Waits until steps have written so many lines.
+async fn until_lines(recorder: &Recorder, lines: usize) -> Result<()> {
+    let begun = Instant::now();
+    while recorder.lines() < lines {
+        ensure!(begun.elapsed() < LIMIT, "steps have written {} lines, not {lines}", recorder.lines());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Everything ends, nothing is lost, doubled or stale, and every run has succeeded.
+async fn all_is_well(fleet: &Fleet, recorder: &Recorder) -> Result<()> {
+    let api = fleet.api(0)?;
+    recorder.settle(&api, LIMIT).await?;
+    let broken = recorder.broken(&api).await?;
+    ensure!(broken.is_empty(), "{broken:#?}");
+    let history = recorder.history(&api).await?;
+    let failed: Vec<_> = history.runs.iter().filter(|run| run.status != RunStatus::Succeeded).collect();
+    ensure!(failed.is_empty(), "{failed:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_at_any_step_loses_nothing() -> Result<()> {
+    let mut fleet = Fleet::start(quick()).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    // two jobs beside each other of two steps, and one more: a line at the beginning and the end of each step
+    for (version, lines) in [("1", 0), ("2", 1), ("3", 3), ("4", 6), ("5", 9), ("6", 11)] {
+        let before = recorder.lines();
+        push(&fleet, &mut recorder, "0.4", version).await?;
+        until_lines(&recorder, before + lines).await?;
+        // whoever has it
+        for worker in 0..2 {
+            fleet.kill_worker(worker)?;
+            fleet.start_worker(worker)?;
+        }
+        recorder.settle(&fleet.api(0)?, LIMIT).await?;
+    }
+    all_is_well(&fleet, &recorder).await
+}
+
+#[tokio::test]
+async fn what_a_worker_does_after_its_lease_changes_nothing() -> Result<()> {
+    let fleet = Fleet::start(Shape { workers: 2, capacity: 1, ..quick() }).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    push(&fleet, &mut recorder, "2", "1").await?;
+    until_lines(&recorder, 2).await?;
+    // both jobs have begun, one at each worker
+    fleet.signal_worker(0, Signal::SIGSTOP)?;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let workers: WorkerList = fleet.api(0)?.get("/workers").await?;
+    let frozen = workers.items.iter().find(|worker| worker.id.as_str() == "w0");
+    ensure!(frozen.is_some_and(|worker| worker.holds.is_empty()), "its lease is over: {workers:#?}");
+    fleet.signal_worker(0, Signal::SIGCONT)?;
+    all_is_well(&fleet, &recorder).await?;
+    let history = recorder.history(&fleet.api(0)?).await?;
+    ensure!(history.effects.iter().any(|effect| effect.epoch > 1), "nothing was ever lost: {:#?}", history.effects);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_under_load_loses_nothing() -> Result<()> {
+    let mut fleet = Fleet::start(quick()).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    for version in 1..=9 {
+        push(&fleet, &mut recorder, "0.2", &version.to_string()).await?;
+        if version % 3 == 0 {
+            fleet.kill_server(0)?;
+            fleet.start_server(0).await?;
+        }
+    }
+    all_is_well(&fleet, &recorder).await
+}
+
+#[tokio::test]
+async fn an_upgrade_of_one_part_after_the_other_loses_nothing() -> Result<()> {
+    let mut fleet = Fleet::start(Shape::default()).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    let patience = Duration::from_secs(60);
+    for version in 1..=4 {
+        push(&fleet, &mut recorder, "0.5", &version.to_string()).await?;
+    }
+    for worker in 0..2 {
+        let name = format!("w{worker}");
+        let drained = fleet.segue(&["worker", "drain", &name])?;
+        ensure!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+        let begun = Instant::now();
+        loop {
+            let list: WorkerList = fleet.api(0)?.get("/workers").await?;
+            if list.items.iter().any(|w| w.id.as_str() == name && w.holds.is_empty() && w.drives.is_empty()) {
+                break;
+            }
+            ensure!(begun.elapsed() < LIMIT, "{name} does not drain: {list:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        fleet.stop_worker(worker, patience).await?;
+        fleet.start_worker(worker)?;
+        let undone = fleet.segue(&["worker", "drain", &name, "--undo"])?;
+        ensure!(undone.status.success(), "{}", String::from_utf8_lossy(&undone.stderr));
+        push(&fleet, &mut recorder, "0.5", &format!("worker {worker}")).await?;
+    }
+    fleet.stop_server(0, patience).await?;
+    fleet.start_server(0).await?;
+    push(&fleet, &mut recorder, "0.5", "server").await?;
+    all_is_well(&fleet, &recorder).await?;
+    let history = recorder.history(&fleet.api(0)?).await?;
+    let again: Vec<_> = history.effects.iter().filter(|effect| effect.epoch > 1).collect();
+    ensure!(again.is_empty(), "an upgrade in order lets everything end where it began: {again:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_token_brought_in_is_lost_when_it_is_revoked() -> Result<()> {
+    let mut fleet = Fleet::start(Shape { workers: 1, ..quick() }).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    push(&fleet, &mut recorder, "3", "1").await?;
+    until_lines(&recorder, 2).await?;
+    let revoked = fleet.segue(&["worker", "token", "revoke", "fleet"])?;
+    let said = String::from_utf8_lossy(&revoked.stdout).into_owned();
+    ensure!(revoked.status.success() && said.contains("lost with it: w0"), "{said}");
+    let queue = fleet.segue(&["queues"])?;
+    let said = String::from_utf8_lossy(&queue.stdout).into_owned();
+    ensure!(said.contains("no worker that offers"), "{said}");
+    fleet.renew_token("second")?;
+    fleet.kill_worker(0)?;
+    fleet.start_worker(0)?;
+    all_is_well(&fleet, &recorder).await
+}
+
+#[tokio::test]
+async fn a_log_that_the_server_did_not_take_is_whole_once_it_is_back() -> Result<()> {
+    let mut fleet =
+        Fleet::start(Shape { workers: 1, extra: "timing: {lease: 20s, renew: 500ms}\n".into(), ..Shape::default() })
+            .await?;
+    let gate = fleet.folder().join("gate");
+    let text = format!(
+        "on: push\njobs:\n  one:\n    steps:\n      - run: |\n          echo begins\n          until test -e {}; do sleep 0.05; done\n          \
+         for n in $(seq 1 50000); do echo \"line $n of fifty thousand\"; done\n",
+        gate.display()
+    );
+    fleet.repository.commit("log", &[(".segue/pipelines/one.yml", &text)])?;
+    let pushed = fleet.repository.push("main")?;
+    let guid = fleet.webhook(0)?.push(&fleet.repository, &pushed).await?;
+    let api = fleet.api(0)?;
+    let run = api.planned(&guid, LIMIT).await?.runs[0].0;
+    api.job_becomes(run, "one", &[JobStatus::Running], LIMIT).await?;
+    fleet.kill_server(0)?;
+    std::fs::write(&gate, "")?;
+    // all of it is printed while there is nobody to take it
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    fleet.start_server(0).await?;
+    let view = api.ended(run, LIMIT).await?;
+    ensure!(view.run.status == RunStatus::Succeeded, "{view:#?}");
+    let log = api.log(&view.jobs[0].id).await?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.ends_with("of fifty thousand")).collect();
+    ensure!(lines.len() == 50_000, "{} lines", lines.len());
+    let in_order = lines.iter().enumerate().all(|(n, line)| line.contains(&format!("line {} of", n + 1)));
+    ensure!(in_order, "a line is missing, or stands elsewhere");
+    Ok(())
+}
+
+/// Debian's libfaketime, where the server reads what time it is from a file.
+#[tokio::test]
+async fn a_clock_that_is_set_by_an_hour_either_way_loses_nothing() -> Result<()> {
+    let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
+    let library = library.into_iter().find(|path| std::path::Path::new(path).is_file());
+    let library = library.context("libfaketime is not installed: `apt-get install libfaketime`")?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("time");
+    std::fs::write(&file, "+0")?;
+    let server_env = [
+        ("LD_PRELOAD", library),
+        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ];
+    let server_env = server_env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let fleet = Fleet::start(Shape { server_env, ..quick() }).await?;
+    let mut recorder = Recorder::start(fleet.folder())?;
+    for (version, time) in [("1", "+1h"), ("2", "+0"), ("3", "-1h"), ("4", "+0")] {
+        let before = recorder.lines();
+        push(&fleet, &mut recorder, "1", version).await?;
+        until_lines(&recorder, before + 2).await?;
+        std::fs::write(&file, time)?;
+    }
+    all_is_well(&fleet, &recorder).await?;
+    let history = recorder.history(&fleet.api(0)?).await?;
+    let again: Vec<_> = history.effects.iter().filter(|effect| effect.epoch > 1).collect();
+    ensure!(again.is_empty(), "leases were taken for ended: {again:#?}");
+    Ok(())
+}
+
+/// `just soak SECONDS SEED`; a minute where nothing else is said.
+#[tokio::test]
+async fn random_faults_under_load_break_no_promise() -> Result<()> {
+    let number = |name, default| std::env::var(name).map_or(Ok(default), |text| text.parse::<u64>());
+    let (seconds, seed) = (number("SEGUE_SOAK_SECONDS", 60)?, number("SEGUE_SOAK_SEED", 1)?);
+    let shape = Shape { workers: 3, ..quick() };
+    let soaked = soak(shape, Duration::from_secs(seconds), seed).await?;
+    println!("seed {seed}: {} pushes, {} faults", soaked.pushes, soaked.faults.len());
+    ensure!(soaked.broken.is_empty(), "seed {seed}: {:#?}\nfaults: {:#?}", soaked.broken, soaked.faults);
+    Ok(())
+}
