@@ -328,16 +328,17 @@ pub(crate) async fn extend_all(conn: &mut Conn, until: Timestamp, moved_by_ms: i
 /// The sets of labels for which something is queued, each with the priorities that are, the highest first.
 ///
 /// Each is found by a seek behind the one before (a loose index scan), so this costs what there are of them, not what is queued.
+/// The first is found as the others are and each is asked for by itself (`LIMIT`): PostgreSQL would read all for a `MIN` or a join.
 pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
     let sql = "WITH RECURSIVE sets (labels) AS (
-            SELECT MIN(labels) FROM jobs WHERE status = 'queued'
+            SELECT (SELECT j.labels FROM jobs j WHERE j.status = 'queued' ORDER BY j.labels LIMIT 1)
             UNION ALL
             SELECT (SELECT MIN(j.labels) FROM jobs j WHERE j.status = 'queued' AND j.labels > sets.labels)
             FROM sets WHERE sets.labels IS NOT NULL)
         SELECT labels, priority FROM sets
             CROSS JOIN (SELECT 0 AS priority UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS priorities
-        WHERE EXISTS (SELECT 1 FROM jobs j
-            WHERE j.status = 'queued' AND j.labels = sets.labels AND j.priority = priorities.priority)
+        WHERE (SELECT 1 FROM jobs j WHERE j.status = 'queued' AND j.labels = sets.labels
+            AND j.priority = priorities.priority LIMIT 1) IS NOT NULL
         ORDER BY priority DESC";
     let rows = conn.all(sql, args![]).await?;
     rows.iter().map(|row| Ok((row.text("labels")?, row.int("priority")?))).collect()
@@ -353,8 +354,9 @@ pub(crate) async fn queued_repositories(
     limit: usize,
 ) -> Result<Vec<(String, Timestamp)>> {
     let sql = "WITH RECURSIVE seen (repository) AS (
-            SELECT MIN(repository) FROM jobs
-                WHERE status = 'queued' AND labels = $1 AND priority = $2 AND repository > $3
+            SELECT (SELECT j.repository FROM jobs j
+                WHERE j.status = 'queued' AND j.labels = $1 AND j.priority = $2 AND j.repository > $3
+                ORDER BY j.repository LIMIT 1)
             UNION ALL
             SELECT (SELECT MIN(j.repository) FROM jobs j
                 WHERE j.status = 'queued' AND j.labels = $1 AND j.priority = $2 AND j.repository > seen.repository)
