@@ -38,6 +38,8 @@ pub struct LeaseSigns {
     pub ending: CancellationToken,
     /// The lease is another's: everything must stop, and nothing may be reported.
     pub lost: CancellationToken,
+    /// The server is being told that the job is no longer held: from here on a lease that is gone is no surprise.
+    pub over: CancellationToken,
 }
 
 /// Renews a lease until it is dropped.
@@ -108,6 +110,7 @@ async fn renew(mut leased: Leased, claimed_at: Duration, deadline: Deadline, sig
                     word_or(wait, &mut leased).await;
                 }
             }
+            Some(Err(ControlPlaneError::StaleEpoch { .. })) if signs.over.is_cancelled() => return,
             Some(Err(error @ ControlPlaneError::StaleEpoch { .. })) => {
                 tracing::warn!(job = %leased.job, %error, "the lease is lost");
                 signs.lost.cancel();

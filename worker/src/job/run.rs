@@ -355,6 +355,7 @@ impl JobRunner {
                 }
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
+                lease.signs.over.cancel();
                 let log_bytes = self.close_log(log).await;
                 let may_fail = Some(may_fail);
                 let wait = JobWait { epoch: claim.epoch, rollout, step, may_fail, steps, log_bytes };
@@ -371,6 +372,7 @@ impl JobRunner {
                 }
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
+                lease.signs.over.cancel();
                 let log_bytes = self.close_log(log).await;
                 let reason = format!("worker `{}` stopped and handed it back", self.control_plane.worker());
                 let hand_back = JobHandBack { epoch: claim.epoch, next_step, steps, log_bytes, reason };
@@ -390,6 +392,7 @@ impl JobRunner {
         let outputs = running.outputs().await;
         let steps = running.reporter.all();
         let Running { engine, log, lease, standing, failure, masker, .. } = running;
+        lease.signs.over.cancel();
         let log_bytes = self.close_log(log).await;
         let mut finish = self.finish_of(claim, log_bytes, steps);
         finish.conclusion = standing.conclusion();

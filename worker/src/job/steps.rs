@@ -247,7 +247,7 @@ impl<'a> Steps<'a> {
 
     /// Waits for whatever ends a step from outside.
     fn interruption(&self) -> impl Future<Output = Interruption> + use<> {
-        let LeaseSigns { cancel, ending, lost } = self.running.lease.signs.clone();
+        let LeaseSigns { cancel, ending, lost, .. } = self.running.lease.signs.clone();
         let stop_now = self.running.runner.stop_now.clone();
         let (job_until, cleanup_until) = (self.running.deadline, self.cleanup_until);
         // A cancel is heard once, and the job's time is up once; after either, the time for cleaning up counts.

@@ -101,7 +101,7 @@ async fn lost_worker(scale: &Scale) -> Result<Figure> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let owner = view.jobs.first().and_then(|job| job.worker.clone()).context("nobody runs it")?;
-    let first = std::fs::read_to_string(stand.folder().join("first/name"))?;
+    let first = std::fs::read_to_string(stand.folder().join("first/worker/name"))?;
     let victim = usize::from(first.trim() != owner.as_str());
     processes::signal(scale.workers[victim], Signal::SIGKILL)?;
     let begun = Instant::now();
