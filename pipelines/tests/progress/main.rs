@@ -291,8 +291,8 @@ fn nothing_that_may_have_changed_the_world_is_run_again_in_silence() {
     let requeued = |job: &LostJob| matches!(on_worker_lost(job), OnLoss::Requeue { .. });
     let test = lost(None, &[("make test", Running, false)]);
     assert!(requeued(&test));
-    assert!(requeued(&LostJob { losses_before: 1, ..test.clone() }));
-    assert!(matches!(on_worker_lost(&LostJob { losses_before: 2, ..test }), OnLoss::Fail { .. }));
+    assert!(requeued(&LostJob { losses_before: 2, ..test.clone() }));
+    assert!(matches!(on_worker_lost(&LostJob { losses_before: 3, ..test }), OnLoss::Fail { .. }));
 
     let deploy = lost(Some("production"), &[("checkout", Succeeded, true), ("./migrate", Running, false)]);
     let OnLoss::Fail { reason, class } = on_worker_lost(&deploy) else { panic!("run again") };
