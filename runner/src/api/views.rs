@@ -4,9 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use segue_schemas::{
     api::{
-        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, HeldJob, JobView, QueuedJob, QueuedPool,
-        QueuedRollout, ReleaseView, RollbackPoint, RunSummary, SecretScope, SecretView, StepView, WorkerStatus,
-        WorkerTokenView, WorkerView,
+        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, JobView, QueuedJob, QueuedPool, QueuedRollout,
+        ReleaseView, RollbackPoint, RunSummary, SecretScope, SecretView, StepView, WorkerStatus, WorkerTokenView,
+        WorkerView,
     },
     deploy::{Release, Rollout},
     id::{JobId, RunId},
@@ -161,13 +161,6 @@ pub fn worker(record: store::WorkerRecord, now: Timestamp, alive_for: Duration) 
         Some(_) => WorkerStatus::Draining,
         None => WorkerStatus::Alive,
     };
-    let held = |job: store::HeldJob| HeldJob {
-        job: job.job,
-        run: job.run,
-        key: job.key,
-        repository: job.repository,
-        since: job.since,
-    };
     WorkerView {
         status,
         id: record.id,
@@ -179,7 +172,7 @@ pub fn worker(record: store::WorkerRecord, now: Timestamp, alive_for: Duration) 
         token: record.token,
         draining_since: record.draining_since,
         jobs: record.holds.iter().map(|held| held.job).collect(),
-        holds: record.holds.into_iter().map(held).collect(),
+        holds: record.holds,
         drives: record.drives,
     }
 }

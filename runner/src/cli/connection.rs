@@ -25,6 +25,16 @@ pub struct ServerArgs {
     data: Option<PathBuf>,
 }
 
+/// What a command takes that lists all there is.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
 impl ServerArgs {
     /// The client that these arguments mean.
     ///

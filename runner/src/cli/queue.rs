@@ -3,7 +3,7 @@
 use segue_schemas::queue::{DeadLetter, DeadLetterList, RequeueRequest, Requeued};
 
 use super::{
-    connection::ServerArgs,
+    connection::{ListArgs, ServerArgs},
     ending::{Exit, Failure},
     out::say,
     place, show,
@@ -30,15 +30,6 @@ enum What {
     Show(ShowArgs),
     /// Put dead letters back into the queues that they came from
     Requeue(RequeueArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 #[derive(Debug, clap::Args)]

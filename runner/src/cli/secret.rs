@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     client::segment,
-    connection::ServerArgs,
+    connection::{ListArgs, ServerArgs},
     ending::{Exit, Explain as _, Failure},
     out::say,
     place,
@@ -69,15 +69,6 @@ struct SetArgs {
     from_file: Option<PathBuf>,
     #[command(flatten)]
     scope: ScopeArgs,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     server: ServerArgs,
 }

@@ -7,7 +7,7 @@ use segue_schemas::{
 
 use super::{
     client::segment,
-    connection::ServerArgs,
+    connection::{ListArgs, ServerArgs},
     ending::{Exit, Failure},
     out::say,
     place, serve, show,
@@ -67,15 +67,6 @@ struct CreateArgs {
     /// What its workers may offer to `runs-on` [default: anything]
     #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
     labels: Option<Vec<String>>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct ListArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,

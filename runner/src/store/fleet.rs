@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use segue_pipelines::progress::Gate;
 use segue_schemas::{
+    api::HeldJob,
     id::{RolloutId, WorkerId},
     status::JobStatus,
 };
 
 use super::{
-    HeldJob, QueuedJob, QueuedPool, QueuedRollout, Result, Store, WorkerRecord,
+    QueuedJob, QueuedPool, QueuedRollout, Result, Store, WorkerRecord,
     sql::{Conn, args},
     tables::{
         jobs::{self, Job},

@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 use segue_pipelines::schedule::Schedule;
 use segue_schemas::{
+    api::HeldJob,
     config::NotificationEvent,
     deploy::{Release, Rollout, RolloutCommand},
     id::{CommitSha, DeliveryId, Epoch, JobId, RolloutId, RunId, WorkerId},
@@ -471,21 +472,6 @@ pub struct WorkerRecord {
     pub holds: Vec<HeldJob>,
     /// The rollouts that it drives.
     pub drives: Vec<RolloutId>,
-}
-
-/// A job that a worker holds.
-#[derive(Debug, Clone)]
-pub struct HeldJob {
-    /// The job.
-    pub job: JobId,
-    /// Its run.
-    pub run: RunId,
-    /// Its key in the plan.
-    pub key: String,
-    /// `owner/name`.
-    pub repository: String,
-    /// Since when.
-    pub since: Option<Timestamp>,
 }
 
 /// A job that waits, and what for.

@@ -5,7 +5,7 @@ use nix::unistd::{Uid, User};
 use super::UserIds;
 
 /// The user for jobs where none is configured.
-const NAME: &str = "segue-job";
+pub const NAME: &str = "segue-job";
 /// The most users that are looked for beside it.
 const MAX_NUMBERED: usize = 256;
 

@@ -8,6 +8,7 @@ use std::{
 
 use nix::unistd::{Group, User, geteuid};
 use segue_schemas::config::Config;
+use segue_worker::engine::user;
 
 use super::Check;
 
@@ -57,7 +58,7 @@ pub fn job_user(config: &Config, data: &Path) -> Check {
             "run the worker as root to have jobs run as another user",
         );
     }
-    let names = config.worker.job_user.as_deref().map_or(vec!["segue-job", "nobody"], |name| vec![name]);
+    let names = config.worker.job_user.as_deref().map_or(vec![user::NAME, "nobody"], |name| vec![name]);
     let Some(user) = names.iter().find_map(|name| User::from_name(name).ok().flatten()) else {
         let remedy = format!("useradd --system --no-create-home --shell /usr/sbin/nologin {}", names[0]);
         return Check::bad(NAME, format!("there is no user {}", names.join(" or ")), remedy);
@@ -78,8 +79,10 @@ pub fn job_user(config: &Config, data: &Path) -> Check {
 /// Whether each job that runs beside others has a user of its own.
 fn own_users(config: &Config, shared: &User) -> Check {
     const NAME: &str = "job user";
-    let name = config.worker.job_user.as_deref().unwrap_or("segue-job");
-    let (slots, found) = (config.worker.capacity, numbered(name));
+    let configured = config.worker.job_user.as_deref();
+    let name = configured.unwrap_or(user::NAME);
+    let found = user::job_users(configured).map_or(0, |users| users.own.len());
+    let (slots, found) = (config.worker.capacity, u32::try_from(found).unwrap_or(u32::MAX));
     let shared = format!("{} (uid {})", shared.name, shared.uid);
     if slots < 2 || found >= slots {
         let own = if found > 0 { format!(", and {found} of {name}-1 and on, one for each job") } else { String::new() };
@@ -95,12 +98,6 @@ fn own_users(config: &Config, shared: &User) -> Check {
             slots.saturating_mul(2)
         ),
     )
-}
-
-/// How many of `name-1`, `name-2` and so on there are.
-fn numbered(name: &str) -> u32 {
-    let there = |n: &u32| User::from_name(&format!("{name}-{n}")).ok().flatten().is_some();
-    u32::try_from((1..=256).take_while(there).count()).unwrap_or(0)
 }
 
 /// The first directory on the way to `data` that a user can't pass through.
