@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod cut;
 pub mod faults;
 pub mod fleet;
+pub mod github;
 pub mod history;
 pub mod hostile;
 pub mod ledger;

@@ -1,0 +1,85 @@
+//! Repositories, their branches and pull requests. <https://docs.github.com/en/rest/repos/repos>
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    Asked, State,
+    access::{Level, may},
+    answer::{Answer, page},
+};
+
+/// A repository.
+pub(super) struct Repository {
+    bare: PathBuf,
+    /// What people may do in it.
+    pub(super) people: BTreeMap<String, String>,
+    pulls: Vec<Value>,
+}
+
+impl Repository {
+    pub(super) fn new(bare: &Path) -> Self {
+        Self { bare: bare.into(), people: BTreeMap::new(), pulls: Vec::new() }
+    }
+
+    /// Whether it has a commit.
+    pub(super) fn has_commit(&self, sha: &str) -> bool {
+        let is_sha = sha.len() == 40 && sha.chars().all(|c| c.is_ascii_hexdigit());
+        is_sha && self.git(&["cat-file", "-e", &format!("{sha}^{{commit}}")]).is_some()
+    }
+
+    fn git(&self, arguments: &[&str]) -> Option<String> {
+        let mut git = Command::new("git");
+        let output = git.args(["-c", "safe.directory=*"]).args(arguments).current_dir(&self.bare).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
+
+impl super::GitHub {
+    /// Opens a pull request.
+    pub fn open_pull(&self, repository: &str, number: u64, head: &str) {
+        if let Some(known) = self.state().repositories.get_mut(repository) {
+            known
+                .pulls
+                .push(json!({"number": number, "state": "open", "head": {"sha": head}, "base": {"ref": "main"}}));
+        }
+    }
+}
+
+/// `GET /repos/{owner}/{repo}`
+pub(super) fn get(state: &State, asked: &Asked, repository: &str) -> Result<Answer, Answer> {
+    may(state, asked, repository, "metadata", Level::Read)?;
+    let (owner, name) = repository.split_once('/').unwrap_or_default();
+    Ok(Answer::ok(json!({
+        "id": 1, "name": name, "full_name": repository, "private": true, "default_branch": "main", "owner": {"login": owner},
+        "permissions": {"admin": false, "push": true, "pull": true},
+    })))
+}
+
+/// `GET /repos/{owner}/{repo}/branches/{branch}`
+pub(super) fn branch(state: &State, asked: &Asked, repository: &str, branch: &str) -> Result<Answer, Answer> {
+    may(state, asked, repository, "contents", Level::Read)?;
+    let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
+    let commit = known.git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")]);
+    let commit = commit.ok_or_else(|| Answer::refusal(http::StatusCode::NOT_FOUND, "Branch not found"))?;
+    Ok(Answer::ok(json!({"name": branch, "commit": {"sha": commit}, "protected": false})))
+}
+
+/// `GET /repos/{owner}/{repo}/pulls`
+pub(super) fn pulls(state: &State, asked: &Asked, repository: &str) -> Result<Answer, Answer> {
+    may(state, asked, repository, "pull_requests", Level::Read)?;
+    let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
+    let wanted = asked.query.get("state").map_or("open", String::as_str);
+    let found = known.pulls.iter().filter(|pull| wanted == "all" || pull["state"] == wanted).cloned().collect();
+    let (items, link) = page(found, asked, &state.url);
+    let answer = Answer::ok(Value::Array(items));
+    Ok(match link {
+        Some(link) => answer.with("link", link),
+        None => answer,
+    })
+}
