@@ -4,6 +4,7 @@
 //! files, overrides from the environment.
 
 mod broker;
+mod github;
 mod storage;
 
 use std::{net::SocketAddr, ops::Range};
@@ -19,6 +20,7 @@ use crate::{
 };
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
+pub use github::{GitHubFault, github_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
 
 /// Environments and hosts that exist without being named.
@@ -57,6 +59,7 @@ impl<'n> Check<'n, '_, '_> {
         self.hosts();
         self.worker();
         self.notifications();
+        self.github();
         self.broker();
         self.storage();
         self.limits();
@@ -143,6 +146,12 @@ impl<'n> Check<'n, '_, '_> {
             };
             let help = Some("give `url-file`, a file that holds the address, or `url` where it is no secret".into());
             self.refuse(&item.span, message, help);
+        }
+    }
+
+    fn github(&mut self) {
+        for GitHubFault { key, message, help } in github_faults(&self.config.github) {
+            self.refuse(&self.place(&["github", key]), message, Some(help));
         }
     }
 

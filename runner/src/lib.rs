@@ -8,6 +8,7 @@ pub mod artifact_store;
 pub mod auth;
 pub mod backup;
 pub mod control;
+pub mod github;
 pub mod log_store;
 pub mod mirror;
 pub mod notify;

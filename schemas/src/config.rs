@@ -92,12 +92,83 @@ pub struct HostConfig {
     pub listen: Vec<String>,
 }
 
-/// GitHub.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// GitHub. Named an App or a token, Segue shows there how runs stand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct GitHubConfig {
     /// A file that holds the webhook's secret. Left out: `webhook-secret` in the data directory, made at the first start.
     pub webhook_secret_file: Option<PathBuf>,
+    /// The GitHub App as which Segue speaks.
+    pub app: GitHubAppConfig,
+    /// A file that holds a fine-grained token, where there is no App: then commits get statuses, not checks.
+    pub token_file: Option<PathBuf>,
+    /// Where GitHub's API is: `https://HOST/api/v3` for GitHub Enterprise Server.
+    pub api_url: String,
+    /// How many changes it may be told of in a minute. GitHub takes 80.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub writes_per_minute: u32,
+    /// How many in an hour. GitHub takes 500.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub writes_per_hour: u32,
+    /// How long changes of a run are gathered after one was shown.
+    pub gather: Span,
+    /// The first pause after a failure; it doubles.
+    pub first_pause: Span,
+    /// The longest pause after a failure.
+    pub longest_pause: Span,
+}
+
+impl Default for GitHubConfig {
+    fn default() -> Self {
+        Self {
+            webhook_secret_file: None,
+            app: GitHubAppConfig::default(),
+            token_file: None,
+            api_url: "https://api.github.com".into(),
+            writes_per_minute: 80,
+            writes_per_hour: 500,
+            gather: Span::seconds(1),
+            first_pause: Span::seconds(2),
+            longest_pause: Span::seconds(300),
+        }
+    }
+}
+
+impl GitHubConfig {
+    /// Whether anything is shown there.
+    #[must_use]
+    pub const fn is_told(&self) -> bool {
+        self.app.id.is_some() || self.token_file.is_some()
+    }
+}
+
+/// A GitHub App.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct GitHubAppConfig {
+    /// Its client ID or its App ID, as its settings on GitHub show them.
+    pub id: Option<GitHubAppId>,
+    /// A file that holds its private key in PEM form, as GitHub gives it out.
+    pub private_key_file: Option<PathBuf>,
+}
+
+/// The name of a GitHub App: a client ID, or a number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GitHubAppId {
+    /// The App ID.
+    Number(u64),
+    /// The client ID; or the App ID, as a text.
+    Text(String),
+}
+
+impl std::fmt::Display for GitHubAppId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
 }
 
 /// A worker.
