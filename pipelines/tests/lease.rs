@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use segue_pipelines::progress::{LostJob, LostStep, OnLoss, on_worker_lost};
+use segue_pipelines::progress::{Loss, LostJob, LostStep, OnLoss, on_worker_lost};
 use segue_schemas::{id::Epoch, status::StepStatus, time::Timestamp};
 
 /// Ticks of a lease, and how many pass at most.
@@ -205,6 +205,7 @@ fn reap(w: &mut World, rules: Rules, kind: Kind) {
     }
     let step = LostStep { index: 0, name: "deploy".into(), status: StepStatus::Running, is_contained: false };
     let lost = LostJob {
+        loss: Loss::Unheard,
         worker: format!("w{to}").parse().unwrap(),
         last_heard: Timestamp(0),
         environment: (kind == Kind::Deploys).then(|| "production".into()),

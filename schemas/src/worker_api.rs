@@ -10,6 +10,7 @@
 //! | `POST /jobs/{id}/finish` | [`JobFinish`] -> [`Reported`]; the same once more changes nothing |
 //! | `POST /jobs/{id}/wait` | [`JobWait`] -> [`Reported`]; the slot is free, the lease ends, the job goes on after its rollout |
 //! | `POST /jobs/{id}/hand-back` | [`JobHandBack`] -> [`Reported`]; queued again, to go on at a step |
+//! | `POST /jobs/{id}/lost` | [`JobLost`] -> [`Reported`]; its worker could not renew the lease and has stopped it |
 //! | `POST /jobs/{id}/logs?epoch=&offset=` | bytes -> [`LogAck`] |
 //! | `PUT /artifacts/{digest}` | bytes -> 201, or 200 when it was there |
 //! | `GET /artifacts/{digest}` | -> bytes |
@@ -313,6 +314,18 @@ pub struct JobHandBack {
     pub log_bytes: u64,
     /// Why.
     pub reason: String,
+}
+
+/// A job's lease could not be renewed, and its worker has stopped everything that it ran before the lease's end. What becomes of
+/// it is what becomes of one whose worker is lost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobLost {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// Every step so far; the one that was stopped is `running`.
+    pub steps: Vec<StepReport>,
+    /// Bytes of log that were sent.
+    pub log_bytes: u64,
 }
 
 /// A write was taken.

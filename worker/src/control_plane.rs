@@ -28,9 +28,9 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
-        EndedJobs, ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register,
-        Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache,
-        Serving, StepNotice, StepRollback,
+        EndedJobs, ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck,
+        Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport,
+        SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -323,6 +323,14 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn hand_back(&self, job: JobId, hand_back: &JobHandBack) -> Result<Reported, ControlPlaneError> {
         self.post(&format!("jobs/{job}/hand-back"), hand_back, CALL_LIMIT).await
+    }
+
+    /// Says that a job's lease could not be renewed, and that it was stopped.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn lost(&self, job: JobId, lost: &JobLost) -> Result<Reported, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/lost"), lost, CALL_LIMIT).await
     }
 
     /// Sends one chunk of a job's log, which begins at `offset` of it. An answer means that it is stored.

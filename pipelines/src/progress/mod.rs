@@ -38,7 +38,7 @@ pub use rerun::{Rerun, RerunError, Selection, rerun};
 pub use retry::begin_again;
 pub use rollout_end::{AfterRollout, Next, after_rollout, first_failure};
 pub use settle::{is_settled, settle, strategy_context};
-pub use worker_loss::{LostJob, LostStep, MAX_STARTS, OnLoss, on_worker_lost};
+pub use worker_loss::{Loss, LostJob, LostStep, MAX_STARTS, OnLoss, on_worker_lost};
 
 /// One attempt of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,12 +8,24 @@ use serde::{Deserialize, Serialize};
 /// Starts of a job in one attempt, when its worker is lost each time: the first, and three tries again.
 pub const MAX_STARTS: u32 = 4;
 
-/// A job whose worker let the lease run out, or started again without it.
+/// How a job was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Its worker let the lease run out, or started again without it.
+    Unheard,
+    /// Its worker could not renew the lease, stopped what it ran, and has said so.
+    Stopped,
+}
+
+/// A job that its worker has lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostJob {
+    /// How.
+    pub loss: Loss,
     /// The worker.
     pub worker: WorkerId,
-    /// When it was last heard.
+    /// When it was last heard, before it came back to say that it has stopped.
     pub last_heard: Timestamp,
     /// The environment that the job changes.
     pub environment: Option<String>,
@@ -80,7 +92,13 @@ pub fn on_worker_lost(job: &LostJob) -> OnLoss {
         Some(step) => format!("in step {} `{}`", step.index + 1, step.name),
         None => "before its first step".to_owned(),
     };
-    let lost = format!("worker `{}` was lost {at}; it was last heard at {}", job.worker, job.last_heard);
+    let (worker, heard) = (&job.worker, job.last_heard);
+    let lost = match job.loss {
+        Loss::Unheard => format!("worker `{worker}` was lost {at}; it was last heard at {heard}"),
+        Loss::Stopped => format!(
+            "worker `{worker}` could not reach the server from {heard} on, and stopped the job {at} before its lease ended"
+        ),
+    };
     if let (Some(rollout), Some(step)) = (job.rollout, running) {
         return OnLoss::AwaitRollout { rollout, step: step.index };
     }

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_pipelines::progress::{
-    Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, LostJob, LostStep, Next, OnLoss, RerunError, RunView,
-    Selection, SkipCause, advance, after_rollout, begin_again, cancel, first_failure, gate, on_worker_lost, rerun,
+    Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, Loss, LostJob, LostStep, Next, OnLoss, RerunError,
+    RunView, Selection, SkipCause, advance, after_rollout, begin_again, cancel, first_failure, gate, on_worker_lost,
+    rerun,
 };
 use segue_schemas::{
     id::RolloutId,
@@ -265,6 +266,7 @@ fn a_rerun_takes_what_failed_and_what_comes_after() {
 
 fn lost(environment: Option<&str>, steps: &[(&str, StepStatus, bool)]) -> LostJob {
     LostJob {
+        loss: Loss::Unheard,
         worker: "w1".parse().unwrap(),
         last_heard: Timestamp(0),
         environment: environment.map(Into::into),
@@ -308,6 +310,27 @@ fn nothing_that_may_have_changed_the_world_is_run_again_in_silence() {
     let rolling = LostJob { rollout: Some(RolloutId(3)), cancelled: true, ..deploy.clone() };
     assert_eq!(on_worker_lost(&rolling), OnLoss::AwaitRollout { rollout: RolloutId(3), step: 1 });
     assert!(matches!(on_worker_lost(&LostJob { cancelled: true, ..deploy }), OnLoss::Cancel { .. }));
+}
+
+#[test]
+fn what_a_worker_stopped_by_itself_is_judged_as_if_it_were_lost() {
+    let stopped = |job: LostJob| on_worker_lost(&LostJob { loss: Loss::Stopped, ..job });
+    let OnLoss::Requeue { reason } = stopped(lost(None, &[("make test", StepStatus::Running, false)])) else {
+        panic!("nothing else was changed by it")
+    };
+    assert_eq!(
+        reason,
+        "worker `w1` could not reach the server from 1970-01-01T00:00:00.000Z on, and stopped the job in step 1 `make test` \
+         before its lease ended"
+    );
+    let deploy = lost(Some("production"), &[("./migrate", StepStatus::Running, false)]);
+    let OnLoss::Fail { reason, class } = stopped(deploy.clone()) else { panic!("run again") };
+    assert_eq!(class, FailureClass::WorkerLost);
+    assert!(
+        reason.contains("in step 1 `./migrate`") && reason.contains("`production` may have been changed"),
+        "{reason}"
+    );
+    assert!(matches!(stopped(LostJob { losses_before: 3, idempotent: true, ..deploy }), OnLoss::Fail { .. }));
 }
 
 fn plan(steps: &[(bool, Option<&str>)]) -> JobPlan {

@@ -12,8 +12,8 @@ use http::{Extensions, Method};
 use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
-        AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobReport, JobWait, Renew,
-        SaveCache, StepNotice, StepRollback,
+        AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
+        Renew, SaveCache, StepNotice, StepRollback,
     },
 };
 use serde::de::DeserializeOwned;
@@ -167,6 +167,7 @@ under_epoch!(
     FindCache,
     JobFinish,
     JobHandBack,
+    JobLost,
     JobReport,
     JobWait,
     Renew,

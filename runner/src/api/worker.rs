@@ -19,8 +19,9 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
-        FindCache, JobClaim, JobFinish, JobHandBack, JobReport, JobWait, LogAck, Register, Registered, Renew, Renewed,
-        Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
+        FindCache, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck, Register, Registered, Renew,
+        Renewed, Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice,
+        StepRollback,
     },
 };
 use serde::Deserialize;
@@ -62,6 +63,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/finish", post(finish_job))
         .route("/jobs/{job}/wait", post(wait_job))
         .route("/jobs/{job}/hand-back", post(hand_back_job))
+        .route("/jobs/{job}/lost", post(lost_job))
         .route("/jobs/{job}/logs", post(append_log))
         .route("/jobs/{job}/artifacts", post(attach_artifact).get(job_artifacts))
         .route("/jobs/{job}/artifacts/{name}", get(job_artifact))
@@ -209,6 +211,14 @@ async fn hand_back_job(
     HeldBody(hand_back): HeldBody<JobHandBack>,
 ) -> Result<Json<Reported>> {
     Ok(Json(app.store.hand_back_job(job, hand_back).await?))
+}
+
+async fn lost_job(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(lost): HeldBody<JobLost>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.lost_job(job, lost).await?))
 }
 
 #[derive(Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_pipelines::progress::{LostJob, LostStep, OnLoss, on_worker_lost};
+use segue_pipelines::progress::{Loss, LostJob, LostStep, OnLoss, on_worker_lost};
 use segue_schemas::{
     id::JobId,
     plan::StepAction,
@@ -110,7 +110,7 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         ended += 1;
         let id = job.record.id;
         let is_over = if job.record.lease_until.is_some_and(|until| until <= tx.now) {
-            lose_job(store, tx, job).await?
+            lose_job(store, tx, job, Loss::Unheard).await?
         } else {
             let limit = job.record.plan.timeout_seconds;
             let reason = format!("the time limit of {limit} s was reached, and its worker did not end it");
@@ -158,10 +158,10 @@ async fn fail(store: &Store, tx: &mut Tx, mut job: Job, class: FailureClass, rea
     settle(store, tx, job).await
 }
 
-/// A job's worker is lost, or has begun anew without it. Whether this ended the job.
-pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job) -> Result<bool> {
+/// A job's worker is lost, has begun anew without it, or has stopped it. Whether this ended the job.
+pub(super) async fn lose_job(store: &Store, tx: &mut Tx, mut job: Job, loss: Loss) -> Result<bool> {
     let rollout = rollouts::newest_of_job(&mut tx.conn, job.record.id).await?;
-    match on_worker_lost(&lost(tx, &job, rollout.as_ref()).await?) {
+    match on_worker_lost(&lost(tx, &job, loss, rollout.as_ref()).await?) {
         OnLoss::Requeue { reason } => {
             job.record.tries += 1;
             job.record.next_step = None;
@@ -207,7 +207,7 @@ async fn settle(store: &Store, tx: &mut Tx, job: Job) -> Result<()> {
     advance_run(store, tx, job.record.run).await
 }
 
-async fn lost(tx: &mut Tx, job: &Job, rollout: Option<&StoredRollout>) -> Result<LostJob> {
+async fn lost(tx: &mut Tx, job: &Job, loss: Loss, rollout: Option<&StoredRollout>) -> Result<LostJob> {
     let record = &job.record;
     let contained = |index: usize| {
         let step = record.plan.steps.get(index);
@@ -229,6 +229,7 @@ async fn lost(tx: &mut Tx, job: &Job, rollout: Option<&StoredRollout>) -> Result
     let waits = asked.filter(|(_, index)| steps.iter().any(|s| s.index == *index && !s.status.is_final()));
     let worker = record.worker.clone();
     Ok(LostJob {
+        loss,
         worker: worker.ok_or_else(|| StoreError::corrupt("jobs.worker", "a held job has none"))?,
         last_heard: record.heard_at.unwrap_or_default(),
         environment: record.plan.environment.clone(),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use segue_pipelines::progress::Loss;
 use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Epoch, JobId},
     status::{Conclusion, FailureClass, JobStatus},
-    worker_api::{AttachArtifact, JobFinish, JobHandBack, JobReport, JobWait, Reported},
+    worker_api::{AttachArtifact, JobFinish, JobHandBack, JobLost, JobReport, JobWait, Reported},
 };
 
 use super::{
     advance::advance_run,
+    reaper::lose_job,
     resume::{environment_url, resume_after},
     retry::fail_or_begin_again,
 };
@@ -91,6 +93,16 @@ impl Store {
         let store = self.clone();
         let done = self.write(move |tx| Box::pin(async move { take_back(&store, tx, job, hand_back).await })).await?;
         self.logs().release(job, false);
+        Ok(done)
+    }
+
+    /// A job whose worker could not renew the lease and has stopped it is looked after as one whose worker is lost; it may be queued
+    /// again. The same under the same epoch once more changes nothing.
+    pub async fn lost_job(&self, job: JobId, lost: JobLost) -> Result<Reported> {
+        let store = self.clone();
+        let (done, is_over) =
+            self.write(move |tx| Box::pin(async move { lose_stopped(&store, tx, job, lost).await })).await?;
+        self.logs().release(job, is_over);
         Ok(done)
     }
 
@@ -232,6 +244,20 @@ async fn take_back(store: &Store, tx: &mut Tx, id: JobId, back: JobHandBack) -> 
     jobs::save(&mut tx.conn, &job).await?;
     advance_run(store, tx, job.record.run).await?;
     Ok(reported(&job))
+}
+
+/// The answer, and whether the job has ended with it.
+async fn lose_stopped(store: &Store, tx: &mut Tx, id: JobId, lost: JobLost) -> Result<(Reported, bool)> {
+    let known = jobs::load(&mut tx.conn, id).await?;
+    if known.record.epoch == lost.epoch && !known.record.status.is_held() {
+        return Ok((reported(&known), known.record.status.is_final()));
+    }
+    let job = jobs::held_under(known, lost.epoch)?;
+    let answer = reported(&job);
+    jobs::save_steps(&mut tx.conn, id, &lost.steps).await?;
+    jobs::save_log(&mut tx.conn, id, lost.log_bytes, None).await?;
+    let is_over = lose_job(store, tx, job, Loss::Stopped).await?;
+    Ok((answer, is_over))
 }
 
 fn reported(job: &Job) -> Reported {

@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::PoisonError};
 
 use secrecy::{ExposeSecret as _, SecretString};
+use segue_pipelines::progress::Loss;
 use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId, is_name},
     time::Timestamp,
@@ -163,7 +164,7 @@ async fn revoke(store: &Store, tx: &mut Tx, name: &str) -> Result<(Vec<WorkerId>
     let mut lost = Vec::new();
     for worker in &workers {
         for job in jobs::held_by(&mut tx.conn, worker).await? {
-            lost.push((job.record.id, lose_job(store, tx, job).await?));
+            lost.push((job.record.id, lose_job(store, tx, job, Loss::Unheard).await?));
         }
         for rollout in rollouts::held_by(&mut tx.conn, worker).await? {
             lose_rollout(tx, rollout).await?;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::PoisonError};
 
+use segue_pipelines::progress::Loss;
 use segue_schemas::{
     id::{JobId, RunId, WorkerId},
     queue,
@@ -72,7 +73,7 @@ impl Store {
                     for job in jobs::held_by(&mut tx.conn, &register.worker).await? {
                         if job.incarnation.as_deref() != Some(&register.incarnation) {
                             let id = job.record.id;
-                            lost.push((id, lose_job(&store, tx, job).await?));
+                            lost.push((id, lose_job(&store, tx, job, Loss::Unheard).await?));
                         }
                     }
                     for rollout in rollouts::held_by(&mut tx.conn, &register.worker).await? {

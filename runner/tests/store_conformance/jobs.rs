@@ -7,7 +7,7 @@ use segue_schemas::{
     plan::StepAction,
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
     trigger::{Event, Trigger},
-    worker_api::{AttachArtifact, JobHandBack},
+    worker_api::{AttachArtifact, JobHandBack, JobLost},
 };
 
 use crate::world::{World, commit, deploy_job, finish, job, running, script, step};
@@ -351,6 +351,39 @@ pub async fn a_job_handed_back_goes_on_at_its_step_with_its_worker(world: World)
     assert!(anew.resume.is_none(), "its worker is gone, so it begins anew");
     world.finish(&anew, Conclusion::Success).await;
     assert_eq!(world.status(run).await, RunStatus::Succeeded);
+}
+
+pub async fn what_a_worker_stopped_by_itself_is_looked_after_as_lost(world: World) {
+    let mut deploy = job("deploy", &[]);
+    deploy.environment = Some("staging".into());
+    let run = world.run(vec![job("test", &[]), deploy]).await;
+    let worker = world.worker("w", "1").await;
+    for _ in 0..2 {
+        let claim = world.claim(&worker).await;
+        let lost = JobLost { epoch: claim.epoch, steps: vec![step(0, StepStatus::Running)], log_bytes: 0 };
+        world.store.lost_job(claim.job, lost.clone()).await.unwrap();
+        let after = format!("{:?}", world.store.run_detail(run, None).await.unwrap());
+        world.store.lost_job(claim.job, lost).await.unwrap();
+        assert_eq!(format!("{:?}", world.store.run_detail(run, None).await.unwrap()), after, "said twice, done once");
+    }
+    let detail = world.store.run_detail(run, None).await.unwrap();
+    let statuses: Vec<JobStatus> = detail.jobs.iter().map(|(job, _)| job.status).collect();
+    assert_eq!(statuses, [JobStatus::Queued, JobStatus::Failed]);
+    let reasons: Vec<String> = detail.jobs.iter().map(|(job, _)| job.reason.clone().unwrap_or_default()).collect();
+    assert!(reasons.iter().all(|reason| reason.contains("stopped the job in step 1 `step 0`")), "{reasons:?}");
+    assert!(reasons[1].contains("`staging` may have been changed"), "{reasons:?}");
+    assert_eq!(detail.jobs[1].0.failure_class, Some(FailureClass::WorkerLost));
+    // it counts as a loss, of which there are three
+    for _ in 0..3 {
+        let claim = world.claim(&worker).await;
+        let late = JobLost { epoch: Epoch(claim.epoch.0 - 1), steps: Vec::new(), log_bytes: 0 };
+        assert!(matches!(world.store.lost_job(claim.job, late).await, Err(StoreError::StaleEpoch { .. })));
+        let lost = JobLost { epoch: claim.epoch, steps: Vec::new(), log_bytes: 0 };
+        world.store.lost_job(claim.job, lost).await.unwrap();
+    }
+    let job = world.store.run_detail(run, None).await.unwrap().jobs.remove(0).0;
+    assert!(job.reason.unwrap().ends_with("That was the last of 4 starts"));
+    assert_eq!(world.status(run).await, RunStatus::Failed);
 }
 
 pub async fn low_disk_stops_jobs_and_not_deliveries(world: World) {

@@ -73,6 +73,7 @@ macro_rules! on {
                 a_new_incarnation_ends_the_leases_of_the_old_one_at_once,
                 a_job_that_overstays_ends,
                 a_job_handed_back_goes_on_at_its_step_with_its_worker,
+                what_a_worker_stopped_by_itself_is_looked_after_as_lost,
                 low_disk_stops_jobs_and_not_deliveries,
                 logs_are_fenced_and_survive_a_restart,
                 artifacts_are_named_once_per_attempt,

@@ -11,7 +11,7 @@ use segue_pipelines::expr::Contexts;
 use segue_schemas::{
     id::{JobId, RolloutId},
     status::{Conclusion, FailureClass},
-    worker_api::{JobClaim, JobFinish, JobHandBack, JobWait, Registered, StepReport},
+    worker_api::{JobClaim, JobFinish, JobHandBack, JobLost, JobWait, Registered, StepReport},
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -95,6 +95,8 @@ pub(super) enum Ended {
     Waits { step: usize, rollout: RolloutId, may_fail: bool },
     /// The worker stops. `None`: the job is to begin anew.
     HandBack { next_step: Option<usize> },
+    /// The lease could not be renewed: what ran is stopped, and the server says what becomes of the job.
+    Stopped,
     /// The job is another's.
     Lost,
 }
@@ -335,7 +337,7 @@ impl JobRunner {
     async fn end(&self, mut running: Running<'_>, ended: Ended) {
         let claim = running.claim;
         let grace = LEFTOVER_GRACE.min(self.options.kill_grace);
-        let grace = if matches!(ended, Ended::Lost) { Duration::ZERO } else { grace };
+        let grace = if matches!(ended, Ended::Lost | Ended::Stopped) { Duration::ZERO } else { grace };
         let killed = running.engine.kill(grace).await;
         if let Err(error) = &killed {
             tracing::debug!(job = %claim.job, %error, "nothing was left to be killed");
@@ -365,6 +367,16 @@ impl JobRunner {
                 if !(told && goes_on) {
                     self.forget(claim, killed).await;
                 }
+            }
+            Ended::Stopped => {
+                let steps = running.reporter.all();
+                let Running { log, lease, .. } = running;
+                lease.signs.over.cancel();
+                let log_bytes = self.close_log(log).await;
+                let lost = JobLost { epoch: claim.epoch, steps, log_bytes };
+                self.tell(claim, "stopped", self.patience(), || self.control_plane.lost(claim.job, &lost)).await;
+                drop(lease);
+                self.forget(claim, killed).await;
             }
             Ended::HandBack { next_step } => {
                 if next_step.is_some() {

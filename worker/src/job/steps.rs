@@ -25,7 +25,7 @@ use super::{
     lease::LeaseSigns,
     run::{Ended, Running},
 };
-use crate::{engine::Exit, log::LogMark};
+use crate::{engine::Exit, log::LogMark, supervisor::client::SupervisorError};
 
 /// Characters of a reason that are kept.
 const MAX_REASON: usize = 4000;
@@ -119,8 +119,8 @@ impl<'a> Steps<'a> {
             if signs.cancel.is_cancelled() && self.running.standing != Standing::Cancelled {
                 self.cancel();
             } else if signs.ending.is_cancelled() {
-                self.lease_ends();
-                return Ended::Done;
+                // a job that has failed, or was cancelled, ends as such
+                return if self.running.standing == Standing::Success { Ended::Stopped } else { Ended::Done };
             } else if self.running.runner.stopping.is_cancelled() && self.running.standing != Standing::Cancelled {
                 // What has not begun can begin anew elsewhere.
                 return Ended::HandBack { next_step: (index > 0).then_some(index) };
@@ -240,6 +240,10 @@ impl<'a> Steps<'a> {
         match performed {
             Ok(Ok(end)) => Ok(end),
             Ok(Err(StepError::ControlPlane(error))) if error.is_stale_epoch() => Err(Ended::Lost),
+            // the step supervisor was faster than the clock of this process, which may have stood still
+            Ok(Err(StepError::Supervisor(SupervisorError::DeadlinePassed))) => {
+                self.interrupt(Interruption::LeaseEnding).await
+            }
             Ok(Err(error)) => Ok(self.failed(&error).await),
             Err(interruption) => self.interrupt(interruption).await,
         }
@@ -304,6 +308,11 @@ impl<'a> Steps<'a> {
                     claim.plan.environment.as_deref().unwrap_or_default()
                 ),
             ),
+            Interruption::LeaseEnding if self.running.standing == Standing::Success => {
+                let word = "The server could not be reached until the lease ended, and the step was stopped.";
+                self.running.log.line(format!("##[error]{word}")).await;
+                return Err(Ended::Stopped);
+            }
             Interruption::LeaseEnding => {
                 failed(FailureClass::Infrastructure, "the server could not be reached until the lease ended".into())
             }
@@ -328,14 +337,6 @@ impl<'a> Steps<'a> {
     fn cancel(&mut self) {
         self.running.standing = Standing::Cancelled;
         self.cleanup_until = Some(Instant::now() + self.running.runner.options.cleanup_limit);
-    }
-
-    fn lease_ends(&mut self) {
-        if self.running.standing == Standing::Success {
-            self.running.standing = Standing::Failure;
-            let reason = "the server could not be reached until the lease ended".to_owned();
-            self.running.failure = Some((FailureClass::Infrastructure, reason));
-        }
     }
 
     pub(super) async fn failed(&self, error: &StepError) -> StepEnd {

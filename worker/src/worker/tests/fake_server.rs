@@ -18,8 +18,8 @@ use segue_schemas::{
     id::{Epoch, JobId},
     time::Timestamp,
     worker_api::{
-        AskEnded, AttachArtifact, CreateRollout, EndedJobs, JobClaim, JobFinish, JobHandBack, JobReport, JobWait,
-        LogAck, Registered, Renew, Renewed, Reported,
+        AskEnded, AttachArtifact, CreateRollout, EndedJobs, JobClaim, JobFinish, JobHandBack, JobLost, JobReport,
+        JobWait, LogAck, Registered, Renew, Renewed, Reported,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,6 +36,7 @@ pub struct State {
     pub finished: Vec<JobFinish>,
     pub waits: Vec<JobWait>,
     pub handed_back: Vec<JobHandBack>,
+    pub lost: Vec<JobLost>,
     pub rollouts: Vec<CreateRollout>,
     pub blobs: HashMap<String, Bytes>,
     pub artifacts: BTreeMap<String, Artifact>,
@@ -218,6 +219,10 @@ impl FakeServer {
             }
             ["wait"] => {
                 self.with(|state| state.waits.push(read(&body)));
+                ok(&Reported { cancel })
+            }
+            ["lost"] => {
+                self.with(|state| state.lost.push(read(&body)));
                 ok(&Reported { cancel })
             }
             ["hand-back"] => {
