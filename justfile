@@ -31,11 +31,11 @@ bench *args:
     cargo build --release
     SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" cargo run --release --package segue-integration-tests --bin bench -- {{ args }}
 
-# Random faults under load for so many seconds, the same ones each time for the same seed
-soak seconds="1800" seed="1":
+# Random faults under load for so many seconds, the same ones each time for the same seed, on `sqlite` or on a `cluster`
+soak seconds="1800" seed="1" on="sqlite":
     cargo build --release
     SEGUE_BIN="${CARGO_TARGET_DIR:-target}/release/segue" SEGUE_SOAK_SECONDS={{ seconds }} SEGUE_SOAK_SEED={{ seed }} \
-        cargo test --package segue-integration-tests --test stories random_faults -- --nocapture
+        cargo test --package segue-integration-tests --test stories random_faults_break_no_promise::{{ on }} -- --exact --nocapture
 
 # Format everything
 fmt:

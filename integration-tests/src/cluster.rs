@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     api::Api,
+    fleet::configuration,
     postgres::{Database, Postgres},
     s3::S3,
     stand::{Stand, binary, free_address},
@@ -46,7 +47,7 @@ impl Cluster {
         let database = Arc::new(Postgres::start()?).database()?;
         let s3 = S3::start("contents", "key", "secret").await?;
         let keys = tempfile::tempdir()?;
-        let configuration = format!("{}{extra}", configuration(&database, &s3, &keys)?);
+        let configuration = format!("{}{extra}", configuration(&database, &s3, keys.path())?);
         let stand = Stand::start_apart(&configuration).await?;
         let mut cluster = Self { stand, second: free_address()?, children: Vec::new(), database, s3, _keys: keys };
         cluster.start_second().await?;
@@ -125,26 +126,6 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
     }
-}
-
-/// What `segue.yaml` says of the database, the bucket and the key of secrets.
-///
-/// # Errors
-/// The files of the keys can't be written.
-pub fn configuration(database: &Database, s3: &S3, keys: &tempfile::TempDir) -> Result<String> {
-    let file = |name: &str, text: &str| -> Result<String> {
-        let file = keys.path().join(name);
-        fs::write(&file, text)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-        Ok(file.display().to_string())
-    };
-    let (id, secret, url) = (file("id", "key")?, file("secret", "secret")?, file("url", &database.url())?);
-    Ok(format!(
-        "database: {{url-file: {url}}}\nsecrets: {{key-file: {}}}\nstorage:\n  kind: s3\n  bucket: contents\n  \
-         endpoint: {}\n  access-key-file: {id}\n  secret-key-file: {secret}\n",
-        keys.path().join("secret.key").display(),
-        s3.endpoint(),
-    ))
 }
 
 async fn ready(listen: &str) -> bool {

@@ -40,6 +40,17 @@ fn mentions(pid: u32, text: &str) -> bool {
         || in_file("environ")
 }
 
+/// The most memory that a process had while somebody looked: its proportional set size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// Which process.
+    pub who: String,
+    /// What it had, in MiB.
+    pub peak_mib: u64,
+    /// What it may have, in MiB.
+    pub bound_mib: u64,
+}
+
 /// The proportional set size of a process, in KiB: its private memory, and its share of what it shares.
 ///
 /// # Errors

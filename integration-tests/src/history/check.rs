@@ -140,8 +140,8 @@ fn ends_that_did_not_happen(history: &History) -> Vec<String> {
 }
 
 fn too_much_memory(history: &History) -> Vec<String> {
-    let above = history.memory_mib.iter().filter(|(used, allowed)| used > allowed);
-    above.map(|(used, allowed)| format!("a process had {used} MiB, and {allowed} are its bound")).collect()
+    let above = history.memory.iter().filter(|memory| memory.peak_mib > memory.bound_mib);
+    above.map(|m| format!("{} had {} MiB, and {} are its bound", m.who, m.peak_mib, m.bound_mib)).collect()
 }
 
 #[cfg(test)]
@@ -149,7 +149,7 @@ mod tests {
     use segue_schemas::status::RunStatus;
 
     use super::{
-        super::{EndedJob, EndedRun, Sent},
+        super::{EndedJob, EndedRun, Memory, Sent},
         *,
     };
 
@@ -184,7 +184,7 @@ mod tests {
             runs: vec![run(1, &[1, 1]), run(2, &[1, 2, 2])],
             steps: [("deploy".to_owned(), 2)].into(),
             exclusive: vec!["deploy".into()],
-            memory_mib: vec![(40, 100)],
+            memory: vec![Memory { who: "server 0".into(), peak_mib: 40, bound_mib: 100 }],
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
                 let job = EndedJob { log_is_whole: false, ..succeeded(&[1]) };
                 h.runs[0].jobs.insert("deploy".into(), job);
             }),
-            ("G: a process had 400 MiB", |h| h.memory_mib.push((400, 100))),
+            ("G: server 0 had 400 MiB", |h| h.memory[0].peak_mib = 400),
         ];
         for (expected, change) in cases {
             let told = broken_by(change);

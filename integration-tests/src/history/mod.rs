@@ -13,6 +13,8 @@ pub use check::check;
 pub use record::{Recorder, pipeline};
 use segue_schemas::status::{JobStatus, RunStatus};
 
+pub use crate::processes::Memory;
+
 /// A webhook that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
@@ -87,8 +89,8 @@ pub struct History {
     pub steps: BTreeMap<String, u32>,
     /// Jobs of which one at most may be at work at a time, over all runs.
     pub exclusive: Vec<String>,
-    /// Each server's resident memory at its highest, in MiB, with what it may be.
-    pub memory_mib: Vec<(u64, u64)>,
+    /// The memory of each server and worker at its highest.
+    pub memory: Vec<Memory>,
 }
 
 /// A promise that was broken. The letters are those of `docs/architecture.md`.

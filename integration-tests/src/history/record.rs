@@ -14,12 +14,16 @@ use segue_schemas::api::{DeliveryView, RunView};
 use super::{Broken, Effect, EndedJob, EndedRun, History, Mark, Sent, check};
 use crate::{
     api::Api,
-    repository::{Pushed, Repository},
-    webhook::{Webhook, push_payload},
+    fleet::{Doors, Fleet},
+    repository::Pushed,
+    webhook::push_payload,
 };
 
 /// How long between two looks while runs are waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long an answer to a webhook is waited for: GitHub gives up after ten seconds.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A pipeline whose steps tell what they do: two jobs beside each other, and one after both of which one at most is at work over all
 /// runs. Each step says so in the log and in the file, takes `pause` seconds, and says that it has done it.
@@ -71,21 +75,27 @@ impl Recorder {
         &self.file
     }
 
-    /// Sends a push, and once more under the same GUID until it is answered, as a sender does that must not lose it. Gives up after
-    /// `limit`; then it is in the history as one of which nobody knows.
-    pub async fn push(&mut self, webhook: &Webhook, repository: &Repository, pushed: &Pushed, limit: Duration) -> bool {
+    /// Sends a push to one of the servers, and once more under the same GUID to the next until it is answered, as a sender does that
+    /// must not lose it. Gives up after `limit`; then it is in the history as one of which nobody knows.
+    pub async fn push(&mut self, doors: &Doors, pushed: &Pushed, limit: Duration) -> bool {
         let guid = uuid::Uuid::new_v4().to_string();
-        let body = push_payload(repository, pushed).to_string();
+        let body = push_payload(&doors.repository, pushed).to_string();
         let begun = Instant::now();
-        let accepted = loop {
-            match webhook.send(&guid, "push", body.as_bytes()).await {
-                Ok(answer) if answer.status() == 202 => break true,
-                _ if begun.elapsed() > limit => break false,
-                _ => tokio::time::sleep(LOOK_AGAIN).await,
-            }
-        };
-        self.sent.push(Sent { guid, identity: pushed.after.clone(), accepted });
-        accepted
+        let first = self.sent.len() % doors.webhooks.len();
+        for webhook in doors.webhooks.iter().cycle().skip(first) {
+            let sending = webhook.send(&guid, "push", body.as_bytes());
+            let accepted = match tokio::time::timeout(ANSWER, sending).await {
+                Ok(Ok(answer)) if answer.status() == 202 => true,
+                _ if begun.elapsed() > limit => false,
+                _ => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            self.sent.push(Sent { guid, identity: pushed.after.clone(), accepted });
+            return accepted;
+        }
+        false
     }
 
     /// How many lines steps have written.
@@ -94,14 +104,14 @@ impl Recorder {
         fs::read_to_string(&self.file).map_or(0, |text| text.lines().count())
     }
 
-    /// Waits until every accepted delivery is planned and every run has ended, however often the server is away meanwhile.
+    /// Waits until every accepted delivery is planned and every run has ended, however often a server is away meanwhile.
     ///
     /// # Errors
     /// Not within the limit; the message says what is still going on.
-    pub async fn settle(&self, api: &Api, limit: Duration) -> Result<()> {
+    pub async fn settle(&self, fleet: &Fleet, limit: Duration) -> Result<()> {
         let begun = Instant::now();
-        loop {
-            let open = match self.read(api).await {
+        for server in (0..fleet.shape().servers).cycle() {
+            let open = match self.read(&fleet.api(server)?).await {
                 Ok(history) => {
                     let planned = |sent: &&Sent| !sent.accepted || history.runs_of.contains_key(&sent.guid);
                     let unplanned = self.sent.iter().filter(|sent| !planned(sent)).count();
@@ -115,18 +125,21 @@ impl Recorder {
                 Err(error) => format!("{error:#}"),
             };
             if begun.elapsed() > limit {
-                bail!("it did not come to an end within {limit:?}: {open}");
+                bail!("it did not come to an end within {limit:?}, as server {server} says: {open}");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        bail!("there is no server")
     }
 
-    /// The whole history, with logs.
+    /// The whole history as the last server tells it, with logs and with what the fleet took.
     ///
     /// # Errors
     /// The API does not answer.
-    pub async fn history(&self, api: &Api) -> Result<History> {
-        let mut history = self.read(api).await?;
+    pub async fn history(&self, fleet: &Fleet) -> Result<History> {
+        let api = fleet.api(fleet.shape().servers - 1)?;
+        let mut history = self.read(&api).await?;
+        history.memory = fleet.memory();
         for run in &mut history.runs {
             let view: RunView = api.get(&format!("/runs/{}", run.run)).await?;
             for job in view.jobs {
@@ -142,8 +155,8 @@ impl Recorder {
     ///
     /// # Errors
     /// The API does not answer.
-    pub async fn broken(&self, api: &Api) -> Result<Vec<Broken>> {
-        Ok(check(&self.history(api).await?))
+    pub async fn broken(&self, fleet: &Fleet) -> Result<Vec<Broken>> {
+        Ok(check(&self.history(fleet).await?))
     }
 
     async fn read(&self, api: &Api) -> Result<History> {

@@ -37,6 +37,7 @@ mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
 mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
+mod random_faults_break_no_promise;
 mod steps_promote_check_and_go_back;
 mod the_compose_file_can_be_used;
 mod the_host_alone_brings_the_last_good_release_back;

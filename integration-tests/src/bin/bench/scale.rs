@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use segue_integration_tests::{
     broker::Broker,
-    cluster,
+    fleet::configuration,
     postgres::{Database, Postgres},
     processes,
     s3::S3,
@@ -48,7 +48,7 @@ impl Scale {
         let database = Arc::new(Postgres::start()?).database()?;
         let s3 = S3::start("contents", "key", "secret").await?;
         let keys = tempfile::tempdir()?;
-        let configuration = cluster::configuration(&database, &s3, &keys)?;
+        let configuration = configuration(&database, &s3, keys.path())?;
         let stand = Stand::start_with_broker(&broker, &configuration).await?;
         let mut scale = Self { stand, workers: Vec::new(), broker, _database: database, _s3: s3, _keys: keys };
         for name in ["first", "second"] {
