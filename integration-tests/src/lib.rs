@@ -8,6 +8,7 @@ pub mod api;
 pub mod broker;
 pub mod cluster;
 pub mod cut;
+pub mod disk;
 pub mod faults;
 pub mod fleet;
 pub mod github;

@@ -39,6 +39,8 @@ pub struct WorkerOptions {
     pub report_patience: Duration,
     /// How much of one job's log is kept on disk while the server takes none.
     pub max_spool_bytes: u64,
+    /// Below so much free space of `data_dir`, in MiB, no job is begun; 0: whatever there is will do.
+    pub low_disk_mib: u64,
     /// The program that is started as the step supervisor; it calls [`crate::supervisor::main`].
     pub supervisor_command: Vec<OsString>,
 }
@@ -93,6 +95,7 @@ impl WorkerOptions {
             cleanup_limit: Duration::from_secs(300),
             report_patience: Duration::from_secs(600),
             max_spool_bytes: 64 * 1024 * 1024,
+            low_disk_mib: 0,
             supervisor_command: vec!["/proc/self/exe".into(), "step-supervisor".into()],
         }
     }

@@ -147,10 +147,11 @@ pub fn worker_part() -> Part {
 
 /// A worker as the configuration has it, with its directory in `data`.
 pub fn worker_options(config: &Config, server: String, token: secrecy::SecretString, data: &Path) -> WorkerOptions {
-    let broker = config.broker.clone();
+    let (broker, low_disk_mib) = (config.broker.clone(), config.retention.low_disk_mib);
     let config = &config.worker;
     WorkerOptions {
         broker,
+        low_disk_mib,
         name: config.name.clone(),
         labels: config.labels.clone(),
         capacity: config.capacity,

@@ -35,6 +35,7 @@ use crate::{
     options::WorkerOptions,
     queue::Queue,
     supervisor::leftovers,
+    worker::room::Room,
 };
 
 /// How long what a job leaves in the background has between TERM and KILL.
@@ -76,6 +77,8 @@ pub struct JobRunner {
     pub mirrors: Mirrors,
     /// Workspaces of jobs that have ended.
     pub spares: Spares,
+    /// Of its disk.
+    pub room: Room,
     /// The worker stops: no step is begun any more.
     pub stopping: CancellationToken,
     /// The worker stops now: running steps are ended.
@@ -147,6 +150,19 @@ impl JobRunner {
             self.finish(claim, &finish).await;
             self.forget(claim, true).await;
         }
+        self.control_plane.forget(claim.job, claim.epoch);
+    }
+
+    /// Gives a job back that nothing was done for, as there is no room for it here.
+    pub async fn decline(&self, claim: &JobClaim) {
+        let hand_back = JobHandBack {
+            epoch: claim.epoch,
+            next_step: None,
+            steps: Vec::new(),
+            log_bytes: claim.log_offset,
+            reason: format!("worker `{}` has too little room on its disk to begin it", self.control_plane.worker()),
+        };
+        self.tell(claim, "handed back", self.patience(), || self.control_plane.hand_back(claim.job, &hand_back)).await;
         self.control_plane.forget(claim.job, claim.epoch);
     }
 

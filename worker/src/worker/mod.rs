@@ -1,6 +1,7 @@
 //! A worker: registers, claims jobs into its slots and rollouts beside them, and drains when it is to stop.
 
 mod kept;
+pub(crate) mod room;
 
 use std::{
     fs,
@@ -41,6 +42,7 @@ use crate::{
     options::WorkerOptions,
     queue::{Broker, PoolBell, Queue, QueueError},
     supervisor::{boot_time, client::SupervisorError},
+    worker::room::Room,
 };
 
 /// How long a claim is held open by the server.
@@ -111,6 +113,7 @@ pub(crate) async fn run_with(
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
         spares: Spares::default(),
+        room: Room::of(options.low_disk_mib),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),
         put_aside: Notify::new(),
@@ -208,7 +211,14 @@ fn bells(
 async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
     let mut pause = PAUSES.0;
     let (mut place, mut bell) = (None, None);
-    while let Some(claimed) = claim(runner, shutdown).await {
+    loop {
+        let directory = &runner.options.data_dir;
+        if !runner.room.is_there(directory) {
+            // bells are for others
+            (place, bell) = (None, None);
+            runner.room.wait(directory, shutdown).await;
+        }
+        let Some(claimed) = claim(runner, shutdown).await else { return };
         if let Some(bell) = bell.take() {
             PoolBell::answer(bell);
         }
@@ -219,7 +229,12 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
                 if let Some(queue) = &runner.queue {
                     queue.found();
                 }
-                runner.run(&claim, claimed_at).await;
+                // a claim that was held open may have outlasted the room for it
+                if claim.resume.is_some() || runner.room.is_there(directory) {
+                    runner.run(&claim, claimed_at).await;
+                } else {
+                    runner.decline(&claim).await;
+                }
             }
             Ok(None) => {
                 pause = PAUSES.0;
