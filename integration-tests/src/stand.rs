@@ -144,6 +144,11 @@ impl Stand {
         })
     }
 
+    /// Adds to the configuration with which the server starts next.
+    pub fn add_settings(&mut self, extra: &str) {
+        self.extra_configuration.push_str(extra);
+    }
+
     /// Starts `segue up`, once more after it was stopped or killed.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Files as data: each `cases/pipeline/NAME.yml` stands beside `NAME.plan`, what is planned for the events that its first lines
 //! name (`#! push refs/heads/main`), or `NAME.error`, its diagnostics as people see them; each file of `cases/service` and
-//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`; each of `cases/workflow` beside `NAME.report`. Pipelines may
+//! `cases/config` beside `NAME.value`, what is read, or `NAME.error`; each of `cases/checks`, a run as the store has it, beside
+//! `NAME.value`, what GitHub is to show of it; each of `cases/workflow` beside `NAME.report`. Pipelines may
 //! use the actions of `cases/actions`.
 
 #![expect(clippy::disallowed_methods, reason = "these tests read their cases from files")]
@@ -9,6 +10,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use segue_pipelines::{
+    checks::{RunFacts, checks, commit_status},
     config,
     diagnostic::{Diagnostic, Severity, Style, render},
     pipeline::{self, ActionFiles, check_action},
@@ -37,6 +39,17 @@ fn services() {
 #[test]
 fn configurations() {
     check("config", 3, |_, text| read_report(text, config::parse("segue.yaml", text)));
+}
+
+#[test]
+fn what_github_shows() {
+    check("checks", 5, |_, text| {
+        let facts: RunFacts = serde_yaml::from_str(text).unwrap();
+        let checks = checks(&facts);
+        let statuses: Vec<_> = checks.iter().map(commit_status).collect();
+        let shown = serde_json::json!({"checks": checks, "statuses": statuses});
+        ("value", serde_yaml::to_string(&shown).unwrap())
+    });
 }
 
 /// Of a workflow, a line for each key.

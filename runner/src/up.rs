@@ -26,6 +26,7 @@ use crate::{
     api::{self, App},
     artifact_store::ArtifactError,
     auth::{self, AuthError, TokenHash, Tokens},
+    github::{GitHub, GitHubError, Teller},
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
@@ -86,6 +87,9 @@ pub enum UpError {
     /// Contents can't be kept where the configuration says.
     #[error("artifacts and caches can't be kept: {0}")]
     Storage(ArtifactError),
+    /// GitHub can't be spoken to as the configuration says.
+    #[error(transparent)]
+    GitHub(#[from] GitHubError),
     /// The message queue can't be used as the configuration says.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -177,6 +181,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     let listener = TcpListener::bind(listen).await.map_err(|problem| UpError::Listen { address: listen, problem })?;
     let address = listener.local_addr().map_err(|problem| UpError::Listen { address: listen, problem })?;
     check_shared(&config)?;
+    let github = GitHub::open(&config.github)?;
     let store =
         Store::open(StoreOptions { data: data.clone(), config: config.clone(), clock: Clock::system() }).await?;
     check_storage(&store).await?;
@@ -212,6 +217,9 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
         tasks.spawn(scheduler.run(stopping.clone()));
     }
     tasks.spawn(notifier.run(stopping.clone()));
+    if let Some(github) = github {
+        tasks.spawn(Teller::new(store.clone(), github).run(stopping.clone()));
+    }
     tasks.spawn(tagger.run(stopping.clone()));
     tasks.spawn(keep_house(store.clone(), stopping.clone()));
     tasks.spawn(api::serve::serve(listener, api::router(app), stopping.clone()));

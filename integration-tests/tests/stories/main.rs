@@ -37,6 +37,11 @@ mod an_emergency_rollback_interrupts_a_canary;
 mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
+mod github_is_away_and_converges;
+mod github_says_to_wait;
+mod github_shows_a_push_to_its_end;
+mod github_takes_statuses_from_a_person;
+mod github_tokens_end_in_the_middle_of_a_run;
 mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
@@ -53,6 +58,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use segue_integration_tests::{
+    github::{CheckRun, GitHub},
     load::{Load, Tally},
     sample,
     stand::Stand,
@@ -110,4 +116,30 @@ async fn version_in(stand: &Stand, environment: &str) -> Result<String> {
 fn nothing_was_dropped(tally: &Tally) {
     assert_eq!(tally.dropped, 0, "of {} requests {} were dropped: {:#?}", tally.sent, tally.dropped, tally.reasons);
     assert!(tally.sent > 50, "too few requests to tell: {}", tally.sent);
+}
+
+/// A Segue that is an App of a GitHub; `more` are further keys of `github`.
+async fn with_github(more: &str) -> Result<(Stand, GitHub)> {
+    let mut stand = Stand::prepare("")?;
+    let github = GitHub::start(&stand.repository.name, stand.repository.bare()).await?;
+    stand.add_settings(&github.as_app(more));
+    stand.start_server().await?;
+    Ok((stand, github))
+}
+
+/// The newest check run of a name, once it has come to a conclusion (or `queued`, or `in_progress`).
+async fn check_shown(github: &GitHub, commit: &str, name: &str, word: &str, limit: Duration) -> Result<CheckRun> {
+    let begun = std::time::Instant::now();
+    loop {
+        let newest = github.check_run(commit, name);
+        if let Some(run) = newest.as_ref().filter(|run| run.history.last().is_some_and(|(_, last)| last == word)) {
+            return Ok(run.clone());
+        }
+        ensure!(
+            begun.elapsed() < limit,
+            "`{name}` is not shown as {word} after {limit:?}, but: {newest:#?}; asked: {:#?}",
+            github.requests()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

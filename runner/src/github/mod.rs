@@ -9,10 +9,12 @@ mod app;
 mod budget;
 mod client;
 mod error;
+mod teller;
 mod tokens;
 
 pub use answer::Answer;
 pub use budget::{Budget, Urgency};
 pub use client::{GitHub, Speaker};
 pub use error::GitHubError;
+pub use teller::Teller;
 pub use tokens::Purpose;

@@ -97,6 +97,7 @@ fn word(bell: Bell) -> String {
         Bell::Notifications => "N".into(),
         Bell::Tags => "T".into(),
         Bell::Schedules => "S".into(),
+        Bell::Shows => "H".into(),
         Bell::Leases => "L".into(),
         Bell::PutOff => "P".into(),
         Bell::Run(id) => format!("r{}", id.0),
@@ -114,6 +115,7 @@ fn bell(word: &str) -> Option<Bell> {
         "N" => Bell::Notifications,
         "T" => Bell::Tags,
         "S" => Bell::Schedules,
+        "H" => Bell::Shows,
         "L" => Bell::Leases,
         "P" => Bell::PutOff,
         _ => match word.split_at_checked(1)? {

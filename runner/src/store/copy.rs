@@ -48,6 +48,8 @@ const TABLES: &[&str] = &[
     "schedules",
     "schedule_slots",
     "slots",
+    "github_runs",
+    "github_checks",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

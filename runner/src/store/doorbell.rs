@@ -25,6 +25,8 @@ pub enum Bell {
     Tags,
     /// The next time of a schedule has moved.
     Schedules,
+    /// GitHub is to be told of a run.
+    Shows,
     /// A lease was given, renewed or ended: the next expiry has moved.
     Leases,
     /// A job was put off, and its time may come before the next expiry.
@@ -51,6 +53,7 @@ pub struct Doorbell {
     notifications: watch::Sender<u64>,
     tags: watch::Sender<u64>,
     schedules: watch::Sender<u64>,
+    shows: watch::Sender<u64>,
     leases: watch::Sender<u64>,
     put_off: watch::Sender<u64>,
     run: Keyed<RunId>,
@@ -89,6 +92,7 @@ impl Default for Doorbell {
             notifications: bell(),
             tags: bell(),
             schedules: bell(),
+            shows: bell(),
             leases: bell(),
             put_off: bell(),
             run: Keyed::default(),
@@ -111,6 +115,7 @@ impl Doorbell {
             Bell::Notifications => self.notifications.subscribe(),
             Bell::Tags => self.tags.subscribe(),
             Bell::Schedules => self.schedules.subscribe(),
+            Bell::Shows => self.shows.subscribe(),
             Bell::Leases => self.leases.subscribe(),
             Bell::PutOff => self.put_off.subscribe(),
             Bell::Run(id) => self.run.listen(id),
@@ -129,6 +134,7 @@ impl Doorbell {
             Bell::Notifications,
             Bell::Tags,
             Bell::Schedules,
+            Bell::Shows,
             Bell::Leases,
             Bell::PutOff,
         ];
@@ -155,6 +161,7 @@ impl Doorbell {
             Bell::Notifications => one(&self.notifications),
             Bell::Tags => one(&self.tags),
             Bell::Schedules => one(&self.schedules),
+            Bell::Shows => one(&self.shows),
             Bell::Leases => one(&self.leases),
             Bell::PutOff => one(&self.put_off),
             Bell::Run(id) => self.run.ring(&id),

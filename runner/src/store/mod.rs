@@ -18,6 +18,7 @@ pub(crate) mod outboxes;
 mod postgres;
 mod queries;
 pub(crate) mod sealed;
+mod shows;
 pub(crate) mod sql;
 mod sqlite;
 pub(crate) mod tables;
@@ -46,6 +47,7 @@ pub use doorbell::{Bell, Doorbell, Listener};
 pub use error::{Result, StoreError};
 pub use model::*;
 pub(crate) use postgres::{Database as PostgresDatabase, SERVER_ID};
+pub use shows::{DueShow, ShowFacts, ShownCheck};
 pub(crate) use sqlite::{check_database, copy_database};
 pub(crate) use writer::{Tx, Work};
 
@@ -214,7 +216,22 @@ impl Store {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
-        self.inner.writer.run(work).await
+        if !self.inner.config.github.is_told() {
+            return self.inner.writer.run(work).await;
+        }
+        // who rings for a run has changed it: GitHub is to be told, and that is known as soon as the change is
+        let gather = self.inner.config.github.gather.0;
+        let marked = self.inner.writer.run(move |tx| {
+            Box::pin(async move {
+                let bells = tx.bells();
+                let done = work(&mut *tx).await?;
+                for run in tx.runs_rung_since(bells) {
+                    shows::mark(tx, run, gather).await?;
+                }
+                Ok(done)
+            })
+        });
+        marked.await
     }
 
     /// A reader with a snapshot of its own; it sees every operation that was answered before.

@@ -5,7 +5,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use futures_util::FutureExt as _;
-use segue_schemas::time::Timestamp;
+use segue_schemas::{id::RunId, time::Timestamp};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Bell, Clock, Doorbell, Result, StoreError, sql::Conn};
@@ -30,6 +30,17 @@ impl Tx {
         if !self.bells.contains(&bell) {
             self.bells.push(bell);
         }
+    }
+
+    /// How many bells will be rung.
+    pub(crate) fn bells(&self) -> usize {
+        self.bells.len()
+    }
+
+    /// The runs whose bells were added to the first so many.
+    pub(crate) fn runs_rung_since(&self, bells: usize) -> Vec<RunId> {
+        let run = |bell: &Bell| if let Bell::Run(id) = bell { Some(*id) } else { None };
+        self.bells.iter().skip(bells).filter_map(run).collect()
     }
 }
 

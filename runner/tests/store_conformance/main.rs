@@ -15,6 +15,7 @@ mod retention;
 mod rollouts;
 mod schedules;
 mod servers;
+mod shows;
 mod speed;
 mod strategy;
 mod world;
@@ -139,6 +140,12 @@ macro_rules! on {
                 a_job_that_waits_to_begin_again_ends_at_once_with_its_run_or_its_group,
                 a_job_that_asks_for_a_container_never_runs_outside_of_one,
             }
+            shows::{
+                every_change_of_a_run_is_to_be_told_and_none_twice,
+                what_could_not_be_told_comes_back_and_changes_bring_it_forward,
+                what_github_shows_is_kept_by_attempt_and_goes_with_the_run,
+                without_github_nothing_is_noted,
+            }
             random::{
                 invariants_hold_under_random_operations,
             }
@@ -171,6 +178,9 @@ conformance! {
         what_one_server_kept_is_copied_whole_into_an_empty_database,
         a_server_with_another_key_is_told_so,
         a_worker_that_one_server_hears_lives_for_all,
+    }
+    shows::{
+        a_run_is_told_of_by_one_of_two_servers,
     }
 }
 

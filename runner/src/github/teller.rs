@@ -1,0 +1,402 @@
+//! GitHub is told how runs stand. Comes in: the store's outbox, so that nothing is lost over a restart or while GitHub is away. Goes
+//! out: check runs as an App, commit statuses with a token. What is told is what holds when it is told: states in between that
+//! nobody had time to tell are left out. Nothing waits for it. Never here: what a check says.
+
+use std::{collections::HashMap, time::Duration};
+
+use http::Method;
+use segue_pipelines::checks::{Check, checks, commit_status};
+use segue_schemas::{config::GitHubConfig, time::Timestamp};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Budget, GitHub, GitHubError, Purpose, Speaker, Urgency};
+use crate::store::{Bell, DueShow, Result, ShowFacts, ShownCheck, Store, StoreError};
+
+/// Runs that are looked at in one go.
+const AT_A_TIME: u32 = 8;
+/// Annotations that one request may carry.
+const ANNOTATIONS: usize = 50;
+/// Pages of a commit's checks that are looked through for one that was made and not noted.
+const PAGES: usize = 10;
+/// Owners whose limits are remembered.
+const OWNERS: usize = 1_000;
+/// How long a run is tried that GitHub refuses, after its end.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The longest wait at a limit that says nothing of how long.
+const LONGEST_UNTOLD: Duration = Duration::from_secs(3600);
+/// Pause after the store has failed.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tells.
+pub struct Teller {
+    store: Store,
+    github: GitHub,
+    config: GitHubConfig,
+    owners: HashMap<String, Owner>,
+    /// Failures to reach GitHub at all, one after the other.
+    away: u32,
+}
+
+/// Whom a repository belongs to: limits are the installation's.
+struct Owner {
+    budget: Budget,
+    /// Nothing before.
+    held_until: Timestamp,
+    /// Limits one after the other that said nothing of how long.
+    untold: u32,
+}
+
+/// How looking at a run went on.
+enum Outcome {
+    /// GitHub shows all of it.
+    Shown,
+    /// The rest can be told from then on.
+    Later(Timestamp),
+}
+
+/// Why it did not.
+enum Trouble {
+    GitHub(GitHubError),
+    Store(StoreError),
+}
+
+impl From<GitHubError> for Trouble {
+    fn from(error: GitHubError) -> Self {
+        Self::GitHub(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Teller {
+    /// One that tells by this way.
+    #[must_use]
+    pub fn new(store: Store, github: GitHub) -> Self {
+        let config = store.config().github.clone();
+        Self { store, github, config, owners: HashMap::new(), away: 0 }
+    }
+
+    /// Tells until `stop`; what is not told then is told after the next start.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut bell = self.store.doorbell().listen(Bell::Shows);
+        loop {
+            let looked = tokio::select! {
+                looked = self.tell_due() => looked,
+                () = stop.cancelled() => return,
+            };
+            let (next, heeds_bell) = match looked {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(%error, "what GitHub is to be told of can't be read or recorded");
+                    (Some(Instant::now() + STORE_PAUSE), false)
+                }
+            };
+            tokio::select! {
+                () = bell.rung(), if heeds_bell => {}
+                () = at(next) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Tells what is due; when to look again, and whether a bell may make that earlier.
+    async fn tell_due(&mut self) -> Result<(Option<Instant>, bool)> {
+        loop {
+            let due = self.store.due_shows(AT_A_TIME).await?;
+            if due.is_empty() {
+                break;
+            }
+            for one in due {
+                if let Some(pause) = self.tell(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
+            }
+        }
+        let due = self.store.next_show_due().await?;
+        Ok((due.map(|due| Instant::now() + due.since(self.store.now())), true))
+    }
+
+    /// Tells of one run; `Some`: GitHub can't be reached, and is left alone for so long.
+    async fn tell(&mut self, due: &DueShow) -> Result<Option<Duration>> {
+        let Some(facts) = self.store.show_facts(due.run).await? else { return Ok(None) };
+        let owner = facts.repository.split('/').next().unwrap_or_default().to_owned();
+        let error = match self.show(&owner, &facts).await {
+            Ok(outcome) => {
+                self.away = 0;
+                self.owner(&owner).untold = 0;
+                match outcome {
+                    Outcome::Shown => {
+                        let next = self.store.now() + self.config.gather.0;
+                        self.store.run_shown(due, next, None).await?;
+                    }
+                    Outcome::Later(until) => self.store.show_put_off(due.run, until, None).await?,
+                }
+                return Ok(None);
+            }
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::GitHub(error)) => error,
+        };
+        let now = self.store.now();
+        match &error {
+            GitHubError::Away { .. } => {
+                let pause = self.pause(self.away);
+                self.away += 1;
+                tracing::warn!(%error, again_in = ?pause, "GitHub is told later");
+                // a server that shares the database may reach it, or this one after a restart
+                self.store.show_put_off(due.run, now + pause, Some(error.to_string())).await?;
+                return Ok(Some(pause));
+            }
+            GitHubError::Limited { wait, is_told, .. } => {
+                let owner = self.owner(&owner);
+                owner.untold = if *is_told { 0 } else { owner.untold + 1 };
+                let wait = wait.saturating_mul(1 << owner.untold.saturating_sub(1).min(8));
+                owner.held_until = now + if *is_told { wait } else { wait.min(LONGEST_UNTOLD) };
+                let until = owner.held_until;
+                tracing::warn!(%error, until = %until, "GitHub is told later");
+                self.store.show_put_off(due.run, until, None).await?;
+            }
+            _ => self.refused(due, &facts, &error).await?,
+        }
+        Ok(None)
+    }
+
+    /// What somebody has to mend is tried again for a day: it may be mended.
+    async fn refused(&self, due: &DueShow, facts: &ShowFacts, error: &GitHubError) -> Result<()> {
+        let now = self.store.now();
+        if facts.run.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER) {
+            tracing::error!(run = %due.run, %error, "GitHub won't show this run");
+            return self.store.run_shown(due, now, Some(error.to_string())).await;
+        }
+        if due.tries == 0 {
+            tracing::warn!(run = %due.run, repository = facts.repository, %error, "GitHub does not show this run yet");
+        }
+        self.store.show_put_off(due.run, now + self.pause(due.tries), Some(error.to_string())).await
+    }
+
+    /// The pause after so many failures: it doubles, up to the longest.
+    fn pause(&self, failures: u32) -> Duration {
+        self.config.first_pause.0.saturating_mul(1 << failures.min(16)).min(self.config.longest_pause.0)
+    }
+
+    /// Brings what GitHub shows of a run to what holds.
+    async fn show(&mut self, owner: &str, facts: &ShowFacts) -> std::result::Result<Outcome, Trouble> {
+        let held = self.owner(owner).held_until;
+        if held > self.store.now() {
+            return Ok(Outcome::Later(held));
+        }
+        let (run, attempt) = (facts.run.run, facts.run.attempt);
+        let shown = self.store.shown_checks(run, attempt).await?;
+        let mut wanted: Vec<(Check, Option<&ShownCheck>)> = checks(&facts.run)
+            .into_iter()
+            .map(|check| {
+                let known = shown.get(check.job.as_deref().unwrap_or_default());
+                (check, known)
+            })
+            .filter(|(check, known)| !self.is_shown(check, *known))
+            .collect();
+        // what people wait for goes first
+        wanted.sort_by_key(|(check, known)| std::cmp::Reverse(urgency(check, *known)));
+        if self.github.is_app() {
+            let keys = wanted.iter().filter(|(_, known)| known.is_none());
+            let keys: Vec<String> = keys.map(|(check, _)| check.job.clone().unwrap_or_default()).collect();
+            if !keys.is_empty() {
+                self.store.announce_checks(run, attempt, keys).await?;
+            }
+        }
+        let (mut later, mut refused) = (None::<Timestamp>, None);
+        for (check, known) in wanted {
+            match self.show_check(owner, facts, &check, known).await {
+                Ok(Outcome::Shown) => {}
+                Ok(Outcome::Later(until)) => later = Some(later.map_or(until, |known| known.min(until))),
+                // one that GitHub refuses keeps no other from being shown
+                Err(Trouble::GitHub(error @ GitHubError::Refused { .. })) => refused = Some(error),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        match (refused, later) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(until)) => Ok(Outcome::Later(until)),
+            (None, None) => Ok(Outcome::Shown),
+        }
+    }
+
+    fn is_shown(&self, check: &Check, known: Option<&ShownCheck>) -> bool {
+        let wanted = if self.github.is_app() { check.annotations.len() } else { 0 };
+        known.is_some_and(|known| known.digest == self.digest(check) && known.annotations >= wanted)
+    }
+
+    fn digest(&self, check: &Check) -> String {
+        let body = if self.github.is_app() { body(check) } else { json!(commit_status(check)) };
+        let digest = ring::digest::digest(&ring::digest::SHA256, body.to_string().as_bytes());
+        hex::encode(&digest.as_ref()[..12])
+    }
+
+    async fn show_check(
+        &mut self,
+        owner: &str,
+        facts: &ShowFacts,
+        check: &Check,
+        known: Option<&ShownCheck>,
+    ) -> std::result::Result<Outcome, Trouble> {
+        let urgency = urgency(check, known);
+        if !self.github.is_app() {
+            if let Err(until) = self.take(owner, urgency) {
+                return Ok(Outcome::Later(until));
+            }
+            return self.show_status(facts, check).await;
+        }
+        let mut now_shown = known.cloned().unwrap_or_default();
+        // announced before: GitHub may have made it, and the answer was lost
+        if now_shown.id.is_none() && known.is_some() {
+            now_shown.id = self.find(facts, check).await?;
+        }
+        let digest = self.digest(check);
+        loop {
+            if let Err(until) = self.take(owner, urgency) {
+                return Ok(Outcome::Later(until));
+            }
+            let rest = check.annotations.iter().skip(now_shown.annotations).take(ANNOTATIONS);
+            let rest: Vec<_> = rest.collect();
+            let mut body = body(check);
+            if !rest.is_empty() {
+                body["output"]["annotations"] = json!(rest);
+            }
+            now_shown.annotations += rest.len();
+            match self.write_check(facts, check, now_shown.id, body).await? {
+                Some(id) => now_shown.id = Some(id),
+                // it is gone there: another is made in its place
+                None => {
+                    now_shown = ShownCheck::default();
+                    continue;
+                }
+            }
+            now_shown.digest.clone_from(&digest);
+            self.note(facts, check, now_shown.clone()).await?;
+            if now_shown.annotations >= check.annotations.len() {
+                return Ok(Outcome::Shown);
+            }
+        }
+    }
+
+    /// Makes a check run, or changes one; its number. `None`: there is none of this number.
+    async fn write_check(
+        &self,
+        facts: &ShowFacts,
+        check: &Check,
+        id: Option<i64>,
+        mut body: Value,
+    ) -> std::result::Result<Option<i64>, GitHubError> {
+        let speaker = Speaker::Repository(&facts.repository, Purpose::Checks);
+        let path = format!("/repos/{}/check-runs", facts.repository);
+        if let Some(id) = id {
+            return match self.github.ask(speaker, Method::PATCH, &format!("{path}/{id}"), Some(&body)).await {
+                Ok(_) => Ok(Some(id)),
+                Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        body["head_sha"] = json!(facts.commit);
+        body["external_id"] = json!(external_id(facts, check));
+        let answer = self.github.ask(speaker, Method::POST, &path, Some(&body)).await?;
+        match answer.body["id"].as_i64() {
+            Some(id) => Ok(Some(id)),
+            None => {
+                Err(GitHubError::Away { place: self.github.place().into(), problem: "it named no check run".into() })
+            }
+        }
+    }
+
+    /// The check run that was made and not noted.
+    async fn find(&self, facts: &ShowFacts, check: &Check) -> std::result::Result<Option<i64>, GitHubError> {
+        let speaker = Speaker::Repository(&facts.repository, Purpose::Checks);
+        let wanted = external_id(facts, check);
+        let mut path =
+            format!("/repos/{}/commits/{}/check-runs?filter=all&per_page=100", facts.repository, facts.commit);
+        for _ in 0..PAGES {
+            let answer = self.github.ask(speaker, Method::GET, &path, None).await?;
+            let runs = answer.body["check_runs"].as_array().map_or(&[][..], Vec::as_slice);
+            if let Some(found) = runs.iter().find(|run| run["external_id"] == wanted.as_str()) {
+                return Ok(found["id"].as_i64());
+            }
+            match answer.next {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn show_status(&self, facts: &ShowFacts, check: &Check) -> std::result::Result<Outcome, Trouble> {
+        let speaker = Speaker::Repository(&facts.repository, Purpose::Statuses);
+        let path = format!("/repos/{}/statuses/{}", facts.repository, facts.commit);
+        self.github.ask(speaker, Method::POST, &path, Some(&json!(commit_status(check)))).await?;
+        self.note(facts, check, ShownCheck { digest: self.digest(check), ..ShownCheck::default() }).await?;
+        Ok(Outcome::Shown)
+    }
+
+    async fn note(&self, facts: &ShowFacts, check: &Check, shown: ShownCheck) -> Result<()> {
+        let key = check.job.as_deref().unwrap_or_default();
+        self.store.check_shown(facts.run.run, facts.run.attempt, key, shown).await
+    }
+
+    fn take(&mut self, owner: &str, urgency: Urgency) -> std::result::Result<(), Timestamp> {
+        let now = self.store.now();
+        self.owner(owner).budget.take(urgency, now)
+    }
+
+    fn owner(&mut self, name: &str) -> &mut Owner {
+        if self.owners.len() >= OWNERS && !self.owners.contains_key(name) {
+            let now = self.store.now();
+            self.owners.retain(|_, owner| owner.held_until > now);
+        }
+        let (per_minute, per_hour) = (self.config.writes_per_minute, self.config.writes_per_hour);
+        self.owners.entry(name.to_owned()).or_insert_with(|| Owner {
+            budget: Budget::new(per_minute, per_hour),
+            held_until: Timestamp(0),
+            untold: 0,
+        })
+    }
+}
+
+/// What people wait for: that there is something at all, and how it ended.
+fn urgency(check: &Check, known: Option<&ShownCheck>) -> Urgency {
+    let is_first = check.job.is_none() && known.is_none_or(|known| known.digest.is_empty());
+    if is_first || check.state.conclusion().is_some() { Urgency::Awaited } else { Urgency::Passing }
+}
+
+/// What GitHub is to know a check by, besides its own number.
+fn external_id(facts: &ShowFacts, check: &Check) -> String {
+    format!("{}.{}.{}", facts.run.run, facts.run.attempt, check.job.as_deref().unwrap_or_default())
+}
+
+/// A check in GitHub's words, without its annotations. <https://docs.github.com/en/rest/checks/runs>
+fn body(check: &Check) -> Value {
+    let mut body = json!({
+        "name": check.name,
+        "status": check.state.status(),
+        "output": {"title": check.title, "summary": check.summary},
+    });
+    if let Some(conclusion) = check.state.conclusion() {
+        body["conclusion"] = json!(conclusion);
+    }
+    if let Some(started_at) = check.started_at {
+        body["started_at"] = json!(started_at);
+    }
+    if let Some(ended_at) = check.ended_at.filter(|_| check.state.conclusion().is_some()) {
+        body["completed_at"] = json!(ended_at);
+    }
+    body
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,115 @@
+//! What GitHub is to be told of.
+
+use std::time::Duration;
+
+use segue_runner::store::{DueShow, ShownCheck};
+use segue_schemas::{
+    config::{Config, GitHubAppConfig, GitHubAppId},
+    id::RunId,
+    status::{Conclusion, JobStatus, RunStatus},
+    time::Timestamp,
+};
+
+use crate::world::{World, job};
+
+/// Longer than changes are gathered.
+const LATER: Duration = Duration::from_secs(2);
+
+fn told(config: &mut Config) {
+    config.github.app = GitHubAppConfig { id: Some(GitHubAppId::Number(1)), private_key_file: Some("key".into()) };
+}
+
+async fn due(world: &World) -> Vec<DueShow> {
+    world.store.due_shows(10).await.unwrap()
+}
+
+async fn shown(world: &World, due: &DueShow) {
+    world.store.run_shown(due, world.store.now(), None).await.unwrap();
+}
+
+pub async fn every_change_of_a_run_is_to_be_told_and_none_twice(world: World) {
+    let world = world.configured(told).await;
+    let worker = world.worker("w", "1").await;
+    let run = world.run(vec![job("a", &[]), job("b", &["a"])]).await;
+    let first = due(&world).await;
+    assert_eq!(first.iter().map(|due| due.run).collect::<Vec<_>>(), [run], "at once");
+    let facts = world.store.show_facts(run).await.unwrap().unwrap();
+    assert_eq!((facts.repository.as_str(), facts.run.status), ("o/r", RunStatus::Queued));
+
+    // what changes while it is told is to be told afterwards
+    let claim = world.claim(&worker).await;
+    shown(&world, &first[0]).await;
+    world.pass(LATER);
+    let second = due(&world).await;
+    assert_eq!(second.len(), 1);
+    assert!(second[0].version > first[0].version);
+    shown(&world, &second[0]).await;
+    assert_eq!((due(&world).await, world.store.next_show_due().await.unwrap()), (vec![], None));
+
+    world.finish(&claim, Conclusion::Failure).await;
+    world.pass(LATER);
+    let world = world.reopened().await;
+    assert_eq!(due(&world).await.len(), 1, "a new start knows of it");
+    let facts = world.store.show_facts(run).await.unwrap().unwrap().run;
+    let jobs: Vec<_> = facts.jobs.iter().map(|job| (job.key.as_str(), job.status, job.is_blocked)).collect();
+    assert_eq!(jobs, [("a", JobStatus::Failed, false), ("b", JobStatus::Skipped, true)]);
+    assert!(world.store.show_facts(RunId(999)).await.unwrap().is_none());
+}
+
+pub async fn what_could_not_be_told_comes_back_and_changes_bring_it_forward(world: World) {
+    let world = world.configured(told).await;
+    let worker = world.worker("w", "1").await;
+    let run = world.run(vec![job("a", &[])]).await;
+    let first = due(&world).await[0].clone();
+    let until = world.store.now() + Duration::from_secs(60);
+    world.store.show_put_off(run, until, Some("it is away".into())).await.unwrap();
+    assert_eq!(due(&world).await, []);
+    assert_eq!(world.store.next_show_due().await.unwrap(), Some(until));
+    world.pass(Duration::from_secs(61));
+    let again = due(&world).await;
+    assert_eq!((again[0].version, again[0].tries), (first.version, 1));
+
+    let far = world.store.now() + Duration::from_secs(600);
+    world.store.show_put_off(run, far, None).await.unwrap();
+    world.claim(&worker).await;
+    world.pass(LATER);
+    assert_eq!(due(&world).await[0].tries, 1, "what ended may be told although what began may not");
+}
+
+pub async fn what_github_shows_is_kept_by_attempt_and_goes_with_the_run(world: World) {
+    let world = world.configured(told).await;
+    let run = world.run(vec![job("a", &[])]).await;
+    world.store.announce_checks(run, 1, vec![String::new(), "a".into()]).await.unwrap();
+    let pipeline = ShownCheck { id: Some(7_000_000_000), digest: "d".into(), annotations: 3 };
+    world.store.check_shown(run, 1, "", pipeline.clone()).await.unwrap();
+    // announced once more: what is known stays
+    world.store.announce_checks(run, 1, vec![String::new()]).await.unwrap();
+    let known = world.store.shown_checks(run, 1).await.unwrap();
+    assert_eq!((known.len(), &known[""], &known["a"]), (2, &pipeline, &ShownCheck::default()));
+    assert!(world.store.shown_checks(run, 2).await.unwrap().is_empty());
+    world.store.check_shown(RunId(999), 1, "", pipeline).await.unwrap();
+    assert!(world.store.shown_checks(RunId(999), 1).await.unwrap().is_empty(), "of a run that is gone nothing is kept");
+}
+
+pub async fn without_github_nothing_is_noted(world: World) {
+    world.run(vec![job("a", &[])]).await;
+    assert_eq!((due(&world).await, world.store.next_show_due().await.unwrap()), (vec![], None::<Timestamp>));
+}
+
+pub async fn a_run_is_told_of_by_one_of_two_servers(world: World) {
+    let world = world.configured(told).await;
+    let other = world.another_server().await;
+    for _ in 0..10 {
+        world.run(vec![job("a", &[])]).await;
+        let (one, two) = tokio::join!(world.store.due_shows(10), other.due_shows(10));
+        let taken: Vec<_> = [one.unwrap(), two.unwrap()].concat();
+        assert_eq!(taken.len(), 1);
+        shown(&world, &taken[0]).await;
+    }
+    // one that dies with it leaves it to the other
+    world.run(vec![job("a", &[])]).await;
+    assert_eq!(due(&world).await.len(), 1);
+    assert_eq!(other.due_shows(10).await.unwrap(), []);
+    world.pass(Duration::from_secs(61));
+    assert_eq!(other.due_shows(10).await.unwrap().len(), 1);
+}
