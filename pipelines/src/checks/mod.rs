@@ -236,7 +236,7 @@ fn failed(run: &RunFacts) -> String {
 }
 
 fn pipeline_summary(run: &RunFacts, state: CheckState) -> String {
-    let mut text = format!("Run {}, attempt {}: `segue show {}`\n", run.run, run.attempt, run.run);
+    let mut text = format!("Run {}, attempt {}: `segue runs {}`\n", run.run, run.attempt, run.run);
     if let Some(reason) = &run.reason {
         text.push_str(&format!("\n{}\n", markdown::escape(reason)));
     }
@@ -343,7 +343,7 @@ fn line(text: &str) -> String {
 }
 
 fn bounded(mut text: String) -> String {
-    const CUT: &str = "\n\n(cut off here: `segue show` has all of it)\n";
+    const CUT: &str = "\n\n(cut off here: `segue runs` and `segue logs` have all of it)\n";
     if text.len() > SUMMARY_BYTES {
         text.truncate(text.floor_char_boundary(SUMMARY_BYTES - CUT.len()));
         text.push_str(CUT);

@@ -4,6 +4,7 @@
 //! server would declare at the broker.
 
 mod files;
+mod github;
 mod machine;
 mod outside;
 mod services;
@@ -119,6 +120,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(services::host(&config, &data).await);
     checks.extend(outside::clock(&args.server).await);
     checks.extend(outside::repositories(&config, &data).await);
+    checks.extend(github::github(&config).await);
     checks.extend(outside::docker().await);
     checks.extend(outside::gpus().await);
     checks
