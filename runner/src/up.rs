@@ -26,7 +26,7 @@ use crate::{
     api::{self, App},
     artifact_store::ArtifactError,
     auth::{self, AuthError, TokenHash, Tokens},
-    github::{GitHub, GitHubError, Teller},
+    github::{GitHub, GitHubError, Sweeper, Teller},
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
@@ -218,6 +218,10 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     }
     tasks.spawn(notifier.run(stopping.clone()));
     if let Some(github) = github {
+        // a token can't ask for the deliveries of an App's webhook
+        if github.is_app() {
+            tasks.spawn(Sweeper::new(store.clone(), github.clone()).run(stopping.clone()));
+        }
         tasks.spawn(Teller::new(store.clone(), github).run(stopping.clone()));
     }
     tasks.spawn(tagger.run(stopping.clone()));

@@ -116,6 +116,8 @@ pub struct GitHubConfig {
     pub first_pause: Span,
     /// The longest pause after a failure.
     pub longest_pause: Span,
+    /// How often an App looks for deliveries that did not come here, to have them sent again; also at each start.
+    pub sweep_every: Span,
 }
 
 impl Default for GitHubConfig {
@@ -130,6 +132,7 @@ impl Default for GitHubConfig {
             gather: Span::seconds(1),
             first_pause: Span::seconds(2),
             longest_pause: Span::seconds(300),
+            sweep_every: Span::seconds(3600),
         }
     }
 }

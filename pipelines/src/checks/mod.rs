@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use annotations::{CheckAnnotation, Level};
 pub use status::{CommitState, CommitStatus, commit_status};
 
+/// What the button for what failed is called in the event of its being pressed.
+pub const RERUN_FAILED: &str = "rerun-failed";
 /// Characters of a title.
 const TITLE_CHARS: usize = 200;
 /// Bytes of a summary; GitHub takes 65,535 characters.
@@ -115,12 +117,26 @@ pub struct Check {
     /// What is shown beside lines of files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub annotations: Vec<CheckAnnotation>,
+    /// Its buttons.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<CheckAction>,
     /// When it started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+}
+
+/// A button of a check. <https://docs.github.com/en/rest/checks/runs#create-a-check-run>
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckAction {
+    /// What stands on it; 20 characters at most.
+    pub label: &'static str,
+    /// What it does; 40 characters at most.
+    pub description: &'static str,
+    /// What it is called in the event of its being pressed.
+    pub identifier: &'static str,
 }
 
 /// How a check stands; the words are GitHub's. <https://docs.github.com/en/rest/checks/runs>
@@ -182,6 +198,22 @@ pub fn checks(run: &RunFacts) -> Vec<Check> {
     std::iter::once(of_pipeline(run)).chain(jobs.map(|job| of_job(run, job))).collect()
 }
 
+/// The check of a pipeline that a filter left out of an event, so that branch protection does not wait for it for ever.
+#[must_use]
+pub fn left_out(pipeline: &str, file: &str, reason: &str) -> Check {
+    Check {
+        job: None,
+        name: line(pipeline),
+        state: CheckState::Skipped,
+        title: line(&format!("Not for this change: {reason}")),
+        summary: bounded(format!("{} is not run: {}\n", markdown::escape(file), markdown::escape(reason))),
+        annotations: Vec::new(),
+        actions: Vec::new(),
+        started_at: None,
+        ended_at: None,
+    }
+}
+
 fn of_pipeline(run: &RunFacts) -> Check {
     let state = match run.status {
         RunStatus::Queued => CheckState::Queued,
@@ -204,6 +236,14 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Cancelled => format!("Cancelled{took}"),
         RunStatus::Skipped => run.reason.clone().unwrap_or_else(|| "Skipped".into()),
     };
+    // a file that can't be used is mended, not run again
+    let can_rerun = matches!(run.status, RunStatus::Failed | RunStatus::Cancelled) && run.diagnostics.is_none();
+    let rerun = CheckAction {
+        label: "Rerun what failed",
+        description: "Run the jobs that did not succeed",
+        identifier: RERUN_FAILED,
+    };
+    let actions = if can_rerun { vec![rerun] } else { Vec::new() };
     let annotations = run.diagnostics.as_deref().map(annotations::of_diagnostics).unwrap_or_default();
     Check {
         job: None,
@@ -212,6 +252,7 @@ fn of_pipeline(run: &RunFacts) -> Check {
         title: line(&title),
         summary: bounded(pipeline_summary(run, state)),
         annotations,
+        actions,
         started_at: run.started_at,
         ended_at: run.ended_at,
     }
@@ -293,6 +334,7 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         title: line(&title),
         summary: bounded(job_summary(run, job, is_over, &others)),
         annotations,
+        actions: Vec::new(),
         started_at: job.started_at,
         ended_at: job.ended_at,
     }

@@ -50,7 +50,11 @@ pub fn github_faults(github: &GitHubConfig) -> Vec<GitHubFault> {
             ));
         }
     }
-    for (key, span) in [("first-pause", github.first_pause), ("longest-pause", github.longest_pause)] {
+    for (key, span) in [
+        ("first-pause", github.first_pause),
+        ("longest-pause", github.longest_pause),
+        ("sweep-every", github.sweep_every),
+    ] {
         if span.0.is_zero() {
             faults.push(fault(key, format!("`{key}` cannot be 0"), "write a duration such as `2s`"));
         }

@@ -192,6 +192,21 @@ fn paths(filter: Option<&RefFilter>, changed_files: Option<&[String]>) -> Result
     }
 }
 
+/// Whether a pipeline that an event does not start listens to new code of its kind, so that a filter left it out.
+pub(super) fn is_left_out(triggers: &Triggers, event: &Event) -> bool {
+    match event {
+        Event::Push { r#ref, after, .. } => {
+            let is_branch = r#ref.starts_with("refs/heads/") && !after.is_zero();
+            is_branch && triggers.push.is_some() && triggers.pull_request.is_none()
+        }
+        Event::PullRequest { action, .. } => {
+            let listens = |filter: &PullRequestFilter| filter.types.contains(action);
+            event.brings_code() && triggers.pull_request.as_ref().is_some_and(listens)
+        }
+        _ => false,
+    }
+}
+
 /// Whether a person who writes this means the pipeline: by its name, its file, or the file's name without what follows the dot.
 #[must_use]
 pub fn is_called(asked: &str, file: &str, name: &str) -> bool {

@@ -51,6 +51,9 @@ pub struct NotMatching {
     pub name: String,
     /// Why not, in words.
     pub reason: String,
+    /// Whether it listens to the event, and a filter (`branches`, `paths`) left it out: whoever waits for its check is to hear of that.
+    /// Of a push only if no pull request would start it, whose own word counts for the same commit.
+    pub is_left_out: bool,
 }
 
 /// A run that somebody asked to leave out.
@@ -100,10 +103,14 @@ pub fn plan<P: AsRef<str>, T: AsRef<str>>(
                 planned.skipped.push(Skipped { plan, reason });
             }
             Outcome::Refused(reason) => {
-                planned.refused.push(NotMatching { file: file.to_owned(), name: parsed.name, reason });
+                let (file, name) = (file.to_owned(), parsed.name);
+                planned.refused.push(NotMatching { file, name, reason, is_left_out: false });
             }
             Outcome::NotMatching(reason) => {
-                planned.not_matching.push(NotMatching { file: file.to_owned(), name: parsed.name, reason });
+                let is_left_out =
+                    parsed.triggers.as_ref().is_some_and(|triggers| matching::is_left_out(triggers, &trigger.event));
+                let (file, name) = (file.to_owned(), parsed.name);
+                planned.not_matching.push(NotMatching { file, name, reason, is_left_out });
             }
             Outcome::Broken => {
                 let Parsed { name, diagnostics, .. } = parsed;

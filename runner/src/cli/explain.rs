@@ -122,6 +122,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
             explained.truncate(sources.len());
             explained
         }
+        Meaning::Asks(_) => {
+            return Err(Failure::new("this event asks something of runs that are there, and starts none of its own"));
+        }
         Meaning::Ignored { reason, .. } => {
             sources.iter().map(|file| ExplainedPipeline::ignored(&file.name, &reason)).collect()
         }

@@ -13,6 +13,7 @@ use segue_schemas::{
 
 use super::{
     advance::{advance, end_unplanned},
+    asked,
     concurrency::enter_run,
 };
 use crate::store::{
@@ -38,10 +39,18 @@ impl Store {
     /// Stores a delivery and, if it may start runs, the bell for the planner. When this returns it can't be lost.
     /// A GUID that is known changes nothing.
     pub async fn accept_delivery(&self, delivery: NewDelivery) -> Result<Accepted> {
+        let store = self.clone();
         self.write(move |tx| {
             Box::pin(async move {
                 if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
                     return Ok(Accepted::Known);
+                }
+                if let Meaning::Asks(asked) = &delivery.meaning {
+                    let ignored = asked::perform(&store, tx, asked).await?;
+                    if let Some(reason) = ignored {
+                        let state = DeliveryState::Ignored;
+                        deliveries::settle(&mut tx.conn, &delivery.id, state, Some(&reason), tx.now).await?;
+                    }
                 }
                 tx.ring(Bell::Deliveries);
                 Ok(Accepted::New)

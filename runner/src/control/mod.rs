@@ -13,6 +13,7 @@
 
 mod absent;
 mod advance;
+mod asked;
 mod caches;
 mod claim;
 mod concurrency;

@@ -82,7 +82,7 @@ pub(super) async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: Strin
     advance(store, tx, run, jobs).await
 }
 
-async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, by: String) -> Result<()> {
+pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, by: String) -> Result<()> {
     let (mut run, last) = load(tx, id).await?;
     if run.record.diagnostics.is_some() {
         return Err(StoreError::Refused(format!(

@@ -9,6 +9,7 @@ mod app;
 mod budget;
 mod client;
 mod error;
+mod sweeper;
 mod teller;
 mod tokens;
 
@@ -16,5 +17,6 @@ pub use answer::Answer;
 pub use budget::{Budget, Urgency};
 pub use client::{GitHub, Speaker};
 pub use error::GitHubError;
+pub use sweeper::Sweeper;
 pub use teller::Teller;
 pub use tokens::Purpose;

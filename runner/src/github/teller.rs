@@ -5,14 +5,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use http::Method;
-use segue_pipelines::checks::{Check, checks, commit_status};
+use segue_pipelines::checks::{Check, checks, commit_status, left_out};
 use segue_schemas::{config::GitHubConfig, time::Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Budget, GitHub, GitHubError, Purpose, Speaker, Urgency};
-use crate::store::{Bell, DueShow, Result, ShowFacts, ShownCheck, Store, StoreError};
+use crate::store::{Bell, DueShow, LeftOut, Result, ShowFacts, ShownCheck, Store, StoreError};
 
 /// Runs that are looked at in one go.
 const AT_A_TIME: u32 = 8;
@@ -54,6 +54,16 @@ enum Outcome {
     Shown,
     /// The rest can be told from then on.
     Later(Timestamp),
+}
+
+/// What follows from a try that failed.
+enum Trial {
+    /// GitHub can't be reached, and is left alone for so long.
+    Away(Duration),
+    /// Its owner has been told too much of, until then.
+    Held(Timestamp),
+    /// Somebody has to mend something.
+    Refused,
 }
 
 /// Why it did not.
@@ -108,28 +118,34 @@ impl Teller {
     /// Tells what is due; when to look again, and whether a bell may make that earlier.
     async fn tell_due(&mut self) -> Result<(Option<Instant>, bool)> {
         loop {
-            let due = self.store.due_shows(AT_A_TIME).await?;
-            if due.is_empty() {
+            let runs = self.store.due_shows(AT_A_TIME).await?;
+            let left_out = self.store.due_left_out(AT_A_TIME).await?;
+            if runs.is_empty() && left_out.is_empty() {
                 break;
             }
-            for one in due {
+            for one in runs {
                 if let Some(pause) = self.tell(&one).await? {
                     return Ok((Some(Instant::now() + pause), false));
                 }
             }
+            for one in left_out {
+                if let Some(pause) = self.tell_left_out(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
+            }
         }
-        let due = self.store.next_show_due().await?;
-        Ok((due.map(|due| Instant::now() + due.since(self.store.now())), true))
+        let due = [self.store.next_show_due().await?, self.store.next_left_out_due().await?];
+        let next = due.into_iter().flatten().min();
+        Ok((next.map(|due| Instant::now() + due.since(self.store.now())), true))
     }
 
     /// Tells of one run; `Some`: GitHub can't be reached, and is left alone for so long.
     async fn tell(&mut self, due: &DueShow) -> Result<Option<Duration>> {
         let Some(facts) = self.store.show_facts(due.run).await? else { return Ok(None) };
-        let owner = facts.repository.split('/').next().unwrap_or_default().to_owned();
+        let owner = owner_of(&facts.repository);
         let error = match self.show(&owner, &facts).await {
             Ok(outcome) => {
-                self.away = 0;
-                self.owner(&owner).untold = 0;
+                self.well(&owner);
                 match outcome {
                     Outcome::Shown => {
                         let next = self.store.now() + self.config.gather.0;
@@ -142,28 +158,92 @@ impl Teller {
             Err(Trouble::Store(error)) => return Err(error),
             Err(Trouble::GitHub(error)) => error,
         };
-        let now = self.store.now();
-        match &error {
+        match self.trouble(&owner, &error) {
+            // a server that shares the database may reach it, or this one after a restart
+            Trial::Away(pause) => {
+                let until = self.store.now() + pause;
+                self.store.show_put_off(due.run, until, Some(error.to_string())).await?;
+                return Ok(Some(pause));
+            }
+            Trial::Held(until) => self.store.show_put_off(due.run, until, None).await?,
+            Trial::Refused => self.refused(due, &facts, &error).await?,
+        }
+        Ok(None)
+    }
+
+    /// Tells of a pipeline that was left out, unless a run shows it meanwhile; `Some`: GitHub can't be reached.
+    async fn tell_left_out(&mut self, one: &LeftOut) -> Result<Option<Duration>> {
+        if self.store.is_run_elsewhere(one).await? {
+            self.store.left_out_told(one, None).await?;
+            return Ok(None);
+        }
+        let owner = owner_of(&one.repository);
+        let held = self.owner(&owner).held_until;
+        let until = if held > self.store.now() { Err(held) } else { self.take(&owner, Urgency::Passing) };
+        if let Err(until) = until {
+            self.store.left_out_put_off(one, until, None).await?;
+            return Ok(None);
+        }
+        let check = left_out(&one.pipeline, &one.file, &one.reason);
+        let (purpose, path, told) = if self.github.is_app() {
+            let mut told = body(&check);
+            told["head_sha"] = json!(one.commit);
+            (Purpose::Checks, format!("/repos/{}/check-runs", one.repository), told)
+        } else {
+            let path = format!("/repos/{}/statuses/{}", one.repository, one.commit);
+            (Purpose::Statuses, path, json!(commit_status(&check)))
+        };
+        let speaker = Speaker::Repository(&one.repository, purpose);
+        let error = match self.github.ask(speaker, Method::POST, &path, Some(&told)).await {
+            Ok(_) => {
+                self.well(&owner);
+                self.store.left_out_told(one, None).await?;
+                return Ok(None);
+            }
+            Err(error) => error,
+        };
+        match self.trouble(&owner, &error) {
+            Trial::Away(pause) => {
+                let until = self.store.now() + pause;
+                self.store.left_out_put_off(one, until, Some(error.to_string())).await?;
+                return Ok(Some(pause));
+            }
+            Trial::Held(until) => self.store.left_out_put_off(one, until, None).await?,
+            // it is forgotten after a week
+            Trial::Refused => {
+                let until = self.store.now() + self.pause(one.tries);
+                self.store.left_out_put_off(one, until, Some(error.to_string())).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// GitHub has answered as it should.
+    fn well(&mut self, owner: &str) {
+        self.away = 0;
+        self.owner(owner).untold = 0;
+    }
+
+    /// What follows from what went wrong.
+    fn trouble(&mut self, owner: &str, error: &GitHubError) -> Trial {
+        match error {
             GitHubError::Away { .. } => {
                 let pause = self.pause(self.away);
                 self.away += 1;
                 tracing::warn!(%error, again_in = ?pause, "GitHub is told later");
-                // a server that shares the database may reach it, or this one after a restart
-                self.store.show_put_off(due.run, now + pause, Some(error.to_string())).await?;
-                return Ok(Some(pause));
+                Trial::Away(pause)
             }
             GitHubError::Limited { wait, is_told, .. } => {
-                let owner = self.owner(&owner);
+                let now = self.store.now();
+                let owner = self.owner(owner);
                 owner.untold = if *is_told { 0 } else { owner.untold + 1 };
-                let wait = wait.saturating_mul(1 << owner.untold.saturating_sub(1).min(8));
-                owner.held_until = now + if *is_told { wait } else { wait.min(LONGEST_UNTOLD) };
-                let until = owner.held_until;
-                tracing::warn!(%error, until = %until, "GitHub is told later");
-                self.store.show_put_off(due.run, until, None).await?;
+                let grown = wait.saturating_mul(1 << owner.untold.saturating_sub(1).min(8)).min(LONGEST_UNTOLD);
+                owner.held_until = now + if *is_told { *wait } else { grown };
+                tracing::warn!(%error, until = %owner.held_until, "GitHub is told later");
+                Trial::Held(owner.held_until)
             }
-            _ => self.refused(due, &facts, &error).await?,
+            _ => Trial::Refused,
         }
-        Ok(None)
     }
 
     /// What somebody has to mend is tried again for a day: it may be mended.
@@ -364,6 +444,10 @@ impl Teller {
     }
 }
 
+fn owner_of(repository: &str) -> String {
+    repository.split('/').next().unwrap_or_default().to_owned()
+}
+
 /// What people wait for: that there is something at all, and how it ended.
 fn urgency(check: &Check, known: Option<&ShownCheck>) -> Urgency {
     let is_first = check.job.is_none() && known.is_none_or(|known| known.digest.is_empty());
@@ -381,6 +465,7 @@ fn body(check: &Check) -> Value {
         "name": check.name,
         "status": check.state.status(),
         "output": {"title": check.title, "summary": check.summary},
+        "actions": check.actions,
     });
     if let Some(conclusion) = check.state.conclusion() {
         body["conclusion"] = json!(conclusion);

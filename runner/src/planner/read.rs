@@ -14,7 +14,7 @@ use segue_schemas::{
 use super::{PlanError, Planner};
 use crate::{
     mirror::{PipelineFile, RepositoryName},
-    store::{NewRun, Planning},
+    store::{LeftOut, NewRun, Planning},
 };
 
 /// Diagnostics of one file at most, in bytes; who has mended those sees the rest.
@@ -42,6 +42,7 @@ impl Planner {
             Event::Push { .. } | Event::PullRequest { .. } => files.iter().filter_map(unreadable).collect(),
             _ => Vec::new(),
         };
+        self.store.note_left_out(left_out(&planned, trigger)).await?;
         Ok(settle(planned, trigger, &texts, runs))
     }
 
@@ -70,6 +71,19 @@ impl Planner {
             | Event::IssueComment { .. } => None,
         })
     }
+}
+
+/// The pipelines of which a filter has left out the change.
+fn left_out(planned: &Planned, trigger: &Trigger) -> Vec<LeftOut> {
+    let one = |pipeline: &NotMatching| LeftOut {
+        repository: trigger.repository.clone(),
+        commit: trigger.event.commit().clone(),
+        file: pipeline.file.clone(),
+        pipeline: pipeline.name.clone(),
+        reason: pipeline.reason.clone(),
+        tries: 0,
+    };
+    planned.not_matching.iter().filter(|pipeline| pipeline.is_left_out).map(one).collect()
 }
 
 /// Whose pipelines run: foreign code does not bring its own.

@@ -50,6 +50,7 @@ const TABLES: &[&str] = &[
     "slots",
     "github_runs",
     "github_checks",
+    "github_left_out",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

@@ -49,8 +49,35 @@ pub enum Payload {
 pub enum Meaning {
     /// It may start runs: the planner looks at it.
     Starts(Trigger),
+    /// Somebody asks something of runs that are there, which is done as it is stored.
+    Asks(Asked),
     /// It is kept and starts nothing; why.
     Ignored(String),
+}
+
+/// What somebody asks on GitHub of runs that it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// `owner/name`
+    pub repository: String,
+    /// Who.
+    pub by: String,
+    /// What.
+    pub what: AskedOf,
+}
+
+/// What is asked of which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskedOf {
+    /// A check is to be made again: the pipeline's whole run, or of a job what failed with it.
+    Check {
+        /// GitHub's number of it.
+        id: i64,
+        /// Whether what failed is to be made again, whichever check it is.
+        failed: bool,
+    },
+    /// Every check of a commit.
+    Commit(CommitSha),
 }
 
 /// What became of an accepted delivery.

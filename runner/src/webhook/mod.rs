@@ -132,6 +132,12 @@ impl Intake {
     fn admit(&self, meaning: payload::Meaning) -> (Option<String>, Meaning) {
         match meaning {
             payload::Meaning::Ignored { repository, reason } => (repository, Meaning::Ignored(reason)),
+            payload::Meaning::Asks(asked) => {
+                let (known, repository) = (&self.config.repositories, asked.repository.clone());
+                let is_known = known.is_empty() || known.contains_key(&repository);
+                let meaning = if is_known { Meaning::Asks(asked) } else { Meaning::Ignored(unknown(&repository)) };
+                (Some(repository), meaning)
+            }
             payload::Meaning::Trigger(trigger) => {
                 let known = &self.config.repositories;
                 let repository = trigger.repository.clone();
@@ -141,7 +147,7 @@ impl Intake {
                 } else if known.is_empty() || known.contains_key(&repository) {
                     Meaning::Starts(*trigger)
                 } else {
-                    Meaning::Ignored(format!("{repository} is not in segue.yaml: add it under `repositories`"))
+                    Meaning::Ignored(unknown(&repository))
                 };
                 (Some(repository), meaning)
             }
@@ -171,6 +177,10 @@ impl Intake {
             tracing::warn!(name, %error, "a payload that is not needed can't be removed");
         }
     }
+}
+
+fn unknown(repository: &str) -> String {
+    format!("{repository} is not in segue.yaml: add it under `repositories`")
 }
 
 /// What the head alone can be refused for.

@@ -4,6 +4,7 @@
 
 use std::io::Read;
 
+use segue_pipelines::checks::RERUN_FAILED;
 use segue_schemas::{
     id::CommitSha,
     trigger::{Event, Trigger},
@@ -11,13 +12,18 @@ use segue_schemas::{
 use serde::Deserialize;
 
 use super::field::{Field, FieldError, Free, Object};
-use crate::mirror::{RefName, RepositoryName};
+use crate::{
+    mirror::{RefName, RepositoryName},
+    store::{Asked, AskedOf},
+};
 
 /// What a delivery means.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meaning {
     /// Runs may come of it.
     Trigger(Box<Trigger>),
+    /// Somebody asks something of runs that GitHub shows.
+    Asks(Asked),
     /// Nothing comes of it.
     Ignored {
         /// `owner/name`, where the payload has a usable one.
@@ -90,6 +96,9 @@ struct Payload {
     client_payload: Field<Free>,
     issue: Field<Object<Issue>>,
     comment: Field<Object<Comment>>,
+    check_run: Field<Object<Check>>,
+    check_suite: Field<Object<Check>>,
+    requested_action: Field<Object<RequestedAction>>,
     zen: Field<String>,
 }
 
@@ -119,6 +128,20 @@ struct Issue {
 struct Comment {
     body: Field<String>,
     author_association: Field<String>,
+}
+
+/// A check run, or a suite of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Check {
+    id: Field<u64>,
+    head_sha: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RequestedAction {
+    identifier: Field<String>,
 }
 
 /// An object of which only its being there counts.
@@ -159,6 +182,8 @@ fn interpret(event: &str, payload: Payload) -> Result<Meaning, PayloadError> {
         "pull_request" => pull_request(payload),
         "repository_dispatch" => repository_dispatch(payload),
         "issue_comment" => issue_comment(payload),
+        "check_run" => check_run(payload),
+        "check_suite" => check_suite(payload),
         "ping" => {
             let zen = payload.zen.get().map(|zen| format!(" ({zen})")).unwrap_or_default();
             Ok(ignored(payload.repository, format!("a ping{zen}: the webhook works, and asks for nothing")))
@@ -265,6 +290,44 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
         author_association: comment.author_association.get().unwrap_or_default(),
     };
     Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+}
+
+/// A button of a check was pressed; everything else that happens to checks is our own doing.
+/// <https://docs.github.com/en/webhooks/webhook-events-and-payloads#check_run>
+fn check_run(payload: Payload) -> Result<Meaning, PayloadError> {
+    let by = actor(payload.sender, payload.pusher);
+    let (repository, _) = identify(payload.repository)?;
+    let action = payload.action.need("action")?;
+    let identifier = payload.requested_action.get().and_then(|action| action.0.identifier.get()).unwrap_or_default();
+    let failed = match action.as_str() {
+        "rerequested" => false,
+        "requested_action" if identifier == RERUN_FAILED => true,
+        "requested_action" => {
+            let reason = format!("a check has no button `{identifier}`");
+            return Ok(Meaning::Ignored { repository: Some(repository), reason });
+        }
+        other => {
+            let reason = format!("a check was `{other}`, which asks for nothing");
+            return Ok(Meaning::Ignored { repository: Some(repository), reason });
+        }
+    };
+    let id = payload.check_run.need("check_run")?.0.id.need("check_run.id")?;
+    let id = i64::try_from(id).unwrap_or(i64::MAX);
+    Ok(Meaning::Asks(Asked { repository, by, what: AskedOf::Check { id, failed } }))
+}
+
+/// <https://docs.github.com/en/webhooks/webhook-events-and-payloads#check_suite>
+fn check_suite(payload: Payload) -> Result<Meaning, PayloadError> {
+    let by = actor(payload.sender, payload.pusher);
+    let (repository, _) = identify(payload.repository)?;
+    let action = payload.action.need("action")?;
+    if action != "rerequested" {
+        let reason = format!("the checks of a commit were `{action}`, which asks for nothing");
+        return Ok(Meaning::Ignored { repository: Some(repository), reason });
+    }
+    let head = payload.check_suite.need("check_suite")?.0.head_sha;
+    let what = AskedOf::Commit(commit(head, "check_suite.head_sha")?);
+    Ok(Meaning::Asks(Asked { repository, by, what }))
 }
 
 /// The full name of the default branch; empty where the payload does not say.

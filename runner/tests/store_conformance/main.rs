@@ -145,6 +145,8 @@ macro_rules! on {
                 what_could_not_be_told_comes_back_and_changes_bring_it_forward,
                 what_github_shows_is_kept_by_attempt_and_goes_with_the_run,
                 without_github_nothing_is_noted,
+                a_pipeline_that_was_left_out_is_told_once_unless_it_runs,
+                a_button_of_a_check_runs_what_it_stands_for_once,
             }
             random::{
                 invariants_hold_under_random_operations,

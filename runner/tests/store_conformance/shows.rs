@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_runner::store::{DueShow, ShownCheck};
+use segue_runner::store::{Asked, AskedOf, DeliveryState, DueShow, LeftOut, Meaning, NewDelivery, ShownCheck};
 use segue_schemas::{
     config::{Config, GitHubAppConfig, GitHubAppId},
     id::RunId,
@@ -112,4 +112,71 @@ pub async fn a_run_is_told_of_by_one_of_two_servers(world: World) {
     assert_eq!(other.due_shows(10).await.unwrap(), []);
     world.pass(Duration::from_secs(61));
     assert_eq!(other.due_shows(10).await.unwrap().len(), 1);
+}
+
+pub async fn a_pipeline_that_was_left_out_is_told_once_unless_it_runs(world: World) {
+    let world = world.configured(told).await;
+    let trigger = world.push("o/r");
+    let one = |file: &str| LeftOut {
+        repository: "o/r".into(),
+        commit: trigger.event.commit().clone(),
+        file: file.into(),
+        pipeline: "front".into(),
+        reason: "`paths` takes none of them in".into(),
+        tries: 0,
+    };
+    for _ in 0..2 {
+        world.store.note_left_out(vec![one("front.yml"), one("back.yml")]).await.unwrap();
+    }
+    let mut due = world.store.due_left_out(10).await.unwrap();
+    due.sort_by(|a, b| a.file.cmp(&b.file));
+    assert_eq!(due, [one("back.yml"), one("front.yml")]);
+    world.store.left_out_told(&due[0], None).await.unwrap();
+    let until = world.store.now() + Duration::from_secs(90);
+    world.store.left_out_put_off(&due[1], until, Some("it is away".into())).await.unwrap();
+    assert_eq!(world.store.due_left_out(10).await.unwrap(), []);
+    assert_eq!(world.store.next_left_out_due().await.unwrap(), Some(until));
+    world.pass(Duration::from_secs(91));
+    let world = world.reopened().await;
+    world.store.note_left_out(vec![one("back.yml")]).await.unwrap();
+    let again = world.store.due_left_out(10).await.unwrap();
+    assert_eq!((again.len(), again[0].file.as_str(), again[0].tries), (1, "front.yml", 1), "what was told stays told");
+
+    assert!(!world.store.is_run_elsewhere(&again[0]).await.unwrap());
+    let run = world.run_of(trigger, vec![job("a", &[])]).await;
+    let file = world.store.run(run).await.unwrap().file;
+    let running = LeftOut { file, ..again[0].clone() };
+    assert!(world.store.is_run_elsewhere(&running).await.unwrap());
+}
+
+pub async fn a_button_of_a_check_runs_what_it_stands_for_once(world: World) {
+    let world = world.configured(told).await;
+    let worker = world.worker("w", "1").await;
+    let run = world.run(vec![job("a", &[]), job("b", &[])]).await;
+    for (key, id) in [("", 70), ("a", 71), ("b", 72)] {
+        let shown = ShownCheck { id: Some(id), ..ShownCheck::default() };
+        world.store.check_shown(run, 1, key, shown).await.unwrap();
+    }
+    let press = async |repository: &str, id: i64| {
+        let what = AskedOf::Check { id, failed: false };
+        let asked = Asked { repository: repository.into(), by: "ada".into(), what };
+        let delivery = NewDelivery { meaning: Meaning::Asks(asked), ..world.delivery(world.push(repository)) };
+        let guid = delivery.id.clone();
+        world.store.accept_delivery(delivery).await.unwrap();
+        let delivery = world.store.delivery(&guid).await.unwrap();
+        (delivery.state, delivery.reason.unwrap_or_default())
+    };
+    let (state, reason) = press("o/r", 70).await;
+    assert_eq!((state, reason.as_str()), (DeliveryState::Ignored, "run 1 has not ended: it is queued"));
+    let (one, two) = (world.claim(&worker).await, world.claim(&worker).await);
+    world.finish(&one, Conclusion::Success).await;
+    world.finish(&two, Conclusion::Failure).await;
+    assert_eq!(press("o/other", 72).await.0, DeliveryState::Ignored, "a check is its own repository's");
+    assert_eq!(press("o/r", 72).await, (DeliveryState::Planned, String::new()));
+    assert_eq!(press("o/r", 70).await.1, "attempt 2 of run 1 has begun since");
+    let again = world.store.run_detail(run, None).await.unwrap();
+    let jobs: Vec<_> = again.jobs.iter().map(|(job, _)| job.carried_from.is_some()).collect();
+    assert_eq!((again.run.attempt, again.attempt.requested_by.as_str(), jobs.len()), (2, "ada", 2));
+    assert_eq!(jobs.iter().filter(|carried| **carried).count(), 1, "what succeeded is carried over");
+    assert!(world.store.next_deliveries(10).await.unwrap().is_empty(), "the planner has nothing to do with it");
 }

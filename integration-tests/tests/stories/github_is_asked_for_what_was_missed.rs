@@ -1,0 +1,41 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use chrono::TimeDelta;
+use segue_integration_tests::webhook::push_payload;
+
+use crate::{check_shown, with_github};
+
+const PIPELINE: &str = "on: [push]\njobs:\n  one:\n    runs-on: [linux]\n    steps:\n      - run: echo hello\n";
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_delivery_that_came_while_nobody_was_there_is_asked_for_and_run_once() -> Result<()> {
+    let (mut stand, github) = with_github(", gather: 50ms, sweep-every: 1h").await?;
+    stand.repository.commit("first", &[(".segue/pipelines/one.yml", PIPELINE)])?;
+    let known = stand.push("main").await?;
+    stand.api()?.run_of(&known, LIMIT).await?;
+    stand.stop_server(LIMIT).await?;
+
+    let commit = stand.repository.commit("second", &[])?;
+    let pushed = stand.repository.push("main")?;
+    // two minutes ago by GitHub's clock
+    github.set_clock(TimeDelta::seconds(-120));
+    github.missed("missed-1", "push");
+    // its answer was lost, it came all the same
+    github.missed(&known, "push");
+    github.set_clock(TimeDelta::zero());
+
+    stand.start_server().await?;
+    let begun = Instant::now();
+    while github.asked_again().is_empty() {
+        ensure!(begun.elapsed() < LIMIT, "nothing was asked for: {:#?}", github.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // GitHub does as it is asked
+    let body = serde_json::to_vec(&push_payload(&stand.repository, &pushed))?;
+    assert_eq!(stand.webhook()?.send("missed-1", "push", &body).await?.status(), 202);
+    check_shown(&github, &commit, "one", "success", LIMIT).await?;
+    assert_eq!(github.asked_again(), ["missed-1"], "what is known is not asked for");
+    Ok(())
+}
