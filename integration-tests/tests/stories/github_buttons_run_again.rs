@@ -50,10 +50,15 @@ async fn the_buttons_of_checks_run_what_they_stand_for_once_more_and_nothing_els
     let bad = check_shown(&github, &commit, "ci / bad", "failure", LIMIT).await?;
     check_shown(&github, &commit, "ci / good", "success", LIMIT).await?;
     assert_eq!(pipeline.actions, ["rerun-failed"]);
-    let jobs_begun = async |attempt: u32| -> Result<Vec<bool>> {
+    let started = async |attempt: u32| -> Result<Vec<String>> {
         let view: serde_json::Value = stand.api()?.get(&format!("/runs/1?attempt={attempt}")).await?;
         let jobs = view["jobs"].as_array().cloned().unwrap_or_default();
-        Ok(jobs.iter().map(|job| job["carried_from"].is_null()).collect())
+        Ok(jobs.iter().map(|job| job["started_at"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    // of which jobs an attempt has another start than the one before
+    let begun_in = async |attempt: u32| -> Result<Vec<bool>> {
+        let (before, now) = (started(attempt - 1).await?, started(attempt).await?);
+        Ok(before.iter().zip(&now).map(|(before, now)| before != now).collect())
     };
 
     // one that is another repository's, or nobody's, or no button
@@ -80,12 +85,12 @@ async fn the_buttons_of_checks_run_what_they_stand_for_once_more_and_nothing_els
     );
     let again = newer(&github, &commit, &pipeline).await?;
     assert_eq!(again.external_id, "1.2.");
-    assert_eq!(jobs_begun(2).await?, [false, true], "what succeeded is carried over");
+    assert_eq!(begun_in(2).await?, [false, true], "what succeeded is carried over");
 
     // the button below the pipeline's check
     assert_eq!(press(&stand, "g7", "acme/shop", &again, "requested_action", "rerun-failed").await?, "");
     let third = newer(&github, &commit, &again).await?;
-    assert_eq!((third.external_id.as_str(), jobs_begun(3).await?), ("1.3.", vec![false, true]));
+    assert_eq!((third.external_id.as_str(), begun_in(3).await?), ("1.3.", vec![false, true]));
 
     // all checks of the commit
     let payload = json!({
@@ -94,7 +99,7 @@ async fn the_buttons_of_checks_run_what_they_stand_for_once_more_and_nothing_els
     });
     stand.webhook()?.send("g8", "check_suite", &serde_json::to_vec(&payload)?).await?;
     let fourth = newer(&github, &commit, &third).await?;
-    assert_eq!((fourth.external_id.as_str(), jobs_begun(4).await?), ("1.4.", vec![true, true]));
+    assert_eq!((fourth.external_id.as_str(), begun_in(4).await?), ("1.4.", vec![true, true]));
     Ok(())
 }
 

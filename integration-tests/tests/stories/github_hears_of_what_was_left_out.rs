@@ -37,7 +37,7 @@ async fn a_pipeline_that_a_filter_left_out_is_shown_as_skipped() -> Result<()> {
     assert_eq!(names, ["back", "back / one", "front"], "of what a pull request would start, its own event speaks");
 
     // run by hand at the same commit, it counts
-    let run = stand.segue(&["run", "--repository", "acme/shop", "--ref", "main", "by-hand"])?;
+    let run = stand.segue(&["run", "--repository", "acme/shop", "--ref", "main", "--pipeline", "by-hand"])?;
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     check_shown(&github, &commit, "by-hand", "success", LIMIT).await?;
     Ok(())

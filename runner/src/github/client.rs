@@ -203,10 +203,11 @@ impl GitHub {
         body: Option<&Value>,
     ) -> Result<Answer, GitHubError> {
         // a page's address is GitHub's own word, and is to stay on the host that knows the token
-        let url = match path.strip_prefix(&self.inner.base) {
-            Some(rest) => format!("{}{rest}", self.inner.base),
-            None => format!("{}{path}", self.inner.base),
-        };
+        let rest = path.strip_prefix(&self.inner.base).unwrap_or(path);
+        if !rest.starts_with('/') {
+            return Err(self.away("it named a next page that is elsewhere"));
+        }
+        let url = format!("{}{rest}", self.inner.base);
         let mut request = self
             .inner
             .client

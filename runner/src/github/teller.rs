@@ -20,6 +20,8 @@ const AT_A_TIME: u32 = 8;
 const ANNOTATIONS: usize = 50;
 /// Pages of a commit's checks that are looked through for one that was made and not noted.
 const PAGES: usize = 10;
+/// Attempts before the newest whose ends are told too.
+const EARLIER_ATTEMPTS: usize = 3;
 /// Owners whose limits are remembered.
 const OWNERS: usize = 1_000;
 /// How long a run is tried that GitHub refuses, after its end.
@@ -141,7 +143,7 @@ impl Teller {
 
     /// Tells of one run; `Some`: GitHub can't be reached, and is left alone for so long.
     async fn tell(&mut self, due: &DueShow) -> Result<Option<Duration>> {
-        let Some(facts) = self.store.show_facts(due.run).await? else { return Ok(None) };
+        let Some(facts) = self.store.show_facts(due.run, None).await? else { return Ok(None) };
         let owner = owner_of(&facts.repository);
         let error = match self.show(&owner, &facts).await {
             Ok(outcome) => {
@@ -270,6 +272,19 @@ impl Teller {
         if held > self.store.now() {
             return Ok(Outcome::Later(held));
         }
+        let mut outcome = self.show_attempt(owner, facts).await?;
+        // a rerun may have begun before the end of what it repeats was told
+        for attempt in (1..facts.run.attempt).rev().take(EARLIER_ATTEMPTS) {
+            let Some(earlier) = self.store.show_facts(facts.run.run, Some(attempt)).await? else { break };
+            if let Outcome::Later(until) = self.show_attempt(owner, &earlier).await? {
+                outcome = Outcome::Later(until);
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The same of one attempt. Of an earlier one nothing is made any more.
+    async fn show_attempt(&mut self, owner: &str, facts: &ShowFacts) -> std::result::Result<Outcome, Trouble> {
         let (run, attempt) = (facts.run.run, facts.run.attempt);
         let shown = self.store.shown_checks(run, attempt).await?;
         let mut wanted: Vec<(Check, Option<&ShownCheck>)> = checks(&facts.run)
@@ -278,7 +293,7 @@ impl Teller {
                 let known = shown.get(check.job.as_deref().unwrap_or_default());
                 (check, known)
             })
-            .filter(|(check, known)| !self.is_shown(check, *known))
+            .filter(|(check, known)| !self.is_shown(check, *known) && (facts.is_newest || known.is_some()))
             .collect();
         // what people wait for goes first
         wanted.sort_by_key(|(check, known)| std::cmp::Reverse(urgency(check, *known)));
@@ -333,13 +348,14 @@ impl Teller {
         }
         let mut now_shown = known.cloned().unwrap_or_default();
         // announced before: GitHub may have made it, and the answer was lost
-        if now_shown.id.is_none() && known.is_some() {
-            now_shown.id = self.find(facts, check).await?;
-        }
+        let mut may_be_there = now_shown.id.is_none() && known.is_some();
         let digest = self.digest(check);
         loop {
             if let Err(until) = self.take(owner, urgency) {
                 return Ok(Outcome::Later(until));
+            }
+            if std::mem::take(&mut may_be_there) {
+                now_shown.id = self.find(facts, check).await?;
             }
             let rest = check.annotations.iter().skip(now_shown.annotations).take(ANNOTATIONS);
             let rest: Vec<_> = rest.collect();

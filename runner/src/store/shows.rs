@@ -53,6 +53,8 @@ pub struct ShowFacts {
     pub commit: CommitSha,
     /// The run.
     pub run: RunFacts,
+    /// Whether it is the run's newest attempt.
+    pub is_newest: bool,
 }
 
 /// Notes, in the transaction of the change, that GitHub is to be told of a run: of the first change at once, of others when they have
@@ -93,14 +95,22 @@ impl Store {
         self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
     }
 
-    /// What there is to show of a run's newest attempt; `None`: the run is gone.
-    pub async fn show_facts(&self, id: RunId) -> Result<Option<ShowFacts>> {
+    /// What there is to show of an attempt of a run (`None`: of the newest); `None`: the run is gone.
+    pub async fn show_facts(&self, id: RunId, attempt: Option<u32>) -> Result<Option<ShowFacts>> {
         let mut conn = self.read().await?;
-        let run = match runs::load(&mut conn, id).await {
+        let mut run = match runs::load(&mut conn, id).await {
             Ok(run) => run.record,
             Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let is_newest = attempt.is_none_or(|attempt| attempt == run.attempt);
+        if let Some(attempt) = attempt.filter(|_| !is_newest) {
+            let attempts = runs::attempts(&mut conn, &run).await?;
+            let Some(earlier) = attempts.into_iter().find(|one| one.attempt == attempt) else { return Ok(None) };
+            // the reason is the newest attempt's
+            (run.attempt, run.status, run.reason) = (attempt, earlier.status, None);
+            (run.started_at, run.ended_at) = (earlier.started_at, earlier.ended_at);
+        }
         let mut facts = Vec::new();
         for job in jobs::of_attempt(&mut conn, id, run.attempt).await? {
             let is_blocked = job.skip_cause.is_some_and(|cause| cause != SkipCause::Condition);
@@ -140,7 +150,7 @@ impl Store {
             ended_at: run.ended_at,
             jobs: facts,
         };
-        Ok(Some(ShowFacts { repository: run.repository, commit: run.commit, run: facts }))
+        Ok(Some(ShowFacts { repository: run.repository, commit: run.commit, run: facts, is_newest }))
     }
 
     /// What GitHub shows of an attempt, by job (`""`: the pipeline).

@@ -33,7 +33,7 @@ pub async fn every_change_of_a_run_is_to_be_told_and_none_twice(world: World) {
     let run = world.run(vec![job("a", &[]), job("b", &["a"])]).await;
     let first = due(&world).await;
     assert_eq!(first.iter().map(|due| due.run).collect::<Vec<_>>(), [run], "at once");
-    let facts = world.store.show_facts(run).await.unwrap().unwrap();
+    let facts = world.store.show_facts(run, None).await.unwrap().unwrap();
     assert_eq!((facts.repository.as_str(), facts.run.status), ("o/r", RunStatus::Queued));
 
     // what changes while it is told is to be told afterwards
@@ -50,10 +50,10 @@ pub async fn every_change_of_a_run_is_to_be_told_and_none_twice(world: World) {
     world.pass(LATER);
     let world = world.reopened().await;
     assert_eq!(due(&world).await.len(), 1, "a new start knows of it");
-    let facts = world.store.show_facts(run).await.unwrap().unwrap().run;
+    let facts = world.store.show_facts(run, None).await.unwrap().unwrap().run;
     let jobs: Vec<_> = facts.jobs.iter().map(|job| (job.key.as_str(), job.status, job.is_blocked)).collect();
     assert_eq!(jobs, [("a", JobStatus::Failed, false), ("b", JobStatus::Skipped, true)]);
-    assert!(world.store.show_facts(RunId(999)).await.unwrap().is_none());
+    assert!(world.store.show_facts(RunId(999), None).await.unwrap().is_none());
 }
 
 pub async fn what_could_not_be_told_comes_back_and_changes_bring_it_forward(world: World) {

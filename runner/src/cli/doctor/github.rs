@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::Check;
 
 const NAME: &str = "github";
-/// What Segue does there as an App, by permission and level.
-const NEEDED: [(&str, &str); 3] = [("checks", "write"), ("contents", "read"), ("metadata", "read")];
+/// What Segue does there as an App, and hears of, by permission and level.
+const NEEDED: [(&str, &str); 4] =
+    [("checks", "write"), ("contents", "read"), ("metadata", "read"), ("pull_requests", "read")];
 /// The events that start something.
 const EVENTS: [&str; 2] = ["push", "pull_request"];
 /// Where events are taken.
@@ -205,7 +206,11 @@ mod tests {
         there.grant(Permissions::from([("metadata".into(), Level::Read), ("checks".into(), Level::Read)]));
         let checks = looked(&there.as_app("")).await;
         assert_eq!((checks[0].state, checks[2].state), (State::Bad, State::Bad));
-        assert!(checks[0].found.ends_with("does not ask for checks: write, contents: read"), "{}", checks[0].found);
+        assert!(
+            checks[0].found.ends_with("does not ask for checks: write, contents: read, pull_requests: read"),
+            "{}",
+            checks[0].found
+        );
 
         let elsewhere = there.as_app("").replace("app.pem", "token");
         let checks = looked(&elsewhere).await;
