@@ -37,6 +37,7 @@ pub(super) fn run(socket: &OwnedFd) -> io::Result<()> {
         current: None,
         phase: Phase::Running,
         deadline: None,
+        is_over: false,
         timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?,
         worker_is_there: true,
     };
@@ -72,6 +73,9 @@ struct Keeper<'a> {
     current: Option<i32>,
     phase: Phase,
     deadline: Option<Duration>,
+    /// The deadline has passed: nothing is started any more until it is put off. Whoever asks may have stood still meanwhile, and
+    /// know nothing of it.
+    is_over: bool,
     /// On `CLOCK_BOOTTIME`: the deadline, the end of a grace, or the next sweep.
     timer: TimerFd,
     worker_is_there: bool,
@@ -96,7 +100,7 @@ impl Keeper<'_> {
                 self.phase = Phase::Killing;
             }
             Some((Request::Anew, _)) => {
-                self.deadline = None;
+                (self.deadline, self.is_over) = (None, false);
                 self.phase = Phase::Running;
                 self.tell(&Event::Ready)?;
             }
@@ -109,12 +113,17 @@ impl Keeper<'_> {
                 }
                 self.phase = Phase::Terminating { kill_at: boot_time() + Duration::from_millis(grace_ms) };
             }
-            Some((Request::Deadline { boot_time_ms }, _)) => self.deadline = Some(Duration::from_millis(boot_time_ms)),
+            Some((Request::Deadline { boot_time_ms }, _)) => {
+                (self.deadline, self.is_over) = (Some(Duration::from_millis(boot_time_ms)), false);
+            }
         }
         Ok(())
     }
 
     fn start(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        if self.is_over || self.deadline.is_some_and(|deadline| deadline <= boot_time()) {
+            return self.tell(&Event::DeadlinePassed);
+        }
         let event = match start_task(descriptors) {
             Ok(pid) => {
                 self.current = Some(pid);
@@ -147,7 +156,7 @@ impl Keeper<'_> {
     fn go_on(&mut self, any_left: bool) -> io::Result<bool> {
         let now = boot_time();
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.deadline = None;
+            (self.deadline, self.is_over) = (None, true);
             self.phase = Phase::Killing;
             let _ = self.tell(&Event::DeadlinePassed);
         }

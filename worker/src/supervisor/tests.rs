@@ -209,6 +209,38 @@ async fn the_lease_deadline_kills_without_a_word_from_the_worker() {
     assert!(matches!(keeper.exited().await, Err(SupervisorError::DeadlinePassed)));
 }
 
+/// A worker that stood still between two steps for longer than its lease, and does not know it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_lease_deadline_nothing_begins_until_it_is_put_off() {
+    let (_nursery, mut keeper) = keeper().await;
+    start(&mut keeper, &shell("true")).await;
+    keeper.exited().await.unwrap();
+    let deadline = keeper.deadline();
+    deadline.set(boot_time() + Duration::from_millis(50)).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let task = shell(&format!("touch {}", mark.display()));
+    for _ in 0..2 {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let refused = keeper.start(&task, writer.as_fd(), None).await;
+        assert!(matches!(refused, Err(SupervisorError::DeadlinePassed)), "{refused:?}");
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!mark.exists(), "it was begun although the lease was over");
+    keeper.kill(Duration::ZERO).await.unwrap();
+    deadline.set(boot_time() + Duration::from_secs(60)).unwrap();
+    loop {
+        // what was said of the first deadline may not have been heard yet
+        let (_reader, writer) = std::io::pipe().unwrap();
+        if keeper.start(&task, writer.as_fd(), None).await.is_ok() {
+            break;
+        }
+    }
+    keeper.exited().await.unwrap();
+    assert!(mark.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nursery_that_was_killed_is_replaced() {
     let (nursery, mut first) = keeper().await;
