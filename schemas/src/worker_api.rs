@@ -73,6 +73,9 @@ pub struct Registered {
     pub renew_ms: u64,
     /// Largest log chunk in bytes.
     pub max_log_chunk: u64,
+    /// How much of a log may come with the job's end, in bytes; 0 from a server that takes none.
+    #[serde(default)]
+    pub max_log_tail: u64,
     /// The addresses of the hosts by name: the path of a unix socket. The worker tells the server of those that it reaches.
     #[serde(default)]
     pub hosts: IndexMap<String, String>,
@@ -279,8 +282,12 @@ pub struct JobFinish {
     pub outputs: IndexMap<String, String>,
     /// Every step.
     pub steps: Vec<StepReport>,
-    /// Bytes of log that were sent.
+    /// Bytes of log that were sent, with those that come here.
     pub log_bytes: u64,
+    /// The end of the log, which was not sent before: a short log costs no request of its own. At most
+    /// [`Registered::max_log_tail`] bytes, without a NUL.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_tail: String,
 }
 
 /// A job waits for its rollout and gives its slot back.

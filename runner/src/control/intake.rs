@@ -129,13 +129,12 @@ impl Store {
                     event: trigger.event.name().into(),
                     repository: Some(trigger.repository.clone()),
                     payload: Payload::Inline(String::new()),
-                    meaning: Meaning::Starts(trigger.clone()),
+                    meaning: Meaning::Planned(trigger.clone()),
                 };
                 if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
                     return Ok(DispatchOutcome { runs: runs::of_delivery(&mut tx.conn, &key).await?, new: false });
                 }
                 let made = insert_runs(&store, tx, &key, &trigger, new).await?;
-                deliveries::settle(&mut tx.conn, &key, DeliveryState::Planned, None, tx.now).await?;
                 Ok(DispatchOutcome { runs: made, new: true })
             })
         })

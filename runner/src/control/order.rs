@@ -2,11 +2,7 @@
 //! longest, in it age. Each look is a seek, and how many there are is bounded, so a claim costs the same whether ten jobs are queued
 //! or a hundred thousand.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, VecDeque},
-    sync::PoisonError,
-};
+use std::{cmp::Reverse, collections::VecDeque, sync::PoisonError};
 
 use segue_schemas::{id::JobId, time::Timestamp};
 
@@ -23,8 +19,6 @@ const COMPARED: usize = 32;
 pub(super) struct Order {
     /// Sets of labels that fit, each with a priority; the highest last.
     shelves: Vec<(i64, String)>,
-    /// How many jobs of each repository are held.
-    held: HashMap<String, i64>,
     /// What is queued at the priority that is looked at, by repository; the best last.
     queues: Vec<Queue>,
     /// What is left of the queue that is looked at.
@@ -33,11 +27,11 @@ pub(super) struct Order {
 
 /// What a repository has queued of one priority for one set of labels.
 struct Queue {
-    /// Jobs that are held, and since when the oldest here waits.
-    rank: Reverse<(i64, Timestamp)>,
     labels: String,
     priority: i64,
     repository: String,
+    /// Since when the oldest here waits.
+    since: Timestamp,
 }
 
 impl Order {
@@ -47,8 +41,7 @@ impl Order {
         let queued = jobs::queued_labels(&mut tx.conn).await?.into_iter().filter(|(labels, _)| fits(labels));
         let mut shelves: Vec<(i64, String)> = queued.map(|(labels, priority)| (priority, labels)).collect();
         shelves.sort_unstable();
-        let held = if shelves.is_empty() { HashMap::new() } else { jobs::held_by_repository(&mut tx.conn).await? };
-        Ok(Self { shelves, held, queues: Vec::new(), left: VecDeque::new() })
+        Ok(Self { shelves, queues: Vec::new(), left: VecDeque::new() })
     }
 
     /// The next best. Those before it were not to be had.
@@ -64,12 +57,15 @@ impl Order {
             let Some(priority) = self.shelves.last().map(|(priority, _)| *priority) else { return Ok(None) };
             while let Some((_, labels)) = self.shelves.pop_if(|(other, _)| *other == priority) {
                 for (repository, since) in repositories(store, tx, &labels, priority).await? {
-                    let share = self.held.get(&repository).copied().unwrap_or(0);
-                    let rank = Reverse((share, since));
-                    self.queues.push(Queue { rank, labels: labels.clone(), priority, repository });
+                    self.queues.push(Queue { labels: labels.clone(), priority, repository, since });
                 }
             }
-            self.queues.sort_by_key(|queue| queue.rank);
+            // one by itself has nothing to share
+            if self.queues.len() > 1 {
+                let held = jobs::held_by_repository(&mut tx.conn).await?;
+                let share = |queue: &Queue| held.get(&queue.repository).copied().unwrap_or(0);
+                self.queues.sort_by_key(|queue| Reverse((share(queue), queue.since)));
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 let mut held = jobs::load_held(&mut tx.conn, job, report.epoch).await?;
-                jobs::save_steps(&mut tx.conn, job, &report.steps).await?;
+                jobs::save_steps(&mut tx.conn, &held, &report.steps).await?;
                 if held.record.status == JobStatus::Leased {
                     held.becomes(JobStatus::Running, None, tx.now)?;
                 }
@@ -74,9 +74,14 @@ impl Store {
     /// Ends a job and does what follows from it: jobs that became claimable are, those that never will be are skipped
     /// with their reason, the run's status follows. The same end under the same epoch once more changes nothing.
     pub async fn finish_job(&self, job: JobId, finish: JobFinish) -> Result<Reported> {
+        self.append_tail(job, &finish).await?;
+        let has_tail = !finish.log_tail.is_empty();
         let store = self.clone();
         let (done, is_over) = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
         self.logs().release(job, is_over);
+        if has_tail {
+            self.logs().tell(job);
+        }
         Ok(done)
     }
 
@@ -172,7 +177,7 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
         return Ok((reported(&known), is_told));
     }
     let mut job = jobs::held_under(known, finish.epoch)?;
-    jobs::save_steps(&mut tx.conn, id, &finish.steps).await?;
+    jobs::save_steps(&mut tx.conn, &job, &finish.steps).await?;
     job.record.outputs = finish.outputs;
     job.record.heard_at = Some(tx.now);
     job.record.next_step = None;
@@ -186,6 +191,10 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
     };
     if is_over {
         job.record.environment_url = environment_url(store, tx, &job).await?;
+    }
+    if store.logs().is_shared() && !finish.log_tail.is_empty() {
+        let offset = finish.log_bytes.saturating_sub(finish.log_tail.len() as u64);
+        jobs::append_log(&mut tx.conn, id, offset, &finish.log_tail).await?;
     }
     jobs::save_log(&mut tx.conn, id, finish.log_bytes, is_over.then_some(tx.now)).await?;
     jobs::save(&mut tx.conn, &job).await?;
@@ -206,7 +215,7 @@ async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Res
             wait.rollout, wait.step
         )));
     }
-    jobs::save_steps(&mut tx.conn, id, &wait.steps).await?;
+    jobs::save_steps(&mut tx.conn, &job, &wait.steps).await?;
     jobs::save_log(&mut tx.conn, id, wait.log_bytes, None).await?;
     job.record.rollout = Some(wait.rollout);
     job.record.heard_at = Some(tx.now);
@@ -229,7 +238,7 @@ async fn take_back(store: &Store, tx: &mut Tx, id: JobId, back: JobHandBack) -> 
     let mut job = jobs::held_under(known, back.epoch)?;
     let keep = back.next_step.unwrap_or(0);
     let kept: Vec<_> = back.steps.into_iter().filter(|s| s.index < keep).collect();
-    jobs::save_steps(&mut tx.conn, id, &kept).await?;
+    jobs::save_steps(&mut tx.conn, &job, &kept).await?;
     jobs::forget_steps(&mut tx.conn, id, keep).await?;
     jobs::save_log(&mut tx.conn, id, back.log_bytes, None).await?;
     job.record.next_step = back.next_step;
@@ -254,7 +263,7 @@ async fn lose_stopped(store: &Store, tx: &mut Tx, id: JobId, lost: JobLost) -> R
     }
     let job = jobs::held_under(known, lost.epoch)?;
     let answer = reported(&job);
-    jobs::save_steps(&mut tx.conn, id, &lost.steps).await?;
+    jobs::save_steps(&mut tx.conn, &job, &lost.steps).await?;
     jobs::save_log(&mut tx.conn, id, lost.log_bytes, None).await?;
     let is_over = lose_job(store, tx, job, Loss::Stopped).await?;
     Ok((answer, is_over))

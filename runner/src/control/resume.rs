@@ -67,7 +67,7 @@ async fn end_step(
         ("rollout".to_owned(), ended.id.to_string()),
         ("status".to_owned(), ended.status.as_str().to_owned()),
     ]);
-    jobs::save_steps(&mut tx.conn, job.record.id, &[step]).await
+    jobs::save_steps(&mut tx.conn, job, &[step]).await
 }
 
 async fn finish(
@@ -88,7 +88,7 @@ async fn finish(
             ..not_reported(job, index)
         })
         .collect();
-    jobs::save_steps(&mut tx.conn, job.record.id, &skipped).await?;
+    jobs::save_steps(&mut tx.conn, job, &skipped).await?;
     let (status, reason, class) = match outputs(store, tx, job).await? {
         Ok(outputs) => {
             job.record.outputs = outputs;

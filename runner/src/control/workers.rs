@@ -56,6 +56,7 @@ impl Store {
             lease_ms: timing.lease.as_millis(),
             renew_ms: timing.renew.as_millis(),
             max_log_chunk: MAX_LOG_CHUNK,
+            max_log_tail: super::logs::MAX_LOG_TAIL,
             absent_host_ms: timing.absent_host.as_millis(),
             pool: self.config().broker.is_named().then(|| queue::pool(&register.labels)),
             hosts: super::rollouts::all_hosts(self)?,

@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use segue_schemas::id::{Epoch, JobId};
 use tokio::sync::{Mutex, watch};
 
-use super::{Extent, LogError, Result};
+use super::{Extent, LogError, Result, files::make_directory};
 
 /// Nobody writes.
 const CLOSED: i64 = -1;
@@ -23,7 +24,6 @@ const CLOSED: i64 = -1;
 pub(super) struct OpenLog {
     pub(super) relative: String,
     path: PathBuf,
-    file: Arc<File>,
     /// The epoch under which it is written, or [`CLOSED`]. Read beside the lock; changed under it, but for closing.
     epoch: AtomicI64,
     /// The highest epoch seen and the length; locked while a chunk is written.
@@ -35,19 +35,23 @@ pub(super) struct OpenLog {
 struct Tail {
     epoch: Epoch,
     bytes: u64,
+    /// Made with the first chunk.
+    file: Option<Arc<File>>,
 }
 
 impl OpenLog {
     pub(super) fn open(path: PathBuf, relative: String) -> Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let opened = file.and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (bytes, file) = opened.map_err(|source| LogError::Io { action: "opened", path: path.clone(), source })?;
+        let file = File::options().write(true).open(&path);
+        let opened = file.and_then(|file| Ok((file.metadata()?.len(), Some(Arc::new(file)))));
+        let (bytes, file) = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, None),
+            opened => opened.map_err(|source| LogError::Io { action: "opened", path: path.clone(), source })?,
+        };
         Ok(Self {
             relative,
             path,
-            file: Arc::new(file),
             epoch: AtomicI64::new(CLOSED),
-            tail: Mutex::new(Tail { epoch: Epoch(0), bytes }),
+            tail: Mutex::new(Tail { epoch: Epoch(0), bytes, file }),
             extent: watch::channel(Extent { bytes, ended: false }).0,
         })
     }
@@ -80,10 +84,15 @@ impl OpenLog {
 
     /// Writes at the end, from the chunk itself: nothing is copied.
     async fn write(&self, tail: &mut Tail, chunk: Bytes) -> Result<()> {
-        let (file, at, length) = (self.file.clone(), tail.bytes, chunk.len() as u64);
-        let written = tokio::task::spawn_blocking(move || file.write_all_at(&chunk, at)).await;
-        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        written.map_err(|source| LogError::Io { action: "written", path: self.path.clone(), source })?;
+        let (file, path, at, length) = (tail.file.clone(), self.path.clone(), tail.bytes, chunk.len() as u64);
+        let written = tokio::task::spawn_blocking(move || {
+            let file = file.map_or_else(|| make(&path).map(Arc::new), Ok)?;
+            file.write_all_at(&chunk, at)?;
+            Ok(file)
+        });
+        let written = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let file = written.map_err(|source| LogError::Io { action: "written", path: self.path.clone(), source })?;
+        tail.file = Some(file);
         tail.bytes += length;
         self.extent.send_modify(|extent| extent.bytes = tail.bytes);
         Ok(())
@@ -111,6 +120,13 @@ impl OpenLog {
     pub(super) fn is_followed(&self) -> bool {
         self.extent.receiver_count() > 0
     }
+}
+
+fn make(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        make_directory(folder)?;
+    }
+    File::options().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn take_over(tail: &mut Tail, job: JobId, epoch: Epoch) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -38,7 +38,11 @@ impl Files {
     /// # Errors
     /// [`LogError::Io`] where it can't be made.
     pub(super) fn open(directory: PathBuf) -> Result<Self> {
-        make_directory(&directory)?;
+        make_directory(&directory).map_err(|source| LogError::Io {
+            action: "opened",
+            path: directory.clone(),
+            source,
+        })?;
         Ok(Self { directory: directory.into(), open: Arc::default() })
     }
 
@@ -138,20 +142,12 @@ impl Files {
         }
         // logs that were only followed are closed when their followers have gone
         open.retain(|_, log| log.is_written() || log.is_followed());
-        let path = self.directory.join(relative);
-        if let Some(folder) = path.parent() {
-            make_directory(folder)?;
-        }
-        let log = Arc::new(OpenLog::open(path, relative.to_owned())?);
+        let log = Arc::new(OpenLog::open(self.directory.join(relative), relative.to_owned())?);
         open.insert(job, log.clone());
         Ok(log)
     }
 }
 
-fn make_directory(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| LogError::Io {
-        action: "opened",
-        path: path.to_owned(),
-        source,
-    })
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

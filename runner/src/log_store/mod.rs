@@ -166,6 +166,13 @@ impl LogStore {
         }
     }
 
+    /// Followers at other servers are told that a log has grown, where there are any.
+    pub(crate) fn tell(&self, job: JobId) {
+        if let Place::Shared(shared) = &self.0 {
+            shared.bells.ring(job);
+        }
+    }
+
     /// Follows a log while it is written.
     ///
     /// # Errors

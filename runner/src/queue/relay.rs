@@ -11,7 +11,7 @@ use lapin::{
 };
 use rand::Rng as _;
 use segue_schemas::{
-    id::JobId,
+    id::{JobId, WorkerId},
     queue::{self, About, DeliveryBell, PoolBell, Word},
 };
 use serde::Serialize;
@@ -29,7 +29,7 @@ use super::{
     error::QueueError,
     topology,
 };
-use crate::store::{Bell, Store};
+use crate::store::{Bell, Store, Waiting};
 
 /// Pauses before a connection is made again grow from the first to the second of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -43,6 +43,9 @@ const RING_AGAIN_AFTER: Duration = Duration::from_millis(250);
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Bells on their way at a time. More wait in the store.
 const ON_THEIR_WAY: usize = 8192;
+/// Where every pool with work had a bell in its queue already, its workers are busy: the next look may wait for this long, and
+/// stands for all that would have been made meanwhile.
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 /// Kept by the broker over its restart.
 const PERSISTENT: u8 = 2;
 
@@ -103,6 +106,7 @@ async fn relay(
     loop {
         relay.ring().await?;
         let (again_at, due_at, late_at) = (relay.again_at, relay.due_at, relay.late_at());
+        let busy_until = relay.busy_until.filter(|_| relay.jobs);
         tokio::select! {
             () = stop.cancelled() => {
                 let _ = address.ask(connection.close(200, "the server stops".into())).await;
@@ -113,6 +117,8 @@ async fn relay(
             () = deliveries.rung() => relay.deliveries = true,
             job = told.recv() => relay.tell(job).await?,
             Some((bell, confirmed)) = relay.on_their_way.next() => relay.arrived(bell, confirmed)?,
+            // rung, in its turn
+            () = at(busy_until) => relay.busy_until = None,
             () = at(again_at) => relay.everything_again().await?,
             () = at(due_at) => (relay.due_at, relay.deliveries) = (None, true),
             () = tokio::time::sleep_until(next_look) => {
@@ -157,6 +163,8 @@ struct Relay<'a> {
     /// Whether the store is to be looked at for jobs, and for deliveries.
     jobs: bool,
     deliveries: bool,
+    /// Until when the store need not be looked at for jobs.
+    busy_until: Option<Instant>,
     /// When a delivery that was put off is due.
     due_at: Option<Instant>,
     /// When everything is to be rung again.
@@ -191,6 +199,7 @@ impl<'a> Relay<'a> {
             pools: BTreeSet::new(),
             jobs: true,
             deliveries: true,
+            busy_until: None,
             due_at: None,
             again_at: None,
             is_blocked: false,
@@ -221,8 +230,9 @@ impl<'a> Relay<'a> {
         if std::mem::take(&mut self.deliveries) {
             self.ring_planners().await?;
         }
-        if std::mem::take(&mut self.jobs) {
-            self.ring_pools().await?;
+        if self.busy_until.is_none_or(|until| until <= Instant::now()) && std::mem::take(&mut self.jobs) {
+            let is_busy = self.ring_pools().await?;
+            self.busy_until = is_busy.then(|| Instant::now() + BUSY_PAUSE);
         }
         Ok(())
     }
@@ -244,33 +254,40 @@ impl<'a> Relay<'a> {
     }
 
     /// Rings the pools that have something to claim and no bell in their queue. So a hundred thousand jobs make no more bells than
-    /// ten, and a broker that has lost everything gets it again.
-    async fn ring_pools(&mut self) -> Result<(), QueueError> {
-        let pools = by_pool(self.store.offered_labels().await.map_err(store)?);
+    /// ten, and a broker that has lost everything gets it again. Whether there is work, and all of it was rung before.
+    async fn ring_pools(&mut self) -> Result<bool, QueueError> {
+        let Waiting { offered, queued, going_on } = self.store.waiting_for_workers().await.map_err(store)?;
+        let pools = by_pool(offered);
         for pool in pools.keys() {
             if self.pools.insert(pool.clone()) {
                 topology::declare_queue(self.address, &self.asker, &queue::jobs_queue(pool)).await?;
             }
         }
-        let queued = self.store.queued_labels().await.map_err(store)?;
+        let (mut waiting, mut rung) = (false, false);
         for pool in pools_with_work(&queued, &pools) {
             if !self.underway.may_ring(pool) {
+                rung = true;
                 continue;
             }
             let name = format!("{}{pool}", queue::JOBS);
             match topology::waiting(self.address, &self.asker, &name).await? {
                 Some(0) => {}
-                Some(_) => continue,
+                Some(_) => {
+                    waiting = true;
+                    continue;
+                }
                 None => {
                     self.asker = self.address.channel(self.connection).await?;
                     topology::declare_queue(self.address, &self.asker, &queue::jobs_queue(pool)).await?;
                 }
             }
+            rung = true;
             let bell = PoolBell { v: queue::VERSION, pool: pool.to_owned() };
             self.underway.sent(pool);
             self.publish("", &name, &bell, Published::Pool(pool.to_owned())).await?;
         }
-        self.tell_owners().await
+        self.tell_owners(going_on).await?;
+        Ok(waiting && !rung)
     }
 
     /// Tells every worker that there is word of a job.
@@ -284,10 +301,9 @@ impl<'a> Relay<'a> {
     }
 
     /// Tells workers of queued jobs that go on where their workspaces are. A bell of the pool might come to another.
-    async fn tell_owners(&mut self) -> Result<(), QueueError> {
-        let queued = self.store.queued_at_workers().await.map_err(store)?;
+    async fn tell_owners(&mut self, going_on: Vec<(JobId, WorkerId)>) -> Result<(), QueueError> {
         let before = std::mem::take(&mut self.told);
-        for (job, worker) in queued {
+        for (job, worker) in going_on {
             if !before.contains(&job) {
                 self.say(About::Worker(worker)).await?;
             }

@@ -51,6 +51,7 @@ pub use model::*;
 pub(crate) use postgres::{Database as PostgresDatabase, SERVER_ID};
 pub use shows::{DueShow, ShowFacts, ShownCheck};
 pub(crate) use sqlite::{check_database, copy_database};
+pub(crate) use waiting::Waiting;
 pub(crate) use writer::{Tx, Work};
 
 use self::{sql::Conn, writer::Writer};

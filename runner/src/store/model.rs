@@ -45,12 +45,13 @@ pub enum Payload {
 
 /// What a delivery means.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one value, moved once")]
 pub enum Meaning {
     /// It may start runs: the planner looks at it.
     Starts(Trigger),
     /// Somebody asks something of runs that are there, which is done as it is stored.
     Asks(Asked),
+    /// Its runs are stored by the same operation.
+    Planned(Trigger),
     /// It is kept and starts nothing; why.
     Ignored(String),
 }

@@ -190,6 +190,8 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions> {
             ("idle_in_transaction_session_timeout", millis(IDLE_LIMIT)),
             ("lock_timeout", millis(LOCK_LIMIT)),
             ("statement_timeout", millis(STATEMENT_LIMIT)),
+            // statements are seeks; to compile one takes longer than all of them, and what one is reckoned to cost says little
+            ("jit", "off".into()),
             // a server whose machine is gone keeps no lock for long
             ("tcp_keepalives_idle", "5".into()),
             ("tcp_keepalives_interval", "2".into()),
@@ -311,7 +313,7 @@ impl Session {
         let lost = *self.lost.get_or_insert_with(Instant::now);
         let mut pause = PAUSES.0;
         loop {
-            match connect(&self.options).await {
+            match self.connected().await {
                 Ok(connection) => {
                     (self.connection, self.lost) = (Some(connection), None);
                     return Ok(());
@@ -327,6 +329,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// A connection that plans each statement once, not for every value again: the claim's would take longer to plan than to run.
+    async fn connected(&self) -> Result<PgConnection> {
+        let mut connection = connect(&self.options).await?;
+        sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut connection).await?;
+        Ok(connection)
     }
 
     pub(super) async fn operation_begins(&mut self) -> Result<()> {

@@ -81,7 +81,9 @@ enum Raw<'c> {
 }
 
 impl Conn {
-    fn raw(&mut self) -> Result<Raw<'_>> {
+    /// What the next statement is put to; each is told to who counts them.
+    fn raw(&mut self, sql: &'static str) -> Result<Raw<'_>> {
+        tracing::trace!(target: "segue::sql", sql);
         Ok(match self {
             Self::Sqlite(connection) => Raw::Sqlite(connection),
             Self::SqliteReader(transaction) => Raw::Sqlite(transaction),
@@ -100,7 +102,7 @@ impl Conn {
 
     /// Runs a statement; gives the number of rows that it changed.
     pub(crate) async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
-        Ok(match self.raw()? {
+        Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).execute(raw).await?.rows_affected(),
             Raw::Postgres(raw) => bound_postgres(sql, args).execute(raw).await?.rows_affected(),
         })
@@ -108,7 +110,7 @@ impl Conn {
 
     /// Every row of the answer. The caller's statement bounds their number.
     pub(crate) async fn all(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        Ok(match self.raw()? {
+        Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_all(raw).await?.into_iter().map(Row::Sqlite).collect(),
             Raw::Postgres(raw) => {
                 bound_postgres(sql, args).fetch_all(raw).await?.into_iter().map(Row::Postgres).collect()
@@ -118,7 +120,7 @@ impl Conn {
 
     /// The first row, if there is one.
     pub(crate) async fn first(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
-        Ok(match self.raw()? {
+        Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_optional(raw).await?.map(Row::Sqlite),
             Raw::Postgres(raw) => bound_postgres(sql, args).fetch_optional(raw).await?.map(Row::Postgres),
         })

@@ -9,7 +9,40 @@ use segue_schemas::{
 
 use super::{Result, Store, sql::args, tables::jobs};
 
+/// What waits for workers, at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// The sets of labels that workers offer.
+    pub(crate) offered: Vec<Vec<String>>,
+    /// The sets of labels for which something is queued.
+    pub(crate) queued: Vec<Vec<String>>,
+    /// Queued jobs that go on at one worker alone, which has their workspace; 1,000 for each set of labels and priority at most.
+    pub(crate) going_on: Vec<(JobId, WorkerId)>,
+}
+
 impl Store {
+    /// What waits for workers, and what workers offer.
+    pub(crate) async fn waiting_for_workers(&self) -> Result<Waiting> {
+        let mut conn = self.read().await?;
+        let mut waiting = Waiting::default();
+        for row in conn.all("SELECT DISTINCT labels FROM workers", args![]).await? {
+            waiting.offered.push(parts(&row.text("labels")?));
+        }
+        for (labels, priority) in jobs::queued_labels(&mut conn).await? {
+            waiting.queued.push(parts(&labels));
+            if priority < jobs::BEGUN_PRIORITY {
+                continue;
+            }
+            let sql = "SELECT id, worker FROM jobs WHERE status = 'queued' AND labels = $1 AND priority = $2
+                AND next_step IS NOT NULL AND worker IS NOT NULL LIMIT 1000";
+            for row in conn.all(sql, args![labels, priority]).await? {
+                waiting.going_on.push((row.parsed("id")?, row.parsed("worker")?));
+            }
+        }
+        waiting.queued.dedup();
+        Ok(waiting)
+    }
+
     /// Deliveries that wait for a planner and have become due from a time on, with when they did; the oldest first.
     pub(crate) async fn due_deliveries(&self, from: Timestamp, limit: usize) -> Result<Vec<(DeliveryId, Timestamp)>> {
         let sql = "SELECT outbox.subject AS id,
@@ -21,41 +54,10 @@ impl Store {
         rows.iter().map(|row| Ok((row.parsed("id")?, row.time("due")?))).collect()
     }
 
-    /// The sets of labels for which something is queued.
-    pub(crate) async fn queued_labels(&self) -> Result<Vec<Vec<String>>> {
-        let queued = jobs::queued_labels(&mut self.read().await?).await?;
-        let mut labels: Vec<Vec<String>> = queued.iter().map(|(labels, _)| parts(labels)).collect();
-        labels.dedup();
-        Ok(labels)
-    }
-
-    /// Queued jobs that go on at one worker alone, which has their workspace; 1,000 for each set of labels at most.
-    pub(crate) async fn queued_at_workers(&self) -> Result<Vec<(JobId, WorkerId)>> {
-        let mut conn = self.read().await?;
-        let mut found = Vec::new();
-        for (labels, priority) in jobs::queued_labels(&mut conn).await? {
-            if priority < jobs::BEGUN_PRIORITY {
-                continue;
-            }
-            let sql = "SELECT id, worker FROM jobs WHERE status = 'queued' AND labels = $1 AND priority = $2
-                AND next_step IS NOT NULL AND worker IS NOT NULL LIMIT 1000";
-            for row in conn.all(sql, args![labels, priority]).await? {
-                found.push((row.parsed("id")?, row.parsed("worker")?));
-            }
-        }
-        Ok(found)
-    }
-
     /// Whether a worker is to take nothing new.
     pub(crate) async fn is_draining(&self, worker: &WorkerId) -> Result<bool> {
         let sql = "SELECT id FROM workers WHERE id = $1 AND draining_since IS NOT NULL";
         Ok(self.read().await?.first(sql, args![worker]).await?.is_some())
-    }
-
-    /// The sets of labels that workers offer.
-    pub(crate) async fn offered_labels(&self) -> Result<Vec<Vec<String>>> {
-        let rows = self.read().await?.all("SELECT DISTINCT labels FROM workers", args![]).await?;
-        rows.iter().map(|row| Ok(parts(&row.text("labels")?))).collect()
     }
 }
 

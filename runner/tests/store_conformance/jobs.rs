@@ -418,6 +418,35 @@ pub async fn logs_are_fenced_and_survive_a_restart(world: World) {
     assert_eq!(log.bytes, 18);
 }
 
+pub async fn the_end_of_a_log_comes_with_its_jobs(world: World) {
+    world.run(vec![job("test", &[])]).await;
+    let worker = world.worker("w", "1").await;
+    let claim = world.claim(&worker).await;
+    let line = Bytes::from_static(b"one line\n");
+    world.store.append_log(claim.job, claim.epoch, 0, line).await.unwrap();
+    let text = async || {
+        let log = world.store.job_log(claim.job).await.unwrap().unwrap();
+        let bytes = world.store.logs().read(log.job, &log.path, 0, 100).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    };
+    let mut end = finish(&claim, Conclusion::Success);
+    end.log_tail = "the last, ü\n".into();
+    end.log_bytes = 9 + end.log_tail.len() as u64;
+    let mut stale = end.clone();
+    stale.epoch = Epoch(claim.epoch.0 + 1);
+    assert!(matches!(world.store.finish_job(claim.job, stale).await, Err(StoreError::StaleEpoch { .. })));
+    assert_eq!(text().await, "one line\n", "an end under another epoch leaves nothing");
+    world.store.finish_job(claim.job, end.clone()).await.unwrap();
+    assert_eq!(text().await, "one line\nthe last, ü\n");
+    world.store.finish_job(claim.job, end.clone()).await.unwrap();
+    assert_eq!(text().await, "one line\nthe last, ü\n", "told twice, it is there once");
+    let log = world.store.job_log(claim.job).await.unwrap().unwrap();
+    assert!(log.closed);
+    assert_eq!(log.bytes, end.log_bytes);
+    end.log_tail = "x".repeat(17 * 1024);
+    assert!(matches!(world.store.finish_job(claim.job, end).await, Err(StoreError::Refused(_))));
+}
+
 pub async fn artifacts_are_named_once_per_attempt(world: World) {
     world.run(vec![job("test", &[])]).await;
     let worker = world.worker("w", "1").await;

@@ -77,6 +77,7 @@ macro_rules! on {
                 what_a_worker_stopped_by_itself_is_looked_after_as_lost,
                 low_disk_stops_jobs_and_not_deliveries,
                 logs_are_fenced_and_survive_a_restart,
+                the_end_of_a_log_comes_with_its_jobs,
                 artifacts_are_named_once_per_attempt,
                 secrets_come_with_the_claim_to_trusted_code_alone,
                 a_claim_that_waits_is_woken,

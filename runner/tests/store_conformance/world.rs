@@ -405,6 +405,7 @@ pub fn finish(claim: &JobClaim, conclusion: Conclusion) -> JobFinish {
         outputs: IndexMap::new(),
         steps: Vec::new(),
         log_bytes: 0,
+        log_tail: String::new(),
     }
 }
 

@@ -374,7 +374,7 @@ impl JobRunner {
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
                 lease.signs.over.cancel();
-                let log_bytes = self.close_log(log).await;
+                let (log_bytes, _) = self.close_log(log, 0).await;
                 let may_fail = Some(may_fail);
                 let wait = JobWait { epoch: claim.epoch, rollout, step, may_fail, steps, log_bytes };
                 let told =
@@ -388,7 +388,7 @@ impl JobRunner {
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
                 lease.signs.over.cancel();
-                let log_bytes = self.close_log(log).await;
+                let (log_bytes, _) = self.close_log(log, 0).await;
                 let lost = JobLost { epoch: claim.epoch, steps, log_bytes };
                 self.tell(claim, "stopped", self.patience(), || self.control_plane.lost(claim.job, &lost)).await;
                 drop(lease);
@@ -401,7 +401,7 @@ impl JobRunner {
                 let steps = running.reporter.all();
                 let Running { log, lease, .. } = running;
                 lease.signs.over.cancel();
-                let log_bytes = self.close_log(log).await;
+                let (log_bytes, _) = self.close_log(log, 0).await;
                 let reason = format!("worker `{}` stopped and handed it back", self.control_plane.worker());
                 let hand_back = JobHandBack { epoch: claim.epoch, next_step, steps, log_bytes, reason };
                 let told = self
@@ -421,8 +421,10 @@ impl JobRunner {
         let steps = running.reporter.all();
         let Running { engine, log, lease, standing, failure, masker, .. } = running;
         lease.signs.over.cancel();
-        let log_bytes = self.close_log(log).await;
-        let mut finish = self.finish_of(claim, log_bytes, steps);
+        let max_tail = usize::try_from(self.registered.max_log_tail).unwrap_or(0);
+        let (sent, tail) = self.close_log(log, max_tail).await;
+        let mut finish = self.finish_of(claim, sent + tail.len() as u64, steps);
+        finish.log_tail = tail;
         finish.conclusion = standing.conclusion();
         finish.outputs = outputs;
         match standing {
@@ -465,10 +467,11 @@ impl JobRunner {
         if self.stopping.is_cancelled() { STOPPING_PATIENCE } else { self.options.report_patience }
     }
 
-    async fn close_log(&self, log: JobLog) -> u64 {
+    /// How much of the log the server has, and its end, of at most `max_tail` bytes, which the server does not have.
+    async fn close_log(&self, log: JobLog, max_tail: usize) -> (u64, String) {
         let patience = self.patience();
         let acknowledged = log.acknowledged();
-        log.finish(patience).await.unwrap_or(acknowledged)
+        log.finish(patience, max_tail).await.unwrap_or((acknowledged, String::new()))
     }
 
     fn finish_of(&self, claim: &JobClaim, log_bytes: u64, steps: Vec<StepReport>) -> JobFinish {
@@ -480,6 +483,7 @@ impl JobRunner {
             outputs: IndexMap::new(),
             steps,
             log_bytes,
+            log_tail: String::new(),
         }
     }
 

@@ -21,7 +21,8 @@ pub(super) enum Word {
     Line(String, oneshot::Sender<()>),
     Mask(Vec<String>),
     Mark(oneshot::Sender<LogMark>),
-    End,
+    /// The log ends; so many bytes of it may stay in the outbox.
+    End(usize),
 }
 
 pub(super) struct Collector {
@@ -73,11 +74,16 @@ impl Collector {
 
     /// Works until the job says that its log ends, or is gone.
     pub(super) async fn run(mut self) {
+        let mut max_tail = 0;
         loop {
             tokio::select! {
                 biased;
                 word = self.words.recv() => match word {
-                    Some(Word::End) | None => break,
+                    Some(Word::End(most)) => {
+                        max_tail = most;
+                        break;
+                    }
+                    None => break,
                     Some(word) => self.hear(word).await,
                 },
                 () = async { match self.send_at { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
@@ -95,8 +101,20 @@ impl Collector {
         self.commands.end(&mut self.masker, &mut self.chunk);
         self.masker.finish(&mut self.chunk);
         self.after_output().await;
+        let tail = self.take_tail(max_tail);
         self.send_chunk().await;
-        self.outbox.end();
+        self.outbox.end(tail);
+    }
+
+    /// What is left of the log, where that can go as a text.
+    fn take_tail(&mut self, most: usize) -> String {
+        if self.missing_bytes > 0 || self.chunk.len() > most || self.chunk.contains(&0) {
+            return String::new();
+        }
+        String::from_utf8(std::mem::take(&mut self.chunk)).unwrap_or_else(|error| {
+            self.chunk = error.into_bytes();
+            String::new()
+        })
     }
 
     async fn hear(&mut self, word: Word) {
@@ -121,7 +139,7 @@ impl Collector {
                 let found = self.commands.take_found();
                 let _ = reply.send(LogMark { offset, found, masker: self.masker.without_held() });
             }
-            Word::End => {}
+            Word::End(_) => {}
         }
     }
 

@@ -172,12 +172,13 @@ impl JobLog {
         self.progress.lease_lost.load(Ordering::Acquire)
     }
 
-    /// Sends what is left, and says how long the log at the server is. `None`: not all of it could be sent within `limit`,
-    /// or the lease is lost; the rest is thrown away.
-    pub async fn finish(mut self, limit: Duration) -> Option<u64> {
-        let _ = self.words.send(Word::End).await;
+    /// Sends what is left, and says how long the log at the server is, and what of it is left to the caller: its end, if that is
+    /// a text of at most `max_tail` bytes. `None`: not all of it could be sent within `limit`, or the lease is lost; the rest is
+    /// thrown away.
+    pub async fn finish(mut self, limit: Duration, max_tail: usize) -> Option<(u64, String)> {
+        let _ = self.words.send(Word::End(max_tail)).await;
         let in_time = tokio::time::timeout(limit, &mut self.sender).await.is_ok();
-        (in_time && !self.lease_lost()).then(|| self.progress.acknowledged.load(Ordering::Acquire))
+        (in_time && !self.lease_lost()).then(|| (self.acknowledged(), self.outbox.take_tail()))
     }
 
     /// How much of the log the server has.

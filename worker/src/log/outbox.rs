@@ -52,6 +52,8 @@ struct State {
     /// A chunk was refused; the next one is not waited for.
     stalled: bool,
     ended: bool,
+    /// The log's end, which goes another way.
+    tail: String,
     /// Buffers of chunks that were sent, to be filled again.
     spare: Vec<Vec<u8>>,
 }
@@ -103,10 +105,17 @@ impl Outbox {
         }
     }
 
-    /// Nothing will come.
-    pub fn end(&self) {
-        self.lock().ended = true;
+    /// Nothing will come; the log's end goes another way.
+    pub fn end(&self, tail: String) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.tail = tail;
         self.filled.notify_one();
+    }
+
+    /// The log's end, as it was given to [`Outbox::end`].
+    pub fn take_tail(&self) -> String {
+        std::mem::take(&mut self.lock().tail)
     }
 
     /// Throws away what is left; nothing is held back any more.
@@ -250,7 +259,7 @@ mod tests {
             assert!(outbox.put(chunk.into_bytes()).await);
         }
         assert!(directory.path().join("spool").exists());
-        outbox.end();
+        outbox.end(String::new());
         let mut found = Vec::new();
         while let Some(chunk) = outbox.take().await {
             assert!(chunk.len() <= 10);

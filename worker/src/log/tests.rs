@@ -75,10 +75,35 @@ async fn output_and_the_runners_lines_come_in_order_and_masked() {
     assert_eq!(mark.found.masks, ["other"]);
     assert_eq!(mark.masker.mask("other hunter2"), "*** ***");
     log.line("done").await;
-    let end = log.finish(Duration::from_secs(5)).await.unwrap();
+    let (end, _) = log.finish(Duration::from_secs(5), 0).await.unwrap();
     assert_eq!(store.text(), "Run login ***\nwith ***\n***, no line's end\ndone\n");
     assert_eq!(end, store.text().len() as u64);
     assert!(mark.offset < end);
+}
+
+#[tokio::test]
+async fn a_short_end_is_left_to_the_caller_where_it_is_a_text() {
+    for (printed, most, tail) in [
+        ("short\n", 100, "short\n"),
+        ("too long for that\n", 10, ""),
+        ("a NUL \0\n", 100, ""),
+        ("hunter2\n", 100, "***\n"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::default());
+        let log = start(&store, directory.path(), &["hunter2"]);
+        pipe_of(&log).write_all(printed.as_bytes()).unwrap();
+        let (sent, left) = log.finish(Duration::from_secs(5), most).await.unwrap();
+        assert_eq!(left, tail, "{printed:?}");
+        assert_eq!(sent, store.text().len() as u64);
+        assert_eq!(store.text() + &left, printed.replace("hunter2", "***"));
+    }
+    // what cannot be a text by itself
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::default());
+    let log = start(&store, directory.path(), &[]);
+    pipe_of(&log).write_all(&[b'a', 0xff, b'\n']).unwrap();
+    assert_eq!(log.finish(Duration::from_secs(5), 100).await, Some((3, String::new())));
 }
 
 #[tokio::test]
@@ -91,7 +116,7 @@ async fn a_server_that_is_away_for_a_while_gets_everything_in_the_end() {
     let text = "0123456789abcdef\n".repeat(300_000);
     let written = text.clone();
     tokio::task::spawn_blocking(move || pipe.write_all(written.as_bytes()).unwrap()).await.unwrap();
-    assert_eq!(log.finish(Duration::from_secs(20)).await, Some(text.len() as u64));
+    assert_eq!(log.finish(Duration::from_secs(20), 0).await, Some((text.len() as u64, String::new())));
     assert!(store.text() == text);
     assert!(!directory.path().join("spool").exists());
 }
@@ -108,7 +133,7 @@ async fn what_finds_no_room_is_named_in_the_log() {
     store.fail_calls.store(0, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(1200)).await;
     log.line("the end").await;
-    let end = log.finish(Duration::from_secs(20)).await.unwrap();
+    let (end, _) = log.finish(Duration::from_secs(20), 0).await.unwrap();
     let stored = store.text();
     assert_eq!(end, stored.len() as u64);
     let (before, after) = stored.split_once("\n[segue: ").expect("a gap is visible");
@@ -130,7 +155,7 @@ async fn a_lost_lease_ends_the_log() {
     let mut pipe = pipe_of(&log);
     let block = vec![b'x'; 16 * 1024 * 1024];
     tokio::task::spawn_blocking(move || pipe.write_all(&block).unwrap()).await.unwrap();
-    assert_eq!(log.finish(Duration::from_secs(5)).await, None);
+    assert_eq!(log.finish(Duration::from_secs(5), 0).await, None);
 }
 
 /// Prints how fast it is; run with `--release --run-ignored all --no-capture`.
@@ -150,7 +175,7 @@ async fn throughput() {
         let begun = Instant::now();
         let mut cat = std::process::Command::new("cat").arg(&file).stdout(writer).spawn().unwrap();
         tokio::task::spawn_blocking(move || cat.wait().unwrap()).await.unwrap();
-        let end = log.finish(Duration::from_secs(60)).await.unwrap();
+        let (end, _) = log.finish(Duration::from_secs(60), 0).await.unwrap();
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("{} secrets: {:.0} MB/s", secrets.len(), end as f64 / 1e6 / seconds);
     }

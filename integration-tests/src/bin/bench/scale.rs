@@ -21,13 +21,20 @@ use segue_schemas::{
 };
 
 use crate::{
+    depth,
     figures::Figure,
     latency::{self, Wanted},
     throughput,
 };
 
+const PAIR: [&str; 2] = ["first", "second"];
+/// Jobs of the measurement of throughput.
+const SOME: usize = 1000;
 /// Jobs of the measurement that takes long.
 const MANY: usize = 100_000;
+/// Jobs that are queued, and runs that have ended, where a claim is measured.
+const QUEUED: usize = 100_000;
+const ENDED: usize = 1_000_000;
 /// One job that lasts, and says who runs it.
 const LASTING: &str = "name: lasting\non: { workflow_dispatch: }\njobs:\n  one:\n    runs-on: [linux]\n    steps:\n      - run: \
                        'test -e \"$MARK\" && exit 0; touch \"$MARK\"; sleep 600'\n";
@@ -37,21 +44,21 @@ struct Scale {
     stand: Stand,
     workers: Vec<u32>,
     broker: Broker,
-    _database: Database,
+    database: Database,
     _s3: S3,
     _keys: tempfile::TempDir,
 }
 
 impl Scale {
-    async fn start() -> Result<Self> {
+    async fn start(workers: &[&str]) -> Result<Self> {
         let broker = Broker::start("").await?;
         let database = Arc::new(Postgres::start()?).database()?;
         let s3 = S3::start("contents", "key", "secret").await?;
         let keys = tempfile::tempdir()?;
         let configuration = configuration(&database, &s3, keys.path())?;
         let stand = Stand::start_with_broker(&broker, &configuration).await?;
-        let mut scale = Self { stand, workers: Vec::new(), broker, _database: database, _s3: s3, _keys: keys };
-        for name in ["first", "second"] {
+        let mut scale = Self { stand, workers: Vec::new(), broker, database, _s3: s3, _keys: keys };
+        for name in workers {
             let worker = scale.stand.start_worker(name, &scale.broker.url("worker"))?;
             scale.workers.push(worker);
         }
@@ -67,19 +74,64 @@ impl Scale {
 
 /// What is promised of it.
 pub async fn measure() -> Result<Vec<Figure>> {
-    let scale = Scale::start().await?;
+    let mut figures = at_work().await?;
+    let scale = Scale::start(&[]).await?;
+    figures.extend(depth::measure(&scale.stand, &scale.database, QUEUED, 0).await?);
+    for figure in &mut figures {
+        figure.name = format!("with RabbitMQ and PostgreSQL: {}", figure.name);
+    }
+    Ok(figures)
+}
+
+/// The same claims where a million runs have ended.
+pub async fn deepest() -> Result<Vec<Figure>> {
+    let scale = Scale::start(&[]).await?;
+    depth::measure(&scale.stand, &scale.database, 0, ENDED).await
+}
+
+/// A server with two workers.
+async fn at_work() -> Result<Vec<Figure>> {
+    let scale = Scale::start(&PAIR).await?;
     let wanted = Wanted { manual: (20.0, 40.0), push: (45.0, 90.0) };
     let mut figures = latency::measure_on(&scale.stand, &wanted).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     for (name, mib) in scale.memory("idle")? {
         figures.push(Figure::new(name, mib, "MiB PSS").at_most(25.0));
     }
-    figures.push(throughput::measure_on(&scale.stand, 1000).await?);
+    let before = Written::by(&scale.database)?;
+    figures.push(throughput::measure_on(&scale.stand, SOME).await?);
+    figures.extend(Written::by(&scale.database)?.since(&before));
     figures.push(lost_worker(&scale).await?);
-    for figure in &mut figures {
-        figure.name = format!("with RabbitMQ and PostgreSQL: {}", figure.name);
-    }
     Ok(figures)
+}
+
+/// What the database has written, from which a larger one is reckoned.
+struct Written {
+    bytes: f64,
+    log_bytes: f64,
+    commits: f64,
+}
+
+impl Written {
+    fn by(database: &Database) -> Result<Self> {
+        let number = |sql: &str| Ok::<f64, anyhow::Error>(database.sql(sql)?.trim().parse()?);
+        // what a session has counted comes into the view within a second of its last transaction
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(Self {
+            bytes: number("SELECT pg_database_size(current_database())")?,
+            log_bytes: number("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")?,
+            commits: number("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")?,
+        })
+    }
+
+    fn since(&self, before: &Self) -> [Figure; 3] {
+        let per_job = |name: &str, now: f64, before: f64, unit| Figure::new(name, (now - before) / SOME as f64, unit);
+        [
+            per_job("  of which the database keeps, per job", self.bytes / 1024.0, before.bytes / 1024.0, "KiB"),
+            per_job("  and has written ahead, per job", self.log_bytes / 1024.0, before.log_bytes / 1024.0, "KiB"),
+            per_job("  transactions, read or written, per job", self.commits, before.commits, ""),
+        ]
+    }
 }
 
 /// From the death of a worker until another runs its job.
@@ -112,7 +164,7 @@ async fn lost_worker(scale: &Scale) -> Result<Figure> {
 
 /// What 100,000 jobs leave in the memory of a server and a worker.
 pub async fn endure() -> Result<Vec<Figure>> {
-    let scale = Scale::start().await?;
+    let scale = Scale::start(&PAIR).await?;
     let mut figures = vec![throughput::measure_on(&scale.stand, 1000).await?];
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = scale.memory("after 1,000 jobs")?;

@@ -44,7 +44,7 @@ pub async fn measure_on(stand: &Stand, runs: usize) -> Result<Figure> {
         if open.items.is_empty() && running.items.is_empty() {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = begun.elapsed();
     let succeeded = count_succeeded(&api).await? - before;

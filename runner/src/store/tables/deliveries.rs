@@ -28,7 +28,7 @@ impl DeliveryState {
     }
 }
 
-/// Stores a delivery with its bell; `false` if its GUID is known.
+/// Stores a delivery, with its bell where the planner is to look at it; `false` if its GUID is known.
 pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timestamp) -> Result<bool> {
     let (inline, file, bytes) = match &delivery.payload {
         Payload::Inline(text) => (Some(text), None, text.len() as u64),
@@ -38,10 +38,11 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
         Meaning::Starts(trigger) => (Some(to_json(trigger)?), DeliveryState::Accepted, None),
         // what is asked is done in the same transaction
         Meaning::Asks(_) => (None, DeliveryState::Planned, None),
+        Meaning::Planned(trigger) => (Some(to_json(trigger)?), DeliveryState::Planned, None),
         Meaning::Ignored(reason) => (None, DeliveryState::Ignored, Some(reason)),
     };
-    let starts = trigger.is_some();
-    let settled = (!starts).then_some(now);
+    let waits = state == DeliveryState::Accepted;
+    let settled = (!waits).then_some(now);
     if find(conn, &delivery.id).await?.is_some() {
         return Ok(false);
     }
@@ -66,7 +67,7 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
         conn.server(),
     ];
     conn.run(sql, args).await?;
-    if starts {
+    if waits {
         let sql = "INSERT INTO outbox (kind, subject, created_at) VALUES ('delivery', $1, $2)";
         conn.run(sql, args![&delivery.id, now]).await?;
     }

@@ -338,7 +338,7 @@ pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<(String, i64)>>
         SELECT labels, priority FROM sets
             CROSS JOIN (SELECT 0 AS priority UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS priorities
         WHERE (SELECT 1 FROM jobs j WHERE j.status = 'queued' AND j.labels = sets.labels
-            AND j.priority = priorities.priority LIMIT 1) IS NOT NULL
+            AND j.priority = priorities.priority ORDER BY j.repository LIMIT 1) IS NOT NULL
         ORDER BY priority DESC";
     let rows = conn.all(sql, args![]).await?;
     rows.iter().map(|row| Ok((row.text("labels")?, row.int("priority")?))).collect()
@@ -379,31 +379,36 @@ pub(crate) async fn queued(
 ) -> Result<Vec<JobId>> {
     // a matrix that has as many at work as it may have, a group that somebody has, and whoever has others before it in a group are
     // passed over here, so that they keep nothing else back; the gate says the same once more of the one that is claimed
+    // each question is a scalar one (`LIMIT`), which is asked of the few that are looked at: PostgreSQL would make joins of others,
+    // over every run that there is
     let sql = "SELECT id FROM jobs j
         WHERE status = 'queued' AND labels = $1 AND priority = $5 AND repository = $2
             AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
                 SELECT COUNT(*) FROM jobs w WHERE w.run_id = j.run_id AND w.attempt = j.attempt AND w.matrix_of = j.matrix_of
                     AND w.matrix_of IS NOT NULL AND w.epoch > 0 AND w.ended_at IS NULL))
             AND not_before <= $4
-            AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.repository = j.repository AND s.name = j.concurrency
-                AND (s.job_id IS NULL OR s.job_id <> j.id))
-            AND NOT EXISTS (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
-                WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL))
+            AND (SELECT 1 FROM slots s WHERE s.repository = j.repository AND s.name = j.concurrency
+                AND (s.job_id IS NULL OR s.job_id <> j.id) LIMIT 1) IS NULL
+            AND (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
+                WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL) LIMIT 1) IS NULL
             AND (j.concurrency IS NULL
-                OR EXISTS (SELECT 1 FROM slots s WHERE s.run_id = j.run_id AND s.job_id = j.id)
-                OR NOT EXISTS (SELECT 1 FROM jobs o JOIN attempts oa ON oa.run_id = o.run_id AND oa.attempt = o.attempt
+                OR (SELECT 1 FROM slots s WHERE s.run_id = j.run_id AND s.job_id = j.id LIMIT 1) IS NOT NULL
+                OR (SELECT 1 FROM jobs o JOIN attempts oa ON oa.run_id = o.run_id AND oa.attempt = o.attempt
                     JOIN attempts a ON a.run_id = j.run_id AND a.attempt = j.attempt
                     WHERE o.repository = j.repository AND o.concurrency = j.concurrency AND o.concurrency IS NOT NULL
                         AND o.ended_at IS NULL AND o.status = 'queued' AND o.run_id <> j.run_id
-                        AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.run_id < j.run_id))))
-            AND NOT EXISTS (SELECT 1 FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+                        AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.run_id < j.run_id))
+                    LIMIT 1) IS NULL)
+            AND (SELECT 1 FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
                 JOIN runs o ON o.repository = r.repository AND o.concurrency = r.concurrency AND o.concurrency IS NOT NULL
                     AND o.ended_at IS NULL AND o.id <> r.id
                 JOIN attempts oa ON oa.run_id = o.id AND oa.attempt = o.attempt
                 WHERE r.id = j.run_id AND r.concurrency IS NOT NULL
                     AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.id < r.id))
-                    AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL)
-                    AND EXISTS (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'))
+                    AND (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL LIMIT 1) IS NULL
+                    AND (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'
+                        LIMIT 1) IS NOT NULL
+                LIMIT 1) IS NULL
         ORDER BY queued_at, id LIMIT $3";
     let rows = conn.all(sql, args![labels, repository, limit, now, priority]).await?;
     rows.iter().map(|row| row.parsed("id")).collect()
@@ -485,8 +490,11 @@ pub(crate) async fn waiting_for(conn: &mut Conn, id: JobId, rollout: RolloutId) 
 }
 
 /// Stores how steps stand. A step that has ended stays as it ended.
-pub(crate) async fn save_steps(conn: &mut Conn, job: JobId, reports: &[StepReport]) -> Result<()> {
-    let known = steps(conn, job).await?;
+pub(crate) async fn save_steps(conn: &mut Conn, job: &Job, reports: &[StepReport]) -> Result<()> {
+    // the first report of a first lease finds none
+    let is_first = job.record.status == JobStatus::Leased && job.record.epoch == Epoch(1);
+    let job = job.record.id;
+    let known = if is_first { Vec::new() } else { steps(conn, job).await? };
     for report in reports {
         let before = known.iter().find(|s| s.index == report.index);
         if let Some(before) = before
@@ -606,6 +614,20 @@ pub(crate) async fn take_over_log(conn: &mut Conn, job: JobId, epoch: Epoch) -> 
         ON CONFLICT (job_id) DO UPDATE SET epoch = excluded.epoch RETURNING bytes";
     let row = conn.first(sql, args![job, epoch]).await?;
     row.map_or(Ok(0), |row| row.count("bytes"))
+}
+
+/// Stores a chunk of a log that lies in the database, by the holder of its lease, as far as it is new.
+pub(crate) async fn append_log(conn: &mut Conn, job: JobId, offset: u64, text: &str) -> Result<()> {
+    let sql = "WITH chunk AS (SELECT convert_to($3, 'UTF8') AS content),
+        known AS (SELECT bytes FROM log_ends WHERE job_id = $1 FOR UPDATE),
+        grown AS (
+            UPDATE log_ends SET bytes = $2 + octet_length(content) FROM known, chunk
+            WHERE log_ends.job_id = $1 AND known.bytes >= $2 AND known.bytes < $2 + octet_length(content)
+            RETURNING known.bytes AS before)
+        INSERT INTO log_chunks (job_id, start, content)
+        SELECT $1, before, substring(content FROM CAST(before - $2 + 1 AS INT)) FROM grown, chunk";
+    conn.run(sql, args![job, offset, text]).await?;
+    Ok(())
 }
 
 /// Removes a log that lies in the database.

@@ -132,6 +132,7 @@ impl FakeServer {
                 lease_ms: self.lease_ms,
                 renew_ms: self.lease_ms / 6,
                 max_log_chunk: 64 * 1024,
+                max_log_tail: 1024,
                 absent_host_ms: 86_400_000,
                 pool: None,
                 hosts: self.with(|state| state.hosts.clone()),
@@ -214,7 +215,12 @@ impl FakeServer {
                 ok(&Reported { cancel })
             }
             ["finish"] => {
-                self.with(|state| state.finished.push(read(&body)));
+                self.with(|state| {
+                    let finish: JobFinish = read(&body);
+                    let log = state.logs.entry(job).or_default();
+                    log.extend_from_slice(finish.log_tail.as_bytes());
+                    state.finished.push(finish);
+                });
                 ok(&Reported { cancel })
             }
             ["wait"] => {
