@@ -14,6 +14,7 @@ mod health;
 pub mod lease;
 mod perform;
 pub mod place;
+pub mod present;
 pub mod report;
 pub mod run;
 pub mod script;

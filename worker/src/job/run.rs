@@ -20,6 +20,7 @@ use super::{
     context::{self, Standing},
     error::StepError,
     lease::{self, Lease, Leased},
+    present::Present,
     report::{Reporter, Telling},
     spares::Spares,
     state::JobState,
@@ -77,6 +78,8 @@ pub struct JobRunner {
     pub mirrors: Mirrors,
     /// Workspaces of jobs that have ended.
     pub spares: Spares,
+    /// The jobs that are at work here.
+    pub present: Present,
     /// Of its disk.
     pub room: Room,
     /// The worker stops: no step is begun any more.
@@ -132,6 +135,8 @@ impl JobRunner {
     /// Runs a claim that was made at `claimed_at` of [`crate::supervisor::boot_time`], until its end is with the server, or
     /// it is handed back, waits or is lost.
     pub async fn run(&self, claim: &JobClaim, claimed_at: Duration) {
+        // one that was lost by another slot may come before that has cleaned up
+        let _present = self.present.enter(claim.job).await;
         if lease::is_over(&self.registered, claimed_at) {
             tracing::warn!(job = %claim.job, "its lease was over before this worker heard of it; nothing is begun");
             self.control_plane.forget(claim.job, claim.epoch);

@@ -38,7 +38,7 @@ use crate::{
         shell::Shell,
         user::{self, JobUsers},
     },
-    job::{JobRunner, StepError, end_leftovers, spares::Spares, users::Users},
+    job::{JobRunner, StepError, end_leftovers, present::Present, spares::Spares, users::Users},
     options::WorkerOptions,
     queue::{Broker, PoolBell, Queue, QueueError},
     supervisor::{boot_time, client::SupervisorError},
@@ -113,6 +113,7 @@ pub(crate) async fn run_with(
     let runner = Arc::new(JobRunner {
         mirrors: Mirrors::at(options.data_dir.join("mirrors")),
         spares: Spares::default(),
+        present: Present::default(),
         room: Room::of(options.low_disk_mib),
         stopping: CancellationToken::new(),
         stop_now: CancellationToken::new(),

@@ -121,7 +121,8 @@ impl Written {
     }
 
     fn since(&self, before: &Self) -> [Figure; 2] {
-        let per_job = |name: &str, now: f64, before: f64| Figure::new(name, (now - before) / 1024.0 / SOME as f64, "KiB");
+        let per_job =
+            |name: &str, now: f64, before: f64| Figure::new(name, (now - before) / 1024.0 / SOME as f64, "KiB");
         [
             per_job("  of which the database keeps, per job", self.bytes, before.bytes),
             per_job("  and has written ahead, per job", self.log_bytes, before.log_bytes),

@@ -515,6 +515,27 @@ async fn a_lost_lease_stops_everything_and_reports_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_lost_and_comes_again_to_another_slot_begins_when_the_first_is_cleaned_up() {
+    let world = World::new().await;
+    let mut options = world.options();
+    options.capacity = 2;
+    let users = user::job_users(None).unwrap();
+    let worker = world.start_as(options, Arc::new(Shell::start(nursery_command()).await.unwrap()), users);
+    let first = claim(&[("sleep 60", none())]);
+    let mut again = claim(&[("sleep 2", none()), ("echo whole", none())]);
+    (again.job, again.epoch) = (first.job, Epoch(first.epoch.0 + 1));
+    world.server.queue(first);
+    world.server.until("a renewal", |state| (state.renewals > 0).then_some(())).await;
+    // the server has given the job up before its slot has noticed
+    let job = again.job;
+    world.server.queue(again);
+    let finish = world.whole_end(job).await;
+    assert_eq!((finish.conclusion, finish.epoch.0), (Conclusion::Success, 2), "{finish:?}");
+    assert!(world.server.log(job).contains("whole\n"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_lease_cannot_be_renewed_is_stopped_before_it_ends_and_the_servers_to_judge() {
     for changes in [json!({}), json!({ "environment": "production" })] {
         let world = World::with_lease(1800).await;
