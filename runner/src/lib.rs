@@ -12,6 +12,7 @@ pub mod github;
 pub mod log_store;
 pub mod mirror;
 pub mod notify;
+mod outgoing;
 pub mod planner;
 pub mod queue;
 pub mod reconcile;

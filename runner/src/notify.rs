@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{self, AuthError},
+    outgoing::{at, cause},
     store::{Bell, Notification, Result, Store},
     telemetry::Metrics,
 };
@@ -225,23 +226,6 @@ fn sign(event: NotificationEvent) -> &'static str {
 /// Slack's three control characters. <https://docs.slack.dev/messaging/formatting-message-text>
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-fn cause(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
     error::{GRANT_APP, GRANT_TOKEN},
     tokens::Tokens,
 };
-use crate::auth;
+use crate::{auth, outgoing::cause};
 
 /// How long an answer may take; GitHub itself gives up after 10 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -295,16 +295,6 @@ impl GitHub {
 
 fn seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-fn cause(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

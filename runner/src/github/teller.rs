@@ -12,7 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Budget, GitHub, GitHubError, Purpose, Speaker, Urgency};
-use crate::store::{Bell, DueShow, LeftOut, Result, ShowFacts, ShownCheck, Store, StoreError};
+use crate::{
+    outgoing::at,
+    store::{Bell, DueShow, LeftOut, Result, ShowFacts, ShownCheck, Store, StoreError},
+};
 
 /// Runs that are looked at in one go.
 const AT_A_TIME: u32 = 8;
@@ -493,11 +496,4 @@ fn body(check: &Check) -> Value {
         body["completed_at"] = json!(ended_at);
     }
     body
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }

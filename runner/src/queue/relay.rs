@@ -29,7 +29,10 @@ use super::{
     error::QueueError,
     topology,
 };
-use crate::store::{Bell, Store, Waiting};
+use crate::{
+    outgoing::at,
+    store::{Bell, Store, Waiting},
+};
 
 /// Pauses before a connection is made again grow from the first to the second of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -428,13 +431,6 @@ impl<'a> Relay<'a> {
             Some(_) => {}
         }
         Ok(())
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 
