@@ -304,6 +304,22 @@ impl Stand {
         fs::read_to_string(self.server_log()).unwrap_or_default()
     }
 
+    /// What they have said, once a word of it was said.
+    ///
+    /// # Errors
+    /// It was not said within the limit.
+    pub async fn until_said(&self, word: &str, limit: Duration) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let said = self.server_output();
+            if said.contains(word) {
+                return Ok(said);
+            }
+            ensure!(begun.elapsed() < limit, "`{word}` was not said:\n{said}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn server_log(&self) -> PathBuf {
         self.folder.path().join("server.log")
     }

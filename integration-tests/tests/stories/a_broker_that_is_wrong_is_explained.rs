@@ -25,14 +25,16 @@ async fn where_a_queue_is_another_and_it_goes_on_once_that_is_removed() -> Resul
     broker.declare(queue::DELIVERIES, &arguments).await?;
     let mut stand = Stand::start_with_broker(&broker, "").await?;
     stand.start_worker("one", &broker.url("worker"))?;
-    for said in [until_said(&stand, "it holds bells alone").await, doctor(&stand, "segue.yaml")] {
+    for said in [stand.until_said("holds bells alone", LIMIT).await, doctor(&stand, "segue.yaml")] {
         let said = said?;
         for part in ["`segue.deliveries`", "x-delivery-limit '3'", "needs '5'", "delete_queue segue.deliveries"] {
             assert!(said.contains(part), "{part} is not in: {said}");
         }
     }
     broker.remove(queue::DELIVERIES).await?;
-    until_said(&stand, "info bells go through the broker").await?;
+    stand.until_said("INFO bells go through the broker", LIMIT).await?;
+    let said = stand.until_said("INFO bells come from the broker", LIMIT).await?;
+    assert!(!said.contains("no bells come from the broker"), "the worker gave its connection up: {said}");
     let mut ledger = Ledger::open(&stand)?;
     ledger.push(&stand, 2).await?;
     ledger.settle(&stand, LIMIT).await?;
@@ -80,7 +82,7 @@ async fn where_its_certificate_is_not_the_one_and_nothing_is_said_to_it_then() -
         format!("broker: {{url: \"{}\", ca-file: {}, look-every: 1s}}\n", at(host, user), file(ca))
     };
     let stand = Stand::start_with_settings(&settings("localhost", "server", "another.pem")).await?;
-    let said = until_said(&stand, "certificate that is not accepted").await?;
+    let said = stand.until_said("certificate that is not accepted", LIMIT).await?;
     assert!(!said.contains("INFO bells go through the broker"), "{said}");
     let said = doctor(&stand, "segue.yaml")?;
     assert!(said.contains("BAD   broker") && said.contains("broker.ca-file"), "{said}");
@@ -94,7 +96,7 @@ async fn where_its_certificate_is_not_the_one_and_nothing_is_said_to_it_then() -
 
     let mut stand = Stand::start_with_settings(&settings("localhost", "server", "ours.pem")).await?;
     stand.start_worker("one", &at("localhost", "worker"))?;
-    until_said(&stand, "info bells come from the broker").await?;
+    stand.until_said("INFO bells come from the broker", LIMIT).await?;
     let mut ledger = Ledger::open(&stand)?;
     ledger.push(&stand, 2).await?;
     ledger.settle(&stand, LIMIT).await?;
@@ -102,19 +104,6 @@ async fn where_its_certificate_is_not_the_one_and_nothing_is_said_to_it_then() -
     assert!(said.contains("good  broker") && said.contains("encrypted, and its certificate holds"), "{said}");
     assert!(said.contains("version 3.") || said.contains("version 4."), "{said}");
     Ok(())
-}
-
-/// What the processes of a stand have said, once a word of it was said.
-async fn until_said(stand: &Stand, word: &str) -> Result<String> {
-    let begun = std::time::Instant::now();
-    loop {
-        let said = stand.server_output();
-        if said.to_lowercase().contains(word) {
-            return Ok(said);
-        }
-        ensure!(begun.elapsed() < LIMIT, "`{word}` was not said:\n{said}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 fn doctor(stand: &Stand, config: &str) -> Result<String> {

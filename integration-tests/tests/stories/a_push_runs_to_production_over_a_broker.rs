@@ -26,7 +26,7 @@ async fn with_two_workers_that_are_told_by_bells_alone() -> Result<()> {
 
     let said = stand.server_output();
     said.find("bells go through the broker").context("the server has not reached the broker")?;
-    assert_eq!(said.matches("bells come from the broker").count(), 2, "each worker is told: {said}");
+    assert_eq!(said.matches("INFO bells come from the broker").count(), 2, "each worker is told: {said}");
     assert!(!said.contains("asks the server every so often") && !said.contains("came back"), "{said}");
     for name in [pool.as_str(), queue::DELIVERIES] {
         broker

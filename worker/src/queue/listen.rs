@@ -137,6 +137,8 @@ async fn listen(
                 None => return Err(address.away("it has ended the subscription to cancellations")),
             },
             event = events.next() => match event {
+                // it ends a channel, and whoever asked over that one hears of it
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return Err(address.explain(&error)),
                 None => return Err(address.away("the connection is gone")),
                 Some(_) => {}
