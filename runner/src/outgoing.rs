@@ -11,9 +11,9 @@ pub(crate) async fn at(time: Option<Instant>) {
 }
 
 /// An error of a request with all that caused it, in one line.
-pub(crate) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(error) = source {
         text = format!("{text}: {error}");
         source = error.source();

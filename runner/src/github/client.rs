@@ -1,4 +1,4 @@
-//! Requests to GitHub's API. One that is told that its token is worth nothing gets another, once.
+//! Requests to GitHub's API, by octocrab's raw calls. One that is told that its token is worth nothing gets another, once.
 
 use std::{
     sync::{
@@ -10,6 +10,8 @@ use std::{
 
 use chrono::DateTime;
 use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt as _;
+use octocrab::Octocrab;
 use secrecy::{ExposeSecret as _, SecretString};
 use segue_pipelines::config::github_faults;
 use segue_schemas::config::GitHubConfig;
@@ -21,17 +23,12 @@ use super::{
     app::App,
     error::{GRANT_APP, GRANT_TOKEN},
     tokens::Tokens,
+    transport::{AnswerBody, cause, octocrab},
 };
-use crate::{auth, outgoing::cause};
+use crate::auth;
 
-/// How long an answer may take; GitHub itself gives up after 10 s.
-const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// How long a connection may take to be made.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// The version of the API that this speaks.
-const API_VERSION: &str = "2022-11-28";
 /// How long a token is believed to live whose end can't be read.
 const SHORT_LIFE: Duration = Duration::from_secs(60);
 
@@ -46,7 +43,7 @@ struct Inner {
     base: String,
     /// The host, for people.
     place: String,
-    client: reqwest::Client,
+    client: Octocrab,
     identity: Identity,
     tokens: Mutex<Tokens>,
     /// By how many seconds GitHub's clock is ahead of ours.
@@ -72,6 +69,9 @@ impl GitHub {
     ///
     /// # Errors
     /// [`GitHubError::Configuration`] or [`GitHubError::File`]. GitHub itself is not asked.
+    ///
+    /// # Panics
+    /// Outside of a runtime of tokio: octocrab starts a task.
     pub fn open(config: &GitHubConfig) -> Result<Option<Self>, GitHubError> {
         if let Some(fault) = github_faults(config).into_iter().next() {
             return Err(GitHubError::Configuration { key: fault.key, problem: fault.message, remedy: fault.help });
@@ -81,12 +81,7 @@ impl GitHub {
             (_, _, Some(file)) => Identity::Token(auth::read(file)?),
             _ => return Ok(None),
         };
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("segue/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(ANSWER_LIMIT)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .build()
+        let client = octocrab()
             .map_err(|error| GitHubError::Away { place: config.api_url.clone(), problem: error.to_string() })?;
         let base = config.api_url.trim_end_matches('/').to_owned();
         let place = base.split_once("://").map_or(base.as_str(), |(_, rest)| rest).to_owned();
@@ -207,21 +202,19 @@ impl GitHub {
         if !rest.starts_with('/') {
             return Err(self.away("it named a next page that is elsewhere"));
         }
-        let url = format!("{}{rest}", self.inner.base);
-        let mut request = self
-            .inner
-            .client
-            .request(method.clone(), url)
-            .bearer_auth(token.expose_secret())
-            .header("accept", "application/vnd.github+json")
-            .header("x-github-api-version", API_VERSION);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|error| self.away(&cause(&error.without_url())))?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let request = http::Request::builder()
+            .method(method.clone())
+            .uri(format!("{}{rest}", self.inner.base))
+            .header("authorization", format!("Bearer {}", token.expose_secret()))
+            .header("accept", "application/vnd.github+json");
+        let client = &self.inner.client;
+        // it adds the version of the API
+        let request = client.build_request(request, body).map_err(|error| self.away(&cause(&error)))?;
+        let response = client.execute(request).await.map_err(|error| self.away(&cause(&error)))?;
+        let (head, body) = response.into_parts();
+        let (status, headers) = (head.status, head.headers);
         self.learn_clock(&headers);
-        let body = self.read(response).await?;
+        let body = self.read(body).await?;
         let said = message(&body, status);
         let request = || format!("{method} {}", path.split('?').next().unwrap_or_default());
         match meaning(status, &headers, &said, self.now()) {
@@ -244,9 +237,10 @@ impl GitHub {
     }
 
     /// The body as JSON; `Null` for what is none, as a load balancer's page.
-    async fn read(&self, mut response: reqwest::Response) -> Result<Value, GitHubError> {
+    async fn read(&self, mut body: AnswerBody) -> Result<Value, GitHubError> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.away(&cause(&error.without_url())))? {
+        while let Some(frame) = body.frame().await {
+            let Ok(chunk) = frame.map_err(|error| self.away(&cause(&error)))?.into_data() else { continue };
             if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(self.away("its answer is too large"));
             }

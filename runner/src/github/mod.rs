@@ -12,6 +12,7 @@ mod error;
 mod sweeper;
 mod teller;
 mod tokens;
+mod transport;
 
 pub use answer::Answer;
 pub use budget::{Budget, Urgency};
