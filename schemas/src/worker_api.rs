@@ -85,6 +85,9 @@ pub struct Registered {
     /// The pool whose queue brings this worker's bells, where the server has a message queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// Whether a job's end may ask for the next job ([`JobFinish::next`]).
+    #[serde(default)]
+    pub end_brings_next: bool,
 }
 
 const fn a_day() -> u64 {
@@ -288,6 +291,21 @@ pub struct JobFinish {
     /// [`Registered::max_log_tail`] bytes, without a NUL.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
+    /// The slot's next job is asked for at once, which saves a request and a commit. Only to a server that says so
+    /// ([`Registered::end_brings_next`]), and with the worker's token: the lease's opens no other job. Never waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ClaimRequest>,
+}
+
+/// A job's end was taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Finished {
+    /// Whether the job was to be cancelled.
+    #[serde(default)]
+    pub cancel: bool,
+    /// The next job, where one was asked for and there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<JobClaim>,
 }
 
 /// A job waits for its rollout and gives its slot back.

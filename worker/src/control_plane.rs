@@ -28,9 +28,9 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
-        EndedJobs, ErrorBody, FindCache, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck,
-        Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed, RolloutReport,
-        SaveCache, Serving, StepNotice, StepRollback,
+        EndedJobs, ErrorBody, FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
+        LogAck, Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed,
+        RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -248,12 +248,16 @@ impl ControlPlane {
         } else {
             Some(self.read_json(path, response).await?)
         };
-        if let Some(claim) = &mut claim
-            && let Some(token) = claim.token.take()
-        {
-            self.job_tokens().insert(claim.job, (claim.epoch, token.into()));
+        if let Some(claim) = &mut claim {
+            self.keep_token(claim);
         }
         Ok(claim)
+    }
+
+    fn keep_token(&self, claim: &mut JobClaim) {
+        if let Some(token) = claim.token.take() {
+            self.job_tokens().insert(claim.job, (claim.epoch, token.into()));
+        }
     }
 
     /// Whether the server has said that this worker is to take nothing new: then a bell is better taken by another.
@@ -301,12 +305,32 @@ impl ControlPlane {
         self.post(&format!("jobs/{job}/report"), report, CALL_LIMIT).await
     }
 
-    /// Reports a job's end.
+    /// Reports a job's end, which may ask for the slot's next job.
     ///
     /// # Errors
     /// See [`ControlPlaneError`].
-    pub async fn finish(&self, job: JobId, finish: &JobFinish) -> Result<Reported, ControlPlaneError> {
-        self.post(&format!("jobs/{job}/finish"), finish, CALL_LIMIT).await
+    pub async fn finish(&self, job: JobId, finish: &JobFinish) -> Result<Finished, ControlPlaneError> {
+        let path = format!("jobs/{job}/finish");
+        if finish.next.is_some() {
+            // the lease's token opens no other job
+            let request = self.request_as(&self.token, Method::POST, &path)?.timeout(CALL_LIMIT).json(finish);
+            match self.send("POST", &path, request).await {
+                // the worker's token was revoked meanwhile: what it holds it may end
+                Err(ControlPlaneError::Unauthorized { .. }) => {}
+                answer => {
+                    let mut finished: Finished = self.read_json(&path, answer?).await?;
+                    finished.next.iter_mut().for_each(|next| self.keep_token(next));
+                    return Ok(finished);
+                }
+            }
+        }
+        self.post(&path, &JobFinish { next: None, ..finish.clone() }, CALL_LIMIT).await
+    }
+
+    /// What asks for another job at once, as part of a job's end.
+    #[must_use]
+    pub fn next_request(&self, labels: &[String]) -> ClaimRequest {
+        self.claim_request(labels, Duration::ZERO)
     }
 
     /// Gives a job's slot back while its rollout goes on.
@@ -628,13 +652,22 @@ impl ControlPlane {
     }
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, ControlPlaneError> {
+        let of_job = path.strip_prefix("jobs/").and_then(|rest| rest.split_once('/')?.0.parse::<JobId>().ok());
+        let tokens = self.job_tokens();
+        let token = of_job.and_then(|job| tokens.get(&job)).map_or(&self.token, |(_, token)| token);
+        self.request_as(token, method, path)
+    }
+
+    fn request_as(
+        &self,
+        token: &SecretString,
+        method: Method,
+        path: &str,
+    ) -> Result<RequestBuilder, ControlPlaneError> {
         let url = self.base.join(path).map_err(|e| ControlPlaneError::Local {
             call: format!("{method} {path}"),
             reason: format!("not an address: {e}"),
         })?;
-        let of_job = path.strip_prefix("jobs/").and_then(|rest| rest.split_once('/')?.0.parse::<JobId>().ok());
-        let tokens = self.job_tokens();
-        let token = of_job.and_then(|job| tokens.get(&job)).map_or(&self.token, |(_, token)| token);
         Ok(self.client.request(method, url).bearer_auth(token.expose_secret()))
     }
 

@@ -99,7 +99,13 @@ impl Caller {
 
     /// Whether the caller may ask for work in this worker's name.
     pub async fn may_claim(&self, app: &App, request: &ClaimRequest) -> Result<()> {
-        let Self::Pool(pool) = self else { return Ok(()) };
+        let pool = match self {
+            Self::Own => return Ok(()),
+            Self::Pool(pool) => pool,
+            Self::Lease(job, _) => {
+                return Err(ApiError::forbidden(format!("this token opens what concerns job {job} alone")));
+            }
+        };
         let ClaimRequest { worker, labels, .. } = request;
         if !app.store.registered_with(worker, &pool.name).await? {
             return Err(stranger(worker));

@@ -62,8 +62,17 @@ impl<T: Serialize> HandOver<T> {
     ///
     /// # Errors
     /// The claim can't be written as JSON; then it is given back.
-    pub fn into_response(mut self) -> Result<Response> {
-        let body = serde_json::to_vec(&self.claim).map_err(|error| ApiError::internal(error.to_string()))?;
+    pub fn into_response(self) -> Result<Response> {
+        self.within(|claim| claim)
+    }
+
+    /// An answer that holds the claim.
+    ///
+    /// # Errors
+    /// As [`Self::into_response`].
+    pub fn within<A: Serialize>(mut self, answer: impl FnOnce(Option<T>) -> A) -> Result<Response> {
+        let answer = answer(self.claim.take());
+        let body = serde_json::to_vec(&answer).map_err(|error| ApiError::internal(error.to_string()))?;
         let head =
             [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, body.len().to_string())];
         let mut back = self.back.take();

@@ -234,6 +234,51 @@ async fn a_job_that_is_carried_over_shows_the_log_that_it_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_brings_the_next_job_to_whoever_may_claim_one() {
+    let stand = Stand::start().await;
+    for delivery in ["d1", "d2", "d3"] {
+        stand.push(delivery, &[(PIPELINES, &format!("{PIPELINE}# {delivery}\n"))]).await;
+        stand.settled(delivery).await;
+    }
+    let end = |claim: &Value| {
+        json!({"epoch": claim["epoch"], "conclusion": "success", "outputs": {}, "steps": [], "log_bytes": 0,
+               "next": {"worker": "w1", "incarnation": "1", "labels": ["linux"], "wait_ms": 0}})
+    };
+    let path = |claim: &Value| format!("/api/v1/worker/jobs/{}/finish", id(claim));
+    let first = stand.claim().await.unwrap();
+    let ended = stand.worker(Method::POST, &path(&first)).json(&end(&first)).send().await.unwrap();
+    let second = ended.json::<Value>().await.unwrap()["next"].clone();
+    assert_eq!((&second["run"], &second["held_ms"]), (&json!(2), &json!(0)), "{second}");
+
+    // the lease's own token ends its job, and opens no other
+    let token = second["token"].as_str().unwrap();
+    let ended =
+        stand.anonymous(Method::POST, &path(&second)).bearer_auth(token).json(&end(&second)).send().await.unwrap();
+    assert_eq!(ended.status(), 200);
+    assert_eq!(ended.json::<Value>().await.unwrap(), json!({"cancel": false}));
+    for run in [1, 2] {
+        assert_eq!(stand.get(&format!("/api/v1/runs/{run}")).await["run"]["status"], "succeeded");
+    }
+
+    // an end that is refused leaves the job that it would have brought to others
+    let stale = stand.worker(Method::POST, &path(&first)).json(&{
+        let mut end = end(&first);
+        end["epoch"] = json!(7);
+        end
+    });
+    assert_eq!(stale.send().await.unwrap().status(), 409);
+    let asked = Instant::now();
+    let third = loop {
+        match stand.claim().await {
+            Some(claim) => break claim,
+            None => assert!(asked.elapsed() < Duration::from_secs(5), "the job is leased to nobody"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(third["run"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_whose_caller_goes_away_is_given_back() {
     use tokio::io::AsyncWriteExt as _;
 

@@ -19,9 +19,9 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
-        FindCache, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck, Register, Registered, Renew,
-        Renewed, Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice,
-        StepRollback,
+        FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck, Register,
+        Registered, Renew, Renewed, Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving,
+        StepNotice, StepRollback,
     },
 };
 use serde::Deserialize;
@@ -189,12 +189,48 @@ async fn report_steps(
     Ok(Json(app.store.report_steps(job, report).await?))
 }
 
+/// The end of a job, which may ask for the next one.
 async fn finish_job(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(job): Path<JobId>,
-    HeldBody(finish): HeldBody<JobFinish>,
-) -> Result<Json<Reported>> {
-    Ok(Json(app.store.finish_job(job, finish).await?))
+    HeldBody(mut finish): HeldBody<JobFinish>,
+) -> Result<Response> {
+    let next = match finish.next.take() {
+        // who may not claim is told so when it asks for a job alone; the end is taken all the same
+        Some(next) => caller.may_claim(&app, &next).await.ok().map(|()| next),
+        None => None,
+    };
+    let Some(next) = next else {
+        let Reported { cancel } = app.store.finish_job(job, finish).await?;
+        return Ok(Json(Finished { cancel, next: None }).into_response());
+    };
+    let asked = app.clone();
+    // in a task of its own, which goes on where the caller has gone away, and then gives back what it claimed
+    let both = tokio::spawn(async move {
+        let (ended, claimed) = asked.store.finish_and_claim(job, finish, &next).await;
+        let claimed = match claimed {
+            Ok(Some(claim)) => {
+                // counted from when the end was sent, which was before this was leased
+                let claim = JobClaim { held_ms: Some(0), ..completed(&asked, claim).await };
+                Some(HandOver::of_job(asked.store.clone(), claim))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                // the worker asks again by itself, and is told then
+                tracing::debug!(%error, worker = %next.worker, "an end brings no job");
+                None
+            }
+        };
+        (ended, claimed)
+    });
+    let (ended, claimed) = both.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    let Reported { cancel } = ended?;
+    let Some(claimed) = claimed else { return Ok(Json(Finished { cancel, next: None }).into_response()) };
+    if let Some(queue) = &app.queue {
+        queue.looks.ask();
+    }
+    claimed.within(|next| Finished { cancel, next })
 }
 
 async fn wait_job(

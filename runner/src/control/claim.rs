@@ -45,15 +45,21 @@ impl Store {
     pub async fn claim_job(&self, request: &ClaimRequest) -> Result<Option<JobClaim>> {
         self.heard(&request.worker);
         let (store, wanted) = (self.clone(), request.clone());
-        let claimed = self.write(move |tx| Box::pin(async move { claim(&store, tx, &wanted).await })).await?;
-        let Some((mut claim, log)) = claimed else { return Ok(None) };
+        let leased = self.write(move |tx| Box::pin(async move { claim(&store, tx, &wanted).await })).await?;
+        self.with_log(leased).await
+    }
+
+    /// The claim of what was leased, with how far its log is.
+    pub(super) async fn with_log(&self, leased: Option<(JobClaim, LogRecord)>) -> Result<Option<JobClaim>> {
+        let Some((mut claim, log)) = leased else { return Ok(None) };
         // from here on a chunk of an earlier holder is refused, so the offset stays true
         claim.log_offset = self.logs().begin(claim.job, claim.epoch, &log.path, log.bytes).await?;
         Ok(Some(claim))
     }
 }
 
-async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
+/// Leases the best claimable job.
+pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
     workers::tell_heard(tx, &request.worker).await?;
     let room = workers::room(tx, &request.worker, &request.incarnation).await?;
     if room.jobs == 0 {

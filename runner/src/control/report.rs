@@ -7,11 +7,14 @@ use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Epoch, JobId},
     status::{Conclusion, FailureClass, JobStatus},
-    worker_api::{AttachArtifact, JobFinish, JobHandBack, JobLost, JobReport, JobWait, Reported},
+    worker_api::{
+        AttachArtifact, ClaimRequest, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, Reported,
+    },
 };
 
 use super::{
     advance::advance_run,
+    claim::claim,
     reaper::lose_job,
     resume::{environment_url, resume_after},
     retry::fail_or_begin_again,
@@ -77,12 +80,42 @@ impl Store {
         self.append_tail(job, &finish).await?;
         let has_tail = !finish.log_tail.is_empty();
         let store = self.clone();
-        let (done, is_over) = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
+        let ended = self.write(move |tx| Box::pin(async move { end(&store, tx, job, finish).await })).await?;
+        Ok(self.after_end(job, ended, has_tail))
+    }
+
+    /// The same, and [`Store::claim_job`] for the slot that is free by it, under one commit. Each fails alone.
+    pub async fn finish_and_claim(
+        &self,
+        job: JobId,
+        finish: JobFinish,
+        next: &ClaimRequest,
+    ) -> (Result<Reported>, Result<Option<JobClaim>>) {
+        if let Err(error) = self.append_tail(job, &finish).await {
+            return (Err(error), Ok(None));
+        }
+        self.heard(&next.worker);
+        let has_tail = !finish.log_tail.is_empty();
+        let (store, asked, wanted) = (self.clone(), self.clone(), next.clone());
+        let both = self.write_both(
+            move |tx| Box::pin(async move { end(&store, tx, job, finish).await }),
+            move |tx| Box::pin(async move { claim(&asked, tx, &wanted).await }),
+        );
+        let (ended, leased) = both.await;
+        let ended = ended.map(|ended| self.after_end(job, ended, has_tail));
+        let claimed = match leased {
+            Ok(leased) => self.with_log(leased).await,
+            Err(error) => Err(error),
+        };
+        (ended, claimed)
+    }
+
+    fn after_end(&self, job: JobId, (done, is_over): (Reported, bool), has_tail: bool) -> Reported {
         self.logs().release(job, is_over);
         if has_tail {
             self.logs().tell(job);
         }
-        Ok(done)
+        done
     }
 
     /// A job gives its slot back until its rollout has ended. If that has ended already, the job goes on at once.

@@ -219,12 +219,31 @@ impl Store {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
-        if !self.inner.config.github.is_told() {
-            return self.inner.writer.run(work).await;
-        }
-        // who rings for a run has changed it: GitHub is to be told, and that is known as soon as the change is
-        let gather = self.inner.config.github.gather.0;
-        let marked = self.inner.writer.run(move |tx| {
+        self.inner.writer.run(self.shown(work)).await
+    }
+
+    /// Two operations, the second after the first, under one commit. Each fails alone.
+    pub(crate) async fn write_both<T, U, F, G>(&self, first: F, second: G) -> (Result<T>, Result<U>)
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+        G: for<'t> FnOnce(&'t mut Tx) -> Work<'t, U> + Send + 'static,
+    {
+        self.inner.writer.run_both(self.shown(first), self.shown(second)).await
+    }
+
+    /// An operation after which GitHub is told what it changed: who rings for a run has changed it, and that is known as soon as the
+    /// change is.
+    fn shown<T, F>(&self, work: F) -> impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    {
+        let github = &self.inner.config.github;
+        let gather = github.is_told().then_some(github.gather.0);
+        move |tx: &mut Tx| -> Work<'_, T> {
+            let Some(gather) = gather else { return work(tx) };
             Box::pin(async move {
                 let bells = tx.bells();
                 let done = work(&mut *tx).await?;
@@ -233,8 +252,7 @@ impl Store {
                 }
                 Ok(done)
             })
-        });
-        marked.await
+        }
     }
 
     /// A reader with a snapshot of its own; it sees every operation that was answered before.

@@ -13,7 +13,7 @@ use super::{Bell, Clock, Doorbell, Result, StoreError, sql::Conn};
 /// Operations that may wait for the writer; more wait outside, in their callers.
 const QUEUE: usize = 1024;
 
-/// Operations that share a commit. Bounds how long the first of them waits for the last.
+/// Operations, or pairs of them, that share a commit. Bounds how long the first of them waits for the last.
 const GROUP: usize = 128;
 
 /// What an operation works with: the transaction, its time, and the bells to ring once it is durable.
@@ -90,9 +90,12 @@ where
     }
 }
 
+/// Operations that come together and share a commit.
+type Together = Vec<Box<dyn Operation>>;
+
 /// The way to the writer.
 #[derive(Clone)]
-pub(crate) struct Writer(mpsc::Sender<Box<dyn Operation>>);
+pub(crate) struct Writer(mpsc::Sender<Together>);
 
 impl Writer {
     /// Starts the writer's task; it ends when the last `Writer` is dropped, after what was queued.
@@ -110,29 +113,56 @@ impl Writer {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        let gone = || StoreError::Unavailable("the store is closed".into());
-        self.0.send(Box::new(Queued { work: Some(work), result: None, caller })).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let (operation, answer) = queued(work);
+        // where that fails there is no answer either
+        let _ = self.0.send(vec![operation]).await;
+        answered(answer).await
     }
+
+    /// Runs two operations, the second after the first, under one commit. Each fails alone.
+    pub(crate) async fn run_both<T, U, F, G>(&self, first: F, second: G) -> (Result<T>, Result<U>)
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+        G: for<'t> FnOnce(&'t mut Tx) -> Work<'t, U> + Send + 'static,
+    {
+        let ((first, of_first), (second, of_second)) = (queued(first), queued(second));
+        let _ = self.0.send(vec![first, second]).await;
+        (answered(of_first).await, answered(of_second).await)
+    }
+}
+
+fn queued<T, F>(work: F) -> (Box<dyn Operation>, oneshot::Receiver<Result<T>>)
+where
+    T: Send + 'static,
+    F: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+{
+    let (caller, answer) = oneshot::channel();
+    (Box::new(Queued { work: Some(work), result: None, caller }), answer)
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+    answer.await.map_err(|_| StoreError::Unavailable("the store is closed".into()))?
 }
 
 async fn write(
     mut tx: Tx,
-    mut queue: mpsc::Receiver<Box<dyn Operation>>,
+    mut queue: mpsc::Receiver<Together>,
     clock: Clock,
     doorbell: Arc<Doorbell>,
     committed: Arc<Notify>,
 ) {
-    let mut group = Vec::with_capacity(GROUP);
-    while queue.recv_many(&mut group, GROUP).await > 0 {
+    let mut waiting = Vec::with_capacity(GROUP);
+    while queue.recv_many(&mut waiting, GROUP).await > 0 {
+        let mut group: Vec<_> = waiting.drain(..).flatten().collect();
         let outcome = commit(&mut tx, &mut group, &clock).await;
         let bells = std::mem::take(&mut tx.bells);
         match &outcome {
             Ok(()) => bells.into_iter().for_each(|bell| doorbell.ring(bell)),
             Err(error) => tracing::error!(%error, operations = group.len(), "nothing could be committed"),
         }
-        group.drain(..).for_each(|operation| operation.answer(outcome.clone()));
+        group.into_iter().for_each(|operation| operation.answer(outcome.clone()));
         committed.notify_one();
     }
 }

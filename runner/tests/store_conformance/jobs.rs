@@ -7,7 +7,7 @@ use segue_schemas::{
     plan::StepAction,
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
     trigger::{Event, Trigger},
-    worker_api::{AttachArtifact, JobHandBack, JobLost},
+    worker_api::{AttachArtifact, ClaimRequest, JobHandBack, JobLost},
 };
 
 use crate::world::{World, commit, deploy_job, finish, job, running, script, step};
@@ -105,6 +105,27 @@ pub async fn the_same_end_twice_is_one_end(world: World) {
     let other = world.store.finish_job(claim.job, finish(&claim, Conclusion::Failure)).await;
     assert!(matches!(other, Err(StoreError::StaleEpoch { .. })), "{other:?}");
     assert_eq!(world.jobs(run).await, ["test succeeded", "after queued"]);
+}
+
+pub async fn an_end_brings_the_next_job_and_each_fails_alone(world: World) {
+    let store = &world.store;
+    let run = world.run(vec![job("a", &[]), job("b", &["a"]), job("c", &["b"])]).await;
+    let worker = world.worker("w", "1").await;
+    let a = world.claim(&worker).await;
+    let (ended, next) = store.finish_and_claim(a.job, finish(&a, Conclusion::Success), &worker).await;
+    let (_, b) = (ended.unwrap(), next.unwrap().unwrap());
+    assert_eq!((b.plan.key.as_str(), b.epoch), ("b", Epoch(1)), "it is claimable by that very end");
+
+    let stranger = ClaimRequest { worker: "stranger".parse().unwrap(), ..worker.clone() };
+    let (ended, next) = store.finish_and_claim(b.job, finish(&b, Conclusion::Success), &stranger).await;
+    assert!(ended.is_ok() && matches!(next, Err(StoreError::StaleWorker { .. })), "{ended:?} {next:?}");
+    assert_eq!(world.jobs(run).await, ["a succeeded", "b succeeded", "c queued"]);
+
+    let late = finish(&a, Conclusion::Failure);
+    let (ended, next) = store.finish_and_claim(a.job, late, &worker).await;
+    assert!(matches!(ended, Err(StoreError::StaleEpoch { .. })), "{ended:?}");
+    assert_eq!(next.unwrap().unwrap().plan.key, "c");
+    assert_eq!(world.jobs(run).await, ["a succeeded", "b succeeded", "c leased"]);
 }
 
 pub async fn a_failed_need_skips_what_comes_after_and_says_why(world: World) {

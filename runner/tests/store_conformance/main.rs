@@ -63,6 +63,7 @@ macro_rules! on {
                 two_last_jobs_start_the_fan_in_once,
                 a_stale_epoch_changes_nothing,
                 the_same_end_twice_is_one_end,
+                an_end_brings_the_next_job_and_each_fails_alone,
                 a_failed_need_skips_what_comes_after_and_says_why,
                 outputs_reach_the_jobs_that_need_them,
                 labels_and_capacity_are_kept,

@@ -406,6 +406,7 @@ pub fn finish(claim: &JobClaim, conclusion: Conclusion) -> JobFinish {
         steps: Vec::new(),
         log_bytes: 0,
         log_tail: String::new(),
+        next: None,
     }
 }
 

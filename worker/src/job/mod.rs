@@ -26,4 +26,4 @@ pub mod workspace;
 
 pub use error::StepError;
 pub use place::StepPlace;
-pub use run::{JobRunner, end_leftovers};
+pub use run::{JobRunner, LeasedJob, end_leftovers};

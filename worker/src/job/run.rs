@@ -35,7 +35,7 @@ use crate::{
     log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
     options::WorkerOptions,
     queue::Queue,
-    supervisor::leftovers,
+    supervisor::{boot_time, leftovers},
     worker::room::Room,
 };
 
@@ -92,6 +92,15 @@ pub struct JobRunner {
     pub queue: Option<Arc<Queue>>,
 }
 
+/// A job that was leased here.
+#[derive(Debug)]
+pub struct LeasedJob {
+    /// The job.
+    pub claim: JobClaim,
+    /// When, at the earliest, by [`boot_time`].
+    pub at: Duration,
+}
+
 /// How the steps of a job ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -132,30 +141,37 @@ pub(super) struct Running<'a> {
 }
 
 impl JobRunner {
-    /// Runs a claim that was made at `claimed_at` of [`crate::supervisor::boot_time`], until its end is with the server, or
-    /// it is handed back, waits or is lost.
-    pub async fn run(&self, claim: &JobClaim, claimed_at: Duration) {
+    /// Runs a claim until its end is with the server, or it is handed back, waits or is lost. What comes back is the slot's next job,
+    /// where the server gave one for the end.
+    pub async fn run(&self, leased: LeasedJob) -> Option<LeasedJob> {
+        let LeasedJob { claim, at: claimed_at } = leased;
+        let claim = &claim;
         // one that was lost by another slot may come before that has cleaned up
         let _present = self.present.enter(claim.job).await;
         if lease::is_over(&self.registered, claimed_at) {
             tracing::warn!(job = %claim.job, "its lease was over before this worker heard of it; nothing is begun");
             self.control_plane.forget(claim.job, claim.epoch);
-            return;
+            return None;
         }
         let result = match self.refusal(claim) {
             Some(reason) => Err(StepError::Configuration(reason)),
             None => self.run_here(claim, claimed_at).await,
         };
-        if let Err(error) = result {
-            tracing::warn!(job = %claim.job, %error, "a job could not be run");
-            let mut finish = self.finish_of(claim, claim.log_offset, earlier_steps(claim));
-            finish.conclusion = Conclusion::Failure;
-            finish.failure_class = Some(error.class());
-            finish.reason = Some(error.to_string());
-            self.finish(claim, &finish).await;
-            self.forget(claim, true).await;
-        }
+        let next = match result {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(job = %claim.job, %error, "a job could not be run");
+                let mut finish = self.finish_of(claim, claim.log_offset, earlier_steps(claim));
+                finish.conclusion = Conclusion::Failure;
+                finish.failure_class = Some(error.class());
+                finish.reason = Some(error.to_string());
+                let next = self.finish(claim, finish).await;
+                self.forget(claim, true).await;
+                next
+            }
+        };
         self.control_plane.forget(claim.job, claim.epoch);
+        next
     }
 
     /// Gives a job back that nothing was done for, as there is no room for it here.
@@ -281,14 +297,14 @@ impl JobRunner {
         ))
     }
 
-    async fn run_here(&self, claim: &JobClaim, claimed_at: Duration) -> Result<(), StepError> {
+    async fn run_here(&self, claim: &JobClaim, claimed_at: Duration) -> Result<Option<LeasedJob>, StepError> {
         let user = self.users.take(claim.job);
         let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), user.ids);
         let from = claim.resume.as_ref().map_or(0, |resume| resume.next_step);
         let state = if claim.resume.is_some() {
             match JobState::load(&self.state_file(claim)).filter(|_| workspace.is_its_users()) {
                 Some(state) => state,
-                None => return self.begin_anew(claim).await,
+                None => return self.begin_anew(claim).await.map(|()| None),
             }
         } else {
             workspace.create(&self.spares)?;
@@ -330,8 +346,7 @@ impl JobRunner {
         };
         let mut steps = Steps::new(running, &before);
         let ended = steps.run(from).await;
-        self.end(steps.running, ended).await;
-        Ok(())
+        Ok(self.end(steps.running, ended).await)
     }
 
     /// What the job would go on with is not here: it begins anew where that is harmless, and says so where it is not.
@@ -355,7 +370,7 @@ impl JobRunner {
         Ok(())
     }
 
-    async fn end(&self, mut running: Running<'_>, ended: Ended) {
+    async fn end(&self, mut running: Running<'_>, ended: Ended) -> Option<LeasedJob> {
         let claim = running.claim;
         let grace = LEFTOVER_GRACE.min(self.options.kill_grace);
         let grace = if matches!(ended, Ended::Lost | Ended::Stopped) { Duration::ZERO } else { grace };
@@ -370,7 +385,7 @@ impl JobRunner {
                 drop(running);
                 self.forget(claim, killed).await;
             }
-            Ended::Done => self.end_done(running, killed).await,
+            Ended::Done => return self.end_done(running, killed).await,
             Ended::Waits { step, rollout, may_fail } => {
                 let goes_on = step + 1 < claim.plan.steps.len();
                 if goes_on {
@@ -418,9 +433,10 @@ impl JobRunner {
                 }
             }
         }
+        None
     }
 
-    async fn end_done(&self, running: Running<'_>, killed: bool) {
+    async fn end_done(&self, running: Running<'_>, killed: bool) -> Option<LeasedJob> {
         let claim = running.claim;
         let outputs = running.outputs().await;
         let steps = running.reporter.all();
@@ -442,29 +458,48 @@ impl JobRunner {
                 finish.reason = Some(masker.mask(&reason));
             }
         }
-        self.finish(claim, &finish).await;
+        let next = self.finish(claim, finish).await;
         drop(lease);
         engine.done();
         self.forget(claim, killed).await;
+        next
     }
 
-    async fn finish(&self, claim: &JobClaim, finish: &JobFinish) {
-        self.tell(claim, "ended", self.patience(), || self.control_plane.finish(claim.job, finish)).await;
+    /// Tells the end, and asks for the slot's next job with it, unless nothing new is to be begun here.
+    async fn finish(&self, claim: &JobClaim, mut finish: JobFinish) -> Option<LeasedJob> {
+        let takes_more = self.registered.end_brings_next
+            && !self.stopping.is_cancelled()
+            && !self.control_plane.is_draining()
+            && self.room.is_there(&self.options.data_dir);
+        finish.next = takes_more.then(|| self.control_plane.next_request(&self.options.labels));
+        let call = async || {
+            let at = boot_time();
+            let finished = self.control_plane.finish(claim.job, &finish).await?;
+            Ok(finished.next.map(|claim| LeasedJob { claim, at }))
+        };
+        self.told(claim, "ended", self.patience(), call).await.flatten()
     }
 
-    /// Tells the server until it has heard, was away for too long, or says that the job is another's.
     async fn tell<T, F, Fut>(&self, claim: &JobClaim, what: &str, patience: Duration, call: F) -> bool
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, ControlPlaneError>>,
     {
-        match retry(patience, call).await {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(job = %claim.job, %error, "the server could not be told that the job is {what}");
-                false
-            }
-        }
+        self.told(claim, what, patience, call).await.is_some()
+    }
+
+    /// Tells the server until it has heard, was away for too long, or says that the job is another's; its answer.
+    async fn told<T, F, Fut>(&self, claim: &JobClaim, what: &str, patience: Duration, call: F) -> Option<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, ControlPlaneError>>,
+    {
+        retry(patience, call)
+            .await
+            .inspect_err(
+                |error| tracing::warn!(job = %claim.job, %error, "the server could not be told that the job is {what}"),
+            )
+            .ok()
     }
 
     /// A worker that stops has little time.
@@ -489,6 +524,7 @@ impl JobRunner {
             steps,
             log_bytes,
             log_tail: String::new(),
+            next: None,
         }
     }
 

@@ -38,7 +38,7 @@ use crate::{
         shell::Shell,
         user::{self, JobUsers},
     },
-    job::{JobRunner, StepError, end_leftovers, present::Present, spares::Spares, users::Users},
+    job::{JobRunner, LeasedJob, StepError, end_leftovers, present::Present, spares::Spares, users::Users},
     options::WorkerOptions,
     queue::{Broker, PoolBell, Queue, QueueError},
     supervisor::{boot_time, client::SupervisorError},
@@ -212,29 +212,36 @@ fn bells(
 async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
     let mut pause = PAUSES.0;
     let (mut place, mut bell) = (None, None);
+    let mut next = None;
     loop {
         let directory = &runner.options.data_dir;
-        if !runner.room.is_there(directory) {
+        if next.is_none() && !runner.room.is_there(directory) {
             // bells are for others
             (place, bell) = (None, None);
             runner.room.wait(directory, shutdown).await;
         }
-        let Some(claimed) = claim(runner, shutdown).await else { return };
+        let claimed = match next.take() {
+            Some(next) => Ok(Some(next)),
+            None => match claim(runner, shutdown).await {
+                Some(claimed) => claimed,
+                None => return,
+            },
+        };
         if let Some(bell) = bell.take() {
             PoolBell::answer(bell);
         }
         match claimed {
-            Ok(Some((claim, claimed_at))) => {
+            Ok(Some(leased)) => {
                 pause = PAUSES.0;
                 place = None;
                 if let Some(queue) = &runner.queue {
                     queue.found();
                 }
                 // a claim that was held open may have outlasted the room for it
-                if claim.resume.is_some() || runner.room.is_there(directory) {
-                    runner.run(&claim, claimed_at).await;
+                if leased.claim.resume.is_some() || runner.room.is_there(directory) {
+                    next = runner.run(leased).await;
                 } else {
-                    runner.decline(&claim).await;
+                    runner.decline(&leased.claim).await;
                 }
             }
             Ok(None) => {
@@ -278,7 +285,7 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
 /// The server's word for a worker that must register.
 const STALE_WORKER: &str = "stale_worker";
 
-type Claimed = Result<Option<(JobClaim, Duration)>, ControlPlaneError>;
+type Claimed = Result<Option<LeasedJob>, ControlPlaneError>;
 
 /// One claim; `None` when the worker stops. A job that was leased by an answer that is not heard any more is given to
 /// somebody else when its lease has run out, or when this worker registers again.
@@ -296,8 +303,8 @@ async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claim
         biased;
         claimed = asked => Some(claimed.map(|claim| {
             claim.map(|claim| {
-                let began = began(&claim);
-                (claim, began)
+                let at = began(&claim);
+                LeasedJob { claim, at }
             })
         })),
         () = shutdown.cancelled() => None,

@@ -18,8 +18,8 @@ use segue_schemas::{
     id::{Epoch, JobId},
     time::Timestamp,
     worker_api::{
-        AskEnded, AttachArtifact, CreateRollout, EndedJobs, JobClaim, JobFinish, JobHandBack, JobLost, JobReport,
-        JobWait, LogAck, Registered, Renew, Renewed, Reported,
+        AskEnded, AttachArtifact, CreateRollout, EndedJobs, Finished, JobClaim, JobFinish, JobHandBack, JobLost,
+        JobReport, JobWait, LogAck, Registered, Renew, Renewed, Reported,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,6 +34,10 @@ pub struct State {
     pub logs: HashMap<JobId, Vec<u8>>,
     pub reports: Vec<JobReport>,
     pub finished: Vec<JobFinish>,
+    /// Jobs that were asked for alone, and given.
+    pub claims: usize,
+    /// The worker's token was revoked, so that it gets no more jobs.
+    pub revoked: bool,
     pub waits: Vec<JobWait>,
     pub handed_back: Vec<JobHandBack>,
     pub lost: Vec<JobLost>,
@@ -135,6 +139,7 @@ impl FakeServer {
                 max_log_tail: 1024,
                 absent_host_ms: 86_400_000,
                 pool: None,
+                end_brings_next: true,
                 hosts: self.with(|state| state.hosts.clone()),
             }),
             (_, ["jobs", "ended"]) => {
@@ -146,7 +151,10 @@ impl FakeServer {
                 ok(&EndedJobs { jobs: self.wait(asked.wait_ms, ended).await.unwrap_or_default() })
             }
             (_, ["jobs", "claim"]) => match self.wait(2000, |state| state.queue.pop_front()).await {
-                Some(claim) => ok(&claim),
+                Some(claim) => {
+                    self.with(|state| state.claims += 1);
+                    ok(&claim)
+                }
                 None => empty(StatusCode::NO_CONTENT),
             },
             (_, ["rollouts", "claim"]) => {
@@ -215,13 +223,18 @@ impl FakeServer {
                 ok(&Reported { cancel })
             }
             ["finish"] => {
-                self.with(|state| {
-                    let finish: JobFinish = read(&body);
+                let finish: JobFinish = read(&body);
+                if finish.next.is_some() && self.with(|state| state.revoked) {
+                    return error(StatusCode::UNAUTHORIZED, "unauthorized");
+                }
+                let next = self.with(|state| {
                     let log = state.logs.entry(job).or_default();
                     log.extend_from_slice(finish.log_tail.as_bytes());
+                    let next = finish.next.as_ref().and_then(|_| state.queue.pop_front());
                     state.finished.push(finish);
+                    next
                 });
-                ok(&Reported { cancel })
+                ok(&Finished { cancel, next })
             }
             ["wait"] => {
                 self.with(|state| state.waits.push(read(&body)));

@@ -158,6 +158,35 @@ fn statuses(steps: &[StepReport]) -> Vec<StepStatus> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_comes_with_the_end_of_the_one_before_it() {
+    let world = World::new().await;
+    let claims: Vec<_> = (0..3).map(|_| claim(&[("show SEGUE_JOB", none())])).collect();
+    for claim in &claims {
+        world.server.queue(claim.clone());
+    }
+    let worker = world.scripted();
+    let ended = world.server.until("three ends", |state| (state.finished.len() == 3).then(|| state.finished.clone()));
+    assert!(ended.await.iter().all(|finish| finish.conclusion == Conclusion::Success && finish.next.is_some()));
+    assert_eq!(world.server.with(|state| state.claims), 1, "the other two came with the ends");
+    for claim in &claims {
+        world.server.until("its workspace is gone", |_| (!world.workspace(claim.job).exists()).then_some(())).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_token_was_revoked_ends_what_it_holds() {
+    let world = World::new().await;
+    let claim = claim(&[("show SEGUE_JOB", none())]);
+    world.server.with(|state| state.revoked = true);
+    world.server.queue(claim);
+    let worker = world.scripted();
+    let finish = world.finish().await;
+    assert_eq!((finish.conclusion, finish.next.is_none()), (Conclusion::Success, true));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_and_hands_values_on() {
     let world = World::new().await;
     let worker = world.scripted();
