@@ -1,7 +1,7 @@
 //! What people wrote, as text in Markdown that stays what it is: a name with markup is shown, not followed.
 
 /// Text within a line: every mark is escaped, as <https://spec.commonmark.org/0.31.2/#backslash-escapes> allows for all of ASCII's.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
@@ -20,13 +20,13 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// The same within a table, of one line.
-pub(super) fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
     escape(&plain)
 }
 
 /// Text as it stands, in a block that nothing in it can end.
-pub(super) fn block(text: &str) -> String {
+pub(crate) fn block(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}text\n{text}\n{fence}")

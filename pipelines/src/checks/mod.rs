@@ -5,7 +5,7 @@
 //! forge is told, or what it shows now.
 
 mod annotations;
-mod markdown;
+pub(crate) mod markdown;
 mod status;
 
 use segue_schemas::{

@@ -60,10 +60,7 @@ pub(super) fn matching(
             if !filter.types.contains(action) {
                 return Err(format!("the comment was `{action}`, and `types` is {}", filter.types.join(", ")));
             }
-            Err(format!(
-                "`issue_comment` takes the comment in, which starts no pipeline yet; {}",
-                comment::answer(body)
-            ))
+            Err(format!("a comment starts no pipeline yet; {}", comment::answer(body)))
         }
     }
 }

@@ -189,7 +189,7 @@ impl Reader<'_, '_> {
 
     /// Any comment; with the warning that none starts anything yet.
     fn all_comments(&mut self, span: &Range<usize>) -> CommentFilter {
-        let message = "comments are read, and start nothing yet";
+        let message = "comments start no pipeline yet";
         let help = Some("it can stay: `segue explain --event issue_comment` says what a comment asks for".into());
         self.findings.warning(Code::NotSupportedYet, span, message.to_owned(), help);
         CommentFilter { types: COMMENT_TYPES.map(String::from).to_vec() }
