@@ -9,6 +9,7 @@ mod access;
 mod answer;
 mod apps;
 mod checks;
+mod comments;
 mod hooks;
 mod limits;
 mod people;
@@ -37,6 +38,7 @@ use access::Token;
 pub use access::{Level, Permissions};
 use answer::Answer;
 pub use checks::CheckRun;
+pub use comments::Comment;
 pub use hooks::Delivery;
 use repositories::Repository;
 pub use statuses::CommitStatus;
@@ -88,6 +90,8 @@ struct State {
     clock: TimeDelta,
     is_down: bool,
     faults: Vec<(Fault, usize)>,
+    /// What goes wrong with the next request to a path that ends so.
+    faults_at: Vec<(Method, String, Fault)>,
     requests: Vec<Request>,
     limits: limits::Limits,
     /// The App's public key, as PKCS #1 has it.
@@ -100,6 +104,7 @@ struct State {
     repositories: BTreeMap<String, Repository>,
     check_runs: Vec<CheckRun>,
     statuses: Vec<CommitStatus>,
+    comments: Vec<Comment>,
     deliveries: Vec<Delivery>,
     hook_url: Option<String>,
     next_id: u64,
@@ -143,6 +148,7 @@ impl GitHub {
             clock: TimeDelta::zero(),
             is_down: false,
             faults: Vec::new(),
+            faults_at: Vec::new(),
             requests: Vec::new(),
             limits: limits::Limits::default(),
             key,
@@ -153,6 +159,7 @@ impl GitHub {
             repositories: BTreeMap::new(),
             check_runs: Vec::new(),
             statuses: Vec::new(),
+            comments: Vec::new(),
             deliveries: Vec::new(),
             hook_url: None,
             next_id: 1_000,
@@ -206,6 +213,11 @@ impl GitHub {
     /// The next so many requests go wrong.
     pub fn fail(&self, fault: Fault, times: usize) {
         self.state().faults.push((fault, times));
+    }
+
+    /// The next such request to a path that ends so goes wrong.
+    pub fn fail_at(&self, method: Method, ending: &str, fault: Fault) {
+        self.state().faults_at.push((method, ending.into(), fault));
     }
 
     /// Puts its clock forward, or back.
@@ -305,7 +317,7 @@ async fn handle(
     let mut state = lock(&state);
     let path: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
     let query = answer::query(uri.query());
-    let fault = next_fault(&mut state);
+    let fault = fault_at(&mut state, &method, uri.path()).or_else(|| next_fault(&mut state));
     let answer = match fault {
         Some(Fault::BadGateway) => Answer::page(StatusCode::BAD_GATEWAY),
         Some(Fault::SecondaryLimit(seconds)) => limits::secondary(StatusCode::FORBIDDEN, Some(seconds)),
@@ -318,6 +330,11 @@ async fn handle(
     };
     state.requests.push(Request { at: Instant::now(), method, path: uri.path().into(), status: answer.status });
     answer.into_response(&state.limits)
+}
+
+fn fault_at(state: &mut State, method: &Method, path: &str) -> Option<Fault> {
+    let found = state.faults_at.iter().position(|(of, ending, _)| of == method && path.ends_with(ending.as_str()))?;
+    Some(state.faults_at.remove(found).2)
 }
 
 fn next_fault(state: &mut State) -> Option<Fault> {
@@ -382,6 +399,10 @@ fn of_repository(
         ("POST", ["statuses", commit]) => statuses::create(state, asked, repository, commit),
         ("GET", ["branches", branch]) => repositories::branch(state, asked, repository, branch),
         ("GET", ["pulls"]) => repositories::pulls(state, asked, repository),
+        ("GET", ["pulls", number]) => repositories::pull(state, asked, repository, number),
+        ("GET", ["issues", number, "comments"]) => comments::list(state, asked, repository, number),
+        ("POST", ["issues", number, "comments"]) => comments::create(state, asked, repository, number),
+        ("POST", ["issues", "comments", id, "reactions"]) => comments::react(state, asked, repository, id),
         ("GET", ["collaborators", user, "permission"]) => people::permission(state, asked, repository, user),
         _ => Err(Answer::not_found()),
     }

@@ -27,6 +27,11 @@ impl Repository {
         Self { bare: bare.into(), people: BTreeMap::new(), pulls: Vec::new() }
     }
 
+    /// Whether it has a pull request.
+    pub(super) fn has_pull(&self, number: u64) -> bool {
+        self.pulls.iter().any(|pull| pull["number"] == number)
+    }
+
     /// Whether it has a commit.
     pub(super) fn has_commit(&self, sha: &str) -> bool {
         let is_sha = sha.len() == 40 && sha.chars().all(|c| c.is_ascii_hexdigit());
@@ -41,12 +46,14 @@ impl Repository {
 }
 
 impl super::GitHub {
-    /// Opens a pull request.
-    pub fn open_pull(&self, repository: &str, number: u64, head: &str) {
+    /// Opens a pull request of a branch of `from` (`owner/name`), or gives it another head.
+    pub fn set_pull(&self, repository: &str, number: u64, head: &str, branch: &str, from: &str) {
         if let Some(known) = self.state().repositories.get_mut(repository) {
-            known
-                .pulls
-                .push(json!({"number": number, "state": "open", "head": {"sha": head}, "base": {"ref": "main"}}));
+            known.pulls.retain(|pull| pull["number"] != number);
+            known.pulls.push(json!({
+                "number": number, "state": "open", "base": {"ref": "main", "repo": {"full_name": repository}},
+                "head": {"sha": head, "ref": branch, "repo": {"full_name": from}},
+            }));
         }
     }
 }
@@ -82,4 +89,13 @@ pub(super) fn pulls(state: &State, asked: &Asked, repository: &str) -> Result<An
         Some(link) => answer.with("link", link),
         None => answer,
     })
+}
+
+/// `GET /repos/{owner}/{repo}/pulls/{pull_number}`
+pub(super) fn pull(state: &State, asked: &Asked, repository: &str, number: &str) -> Result<Answer, Answer> {
+    may(state, asked, repository, "pull_requests", Level::Read)?;
+    let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
+    let number: u64 = number.parse().map_err(|_| Answer::not_found())?;
+    let found = known.pulls.iter().find(|pull| pull["number"] == number);
+    found.cloned().map(Answer::ok).ok_or_else(Answer::not_found)
 }

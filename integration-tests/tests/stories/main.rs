@@ -38,6 +38,8 @@ mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
 mod github_buttons_run_again;
+mod github_comments_are_commands;
+mod github_forks_wait_for_their_very_commit;
 mod github_hears_of_what_was_left_out;
 mod github_is_asked_for_what_was_missed;
 mod github_is_away_and_converges;

@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         inputs: &args.inputs,
     };
     let explained = match trigger(told, given)? {
-        Meaning::Trigger(trigger) => {
+        Meaning::Trigger(trigger) | Meaning::Comment(trigger, _) => {
             let mut explained = explain(&files, &trigger, changed.as_deref());
             explained.truncate(sources.len());
             explained

@@ -34,7 +34,7 @@ async fn check(store: &Store, tx: &mut Tx, asked: &Asked, id: i64, failed: bool)
     }
     let has_failures = matches!(record.status, RunStatus::Failed | RunStatus::Cancelled);
     let kind = if failed || (!key.is_empty() && has_failures) { AttemptKind::Failed } else { AttemptKind::Whole };
-    again(store, tx, asked, run, kind).await
+    again(store, tx, &asked.by, run, kind).await
 }
 
 /// The newest run of each pipeline.
@@ -45,7 +45,7 @@ async fn of_commit(store: &Store, tx: &mut Tx, asked: &Asked, commit: &CommitSha
     let mut ignored = Some(format!("no pipeline of {} has run at {}", asked.repository, commit.short()));
     let mut begun = 0;
     for row in rows {
-        match again(store, tx, asked, RunId(row.int("id")?), AttemptKind::Whole).await? {
+        match again(store, tx, &asked.by, RunId(row.int("id")?), AttemptKind::Whole).await? {
             None => begun += 1,
             reason => ignored = reason,
         }
@@ -53,12 +53,19 @@ async fn of_commit(store: &Store, tx: &mut Tx, asked: &Asked, commit: &CommitSha
     Ok(ignored.filter(|_| begun == 0))
 }
 
-async fn again(store: &Store, tx: &mut Tx, asked: &Asked, run: RunId, kind: AttemptKind) -> Result<Option<String>> {
+/// Opens another attempt, or says why there is none.
+pub(super) async fn again(
+    store: &Store,
+    tx: &mut Tx,
+    by: &str,
+    run: RunId,
+    kind: AttemptKind,
+) -> Result<Option<String>> {
     let record = runs::load(&mut tx.conn, run).await?.record;
     if !record.status.is_final() {
         return Ok(Some(format!("run {run} has not ended: it is {}", record.status)));
     }
-    match open_attempt(store, tx, run, kind, asked.by.clone()).await {
+    match open_attempt(store, tx, run, kind, by.to_owned()).await {
         Ok(()) => Ok(None),
         // refused before anything was changed
         Err(error @ (StoreError::Refused(_) | StoreError::Conflict(_))) => Ok(Some(error.to_string())),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::store::{
     Accepted, AttemptKind, Bell, Delivery, DeliveryState, DispatchOutcome, Meaning, NewDelivery, NewRun, Payload,
-    PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Tx, new_job_id,
+    PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Tx, comments, new_job_id,
     tables::{
         deliveries,
         jobs::{self, Job},
@@ -51,6 +51,12 @@ impl Store {
                         let state = DeliveryState::Ignored;
                         deliveries::settle(&mut tx.conn, &delivery.id, state, Some(&reason), tx.now).await?;
                     }
+                }
+                if let Meaning::Commented(comment) = &delivery.meaning
+                    && !comments::insert(tx, comment, &delivery.id).await?
+                {
+                    let (state, reason) = (DeliveryState::Ignored, "the comment came before, with another delivery");
+                    deliveries::settle(&mut tx.conn, &delivery.id, state, Some(reason), tx.now).await?;
                 }
                 tx.ring(Bell::Deliveries);
                 Ok(Accepted::New)

@@ -9,13 +9,14 @@
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, and `resume` goes
 //! on after it;
 //! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
-//! `people` cancels, reruns and approves; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
+//! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
 mod advance;
 mod asked;
 mod caches;
 mod claim;
+mod commented;
 mod concurrency;
 pub(crate) mod contents;
 mod contexts;
@@ -35,6 +36,7 @@ mod schedules;
 pub(crate) mod tokens;
 mod workers;
 
+pub use commented::PullHead;
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
 pub use workers::{Kept, MAX_LOG_CHUNK};

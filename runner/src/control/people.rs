@@ -154,7 +154,13 @@ async fn carry(tx: &mut Tx, before: &Job, job: &mut Job) -> Result<()> {
     jobs::copy_artifacts(&mut tx.conn, from, to, job.record.attempt).await
 }
 
-async fn say_yes(store: &Store, tx: &mut Tx, id: RunId, key: Option<&str>, by: String) -> Result<Vec<String>> {
+pub(super) async fn say_yes(
+    store: &Store,
+    tx: &mut Tx,
+    id: RunId,
+    key: Option<&str>,
+    by: String,
+) -> Result<Vec<String>> {
     let (run, jobs) = load(tx, id).await?;
     let mut counted = Vec::new();
     for job in jobs.iter().filter(|j| key.is_none_or(|key| j.record.plan.key == key)) {

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use octocrab::Octocrab;
 use secrecy::{ExposeSecret as _, SecretString};
 use segue_pipelines::config::github_faults;
-use segue_schemas::config::GitHubConfig;
+use segue_schemas::{config::GitHubConfig, time::Timestamp};
 use serde_json::{Value, json};
 
 use super::{
@@ -99,6 +99,12 @@ impl GitHub {
     #[must_use]
     pub fn place(&self) -> &str {
         &self.inner.place
+    }
+
+    /// A time that it told, by our clock, as far as the difference is known.
+    #[must_use]
+    pub fn by_our_clock(&self, theirs: Timestamp) -> Timestamp {
+        Timestamp(theirs.0.saturating_sub(self.inner.ahead.load(Ordering::Relaxed).saturating_mul(1_000)))
     }
 
     /// Asks. `path` begins with a slash, or is the address of a next page.

@@ -8,6 +8,7 @@ mod answer;
 mod app;
 mod budget;
 mod client;
+mod commenter;
 mod error;
 mod sweeper;
 mod teller;

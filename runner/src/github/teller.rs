@@ -22,13 +22,13 @@ const AT_A_TIME: u32 = 8;
 /// Annotations that one request may carry.
 const ANNOTATIONS: usize = 50;
 /// Pages of a commit's checks that are looked through for one that was made and not noted.
-const PAGES: usize = 10;
+pub(super) const PAGES: usize = 10;
 /// Attempts before the newest whose ends are told too.
 const EARLIER_ATTEMPTS: usize = 3;
 /// Owners whose limits are remembered.
 const OWNERS: usize = 1_000;
 /// How long a run is tried that GitHub refuses, after its end.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
+pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The longest wait at a limit that says nothing of how long.
 const LONGEST_UNTOLD: Duration = Duration::from_secs(3600);
 /// Pause after the store has failed.
@@ -36,8 +36,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells.
 pub struct Teller {
-    store: Store,
-    github: GitHub,
+    pub(super) store: Store,
+    pub(super) github: GitHub,
     config: GitHubConfig,
     owners: HashMap<String, Owner>,
     /// Failures to reach GitHub at all, one after the other.
@@ -62,7 +62,7 @@ enum Outcome {
 }
 
 /// What follows from a try that failed.
-enum Trial {
+pub(super) enum Trial {
     /// GitHub can't be reached, and is left alone for so long.
     Away(Duration),
     /// Its owner has been told too much of, until then.
@@ -72,7 +72,7 @@ enum Trial {
 }
 
 /// Why it did not.
-enum Trouble {
+pub(super) enum Trouble {
     GitHub(GitHubError),
     Store(StoreError),
 }
@@ -125,8 +125,14 @@ impl Teller {
         loop {
             let runs = self.store.due_shows(AT_A_TIME).await?;
             let left_out = self.store.due_left_out(AT_A_TIME).await?;
-            if runs.is_empty() && left_out.is_empty() {
+            let comments = self.store.due_comments(AT_A_TIME).await?;
+            if runs.is_empty() && left_out.is_empty() && comments.is_empty() {
                 break;
+            }
+            for one in comments {
+                if let Some(pause) = self.heed(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
             }
             for one in runs {
                 if let Some(pause) = self.tell(&one).await? {
@@ -139,7 +145,11 @@ impl Teller {
                 }
             }
         }
-        let due = [self.store.next_show_due().await?, self.store.next_left_out_due().await?];
+        let due = [
+            self.store.next_show_due().await?,
+            self.store.next_left_out_due().await?,
+            self.store.next_comment_due().await?,
+        ];
         let next = due.into_iter().flatten().min();
         Ok((next.map(|due| Instant::now() + due.since(self.store.now())), true))
     }
@@ -224,13 +234,13 @@ impl Teller {
     }
 
     /// GitHub has answered as it should.
-    fn well(&mut self, owner: &str) {
+    pub(super) fn well(&mut self, owner: &str) {
         self.away = 0;
         self.owner(owner).untold = 0;
     }
 
     /// What follows from what went wrong.
-    fn trouble(&mut self, owner: &str, error: &GitHubError) -> Trial {
+    pub(super) fn trouble(&mut self, owner: &str, error: &GitHubError) -> Trial {
         match error {
             GitHubError::Away { .. } => {
                 let pause = self.pause(self.away);
@@ -265,7 +275,7 @@ impl Teller {
     }
 
     /// The pause after so many failures: it doubles, up to the longest.
-    fn pause(&self, failures: u32) -> Duration {
+    pub(super) fn pause(&self, failures: u32) -> Duration {
         self.config.first_pause.0.saturating_mul(1 << failures.min(16)).min(self.config.longest_pause.0)
     }
 
@@ -444,9 +454,14 @@ impl Teller {
         self.store.check_shown(facts.run.run, facts.run.attempt, key, shown).await
     }
 
-    fn take(&mut self, owner: &str, urgency: Urgency) -> std::result::Result<(), Timestamp> {
+    pub(super) fn take(&mut self, owner: &str, urgency: Urgency) -> std::result::Result<(), Timestamp> {
         let now = self.store.now();
         self.owner(owner).budget.take(urgency, now)
+    }
+
+    /// Until when an owner's account is to be left alone.
+    pub(super) fn held_until(&mut self, owner: &str) -> Timestamp {
+        self.owner(owner).held_until
     }
 
     fn owner(&mut self, name: &str) -> &mut Owner {
@@ -463,7 +478,7 @@ impl Teller {
     }
 }
 
-fn owner_of(repository: &str) -> String {
+pub(super) fn owner_of(repository: &str) -> String {
     repository.split('/').next().unwrap_or_default().to_owned()
 }
 

@@ -19,6 +19,8 @@ pub enum Purpose {
     Checks,
     /// Writing commit statuses.
     Statuses,
+    /// Reading who may do what, and answering below pull requests.
+    Comments,
     /// Reading what the repository is.
     Metadata,
 }
@@ -30,6 +32,7 @@ impl Purpose {
         match self {
             Self::Checks => json!({"checks": "write"}),
             Self::Statuses => json!({"statuses": "write"}),
+            Self::Comments => json!({"metadata": "read", "pull_requests": "write"}),
             Self::Metadata => json!({"metadata": "read"}),
         }
     }
@@ -40,6 +43,7 @@ impl Purpose {
         match self {
             Self::Checks => "checks: write",
             Self::Statuses => "statuses: write",
+            Self::Comments => "pull_requests: write",
             Self::Metadata => "metadata: read",
         }
     }

@@ -51,6 +51,7 @@ const TABLES: &[&str] = &[
     "github_runs",
     "github_checks",
     "github_left_out",
+    "github_comments",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

@@ -8,6 +8,7 @@
 
 mod bells;
 mod clock;
+pub(crate) mod comments;
 mod common;
 mod copy;
 mod doorbell;
@@ -42,6 +43,7 @@ use tokio::sync::Notify;
 
 pub(crate) use bells::LogBells;
 pub use clock::Clock;
+pub use comments::{Comment, DueComment, Strangers};
 pub(crate) use common::SharedLock;
 pub use copy::{Copied, copy};
 pub use doorbell::{Bell, Doorbell, Listener};

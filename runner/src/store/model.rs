@@ -50,6 +50,8 @@ pub enum Meaning {
     Starts(Trigger),
     /// Somebody asks something of runs that are there, which is done as it is stored.
     Asks(Asked),
+    /// Somebody gives a command by a comment: it is done when GitHub has said that they may.
+    Commented(super::Comment),
     /// Its runs are stored by the same operation.
     Planned(Trigger),
     /// It is kept and starts nothing; why.

@@ -17,13 +17,18 @@ use axum::{Json, Router, body::Body, extract::State, response::IntoResponse, rou
 use http::{HeaderMap, StatusCode, header};
 use secrecy::SecretString;
 use segue_pipelines::comment;
-use segue_schemas::{api::Accepted, config::Config, id::DeliveryId, trigger::Event};
+use segue_schemas::{
+    api::Accepted,
+    config::Config,
+    id::DeliveryId,
+    trigger::{Event, Trigger},
+};
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
 use self::{
     body::{BodyError, LIMIT, Received},
-    payload::{read, read_slice},
+    payload::{Written, read, read_slice},
     signature::{Claimed, Verifier},
 };
 pub use self::{
@@ -34,7 +39,7 @@ pub use self::{
 };
 use crate::{
     api::error::{ApiError, Result},
-    store::{self, Meaning, NewDelivery, Payload, Store, StoreError},
+    store::{self, Comment, Meaning, NewDelivery, Payload, Store, StoreError},
     telemetry::Metrics,
 };
 
@@ -138,13 +143,16 @@ impl Intake {
                 let meaning = if is_known { Meaning::Asks(asked) } else { Meaning::Ignored(unknown(&repository)) };
                 (Some(repository), meaning)
             }
+            payload::Meaning::Comment(trigger, written) => {
+                let (known, repository) = (&self.config.repositories, trigger.repository.clone());
+                let is_known = known.is_empty() || known.contains_key(&repository);
+                let meaning = if is_known { self.commented(*trigger, written) } else { Err(unknown(&repository)) };
+                (Some(repository), meaning.map_or_else(Meaning::Ignored, Meaning::Commented))
+            }
             payload::Meaning::Trigger(trigger) => {
                 let known = &self.config.repositories;
                 let repository = trigger.repository.clone();
-                let meaning = if let Event::IssueComment { body, .. } = &trigger.event {
-                    // anybody may write one: it costs nothing but its row
-                    Meaning::Ignored(comment::answer(body))
-                } else if known.is_empty() || known.contains_key(&repository) {
+                let meaning = if known.is_empty() || known.contains_key(&repository) {
                     Meaning::Starts(*trigger)
                 } else {
                     Meaning::Ignored(unknown(&repository))
@@ -152,6 +160,39 @@ impl Intake {
                 (Some(repository), meaning)
             }
         }
+    }
+
+    /// The command of a comment, or why there is none to be done. Anybody may write one: whether they may give commands is asked later,
+    /// and who writes none costs nothing but the delivery's row.
+    fn commented(&self, trigger: Trigger, written: Written) -> std::result::Result<Comment, String> {
+        let Event::IssueComment { action, number, is_pull_request, body, .. } = trigger.event else {
+            return Err("it is no comment".into());
+        };
+        let Some(asks) = comment::command(&body) else { return Err(comment::answer(&body)) };
+        if action != "created" {
+            return Err(format!("the comment was `{action}`: a command is done when it is written"));
+        }
+        if !is_pull_request {
+            return Err("the comment stands below an issue, and commands are for pull requests".into());
+        }
+        if written.is_bot {
+            return Err("an App wrote the comment, and commands are for people".into());
+        }
+        if !self.config.github.is_told() {
+            return Err(
+                "whether its author may give commands can't be asked: `github` in segue.yaml names no App and no token"
+                    .into(),
+            );
+        }
+        let missing = |field| format!("the payload's comment has no `{field}` that can be used");
+        Ok(Comment {
+            repository: trigger.repository,
+            id: written.id.ok_or_else(|| missing("id"))?,
+            number,
+            author: written.author.ok_or_else(|| missing("user.login"))?,
+            asks,
+            written_at: written.at.ok_or_else(|| missing("created_at"))?,
+        })
     }
 
     /// Where the payload lies from now on, and the name of its file if it has one. The name is new each time: a GUID that

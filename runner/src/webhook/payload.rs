@@ -4,9 +4,11 @@
 
 use std::io::Read;
 
+use chrono::DateTime;
 use segue_pipelines::checks::RERUN_FAILED;
 use segue_schemas::{
     id::CommitSha,
+    time::Timestamp,
     trigger::{Event, Trigger},
 };
 use serde::Deserialize;
@@ -24,6 +26,8 @@ pub enum Meaning {
     Trigger(Box<Trigger>),
     /// Somebody asks something of runs that GitHub shows.
     Asks(Asked),
+    /// Somebody wrote something, which may hold a command.
+    Comment(Box<Trigger>, Written),
     /// Nothing comes of it.
     Ignored {
         /// `owner/name`, where the payload has a usable one.
@@ -31,6 +35,19 @@ pub enum Meaning {
         /// Why.
         reason: String,
     },
+}
+
+/// What is known of a comment besides its text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Written {
+    /// GitHub's number of it; `None`: the payload has none.
+    pub id: Option<i64>,
+    /// When it was written, by GitHub's clock.
+    pub at: Option<Timestamp>,
+    /// The account that wrote it.
+    pub author: Option<String>,
+    /// Whether that is an App's.
+    pub is_bot: bool,
 }
 
 /// A payload that can't be read.
@@ -126,6 +143,9 @@ struct Issue {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Comment {
+    id: Field<u64>,
+    created_at: Field<String>,
+    user: Field<Object<Account>>,
     body: Field<String>,
     author_association: Field<String>,
 }
@@ -154,6 +174,7 @@ struct Nothing {}
 struct Account {
     login: Field<String>,
     name: Field<String>,
+    r#type: Field<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -280,6 +301,14 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
     let (repository, clone_url) = identify(payload.repository)?;
     let issue = payload.issue.need("issue")?.0;
     let comment = payload.comment.need("comment")?.0;
+    let user = comment.user.get().map(|user| user.0).unwrap_or_default();
+    let at = comment.created_at.get().and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+    let written = Written {
+        id: comment.id.get().and_then(|id| i64::try_from(id).ok()),
+        at: at.map(|at| Timestamp(at.timestamp_millis())),
+        author: user.login.get().filter(|login| is_login(login)),
+        is_bot: user.r#type.get().is_some_and(|kind| kind == "Bot"),
+    };
     let event = Event::IssueComment {
         action: payload.action.need("action")?,
         r#ref: default_branch,
@@ -289,7 +318,12 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
         body: comment.body.get().unwrap_or_default(),
         author_association: comment.author_association.get().unwrap_or_default(),
     };
-    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+    Ok(Meaning::Comment(Box::new(Trigger { repository, clone_url, actor, event }), written))
+}
+
+/// Whether a text is an account's name, which becomes part of a path. Those that an enterprise manages have an underscore.
+fn is_login(text: &str) -> bool {
+    (1..=100).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 /// A button of a check was pressed; everything else that happens to checks is our own doing.

@@ -5,6 +5,7 @@
 
 mod caches;
 mod calls;
+mod comments;
 mod concurrency;
 mod contents;
 mod intake;
@@ -149,6 +150,11 @@ macro_rules! on {
                 without_github_nothing_is_noted,
                 a_pipeline_that_was_left_out_is_told_once_unless_it_runs,
                 a_button_of_a_check_runs_what_it_stands_for_once,
+            }
+            comments::{
+                a_command_of_a_comment_is_done_once_and_answered_until_it_is,
+                a_comment_cancels_and_approves_what_is_its_pull_requests_alone,
+                a_comment_brings_a_service_of_its_repository_back,
             }
             random::{
                 invariants_hold_under_random_operations,

@@ -277,7 +277,7 @@ fn trigger_of(event: EventName, told: &Told<'_>, args: &LocalArgs, snapshot: &Sn
     let made_up =
         explain::Told { event, git_ref: told.git_ref, action: args.action.as_deref(), message: None, inputs: &[] };
     match explain::trigger(made_up, given)? {
-        Meaning::Trigger(trigger) => at_snapshot(*trigger, snapshot, head),
+        Meaning::Trigger(trigger) | Meaning::Comment(trigger, _) => at_snapshot(*trigger, snapshot, head),
         Meaning::Asks(_) => {
             Err(Failure::new("this event asks something of runs that are there, and starts none of its own"))
         }

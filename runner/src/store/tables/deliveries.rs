@@ -37,7 +37,7 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
     let (trigger, state, reason) = match &delivery.meaning {
         Meaning::Starts(trigger) => (Some(to_json(trigger)?), DeliveryState::Accepted, None),
         // what is asked is done in the same transaction
-        Meaning::Asks(_) => (None, DeliveryState::Planned, None),
+        Meaning::Asks(_) | Meaning::Commented(_) => (None, DeliveryState::Planned, None),
         Meaning::Planned(trigger) => (Some(to_json(trigger)?), DeliveryState::Planned, None),
         Meaning::Ignored(reason) => (None, DeliveryState::Ignored, Some(reason)),
     };

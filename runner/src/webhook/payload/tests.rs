@@ -237,17 +237,27 @@ fn a_comment_is_read_whether_below_an_issue_or_a_pull_request() {
     let payload = |pull_request: Value| {
         json!({
             "action": "created", "issue": {"number": 7, "pull_request": pull_request},
-            "comment": {"body": "/segue rerun", "author_association": "MEMBER"},
+            "comment": {
+                "id": 5, "created_at": "2024-01-01T00:00:05Z", "user": {"login": "mona", "type": "User"},
+                "body": "/segue rerun", "author_association": "MEMBER",
+            },
             "repository": {"full_name": "octo/app", "default_branch": "main"}, "sender": {"login": "mona"},
         })
     };
     for (pull_request, wanted) in [(json!({"url": "x"}), true), (Value::Null, false)] {
         let read = read_slice("issue_comment", payload(pull_request).to_string().as_bytes()).unwrap();
-        let Meaning::Trigger(trigger) = read else { panic!() };
+        let Meaning::Comment(trigger, written) = read else { panic!() };
+        let at = Some(segue_schemas::time::Timestamp(1_704_067_205_000));
+        assert_eq!(written, Written { id: Some(5), at, author: Some("mona".into()), is_bot: false });
         let Event::IssueComment { number, is_pull_request, body, author_association, .. } = trigger.event else {
             panic!()
         };
         assert_eq!((number, is_pull_request), (7, wanted));
         assert_eq!((body.as_str(), author_association.as_str()), ("/segue rerun", "MEMBER"));
     }
+    let mut strange = payload(Value::Null);
+    strange["comment"] = json!({"id": "5", "created_at": 1, "user": {"login": "a/../b", "type": "Bot"}});
+    let read = read_slice("issue_comment", strange.to_string().as_bytes()).unwrap();
+    let Meaning::Comment(_, written) = read else { panic!() };
+    assert_eq!(written, Written { is_bot: true, ..Written::default() }, "what can't be is missing");
 }

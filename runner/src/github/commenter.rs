@@ -1,0 +1,229 @@
+//! Comments that hold commands: their authors' rights are asked for, what they may ask is done, and they are answered. Comes in: the
+//! store's outbox of comments. Goes out: reactions and answers, within the limits that the [`Teller`] keeps. Never here: what a command
+//! does.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use segue_pipelines::comment::{Outcome, Verdict, marker, reply};
+use segue_schemas::{id::DeliveryId, time::Timestamp};
+use serde_json::{Value, json};
+
+use super::{
+    GitHubError, Purpose, Speaker, Teller, Urgency,
+    teller::{GIVE_UP_AFTER, PAGES, Trial, Trouble, owner_of},
+};
+use crate::{
+    control::PullHead,
+    store::{Comment, DeliveryState, DueComment, Result},
+};
+
+/// How old a command may be that is done: what was written before the server or GitHub was away may fit no longer.
+const FRESH: Duration = Duration::from_secs(3600);
+/// Between two looks at whether a deployment that was asked for has been planned.
+const PLANNING: Duration = Duration::from_millis(500);
+/// Strangers that are answered in an hour, in one repository: anybody may write a comment.
+const STRANGERS_AN_HOUR: u64 = 20;
+
+type Tried<T> = std::result::Result<T, Trouble>;
+
+impl Teller {
+    /// Looks at one comment; `Some`: GitHub can't be reached, and is left alone for so long.
+    pub(super) async fn heed(&mut self, due: &DueComment) -> Result<Option<Duration>> {
+        let comment = &due.comment;
+        let owner = owner_of(&comment.repository);
+        let held = self.held_until(&owner);
+        if held > self.store.now() {
+            self.store.comment_put_off(comment, held, None).await?;
+            return Ok(None);
+        }
+        let error = match self.attend(&owner, due).await {
+            Ok(later) => {
+                self.well(&owner);
+                match later {
+                    None => self.store.comment_told(comment, None).await?,
+                    Some(until) => self.store.comment_put_off(comment, until, None).await?,
+                }
+                return Ok(None);
+            }
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::GitHub(error)) => error,
+        };
+        let now = self.store.now();
+        match self.trouble(&owner, &error) {
+            Trial::Away(pause) => {
+                self.store.comment_put_off(comment, now + pause, Some(error.to_string())).await?;
+                return Ok(Some(pause));
+            }
+            Trial::Held(until) => self.store.comment_put_off(comment, until, None).await?,
+            // who deleted the comment waits for nothing
+            Trial::Refused if error.status() == Some(StatusCode::NOT_FOUND) => {
+                self.store.comment_told(comment, Some(error.to_string())).await?;
+            }
+            Trial::Refused if now.since(due.created_at) >= GIVE_UP_AFTER => {
+                tracing::error!(repository = comment.repository, comment = comment.id, %error, "a comment is not answered");
+                self.store.comment_told(comment, Some(error.to_string())).await?;
+            }
+            Trial::Refused => {
+                if due.tries == 0 {
+                    tracing::warn!(repository = comment.repository, comment = comment.id, %error, "a comment is not answered yet");
+                }
+                self.store.comment_put_off(comment, now + self.pause(due.tries), Some(error.to_string())).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does and answers; `Some`: it goes on then.
+    async fn attend(&mut self, owner: &str, due: &DueComment) -> Tried<Option<Timestamp>> {
+        let comment = &due.comment;
+        let mut now = due.clone();
+        if now.outcome.is_none() && now.awaits.is_none() {
+            if let Some(until) = self.perform(owner, comment).await? {
+                return Ok(Some(until));
+            }
+            now = self.store.comment(&comment.repository, comment.id).await?.unwrap_or(now);
+        }
+        let outcome = match (now.outcome, &now.awaits) {
+            (Some(outcome), _) => outcome,
+            (None, Some(delivery)) => {
+                let Some(outcome) = self.planned(delivery).await? else {
+                    return Ok(Some(self.store.now() + PLANNING));
+                };
+                self.store.conclude_comment(comment, outcome.clone()).await?;
+                outcome
+            }
+            (None, None) => return Ok(Some(self.store.now() + PLANNING)),
+        };
+        self.answer(owner, comment, &outcome, due.is_announced).await
+    }
+
+    /// Does what its author may ask; `Some`: it is done later.
+    async fn perform(&mut self, owner: &str, comment: &Comment) -> Tried<Option<Timestamp>> {
+        if !self.may_write(comment).await? {
+            let text = format!("{} has no write access to {}", comment.author, comment.repository);
+            self.store.conclude_comment(comment, Outcome::new(Verdict::Stranger, text)).await?;
+            return Ok(None);
+        }
+        if let Err(problem) = &comment.asks {
+            self.store.conclude_comment(comment, Outcome::new(Verdict::Unclear, problem)).await?;
+            return Ok(None);
+        }
+        let written_at = self.github.by_our_clock(comment.written_at);
+        if self.store.now().since(written_at) > FRESH {
+            let text = "the comment came here more than an hour after it was written; write it again if it still holds";
+            self.store.conclude_comment(comment, Outcome::new(Verdict::Refused, text)).await?;
+            return Ok(None);
+        }
+        if let Err(until) = self.take(owner, Urgency::Awaited) {
+            return Ok(Some(until));
+        }
+        self.react(comment, "eyes").await?;
+        let pull = self.pull(comment).await?;
+        self.store.obey(comment, pull, written_at).await?;
+        Ok(None)
+    }
+
+    /// <https://docs.github.com/en/rest/collaborators/collaborators#get-repository-permissions-for-a-user>: `maintain` is told as `write`.
+    async fn may_write(&self, comment: &Comment) -> Tried<bool> {
+        let path = format!("/repos/{}/collaborators/{}/permission", comment.repository, comment.author);
+        match self.github.ask(speaker(comment), Method::GET, &path, None).await {
+            Ok(answer) => Ok(matches!(answer.body["permission"].as_str(), Some("admin" | "write"))),
+            // nobody that it knows
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn pull(&self, comment: &Comment) -> Tried<PullHead> {
+        let path = format!("/repos/{}/pulls/{}", comment.repository, comment.number);
+        let answer = self.github.ask(speaker(comment), Method::GET, &path, None).await?;
+        let head = &answer.body["head"];
+        let commit = head["sha"].as_str().and_then(|sha| sha.parse().ok());
+        let (Some(commit), Some(branch)) = (commit, head["ref"].as_str()) else {
+            let problem = "it named no head of the pull request".into();
+            return Err(GitHubError::Away { place: self.github.place().into(), problem }.into());
+        };
+        let is_fork = head["repo"]["full_name"].as_str() != Some(&comment.repository);
+        Ok(PullHead { commit, branch: branch.into(), is_fork })
+    }
+
+    /// What came of a deployment that was asked for; `None`: it is not planned yet.
+    async fn planned(&self, delivery: &DeliveryId) -> Result<Option<Outcome>> {
+        let found = self.store.delivery(delivery).await?;
+        if found.state == DeliveryState::Accepted {
+            return Ok(None);
+        }
+        let runs = self.store.runs_of_delivery(delivery).await?;
+        let names: Vec<String> = runs.iter().map(|run| format!("run {run}")).collect();
+        Ok(Some(if names.is_empty() {
+            Outcome::new(Verdict::Refused, found.reason.unwrap_or_else(|| "no run came of it".into()))
+        } else {
+            Outcome::new(Verdict::Done, format!("{} does it, and its checks show how it goes", names.join(", ")))
+        }))
+    }
+
+    async fn answer(
+        &mut self,
+        owner: &str,
+        comment: &Comment,
+        outcome: &Outcome,
+        is_announced: bool,
+    ) -> Tried<Option<Timestamp>> {
+        let mut urgency = Urgency::Awaited;
+        let mut is_said = true;
+        if outcome.verdict == Verdict::Stranger {
+            let strangers = self.store.strangers(comment).await?;
+            if strangers.lately >= STRANGERS_AN_HOUR {
+                return Ok(None);
+            }
+            (urgency, is_said) = (Urgency::Passing, strangers.here == 0);
+        }
+        if let Err(until) = self.take(owner, urgency) {
+            return Ok(Some(until));
+        }
+        self.react(comment, outcome.verdict.reaction()).await?;
+        if !is_said || (is_announced && self.is_answered(comment).await?) {
+            return Ok(None);
+        }
+        if let Err(until) = self.take(owner, urgency) {
+            return Ok(Some(until));
+        }
+        self.store.announce_answer(comment).await?;
+        let body = reply(comment.id, &comment.author, comment.asks.as_ref().ok(), outcome);
+        let path = format!("/repos/{}/issues/{}/comments", comment.repository, comment.number);
+        self.github.ask(speaker(comment), Method::POST, &path, Some(&json!({"body": body}))).await?;
+        Ok(None)
+    }
+
+    /// The same reaction twice is one.
+    async fn react(&self, comment: &Comment, content: &str) -> Tried<()> {
+        let path = format!("/repos/{}/issues/comments/{}/reactions", comment.repository, comment.id);
+        self.github.ask(speaker(comment), Method::POST, &path, Some(&json!({"content": content}))).await?;
+        Ok(())
+    }
+
+    /// Whether the answer is there, and was not noted.
+    async fn is_answered(&self, comment: &Comment) -> Tried<bool> {
+        let wanted = marker(comment.id);
+        let since = comment.written_at.as_chrono().format("%Y-%m-%dT%H:%M:%SZ");
+        let mut path =
+            format!("/repos/{}/issues/{}/comments?since={since}&per_page=100", comment.repository, comment.number);
+        for _ in 0..PAGES {
+            let answer = self.github.ask(speaker(comment), Method::GET, &path, None).await?;
+            let is_ours = |one: &Value| one["body"].as_str().is_some_and(|body| body.starts_with(&wanted));
+            if answer.body.as_array().into_iter().flatten().any(is_ours) {
+                return Ok(true);
+            }
+            match answer.next {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn speaker(comment: &Comment) -> Speaker<'_> {
+    Speaker::Repository(&comment.repository, Purpose::Comments)
+}
