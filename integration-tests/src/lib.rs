@@ -9,6 +9,7 @@ pub mod broker;
 pub mod cluster;
 pub mod cut;
 pub mod disk;
+pub mod docker;
 pub mod faults;
 pub mod fleet;
 pub mod github;

@@ -7,6 +7,7 @@ pub mod actions;
 pub mod checks;
 pub mod comment;
 pub mod config;
+pub mod container;
 pub mod diagnostic;
 pub mod document;
 pub mod expr;

@@ -192,6 +192,44 @@ pub struct WorkerConfig {
     pub shutdown_grace: Span,
     /// Time between TERM and KILL when a step is cancelled.
     pub kill_grace: Span,
+    /// The engine for jobs that ask for a container.
+    pub docker: DockerConfig,
+}
+
+/// A worker's engine for containers: Docker, from 20.10 on. Whoever may use its socket has the machine: jobs get it in no case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DockerConfig {
+    /// Its socket, mostly `/var/run/docker.sock`. Left out: jobs that ask for a container are left to other workers. Named, the worker
+    /// offers the label `docker`.
+    pub socket: Option<PathBuf>,
+    /// When images are pulled, where the job does not say.
+    pub pull: PullPolicy,
+    /// How long the engine may take to answer, and how long it may be away while a step runs.
+    pub patience: Span,
+    /// The most memory of a container, in MiB, and what those have that ask for none. Left out: the machine's.
+    pub memory_mib: Option<u64>,
+    /// The most processors of a container, and what those have that ask for none. Left out: the machine's.
+    pub cpus: Option<u32>,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Where the engine does not have it.
+    #[default]
+    IfNotPresent,
+    /// For each job: a tag may have moved.
+    Always,
+    /// Never: the operator brings images.
+    Never,
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self { socket: None, pull: PullPolicy::default(), patience: Span::seconds(20), memory_mib: None, cpus: None }
+    }
 }
 
 impl Default for WorkerConfig {
@@ -203,6 +241,7 @@ impl Default for WorkerConfig {
             job_user: None,
             shutdown_grace: Span::seconds(30),
             kill_grace: Span::seconds(10),
+            docker: DockerConfig::default(),
         }
     }
 }

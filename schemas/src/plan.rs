@@ -14,6 +14,9 @@ pub use call::{CallInput, CallInputKind, CallPlan, Called};
 pub use container::{Access, ContainerPlan, Permissions, RegistryCredentials, Resources};
 pub use strategy::{Combination, ConcurrencyPlan, Late, MatrixPlan, RetryPlan, Setting, StrategyPlan};
 
+/// What a worker offers that runs jobs in containers.
+pub const DOCKER_LABEL: &str = "docker";
+
 /// One pipeline, planned for one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct RunPlan {
@@ -121,6 +124,15 @@ impl JobPlan {
     #[must_use]
     pub fn asks_for_container(&self) -> bool {
         self.container.is_some() || !self.services.is_empty()
+    }
+
+    /// What a worker must offer to have it: its labels, and [`DOCKER_LABEL`] where it asks for a container.
+    #[must_use]
+    pub fn needed_labels(&self) -> Vec<String> {
+        let own = self.runs_on.iter().map(String::as_str);
+        let engine = (self.asks_for_container() && !self.runs_on.iter().any(|label| label == DOCKER_LABEL))
+            .then_some(DOCKER_LABEL);
+        own.chain(engine).map(str::to_owned).collect()
     }
 
     /// The job's key in the file: its own, or that of the job that it is a combination of.

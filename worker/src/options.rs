@@ -3,7 +3,11 @@
 use std::{ffi::OsString, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
-use segue_schemas::{config::BrokerConfig, id::JobId};
+use segue_schemas::{
+    config::{BrokerConfig, DockerConfig},
+    id::JobId,
+    plan::DOCKER_LABEL,
+};
 
 /// How a worker is set up. [`WorkerOptions::new`] gives every limit its default.
 #[derive(Debug, Clone)]
@@ -41,6 +45,8 @@ pub struct WorkerOptions {
     pub max_spool_bytes: u64,
     /// Below so much free space of `data_dir`, in MiB, no job is begun; 0: whatever there is will do.
     pub low_disk_mib: u64,
+    /// The engine for jobs that ask for a container.
+    pub docker: DockerConfig,
     /// The program that is started as the step supervisor; it calls [`crate::supervisor::main`].
     pub supervisor_command: Vec<OsString>,
 }
@@ -96,7 +102,15 @@ impl WorkerOptions {
             report_patience: Duration::from_secs(600),
             max_spool_bytes: 64 * 1024 * 1024,
             low_disk_mib: 0,
+            docker: DockerConfig::default(),
             supervisor_command: vec!["/proc/self/exe".into(), "step-supervisor".into()],
         }
+    }
+
+    /// What it offers to jobs: its labels, and [`DOCKER_LABEL`] where it has an engine for containers.
+    #[must_use]
+    pub fn offered(&self) -> Vec<String> {
+        let engine = self.docker.socket.is_some() && !self.labels.iter().any(|label| label == DOCKER_LABEL);
+        self.labels.iter().cloned().chain(engine.then(|| DOCKER_LABEL.to_owned())).collect()
     }
 }

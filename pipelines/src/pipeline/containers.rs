@@ -8,6 +8,7 @@ use super::{
     reader::{Keys, Reader},
 };
 use crate::{
+    container::{bytes, millis, of_options},
     diagnostic::Code,
     document::{Content, Node, ScalarKind},
 };
@@ -206,6 +207,7 @@ impl Reader<'_, '_> {
             self.findings.error(Code::InvalidValue, &node.span, message, None);
             return Vec::new();
         };
+        let errors = self.findings.errors();
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let (name, value) = argument.split_once('=').map_or((argument.as_str(), None), |(n, v)| (n, Some(v)));
@@ -225,6 +227,11 @@ impl Reader<'_, '_> {
                 self.findings.error(Code::InvalidValue, &node.span, message, Some(known.into()));
                 break;
             }
+        }
+        if self.findings.errors() == errors
+            && let Err(message) = of_options(&arguments)
+        {
+            self.findings.error(Code::InvalidValue, &node.span, message, None);
         }
         arguments
     }
@@ -293,27 +300,4 @@ fn volume_problem(volume: &str) -> Option<&'static str> {
         }
         () => None,
     }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the limits above")]
-fn millis(text: &str) -> Option<u64> {
-    let cpus: f64 = text.parse().ok()?;
-    let millis = (cpus * 1000.0).round();
-    (1.0..=1_024_000.0).contains(&millis).then_some(millis as u64)
-}
-
-/// `512MiB`, `2g`, `1048576`; the units of the container engine, which are powers of 1024.
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text.get(..digits)?.parse().ok()?;
-    let shift = match text.get(digits..)?.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    let bytes = number.checked_mul(1 << shift)?;
-    (4 << 20..=1 << 44).contains(&bytes).then_some(bytes)
 }

@@ -112,15 +112,19 @@ impl Reader<'_, '_> {
         }
         scope.enter();
         let env = self.env(node, &JOB_ENV, &mut scope);
-        if let Some(entry) = node.entry("container").or_else(|| node.entry("services")) {
-            let message = format!("`{}` asks for a container, and no worker of this version runs one", entry.key);
-            let help = Some("the job fails and says so; without it, the steps run on the worker's host".into());
-            self.findings.warning(Code::NotSupportedYet, &entry.key_span, message, help);
-        }
         let container = node.get("container").and_then(|node| self.container(node, "container", &mut scope));
         let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
         let permissions = node.get("permissions").and_then(|node| self.permissions(node));
-        let defaults = self.defaults(node, defaults);
+        if let Some(entry) = node.entry("services").filter(|_| !services.is_empty()) {
+            let message = "`services` asks for containers beside the job, and no worker of this version runs them";
+            let help = Some("the job fails and says so; start what it needs in a step".into());
+            self.findings.warning(Code::NotSupportedYet, &entry.key_span, message, help);
+        }
+        let mut defaults = self.defaults(node, defaults);
+        if container.is_some() {
+            // images have `sh`, and often no `bash`; GitHub takes it too
+            defaults.shell.get_or_insert_with(|| "sh".into());
+        }
         let call = node.entry("uses").map(|uses| self.calling(entry, uses, &mut scope));
         let steps = match node.entry("steps") {
             _ if call.is_some() => Vec::new(),

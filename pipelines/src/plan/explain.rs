@@ -260,7 +260,7 @@ fn why_it_runs(job: &JobPlan) -> String {
         reason.push_str(&format!("; the environment `{environment}` may ask for an approval"));
     }
     if job.asks_for_container() {
-        reason.push_str("; it asks for a container, and fails where no worker has the docker engine");
+        reason.push_str("; it asks for a container, and waits for a worker that offers `docker`");
     }
     reason
 }

@@ -19,8 +19,6 @@ pub struct GateFacts {
     pub trusted: bool,
     /// Whether somebody let this commit of foreign code run.
     pub foreign_code_approved: bool,
-    /// Whether it asks for a container or for services.
-    pub containers: bool,
     /// Who holds the environment's slot, if another job does.
     pub environment_held_by: Option<String>,
     /// Free disk in MiB.
@@ -57,12 +55,6 @@ pub enum Gate {
 pub fn gate(facts: &GateFacts) -> Gate {
     if let Some(who) = &facts.refused_by {
         return Gate::Refused { reason: format!("refused by {who}") };
-    }
-    if facts.containers {
-        // never outside of it: what was written for a container is not let loose on a host
-        let reason = "it asks for a container, and no worker has the docker engine: workers run steps on their host; take \
-                      `container` and `services` out, or wait for a version that has one";
-        return Gate::Refused { reason: reason.into() };
     }
     if let Some(environment) = &facts.environment {
         if !facts.trusted {

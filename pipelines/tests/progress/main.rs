@@ -430,7 +430,6 @@ fn gates_say_what_they_wait_for() {
         refused_by: None,
         trusted: true,
         foreign_code_approved: false,
-        containers: false,
         environment_held_by: None,
         free_disk_mib: 1000,
         low_disk_mib: 512,
@@ -456,10 +455,6 @@ fn gates_say_what_they_wait_for() {
     assert!(with(|f| (f.trusted, f.environment) = (false, None)).starts_with("person: the code comes from outside"));
     assert!(with(|f| f.free_disk_mib = 100).starts_with("closed: only 100 MiB of disk are free"));
     assert_eq!(with(|f| f.environment_held_by = Some("run 7".into())), "closed: run 7 is changing `production`");
-    assert!(
-        with(|f| f.containers = true)
-            .starts_with("refused: it asks for a container, and no worker has the docker engine")
-    );
     // what never opens is said first
     assert!(with(|f| (f.ref_allowed, f.approvals) = (false, 0)).starts_with("refused"));
 }

@@ -158,6 +158,7 @@ pub fn worker_options(config: &Config, server: String, token: secrecy::SecretStr
         job_user: config.job_user.clone(),
         kill_grace: config.kill_grace.0,
         shutdown_grace: config.shutdown_grace.0,
+        docker: config.docker.clone(),
         ..WorkerOptions::new(server, token, data.join("worker"))
     }
 }

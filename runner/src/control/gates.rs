@@ -35,7 +35,6 @@ pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) 
         refused_by: None,
         trusted: run.record.trusted,
         foreign_code_approved,
-        containers: job.record.plan.asks_for_container(),
         // two jobs may be in one environment; what changes a service in it queues up for the slot of the pair
         environment_held_by: None,
         free_disk_mib: store.free_disk_mib(),

@@ -6,6 +6,7 @@ use segue_pipelines::progress::Gate;
 use segue_schemas::{
     api::HeldJob,
     id::{RolloutId, WorkerId},
+    plan::DOCKER_LABEL,
     status::JobStatus,
 };
 
@@ -136,10 +137,10 @@ impl Store {
         if job.not_before > self.now() {
             return Ok(record.reason.clone().unwrap_or_else(|| "it begins again after a pause".into()));
         }
-        if let Some(reason) = offered_by_none(workers, &record.plan.runs_on) {
+        let labels = &record.plan.needed_labels();
+        if let Some(reason) = offered_by_none(workers, labels) {
             return Ok(reason);
         }
-        let labels = &record.plan.runs_on;
         let able: Vec<&WorkerRecord> = workers.iter().filter(|w| offers(w, labels)).collect();
         Ok(match (&record.next_step, &record.worker) {
             (Some(_), Some(worker)) => format!("goes on at worker `{worker}`, which has its workspace"),
@@ -178,7 +179,15 @@ fn held(job: Job) -> HeldJob {
 /// Says so where a job asks for labels that no worker has.
 pub(super) fn offered_by_none(workers: &[WorkerRecord], labels: &[String]) -> Option<String> {
     let offered = workers.iter().any(|worker| offers(worker, labels));
-    (!offered).then(|| format!("no worker offers all of `{}`", labels.join(", ")))
+    (!offered).then(|| {
+        let engine = labels.iter().any(|label| label == DOCKER_LABEL);
+        let remedy = if engine {
+            "; a worker offers `docker` once `worker.docker.socket` names the engine's socket"
+        } else {
+            ""
+        };
+        format!("no worker offers all of `{}`{remedy}", labels.join(", "))
+    })
 }
 
 /// The workers as they registered.

@@ -52,7 +52,7 @@ impl Store {
                     Some(known) => known,
                     unknown => unknown.insert(workers(&mut conn).await?),
                 };
-                record.reason = offered_by_none(workers, &record.plan.runs_on);
+                record.reason = offered_by_none(workers, &record.plan.needed_labels());
             }
             jobs.push((record, steps));
         }

@@ -62,6 +62,8 @@ pub struct Source<'a> {
     pub branch: Option<&'a str>,
     /// The address of `origin`.
     pub origin: &'a str,
+    /// Whether objects are copied: where the job may write to files that are the mirror's owner's, as root in a container may.
+    pub copied: bool,
 }
 
 /// Makes the git directory of a clone at `git_dir`, without index and working tree. `own` is called with everything that
@@ -78,7 +80,7 @@ pub fn lay_out(
     for directory in ["", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags", "info"] {
         make_directory(&git_dir.join(directory), &mut made)?;
     }
-    link_objects(&source.mirror.join("objects"), &git_dir.join("objects"), 0, &mut made)?;
+    link_objects(source.copied, &source.mirror.join("objects"), &git_dir.join("objects"), 0, &mut made)?;
 
     let head = source.branch.map_or_else(|| source.commit.to_string(), |branch| format!("ref: refs/heads/{branch}"));
     let mut refs = String::from("# pack-refs with:\n");
@@ -112,9 +114,15 @@ fn config(source: &Source<'_>) -> String {
     )
 }
 
-/// Links (or copies, on another file system) every object. What a repacking removes meanwhile is in a pack that came
+/// Links every object, or copies it where that is asked for, or on another file system. What a repacking removes meanwhile is in a pack that came
 /// before; git says so if it is not.
-fn link_objects(from: &Path, to: &Path, depth: usize, made: &mut Vec<PathBuf>) -> Result<(), CheckoutError> {
+fn link_objects(
+    copied: bool,
+    from: &Path,
+    to: &Path,
+    depth: usize,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), CheckoutError> {
     for entry in fs::read_dir(from).map_err(at(from))? {
         let entry = entry.map_err(at(from))?;
         let name = entry.file_name();
@@ -123,9 +131,10 @@ fn link_objects(from: &Path, to: &Path, depth: usize, made: &mut Vec<PathBuf>) -
         let kind = entry.file_type().map_err(at(&source))?;
         if kind.is_dir() && depth == 0 && (text == "pack" || text.len() == 2) {
             make_directory(&target, made)?;
-            link_objects(&source, &target, 1, made)?;
+            link_objects(copied, &source, &target, 1, made)?;
         } else if kind.is_file() && depth == 1 && !text.starts_with("tmp_") && !text.ends_with(".lock") {
-            match fs::hard_link(&source, &target) {
+            let linked = if copied { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(&source, &target) };
+            match linked {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => {

@@ -49,7 +49,7 @@ async fn a_checkout_from_an_own_mirror_is_a_whole_clone() {
     assert_eq!(mirrors.with_commit(None, "acme/shop", origin_url, &commit).await.unwrap(), mirror);
 
     let (work, git_dir) = (root.path().join("work"), root.path().join("git"));
-    let source = Source { mirror: &mirror, commit: &commit, branch: Some("main"), origin: origin_url };
+    let source = Source { mirror: &mirror, commit: &commit, branch: Some("main"), origin: origin_url, copied: false };
     let mut owned = 0;
     lay_out(&source, &git_dir, |_| {
         owned += 1;
@@ -78,7 +78,7 @@ async fn a_checkout_again_takes_the_place_of_the_first() {
     assert!(mirror::resolve(&mirror, "--all").await.is_err());
     let (work, git_dir) = (root.path().join("work"), root.path().join("git"));
     for (commit, content) in [(&commit, "two"), (&first, "one")] {
-        let source = Source { mirror: &mirror, commit, branch: None, origin: "" };
+        let source = Source { mirror: &mirror, commit, branch: None, origin: "", copied: false };
         lay_out(&source, &git_dir, |_| Ok(())).unwrap();
         finish(&work, &git_dir);
         assert_eq!(fs::read_to_string(work.join("sub/file")).unwrap(), content);

@@ -3,6 +3,7 @@
 //! Comes in: tasks, one at a time. Goes out: their output, into a descriptor; how they ended; nothing that outlives its
 //! job. Never here: what a step is, the log, the server.
 
+pub mod docker;
 pub mod scripted;
 pub mod shell;
 pub mod user;
@@ -47,6 +48,14 @@ pub trait EngineJob: Send + Sync {
         archive: Option<BorrowedFd<'_>>,
     ) -> Result<(), SupervisorError>;
 
+    /// Starts a script of the job's: as a task, where the job has no container of its own.
+    ///
+    /// # Errors
+    /// As those of `start`.
+    async fn script(&mut self, task: &Task, output: BorrowedFd<'_>) -> Result<(), SupervisorError> {
+        self.start(task, output, None).await
+    }
+
     /// Waits for the end of the task that was started last.
     ///
     /// # Errors
@@ -59,6 +68,14 @@ pub trait EngineJob: Send + Sync {
     /// # Errors
     /// Where the engine is gone, and everything with it.
     async fn kill(&mut self, grace: Duration) -> Result<Option<Exit>, SupervisorError>;
+
+    /// Removes what was made for the job beside its processes, once those are gone.
+    ///
+    /// # Errors
+    /// Where something is left, or nobody knows. It is removed as soon as that can be done.
+    async fn close(&mut self) -> Result<(), SupervisorError> {
+        Ok(())
+    }
 
     /// Puts off, from anywhere, when everything is killed without being asked to. In [`crate::supervisor::boot_time`].
     fn deadline(&self) -> Arc<dyn Fn(Duration) + Send + Sync>;

@@ -138,9 +138,10 @@ impl BuiltIn<'_> {
         let layout = {
             let (mirror, git_dir, commit) = (mirror, git_dir.clone(), commit.clone());
             let (workspace, origin) = (self.workspace.clone(), self.claim.clone_url.clone());
+            let copied = self.claim.plan.asks_for_container();
             move || {
-                let source =
-                    checkout::Source { mirror: &mirror, commit: &commit, branch: branch.as_deref(), origin: &origin };
+                let (branch, origin) = (branch.as_deref(), origin.as_str());
+                let source = checkout::Source { mirror: &mirror, commit: &commit, branch, origin, copied };
                 checkout::lay_out(&source, &git_dir, |path| workspace.own(path))
             }
         };
@@ -151,6 +152,8 @@ impl BuiltIn<'_> {
             .map_err(|error| StepError::Infrastructure(format!("{}: {error}", handed.display())))?;
         let argv = ["sh", "-ec", checkout::FINISH, "sh", &path, &handed.to_string_lossy()];
         let home = self.workspace.home().to_string_lossy().into_owned();
+        // a job's own settings may name programs, and this runs outside of its container
+        let no_settings = self.claim.plan.container.is_some().then_some(("GIT_CONFIG_GLOBAL", "/dev/null"));
         let work = Work::Program {
             argv: argv.map(str::to_owned).to_vec(),
             env: [
@@ -160,8 +163,10 @@ impl BuiltIn<'_> {
                 ("GIT_TERMINAL_PROMPT", "0"),
                 ("LANG", "C.UTF-8"),
             ]
+            .into_iter()
+            .chain(no_settings)
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
+            .collect(),
         };
         match self.task(work, None).await? {
             Exit::Code(0) => {

@@ -142,13 +142,22 @@ pub fn render(what: &str, template: &str, contexts: &Contexts) -> Result<String,
     render_template(template, contexts).map_err(|error| StepError::Configuration(format!("{what}: {error}")))
 }
 
+/// What surrounds a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Within<'a> {
+    /// Whom it runs as; in a container, whose image says who that is, `None`.
+    pub user: Option<&'a str>,
+    /// Where it looks for programs, after what steps put before it.
+    pub path: &'a str,
+}
+
 /// The whole environment of a process.
 #[must_use]
 pub fn process_env(
     claim: &JobClaim,
     workspace: &Workspace,
     worker: &str,
-    user: &str,
+    within: Within<'_>,
     state: &JobState,
     env: &IndexMap<String, String>,
     command_files: &[(&str, &Path)],
@@ -159,13 +168,22 @@ pub fn process_env(
         ("SEGUE", "true".to_owned()),
         ("HOME", text(&workspace.home())),
         ("TMPDIR", text(&workspace.temp())),
-        ("USER", user.to_owned()),
-        ("LOGNAME", user.to_owned()),
         ("SHELL", "/bin/sh".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    match within.user {
+        Some(user) => {
+            all.insert("USER".into(), user.to_owned());
+            all.insert("LOGNAME".into(), user.to_owned());
+        }
+        // the worker's task that checked the repository out ran as somebody else than who looks at it now
+        None => all.extend(
+            [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory"), ("GIT_CONFIG_VALUE_0", "*")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        ),
+    }
     let contexts = [
         (github(claim, &workspace.work()), "GITHUB_", "SEGUE_"),
         (runner(workspace, worker), "RUNNER_", "SEGUE_RUNNER_"),
@@ -188,7 +206,7 @@ pub fn process_env(
         all.insert(format!("GITHUB_{name}"), text(path));
     }
     all.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
-    let path = env.get("PATH").map_or(PATH, String::as_str);
+    let path = env.get("PATH").map_or(within.path, String::as_str);
     let path = state.path.iter().rev().map(String::as_str).chain([path]).collect::<Vec<_>>().join(":");
     all.insert("PATH".into(), path);
     all.into_iter().collect()

@@ -24,8 +24,9 @@ pub enum StepError {
 impl StepError {
     /// What kind of failure it is.
     #[must_use]
-    pub const fn class(&self) -> FailureClass {
+    pub fn class(&self) -> FailureClass {
         match self {
+            Self::Supervisor(SupervisorError::Container(error)) => error.class(),
             Self::Configuration(_)
             | Self::ControlPlane(ControlPlaneError::Refused { .. })
             | Self::Supervisor(SupervisorError::NotStarted(_)) => FailureClass::Configuration,

@@ -6,6 +6,7 @@
 pub mod built_in;
 mod cache;
 pub mod command_files;
+mod containers;
 pub mod context;
 mod end;
 pub mod error;

@@ -139,11 +139,13 @@ impl Steps<'_> {
         };
         let file = running.workspace.command_file(&format!("step-{index}"), format!("{script}\n").as_bytes())?;
         let files = CommandFiles::make(&running.workspace, index)?;
+        let user = running.place.is_none().then_some(running.user.name.as_str());
+        let within = context::Within { user, path: &running.path };
         let env = context::process_env(
             running.claim,
             &running.workspace,
             running.runner.control_plane.worker().as_str(),
-            &running.user.name,
+            within,
             &running.state,
             &prepared.env,
             &files.variables(),
@@ -156,7 +158,7 @@ impl Steps<'_> {
         if let Some(telling) = running.telling.take() {
             telling.told().await?;
         }
-        running.engine.start(&task, running.log.writer(), None).await?;
+        running.engine.script(&task, running.log.writer()).await?;
         let exit = running.engine.exited().await?;
         let mut end = StepEnd { exit_code: Some(exit.code()), ..StepEnd::default() };
         if exit == Exit::Code(0) {
@@ -169,7 +171,9 @@ impl Steps<'_> {
                 Exit::Signal(signal) => format!("killed by signal {signal}"),
             });
             running.log.line(format!("##[error]Process completed with exit code {}.", exit.code())).await;
-            if let Some(OnFailedScript(look)) = &self.running.runner.options.on_failed_script {
+            let look = &self.running.runner.options.on_failed_script;
+            // a shell on the machine would show another world than the container's
+            if let Some(OnFailedScript(look)) = look.as_ref().filter(|_| self.running.place.is_none()) {
                 let mark = self.running.log.mark().await;
                 let (job, exit_code, log_offset) = (self.running.claim.job, exit.code(), mark.offset);
                 self.absorb(mark);

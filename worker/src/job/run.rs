@@ -31,7 +31,11 @@ use super::{
 use crate::{
     checkout::mirror::Mirrors,
     control_plane::{ControlPlane, ControlPlaneError, retry},
-    engine::{Engine, EngineJob, UserIds, user::JobUser},
+    engine::{
+        Engine, EngineJob, UserIds,
+        docker::{Docker, Place},
+        user::JobUser,
+    },
     log::{JobLog, LogStart, ServerLog, mask::Masker, outbox::OutboxLimits},
     options::WorkerOptions,
     queue::Queue,
@@ -68,6 +72,8 @@ pub struct JobRunner {
     pub control_plane: ControlPlane,
     /// What runs tasks.
     pub engine: Arc<dyn Engine>,
+    /// What runs those of jobs that ask for a container, where there is such an engine.
+    pub docker: Option<Arc<Docker>>,
     /// Limits and places.
     pub options: Arc<WorkerOptions>,
     /// What the server said when this worker registered.
@@ -123,6 +129,10 @@ pub(super) struct Running<'a> {
     pub user: JobUser,
     pub workspace: Workspace,
     pub engine: Box<dyn EngineJob>,
+    /// Where its container is made, if it asks for one.
+    pub place: Option<Arc<Place>>,
+    /// Where scripts look for programs, after what steps put before it.
+    pub path: String,
     pub log: JobLog,
     pub lease: Lease,
     pub reporter: Reporter,
@@ -277,10 +287,18 @@ impl JobRunner {
 
     /// Why a job is not run here at all.
     fn refusal(&self, claim: &JobClaim) -> Option<String> {
-        // the server gives out no such job; a worker of another version than it makes sure
-        if claim.plan.asks_for_container() {
+        // the server gives out no such job, unless the label was given to this worker by hand
+        if claim.plan.asks_for_container() && self.docker.is_none() {
             let worker = self.control_plane.worker();
-            return Some(format!("the job asks for a container, and worker `{worker}` runs steps on its host"));
+            return Some(format!(
+                "the job asks for a container, and worker `{worker}` has no engine for one; name its socket: `worker.docker.socket` \
+                 in segue.yaml"
+            ));
+        }
+        if !claim.plan.services.is_empty() {
+            return Some(
+                "the job asks for `services`, which no worker of this version runs; start them in a step".into(),
+            );
         }
         let what = match (self.users.shared().ids, claim.secrets.is_empty(), claim.trusted) {
             (Some(_), ..) | (None, true, true) => return None,
@@ -298,8 +316,10 @@ impl JobRunner {
     }
 
     async fn run_here(&self, claim: &JobClaim, claimed_at: Duration) -> Result<Option<LeasedJob>, StepError> {
-        let user = self.users.take(claim.job);
+        let in_container = claim.plan.asks_for_container();
+        let user = if in_container { self.users.take_apart(claim.job) } else { self.users.take(claim.job) };
         let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), user.ids);
+        let workspace = if in_container { workspace.of_container() } else { workspace };
         let from = claim.resume.as_ref().map_or(0, |resume| resume.next_step);
         let state = if claim.resume.is_some() {
             match JobState::load(&self.state_file(claim)).filter(|_| workspace.is_its_users()) {
@@ -310,7 +330,7 @@ impl JobRunner {
             workspace.create(&self.spares)?;
             JobState::default()
         };
-        let engine = self.engine.open(claim.job).await?;
+        let (engine, place) = self.open(claim).await?;
         let leased = Leased {
             control_plane: self.control_plane.clone(),
             job: claim.job,
@@ -330,6 +350,8 @@ impl JobRunner {
             runner: self,
             claim,
             engine,
+            place,
+            path: context::PATH.to_owned(),
             log: self.log(claim, user.ids, masker.without_held())?,
             user,
             reporter: Reporter::start(self.control_plane.clone(), claim.job, claim.epoch, &before, signs),
@@ -378,7 +400,11 @@ impl JobRunner {
         if let Err(error) = &killed {
             tracing::debug!(job = %claim.job, %error, "nothing was left to be killed");
         }
-        let killed = killed.is_ok();
+        let closed = running.engine.close().await;
+        if let Err(error) = &closed {
+            tracing::warn!(job = %claim.job, %error, "the job's container could not be removed yet");
+        }
+        let killed = killed.is_ok() && closed.is_ok();
         match ended {
             Ended::Lost => {
                 tracing::warn!(job = %claim.job, epoch = %claim.epoch, "the job is another's now; nothing is reported");
@@ -471,7 +497,7 @@ impl JobRunner {
             && !self.stopping.is_cancelled()
             && !self.control_plane.is_draining()
             && self.room.is_there(&self.options.data_dir);
-        finish.next = takes_more.then(|| self.control_plane.next_request(&self.options.labels));
+        finish.next = takes_more.then(|| self.control_plane.next_request(&self.options.offered()));
         let call = async || {
             let at = boot_time();
             let finished = self.control_plane.finish(claim.job, &finish).await?;
@@ -558,7 +584,9 @@ impl JobRunner {
         if claim.resume.is_some() || self.state_file(claim).exists() {
             let _ = std::fs::remove_file(self.state_file(claim));
         }
-        self.spares.retire(&self.workspaces().join(claim.job.to_string()), killed).await;
+        // what was in a container's hands is not used again
+        let unused = killed && !claim.plan.asks_for_container();
+        self.spares.retire(&self.workspaces().join(claim.job.to_string()), unused).await;
         if killed {
             self.users.give_back(claim.job);
         }

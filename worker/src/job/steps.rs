@@ -81,7 +81,7 @@ pub(super) struct Level {
 
 /// Why a step is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Interruption {
+pub(super) enum Interruption {
     Cancelled,
     JobTime,
     CleanupTime,
@@ -111,6 +111,9 @@ impl<'a> Steps<'a> {
 
     /// Runs from this step on.
     pub(super) async fn run(&mut self, from: usize) -> Ended {
+        if let Some(ended) = self.enter_container().await {
+            return ended;
+        }
         for index in from..self.running.claim.plan.steps.len() {
             let signs = self.running.lease.signs.clone();
             if signs.lost.is_cancelled() || self.running.log.lease_lost() {
@@ -250,7 +253,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Waits for whatever ends a step from outside.
-    fn interruption(&self) -> impl Future<Output = Interruption> + use<> {
+    pub(super) fn interruption(&self) -> impl Future<Output = Interruption> + use<> {
         let LeaseSigns { cancel, ending, lost, .. } = self.running.lease.signs.clone();
         let stop_now = self.running.runner.stop_now.clone();
         let (job_until, cleanup_until) = (self.running.deadline, self.cleanup_until);
@@ -271,7 +274,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Ends what a step runs, and with it what earlier steps left in the background; says what that makes of it.
-    async fn interrupt(&mut self, interruption: Interruption) -> Result<StepEnd, Ended> {
+    pub(super) async fn interrupt(&mut self, interruption: Interruption) -> Result<StepEnd, Ended> {
         let claim = self.running.claim;
         let grace = match interruption {
             Interruption::LeaseLost => Duration::ZERO,

@@ -8,7 +8,21 @@ use std::{
 
 use segue_schemas::id::JobId;
 
-use crate::engine::user::{JobUser, JobUsers};
+use crate::engine::{
+    UserIds,
+    user::{JobUser, JobUsers},
+};
+
+/// The first of the user numbers for jobs that run in a container, which name nobody: those from 2^31 - 2^28 on are given to no
+/// user by any convention (<https://systemd.io/UIDS-GIDS/>). What their containers leave on the machine belongs to no process of it.
+const APART: u32 = 1_879_048_192;
+
+/// How many of those numbers a worker may come to.
+const MAX_APART: u32 = 65_536;
+
+fn apart(uid: u32) -> JobUser {
+    JobUser { name: format!("container-{}", uid - APART), ids: Some(UserIds { uid, gid: uid }) }
+}
 
 /// The users of a worker's jobs, and who has which. A job has its user for as long as anything of it is here.
 #[derive(Debug)]
@@ -59,11 +73,30 @@ impl Users {
         user
     }
 
+    /// The user of a job that runs in a container: a number that nobody on this machine has, for what the worker does for it; the
+    /// worker's own where it can't take another.
+    pub fn take_apart(&self, job: JobId) -> JobUser {
+        let mut taken = self.taken();
+        if let Some(user) = taken.get(&job) {
+            return user.clone();
+        }
+        if self.users.shared.ids.is_none() {
+            return self.users.shared.clone();
+        }
+        let is_free = |uid: &u32| !taken.values().any(|user| user.ids.is_some_and(|ids| ids.uid == *uid));
+        let uid = (APART..).find(is_free).unwrap_or(APART);
+        let user = apart(uid);
+        taken.insert(job, user.clone());
+        user
+    }
+
     /// Notes that files of a job that is to go on belong to this user number, as a worker finds them at its start.
     pub fn keep(&self, job: JobId, uid: u32) {
         let is_it = |user: &&JobUser| user.ids.is_some_and(|ids| ids.uid == uid);
         if let Some(user) = self.users.own.iter().chain([&self.users.shared]).find(is_it) {
             self.taken().insert(job, user.clone());
+        } else if (APART..APART + MAX_APART).contains(&uid) && self.users.shared.ids.is_some() {
+            self.taken().insert(job, apart(uid));
         }
     }
 
@@ -107,6 +140,20 @@ mod tests {
         users.keep(job(2), 1);
         users.keep(job(3), 99);
         assert_eq!((users.take(job(1)), users.take(job(2)), users.take(job(3))), (user(11), user(1), user(12)));
+    }
+
+    #[test]
+    fn a_job_in_a_container_has_a_number_that_is_nobodys() {
+        let users = Users::new(JobUsers { shared: user(1), own: vec![user(11)] });
+        let numbers = [1, 2].map(|n| users.take_apart(job(n)).ids.unwrap().uid);
+        assert_eq!(numbers, [APART, APART + 1]);
+        assert_eq!(users.take_apart(job(1)).ids.unwrap().uid, APART, "it keeps the one that it has");
+        assert_eq!(users.take(job(3)), user(11), "and takes none from others");
+        users.give_back(job(1));
+        users.keep(job(4), APART);
+        assert_eq!(users.take_apart(job(5)).ids.unwrap().uid, APART + 2, "one that was kept is not free");
+        let own = Users::new(JobUsers { shared: JobUser { name: "own".into(), ids: None }, own: Vec::new() });
+        assert_eq!(own.take_apart(job(1)).ids, None);
     }
 
     #[test]

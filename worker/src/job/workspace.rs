@@ -38,13 +38,34 @@ const TEMP: &str = "tmp";
 pub struct Workspace {
     root: PathBuf,
     user: Option<UserIds>,
+    /// Whether whoever a container runs as works in it.
+    of_container: bool,
 }
 
 impl Workspace {
     /// The directories of a job at `root`; nothing is made.
     #[must_use]
     pub const fn at(root: PathBuf, user: Option<UserIds>) -> Self {
-        Self { root, user }
+        Self { root, user, of_container: false }
+    }
+
+    /// The same for a job that runs in a container, as whomever its image names: its directories are anybody's there, and on the
+    /// machine nobody but the worker's own tasks for the job comes in to them.
+    #[must_use]
+    pub fn of_container(self) -> Self {
+        Self { of_container: true, ..self }
+    }
+
+    /// What of it is handed into the container.
+    #[must_use]
+    pub fn for_container(&self) -> Vec<PathBuf> {
+        OF_THE_JOB.iter().map(|(name, _)| self.root.join(name)).chain([self.commands()]).collect()
+    }
+
+    /// The worker's directory in it.
+    #[must_use]
+    pub fn commands(&self) -> PathBuf {
+        self.root.join(COMMANDS)
     }
 
     /// Makes them, empty, or takes spare ones.
@@ -53,6 +74,14 @@ impl Workspace {
     /// [`StepError::Infrastructure`] naming the directory.
     pub fn create(&self, spares: &Spares) -> Result<(), StepError> {
         self.remove();
+        if self.of_container {
+            // the group is that of the worker's own tasks for the job alone
+            let gid = self.user.map_or(nix::unistd::getegid().as_raw(), |user| user.gid);
+            make(&self.root, 0o710, None)?;
+            chown(&self.root, None, Some(gid)).map_err(|error| infrastructure(&self.root, &error))?;
+            make(&self.commands(), 0o711, None)?;
+            return OF_THE_JOB.iter().try_for_each(|(name, _)| make(&self.root.join(name), 0o777, self.user));
+        }
         if spares.take(&self.root, self.user) {
             return Ok(());
         }
@@ -111,9 +140,21 @@ impl Workspace {
         let path = self.root.join(COMMANDS).join(name);
         let write = || {
             let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            if self.of_container {
+                // its root can make files here, which must not stand in for the worker's
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => options.create_new(true),
+                };
+            } else {
+                options.create(true).truncate(true);
+            }
             let mut file = options.open(&path)?;
             file.write_all(content)?;
+            if self.of_container {
+                file.set_permissions(fs::Permissions::from_mode(0o666))?;
+            }
             own_file(&file, self.user)
         };
         write().map_err(|error| infrastructure(&path, &error))?;

@@ -19,6 +19,8 @@ use tokio::{
     sync::Mutex,
 };
 
+use crate::engine::docker::DockerError;
+
 use super::protocol::{self, Event, Exit, NewKeeper, Request, Task};
 
 /// Keepers that wait for another job, at most. A job that finds none has one forked, which takes longer.
@@ -46,6 +48,9 @@ pub enum SupervisorError {
     /// The lease's deadline passed, and the supervisor killed everything by itself.
     #[error("the lease ended before it could be renewed, and everything that the job ran was killed")]
     DeadlinePassed,
+    /// The engine for containers.
+    #[error(transparent)]
+    Container(DockerError),
 }
 
 /// The worker's nursery, started with the first use and again should it have gone.

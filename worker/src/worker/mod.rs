@@ -35,6 +35,7 @@ use crate::{
     },
     engine::{
         Engine,
+        docker::Docker,
         shell::Shell,
         user::{self, JobUsers},
     },
@@ -123,11 +124,13 @@ pub(crate) async fn run_with(
         options: options.clone(),
         registered: registered.clone(),
         engine,
+        docker: Docker::of(&options.docker, &options.data_dir),
         users,
     });
     runner.make_directories().map_err(|error: StepError| WorkerError::Directory(error.to_string()))?;
     runner.sweep(KEEP_STATE);
     runner.keep_users();
+    runner.sweep_containers();
     tracing::info!(
         worker = %control_plane.worker(), server = options.server_url, user = runner.users.shared().name, own_users = runner.users.own(),
         slots = options.capacity,
@@ -263,7 +266,7 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
                 if error.refusal() == Some(STALE_WORKER) {
                     tracing::warn!(%error, "the server does not know this worker any more; registering again");
                     let options = &runner.options;
-                    if let Err(error) = runner.control_plane.register(&options.labels, options.capacity).await {
+                    if let Err(error) = runner.control_plane.register(&options.offered(), options.capacity).await {
                         tracing::warn!(%error, "the worker could not register again; tried again after a pause");
                     }
                 } else if matches!(error, ControlPlaneError::Unauthorized { .. }) {
@@ -298,7 +301,8 @@ async fn claim(runner: &JobRunner, shutdown: &CancellationToken) -> Option<Claim
     let began = |claim: &JobClaim| claim.held_ms.map_or_else(boot_time, |held| sent_at + Duration::from_millis(held));
     let is_rung = runner.queue.is_some() && !runner.control_plane.is_draining();
     let wait = if is_rung { Duration::ZERO } else { CLAIM_WAIT };
-    let asked = runner.control_plane.claim_job(&runner.options.labels, wait);
+    let offered = runner.options.offered();
+    let asked = runner.control_plane.claim_job(&offered, wait);
     tokio::select! {
         biased;
         claimed = asked => Some(claimed.map(|claim| {
@@ -320,7 +324,7 @@ async fn register(
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match control_plane.register(&options.labels, options.capacity).await {
+        match control_plane.register(&options.offered(), options.capacity).await {
             Ok(registered) => return Ok(Some(registered)),
             Err(error) if error.is_unreachable() => {
                 if !said {

@@ -358,7 +358,7 @@ async fn start(reach: &Reach, trigger: Trigger, file: Option<&str>, job: Option<
 /// What the jobs ask of a worker, and those that they call.
 fn note_labels(jobs: &[JobPlan], labels: &mut Vec<String>) {
     for job in jobs {
-        labels.extend(job.runs_on.iter().cloned());
+        labels.extend(job.needed_labels());
         note_labels(job.call.as_ref().map_or(&[], |call| &call.jobs), labels);
     }
 }
@@ -377,6 +377,11 @@ fn work(
     offered.dedup();
     let mut options = serve::worker_options(&config, reach.server_url.clone(), reach.worker_token.clone(), &reach.data);
     options.as_own_user = true;
+    // a person's own machine: its engine needs no naming
+    let usual = Path::new("/var/run/docker.sock");
+    if options.docker.socket.is_none() && usual.exists() {
+        options.docker.socket = Some(usual.to_owned());
+    }
     options.on_failed_script = shell.map(shell::on_failure);
     Ok(segue_worker::run(options, stop.clone()))
 }

@@ -176,7 +176,7 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
         &plan.key,
         &plan.name,
         &job.repository,
-        joined(&plan.runs_on),
+        joined(&plan.needed_labels()),
         plan.environment.as_ref(),
         plan.environment.is_some(),
         to_json(plan)?,
@@ -197,7 +197,7 @@ pub(crate) async fn save_plan(conn: &mut Conn, job: &Job) -> Result<()> {
     let sql = "UPDATE jobs SET plan_json = $2, planned_json = $3, name = $4, labels = $5, environment = $6,
         concurrency = $7 WHERE id = $1";
     let planned = job.planned.as_ref().map(to_json).transpose()?;
-    let labels = joined(&plan.runs_on);
+    let labels = joined(&plan.needed_labels());
     let group = plan.concurrency.as_ref().map(|plan| &plan.group);
     conn.run(sql, args![id, to_json(plan)?, planned, &plan.name, labels, plan.environment.as_ref(), group]).await?;
     Ok(())

@@ -1,0 +1,269 @@
+//! A container engine for the tests: Debian's `dockerd` with files, sockets and a process of its own, stopped by id; and an image made
+//! from nothing but a static busybox, as no registry is reached here.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::processes;
+
+/// How long an engine may take to start, beside other tests on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// The engine that tests share, where one was started for them: its socket.
+const SHARED: &str = "SEGUE_TEST_DOCKER";
+/// The one image that there is: a static busybox with its names, and two users.
+pub const IMAGE: &str = "segue-test:1";
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A container engine.
+pub struct Docker {
+    own: Option<Own>,
+    socket: PathBuf,
+    client: Client,
+}
+
+/// One that this story started.
+struct Own {
+    folder: tempfile::TempDir,
+    process: Option<Child>,
+}
+
+impl Docker {
+    /// The engine that the tests share, with the image, or one of its own where none was started for them.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn shared() -> Result<Self> {
+        let Ok(socket) = std::env::var(SHARED) else { return Self::start().await };
+        let docker = Self { own: None, client: client(Path::new(&socket))?, socket: socket.into() };
+        docker.furnish().await?;
+        Ok(docker)
+    }
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// The program is missing, or it does not start.
+    pub async fn start() -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "dockerd is started as root alone");
+        let folder = tempfile::Builder::new().prefix("segue-docker-").tempdir()?;
+        let socket = folder.path().join("docker.sock");
+        let own = Own { folder, process: None };
+        let mut docker = Self { own: Some(own), client: client(&socket)?, socket };
+        docker.restart().await?;
+        docker.furnish().await?;
+        Ok(docker)
+    }
+
+    /// Starts it once more, after it was killed.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        let own = self.own.as_mut().context("the shared engine is nobody's to start")?;
+        let folder = own.folder.path();
+        let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
+        let process = Command::new("dockerd")
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(folder.join("pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket.display()))
+            // its own networks need neither a bridge of the machine's nor rules in its firewall
+            .args(["--bridge=none", "--iptables=false", "--ip-masq=false"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start dockerd: install the package docker.io")?;
+        own.process = Some(process);
+        let begun = Instant::now();
+        // nothing tells when it is ready but its answer
+        while self.ask(Method::GET, "/_ping", None).await.is_err() {
+            let own = self.own.as_mut().context("no engine")?;
+            let ended = own.process.as_mut().map(Child::try_wait).transpose()?.flatten().is_some();
+            if ended || begun.elapsed() > START_LIMIT {
+                bail!("dockerd did not start; it said:\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Kills it, as a crash would; what its containers run goes on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let own = self.own.as_mut().context("the shared engine is nobody's to kill")?;
+        let mut process = own.process.take().context("it does not run")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Sends it a signal: STOP and CONT make one that hangs for a while.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let own = self.own.as_ref().context("the shared engine is nobody's to stop")?;
+        processes::signal(own.process.as_ref().context("it does not run")?.id(), signal)
+    }
+
+    /// What goes into `segue.yaml`, in one line: `worker: {docker: {socket: ...}, MORE}`.
+    #[must_use]
+    pub fn settings(&self, more: &str) -> String {
+        let engine = json!({ "socket": self.socket, "patience": "3s" });
+        format!("worker: {{docker: {engine}, kill-grace: 1s{}{more}}}\n", if more.is_empty() { "" } else { ", " })
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Everything that a worker made: the names of containers, networks and volumes.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn made_by(&self, worker: &Path) -> Result<Vec<String>> {
+        let owner = worker.canonicalize()?;
+        let filter = json!({ "label": [format!("segue.worker={}", owner.display())] }).to_string();
+        let mut made = Vec::new();
+        for path in ["/containers/json?all=true&", "/networks?", "/volumes?"] {
+            let url = format!("{path}filters={}", percent(&filter));
+            let found = self.ask(Method::GET, &url, None).await?;
+            let list = found.get("Volumes").unwrap_or(&found).as_array().cloned().unwrap_or_default();
+            made.extend(list.iter().map(|one| one.get("Name").or(one.get("Names")).unwrap_or(one).to_string()));
+        }
+        Ok(made)
+    }
+
+    /// What the engine says of the one container that a worker has; `None` where there is none.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn container_of(&self, worker: &Path) -> Result<Option<Value>> {
+        let owner = worker.canonicalize()?;
+        let filter = json!({ "label": [format!("segue.worker={}", owner.display())] }).to_string();
+        let url = format!("/containers/json?all=true&filters={}", percent(&filter));
+        let found = self.ask(Method::GET, &url, None).await?;
+        let Some(id) = found.get(0).and_then(|one| one.get("Id")?.as_str()) else { return Ok(None) };
+        self.ask(Method::GET, &format!("/containers/{id}/json"), None).await.map(Some)
+    }
+
+    /// Waits until nothing is left of what a worker made.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub async fn until_clean(&self, worker: &Path, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let left = self.made_by(worker).await;
+            match &left {
+                Ok(left) if left.is_empty() => return Ok(()),
+                left if begun.elapsed() > limit => bail!("after {limit:?} this is left: {left:?}"),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Brings the image, where it is not there yet.
+    async fn furnish(&self) -> Result<()> {
+        if self.ask(Method::GET, &format!("/images/{IMAGE}/json"), None).await.is_ok() {
+            return Ok(());
+        }
+        ensure!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: install the package busybox-static");
+        let folder = tempfile::tempdir()?;
+        let root = folder.path().join("root");
+        for directory in ["bin", "etc", "root"] {
+            fs::create_dir_all(root.join(directory))?;
+        }
+        fs::copy(BUSYBOX, root.join("bin/busybox"))?;
+        let names = Command::new(BUSYBOX).arg("--list").output()?;
+        for name in String::from_utf8_lossy(&names.stdout).lines().filter(|name| *name != "busybox") {
+            symlink("busybox", root.join("bin").join(name))?;
+        }
+        fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nmaker:x:1234:1234::/tmp:/bin/sh\n")?;
+        fs::write(root.join("etc/group"), "root:x:0:\nmaker:x:1234:\n")?;
+        let tar = folder.path().join("image.tar");
+        let mut packed = Command::new("tar");
+        packed.args(["--owner=0", "--group=0", "-cf"]).arg(&tar).arg("-C").arg(&root).arg(".");
+        ensure!(packed.status()?.success(), "tar could not pack the image");
+        let (repository, tag) = IMAGE.split_once(':').context("a tag")?;
+        let change = percent("ENV PATH=/bin:/opt/tools");
+        let url = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}&changes={change}");
+        self.ask(Method::POST, &url, Some(fs::read(tar)?)).await.map(drop)
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
+        let mut request = self.client.request(method, format!("http://docker{path}"));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/x-tar").body(body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        ensure!(status.is_success(), "{path} was answered {status}: {text}");
+        Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    fn log(&self) -> String {
+        let path = self.own.as_ref().map(|own| own.folder.path().join("log"));
+        path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let Some(own) = &mut self.own else { return };
+        if let Some(process) = &mut own.process {
+            // told to end, it ends its containers and takes its mounts away
+            let _ = processes::signal(process.id(), Signal::SIGCONT);
+            let _ = processes::signal(process.id(), Signal::SIGTERM);
+            let begun = Instant::now();
+            while matches!(process.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let folder = own.folder.path().display().to_string();
+        for pid in processes::with_argument(&folder) {
+            let _ = processes::signal(pid, Signal::SIGKILL);
+        }
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let below: Vec<&str> =
+            mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&folder)).collect();
+        for path in below.iter().rev() {
+            let _ = Command::new("umount").arg("--lazy").arg(path).status();
+        }
+    }
+}
+
+fn client(socket: &Path) -> Result<Client> {
+    // the machine may have a provider already; installing it twice is no error worth a word
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(Client::builder().unix_socket(socket).timeout(Duration::from_secs(30)).build()?)
+}
+
+/// As a part of a query.
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! Calls of the engine: none without a time limit, and what their failures mean.
+
+use std::time::Duration;
+
+use bollard::errors::Error;
+use segue_schemas::status::FailureClass;
+
+/// What the engine says where an image has nothing to start: no other answer tells it from a fault of the machine's.
+const NO_PROGRAM: [&str; 3] = ["executable file not found", "no such file or directory", "permission denied"];
+/// The same of images that are not there, or not for this one.
+const NO_IMAGE: [&str; 5] = ["not found", "manifest unknown", "access denied", "unauthorized", "invalid reference"];
+
+/// Why the engine did not do what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    /// It refused.
+    #[error("the container engine can't {doing}: {message}")]
+    Refused {
+        /// What was asked.
+        doing: &'static str,
+        /// The HTTP status of its answer.
+        status: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// It is not there, or broke off.
+    #[error("the container engine could not {doing}: {message}; is it running? `segue doctor` looks")]
+    Away {
+        /// What was asked.
+        doing: &'static str,
+        /// What was seen.
+        message: String,
+    },
+    /// It did not answer.
+    #[error("the container engine did not {doing} within {} s: it hangs, or the machine is overloaded", limit.as_secs())]
+    Slow {
+        /// What was asked.
+        doing: &'static str,
+        /// For how long it was waited.
+        limit: Duration,
+    },
+    /// The container has ended although its job has not.
+    #[error("the job's container has ended ({0})")]
+    Ended(String),
+    /// What the job asks for can't be made.
+    #[error("{0}")]
+    Asked(String),
+    /// The worker's own part of it failed.
+    #[error("{0}")]
+    Own(String),
+}
+
+impl DockerError {
+    pub(super) fn away(doing: &'static str, error: &dyn std::fmt::Display) -> Self {
+        Self::Away { doing, message: error.to_string() }
+    }
+
+    /// Whether there is no such thing at the engine.
+    pub(super) const fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// What kind of failure it is: the pipeline's where it asks for what there is not, else the machine's.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        let is_one_of = |words: &[&str], text: &str| words.iter().any(|word| text.to_lowercase().contains(word));
+        match self {
+            Self::Asked(_) => FailureClass::Configuration,
+            Self::Refused { doing: "pull the image", message, .. } if is_one_of(&NO_IMAGE, message) => {
+                FailureClass::Configuration
+            }
+            Self::Refused { doing: "start the container", message, .. } if is_one_of(&NO_PROGRAM, message) => {
+                FailureClass::Configuration
+            }
+            Self::Refused { status: 400 | 404, .. } => FailureClass::Configuration,
+            _ => FailureClass::Infrastructure,
+        }
+    }
+}
+
+/// Makes a call that must be answered within the limit. `doing` completes "the engine can't ...".
+pub(super) async fn call<T>(
+    doing: &'static str,
+    limit: Duration,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, DockerError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer.map_err(|error| understood(doing, limit, &error)),
+        Err(_) => Err(DockerError::Slow { doing, limit }),
+    }
+}
+
+/// An error of the client's as one of these.
+pub(super) fn understood(doing: &'static str, limit: Duration, error: &Error) -> DockerError {
+    match error {
+        Error::DockerResponseServerError { status_code, message } => {
+            DockerError::Refused { doing, status: *status_code, message: message.trim().to_owned() }
+        }
+        Error::DockerStreamError { error } => {
+            DockerError::Refused { doing, status: 500, message: error.trim().to_owned() }
+        }
+        Error::RequestTimeoutError => DockerError::Slow { doing, limit },
+        other => DockerError::away(doing, &with_causes(other)),
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pipeline_asks_wrongly_is_told_from_what_a_machine_fails_at() {
+        let refused = |doing, status, message: &str| DockerError::Refused { doing, status, message: message.into() };
+        for (error, class) in [
+            (refused("pull the image", 404, "manifest for x:1 not found"), FailureClass::Configuration),
+            (
+                refused("pull the image", 500, "pull access denied for x, repository does not exist"),
+                FailureClass::Configuration,
+            ),
+            (refused("pull the image", 500, "dial tcp: i/o timeout"), FailureClass::Infrastructure),
+            (
+                refused("start the container", 400, "exec: \"sh\": executable file not found in $PATH"),
+                FailureClass::Configuration,
+            ),
+            (refused("start the container", 500, "cgroup: no space left on device"), FailureClass::Infrastructure),
+            (
+                refused("make the network", 500, "all predefined address pools have been fully subnetted"),
+                FailureClass::Infrastructure,
+            ),
+            (DockerError::Slow { doing: "x", limit: Duration::from_secs(1) }, FailureClass::Infrastructure),
+            (DockerError::Ended("killed".into()), FailureClass::Infrastructure),
+        ] {
+            assert_eq!(error.class(), class, "{error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! From what a job asks for to what the engine is told. Pure.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount,
+    MountType, NetworkingConfig, ResourcesUlimits,
+};
+use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
+
+use super::{lifeline, place::ContainerSpec};
+
+/// The most that a container may have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ceiling {
+    pub memory_bytes: Option<u64>,
+    pub cpu_millis: Option<u64>,
+}
+
+/// The container of a job: an init, and under it what waits for the lifeline's end. Scripts come into it later.
+pub(super) fn job_container(
+    spec: &ContainerSpec,
+    image: &str,
+    name: &str,
+    labels: HashMap<String, String>,
+    ceiling: Ceiling,
+) -> ContainerCreateBody {
+    let settings = &spec.settings;
+    let lifeline = spec.commands.join(lifeline::NAME).display().to_string();
+    let bind = |path: &std::path::Path| EngineMount {
+        target: Some(path.display().to_string()),
+        source: Some(path.display().to_string()),
+        typ: Some(MountType::BIND),
+        ..EngineMount::default()
+    };
+    let mounts = spec.mounts.iter().map(|mount| bind(mount)).chain(volumes(&spec.volumes, name)).collect();
+    let mut body = container(spec.env.clone(), settings, image, name, labels, ceiling);
+    body.user = spec.forced_user.clone().or_else(|| settings.user.clone());
+    body.working_dir = Some(settings.workdir.clone().unwrap_or_else(|| spec.workdir.clone()));
+    body.entrypoint = Some(["sh", "-c", lifeline::WAIT, "segue", &lifeline].map(str::to_owned).to_vec());
+    body.cmd = Some(Vec::new());
+    // nobody asks for the health of what only waits
+    body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
+    if let Some(host) = &mut body.host_config {
+        host.mounts = Some(mounts);
+    }
+    body
+}
+
+fn container(
+    env: Vec<String>,
+    settings: &Settings,
+    image: &str,
+    network: &str,
+    labels: HashMap<String, String>,
+    ceiling: Ceiling,
+) -> ContainerCreateBody {
+    let endpoint = EndpointSettings {
+        aliases: (!settings.aliases.is_empty()).then(|| settings.aliases.clone()),
+        ..EndpointSettings::default()
+    };
+    // its own labels can't pass for the runner's
+    let asked = settings.labels.iter().filter(|(name, _)| !name.starts_with("segue.")).cloned();
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        hostname: settings.hostname.clone(),
+        env: Some(env.into_iter().chain(settings.env.iter().cloned()).collect()),
+        labels: Some(asked.chain(labels).collect()),
+        stop_signal: settings.stop_signal.clone(),
+        stop_timeout: settings.stop_seconds,
+        healthcheck: health(&settings.health),
+        host_config: Some(host_config(settings, network, ceiling)),
+        networking_config: Some(NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(settings: &Settings, network: &str, ceiling: Ceiling) -> HostConfig {
+    let memory = at_most(settings.memory, ceiling.memory_bytes);
+    let cpu_millis = at_most(settings.cpu_millis, ceiling.cpu_millis);
+    let list = |values: &Vec<String>| (!values.is_empty()).then(|| values.clone());
+    HostConfig {
+        init: Some(true),
+        privileged: Some(false),
+        cap_drop: Some(vec!["ALL".into()]),
+        cap_add: Some(settings.capabilities().into_iter().map(str::to_owned).collect()),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        network_mode: Some(network.to_owned()),
+        ipc_mode: Some("private".into()),
+        memory: memory.and_then(signed),
+        // without more than that: swap is memory that others wait for
+        memory_swap: settings
+            .memory_swap
+            .filter(|_| ceiling.memory_bytes.is_none())
+            .or_else(|| memory.and_then(signed)),
+        memory_reservation: settings.memory_reservation.and_then(signed),
+        nano_cpus: cpu_millis.and_then(|millis| signed(millis.saturating_mul(1_000_000))),
+        cpu_shares: settings.cpu_shares,
+        pids_limit: Some(settings.pids.unwrap_or(DEFAULT_PIDS)),
+        shm_size: settings.shm.and_then(signed),
+        readonly_rootfs: Some(settings.read_only),
+        ulimits: (!settings.ulimits.is_empty()).then(|| settings.ulimits.iter().map(ulimit).collect()),
+        tmpfs: (!settings.tmpfs.is_empty()).then(|| settings.tmpfs.iter().cloned().collect()),
+        dns: list(&settings.dns),
+        dns_search: list(&settings.dns_search),
+        extra_hosts: list(&settings.hosts),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some([("max-size".to_owned(), "8m".to_owned()), ("max-file".to_owned(), "1".to_owned())].into()),
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// The names of the volumes that have one.
+pub(super) fn named_volumes(volumes: &[String]) -> impl Iterator<Item = &str> {
+    volumes.iter().filter_map(|volume| volume.split_once(':').map(|(name, _)| name))
+}
+
+/// A volume's name at the engine: what one job keeps there, no other meets.
+pub(super) fn volume_name(place: &str, volume: &str) -> String {
+    format!("{place}-{volume}")
+}
+
+/// The value of a variable in a list of `NAME=VALUE`.
+pub(super) fn value_of(env: &[String], name: &str) -> Option<String> {
+    env.iter().rev().find_map(|one| one.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+}
+
+fn volumes(volumes: &[String], place: &str) -> Vec<EngineMount> {
+    let mount = |volume: &String| {
+        let mut parts = volume.split(':');
+        let (first, second, third) = (parts.next()?, parts.next(), parts.next());
+        let (source, target) = match second {
+            Some(target) => (Some(volume_name(place, first)), target),
+            None => (None, first),
+        };
+        Some(EngineMount {
+            source,
+            target: Some(target.to_owned()),
+            typ: Some(MountType::VOLUME),
+            read_only: Some(third == Some("ro")),
+            ..EngineMount::default()
+        })
+    };
+    volumes.iter().filter_map(mount).collect()
+}
+
+fn health(health: &Health) -> Option<HealthConfig> {
+    let nanos = |span: Option<std::time::Duration>| span.and_then(|span| i64::try_from(span.as_nanos()).ok());
+    if health.off {
+        return Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
+    }
+    (*health != Health::default()).then(|| HealthConfig {
+        test: health.command.as_ref().map(|command| vec!["CMD-SHELL".into(), command.clone()]),
+        interval: nanos(health.interval),
+        timeout: nanos(health.timeout),
+        retries: health.retries,
+        start_period: nanos(health.start_period),
+        start_interval: None,
+    })
+}
+
+fn ulimit((name, soft, hard): &(String, i64, i64)) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.clone()), soft: Some(*soft), hard: Some(*hard) }
+}
+
+/// What is asked for, within what may be had.
+fn at_most(asked: Option<u64>, most: Option<u64>) -> Option<u64> {
+    match (asked, most) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    }
+}
+
+fn signed(value: u64) -> Option<i64> {
+    i64::try_from(value).ok()
+}

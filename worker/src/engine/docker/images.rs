@@ -1,0 +1,138 @@
+//! Images: pulled once, however many jobs wait for one, and side by side.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bollard::{
+    auth::DockerCredentials, errors::Error, models::CreateImageInfo, query_parameters::CreateImageOptionsBuilder,
+};
+use futures_util::StreamExt as _;
+use segue_pipelines::container::{Pull, registry, with_tag};
+
+use super::{
+    Docker, DockerError,
+    call::{call, understood},
+    place::{ContainerSpec, Say},
+};
+
+/// How long a pull may say nothing.
+const SILENCE: Duration = Duration::from_secs(300);
+/// Lines that the log has of one pull.
+const MAX_LINES: usize = 200;
+const PULL: &str = "pull the image";
+
+/// The images that are being pulled.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Images {
+    /// Sees to it that the engine has the image, and gives the name to make a container with.
+    pub(super) async fn have(
+        &self,
+        docker: &Docker,
+        spec: &ContainerSpec,
+        pull: Pull,
+        say: &dyn Say,
+    ) -> Result<String, DockerError> {
+        let image = with_tag(spec.image.trim());
+        let is_there = is_there(docker, &image).await?;
+        match (pull, is_there) {
+            (Pull::Missing | Pull::Never, true) => return Ok(image),
+            (Pull::Never, false) => {
+                let message = format!(
+                    "the image `{image}` is not at the container engine, and it is never pulled here; bring it there (docker load), or \
+                     have it pulled: `--pull missing` in the container's `options`, `worker.docker.pull` in segue.yaml"
+                );
+                return Err(DockerError::Asked(message));
+            }
+            _ => {}
+        }
+        let turn = self.turn(&image);
+        let waited = turn.try_lock().is_err();
+        let held = turn.lock().await;
+        // another job has just pulled it; what a tag is now, that one has
+        let pulled = if waited && self::is_there(docker, &image).await? {
+            Ok(())
+        } else {
+            pull_image(docker, &image, spec, say).await
+        };
+        drop(held);
+        self.forget(&image);
+        pulled.map(|()| image)
+    }
+
+    fn turn(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        pulling.entry(image.to_owned()).or_default().clone()
+    }
+
+    /// Forgets an image that nobody waits for.
+    fn forget(&self, image: &str) {
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        // this map's, and the caller's
+        if pulling.get(image).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            pulling.remove(image);
+        }
+    }
+}
+
+async fn is_there(docker: &Docker, image: &str) -> Result<bool, DockerError> {
+    let client = docker.client().await?;
+    match call("look for the image", docker.config.patience.0, client.inspect_image(image)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn pull_image(docker: &Docker, image: &str, spec: &ContainerSpec, say: &dyn Say) -> Result<(), DockerError> {
+    let mut options = CreateImageOptionsBuilder::default().from_image(image);
+    if let Some(platform) = &spec.settings.platform {
+        options = options.platform(platform);
+    }
+    let credentials = spec.credentials.as_ref().map(|credentials| DockerCredentials {
+        username: Some(credentials.username.clone()),
+        password: Some(credentials.password.clone()),
+        serveraddress: Some(registry(image).unwrap_or("https://index.docker.io/v1/").to_owned()),
+        ..DockerCredentials::default()
+    });
+    say.say(format!("Pulling {image}")).await;
+    let client = docker.client().await?;
+    let mut events = client.create_image(Some(options.build()), None, credentials);
+    let mut lines = 0;
+    loop {
+        let event = match tokio::time::timeout(SILENCE, events.next()).await {
+            Ok(Some(event)) => event.map_err(|error| of_image(image, &error))?,
+            Ok(None) => return Ok(()),
+            Err(_) => return Err(DockerError::Slow { doing: PULL, limit: SILENCE }),
+        };
+        if let Some(line) = line_of(event).filter(|_| lines < MAX_LINES) {
+            lines += 1;
+            say.say(line).await;
+        }
+    }
+}
+
+/// What of a pull is worth a line: that something is done, not how far it has come.
+fn line_of(event: CreateImageInfo) -> Option<String> {
+    let status = event.status?;
+    match event.id {
+        None => Some(status),
+        Some(id) if status == "Pull complete" || status == "Already exists" => Some(format!("{id}: {status}")),
+        Some(_) => None,
+    }
+}
+
+fn of_image(image: &str, error: &Error) -> DockerError {
+    match understood(PULL, SILENCE, error) {
+        DockerError::Refused { doing, status, message } => {
+            DockerError::Refused { doing, status, message: format!("`{image}`: {message}") }
+        }
+        other => other,
+    }
+}

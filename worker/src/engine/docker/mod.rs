@@ -1,0 +1,99 @@
+//! Runs the steps of jobs that ask for a container: one container a job, each script an `exec` in it.
+//!
+//! Comes in: what a job asks of its container, evaluated, and its tasks. Goes out: calls of the engine, each with a time limit; the
+//! output of tasks, into a descriptor; nothing that outlives its job. Never here: the log's contents, the server, which options a
+//! pipeline may write (`pipelines/src/container.rs`). What the worker does for a job on the machine (checkout, packing) stays with
+//! the engine `shell`, while the container stands still.
+//!
+//! Nothing is connected before a job asks. Everything made carries labels (`LABEL_*`), by which what a worker left is found again.
+
+mod call;
+mod create;
+mod exec;
+mod hand_over;
+mod images;
+mod job;
+mod lifeline;
+mod place;
+mod sweep;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bollard::{API_DEFAULT_VERSION, Docker as Client};
+use segue_schemas::config::DockerConfig;
+use tokio::sync::OnceCell;
+
+pub use call::DockerError;
+pub use job::ContainerJob;
+pub use place::{ContainerSpec, Credentials, Opened, Place, Say};
+
+use call::call;
+use images::Images;
+use sweep::Leftovers;
+
+/// Whose it is: the directory of the worker that made it.
+const LABEL_PLACE: &str = "segue.worker";
+/// Which run it was made for.
+const LABEL_RUN: &str = "segue.run";
+/// Which job.
+const LABEL_JOB: &str = "segue.job";
+/// Which claim of it.
+const LABEL_EPOCH: &str = "segue.epoch";
+
+/// A worker's engine for containers.
+#[derive(Debug)]
+pub struct Docker {
+    config: DockerConfig,
+    socket: PathBuf,
+    client: OnceCell<Client>,
+    images: Images,
+    /// The worker's directory, by which it knows what it made.
+    owner: String,
+    /// A file for each place that something was made for, by which the next start of the worker knows that there may be leftovers.
+    marks: PathBuf,
+    leftovers: Leftovers,
+}
+
+impl Docker {
+    /// The engine that the configuration names, if it names one. Nothing is connected. `data` is the worker's own directory.
+    #[must_use]
+    pub fn of(config: &DockerConfig, data: &Path) -> Option<Arc<Self>> {
+        let socket = config.socket.clone()?;
+        let owner = data.canonicalize().unwrap_or_else(|_| data.to_owned()).display().to_string();
+        let marks = data.join("containers");
+        Some(Arc::new(Self {
+            config: config.clone(),
+            socket,
+            client: OnceCell::new(),
+            images: Images::default(),
+            owner,
+            leftovers: Leftovers::noted_in(&marks),
+            marks,
+        }))
+    }
+
+    /// A connection to it, made with the first use.
+    async fn client(&self) -> Result<&Client, DockerError> {
+        let connect = async {
+            let patience = self.config.patience.0;
+            let socket = self.socket.display().to_string();
+            let client = Client::connect_with_unix(&socket, patience.as_secs().max(1), API_DEFAULT_VERSION)
+                .map_err(|error| DockerError::away("be connected", &error))?;
+            call("say its version", patience, client.negotiate_version()).await
+        };
+        self.client.get_or_try_init(|| connect).await
+    }
+
+    /// Notes that this place may have something at the engine.
+    fn mark(&self, place: &str) -> Result<(), DockerError> {
+        let marked = std::fs::create_dir_all(&self.marks).and_then(|()| std::fs::write(self.marks.join(place), b""));
+        marked.map_err(|error| DockerError::Own(format!("{}: {error}", self.marks.display())))
+    }
+
+    fn unmark(&self, place: &str) {
+        let _ = std::fs::remove_file(self.marks.join(place));
+    }
+}

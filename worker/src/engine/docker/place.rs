@@ -1,0 +1,227 @@
+//! The place that a job's scripts run in: its network, its volumes and its container, made in this order and removed in the other.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use async_trait::async_trait;
+use bollard::{
+    models::{NetworkCreateRequest, VolumeCreateRequest},
+    query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
+};
+use segue_pipelines::container::{Pull, Settings};
+use segue_schemas::{
+    config::PullPolicy,
+    id::{Epoch, JobId, RunId},
+};
+use tokio::sync::Mutex;
+
+use super::{
+    Docker, DockerError, LABEL_EPOCH, LABEL_JOB, LABEL_PLACE, LABEL_RUN, call::call, create, lifeline::Lifeline,
+};
+use crate::engine::{EngineJob, UserIds};
+
+/// What a job's container is made with, evaluated.
+#[derive(Debug, Clone)]
+pub struct ContainerSpec {
+    /// The image, as the pipeline names it.
+    pub image: String,
+    /// Its variables, `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Limits, user, names and the like.
+    pub settings: Settings,
+    /// `NAME:/PATH[:ro]`, or `/PATH` for one without a name. Each lives as long as the job.
+    pub volumes: Vec<String>,
+    /// Who pulls the image.
+    pub credentials: Option<Credentials>,
+    /// Directories of the job, each at its own path in the container.
+    pub mounts: Vec<PathBuf>,
+    /// Where it begins.
+    pub workdir: String,
+    /// The worker's directory of the workspace, one of the mounts.
+    pub commands: PathBuf,
+    /// Whom the worker's own tasks for the job run as.
+    pub host_user: Option<UserIds>,
+    /// Whom everything in the container runs as, whatever image and settings say.
+    pub forced_user: Option<String>,
+}
+
+/// Who pulls.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// Its password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({})", self.username)
+    }
+}
+
+/// Where what happens is told: the job's log.
+#[async_trait]
+pub trait Say: Send + Sync {
+    /// Writes a line.
+    async fn say(&self, line: String);
+}
+
+/// A container that runs.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its number at the engine.
+    pub id: String,
+    /// Where it looks for programs.
+    pub path: Option<String>,
+    /// Whom scripts run as, where it is not whom the image names.
+    pub user: Option<String>,
+    /// The workspace, and whose it is to be when the worker is at it.
+    pub workspace: (PathBuf, Option<UserIds>),
+}
+
+/// The place of one claim of a job.
+pub struct Place {
+    pub(super) docker: Arc<Docker>,
+    run: RunId,
+    job: JobId,
+    epoch: Epoch,
+    pub(super) lifeline: Mutex<Lifeline>,
+    opened: OnceLock<Opened>,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("job", &self.job).field("opened", &self.opened).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// A place in which nothing is made. `holder` keeps its lifeline.
+    #[must_use]
+    pub fn new(docker: Arc<Docker>, run: RunId, job: JobId, epoch: Epoch, holder: Box<dyn EngineJob>) -> Self {
+        Self { docker, run, job, epoch, lifeline: Mutex::new(Lifeline::new(holder)), opened: OnceLock::new() }
+    }
+
+    /// The container, where it was opened.
+    #[must_use]
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.get()
+    }
+
+    /// The job.
+    #[must_use]
+    pub const fn job(&self) -> JobId {
+        self.job
+    }
+
+    /// Pulls the image, makes network, volumes and container, and starts it. A dropped future leaves what it made;
+    /// [`Place::remove`] takes it away.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn open(&self, spec: &ContainerSpec, say: &dyn Say) -> Result<(), DockerError> {
+        let docker = &self.docker;
+        docker.sweep_leftovers().await?;
+        docker.mark(&self.name())?;
+        let client = docker.client().await?;
+        let pull = spec.settings.pull.unwrap_or(match docker.config.pull {
+            PullPolicy::IfNotPresent => Pull::Missing,
+            PullPolicy::Always => Pull::Always,
+            PullPolicy::Never => Pull::Never,
+        });
+        let image = docker.images.have(docker, spec, pull, say).await?;
+        let limit = docker.config.patience.0;
+        let name = self.name();
+        let labels: HashMap<String, String> = self.labels().into();
+        let network = NetworkCreateRequest {
+            name: name.clone(),
+            driver: Some("bridge".into()),
+            labels: Some(labels.clone()),
+            ..NetworkCreateRequest::default()
+        };
+        call("make the network", limit, client.create_network(network)).await?;
+        for volume in create::named_volumes(&spec.volumes) {
+            let volume = VolumeCreateRequest {
+                name: Some(create::volume_name(&name, volume)),
+                labels: Some(labels.clone()),
+                ..VolumeCreateRequest::default()
+            };
+            call("make a volume", limit, client.create_volume(volume)).await?;
+        }
+        self.lifeline.lock().await.begin(&spec.commands, spec.host_user).await?;
+        let ceiling = create::Ceiling {
+            memory_bytes: docker.config.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            cpu_millis: docker.config.cpus.map(|cpus| u64::from(cpus) * 1000),
+        };
+        let body = create::job_container(spec, &image, &name, labels, ceiling);
+        let user = body.user.clone();
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let made = call("make the container", limit, client.create_container(Some(options), body)).await?;
+        call("start the container", limit, client.start_container(&made.id, None)).await?;
+        let seen = call("look at the container", limit, client.inspect_container(&made.id, None)).await?;
+        let path = seen.config.and_then(|config| config.env).and_then(|env| create::value_of(&env, "PATH"));
+        let _ = self.opened.set(Opened {
+            id: made.id,
+            path,
+            user,
+            workspace: (spec.workdir.clone().into(), spec.host_user),
+        });
+        Ok(())
+    }
+
+    /// Takes away what was made, however far it came. Again changes nothing.
+    ///
+    /// # Errors
+    /// What could not be removed; the mark stays, so that the next start of the worker tries again.
+    pub async fn remove(&self) -> Result<(), DockerError> {
+        self.lifeline.lock().await.let_go().await;
+        let Some(opened) = self.opened.get() else {
+            // it may have come to a part of it, which the labels tell
+            return self.sweep().await;
+        };
+        let docker = &self.docker;
+        let (client, limit) = (docker.client().await?, docker.config.patience.0);
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        gone(call("remove the container", limit, client.remove_container(&opened.id, Some(options))).await)?;
+        gone(call("remove the network", limit, client.remove_network(&self.name())).await)?;
+        self.sweep_volumes().await?;
+        docker.unmark(&self.name());
+        Ok(())
+    }
+
+    /// The name of everything that it makes.
+    pub(super) fn name(&self) -> String {
+        name_of(&self.job.to_string(), &self.epoch.to_string())
+    }
+
+    fn labels(&self) -> [(String, String); 4] {
+        [
+            (LABEL_PLACE.into(), self.docker.owner.clone()),
+            (LABEL_RUN.into(), self.run.to_string()),
+            (LABEL_JOB.into(), self.job.to_string()),
+            (LABEL_EPOCH.into(), self.epoch.to_string()),
+        ]
+    }
+
+    /// The labels by which what it made is found.
+    pub(super) fn found_by(&self) -> Vec<String> {
+        self.labels().iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+}
+
+/// The name of a place.
+pub(super) fn name_of(job: &str, epoch: &str) -> String {
+    format!("segue-{job}-{epoch}")
+}
+
+/// What is not there need not be removed.
+pub(super) fn gone(removed: Result<(), DockerError>) -> Result<(), DockerError> {
+    match removed {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
