@@ -20,7 +20,7 @@ const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// Speaks to a broker as its administrator.
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// How long a broker may take to start, beside other tests on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(300);
 /// The broker that tests share, where one was started for them: `AMQP-ADDRESS MANAGEMENT-ADDRESS`.
 const SHARED: &str = "SEGUE_TEST_BROKER";
 /// The administrator of a broker of the tests.

@@ -42,6 +42,7 @@ pub struct Postgres {
 struct Own {
     folder: tempfile::TempDir,
     keeper: Mutex<Option<Child>>,
+    env: Vec<(String, String)>,
 }
 
 impl Postgres {
@@ -68,6 +69,14 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL is not installed, or does not start.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(env: &[(String, String)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("segue-pg-").tempdir()?;
         // it refuses to be root
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -87,7 +96,7 @@ impl Postgres {
             .current_dir(folder.path())
             .output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let server = Self { socket, own: Some(Own { folder, keeper: Mutex::new(None) }) };
+        let server = Self { socket, own: Some(Own { folder, keeper: Mutex::new(None), env: env.to_vec() }) };
         server.start_again(&[])?;
         Ok(server)
     }
@@ -112,6 +121,7 @@ impl Postgres {
         let log = fs::File::options().create(true).append(true).open(own.folder.path().join("log"))?;
         let child = as_unprivileged(Command::new("sh"))?
             .args(["-c", &line])
+            .envs(own.env.iter().map(|(name, value)| (name, value)))
             .current_dir(own.folder.path())
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)

@@ -57,6 +57,8 @@ pub struct Shape {
     pub extra: String,
     /// Set in the environment of every server.
     pub server_env: Vec<(String, String)>,
+    /// The same for a PostgreSQL of its own.
+    pub database_env: Vec<(String, String)>,
 }
 
 impl Shape {
@@ -72,6 +74,7 @@ impl Shape {
             wired: false,
             extra: String::new(),
             server_env: Vec::new(),
+            database_env: Vec::new(),
         }
     }
 
@@ -100,7 +103,7 @@ impl Surroundings {
         if let Store::Postgres(whose) = shape.store {
             let server = match whose {
                 Whose::Shared => Postgres::shared()?,
-                Whose::Own => Arc::new(Postgres::start()?),
+                Whose::Own => Arc::new(Postgres::start_with(&shape.database_env)?),
             };
             around.database = Some(server.database()?);
             around.s3 = Some(S3::start("contents", "key", "secret").await?);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use segue_integration_tests::{
     faults::LEASES,
-    fleet::{Fleet, Shape, Whose},
+    fleet::{Fleet, Shape, Store, Whose},
     history::{Recorder, pipeline},
 };
 use segue_schemas::{
@@ -241,32 +241,68 @@ async fn a_log_that_the_server_did_not_take_is_whole_once_it_is_back(shape: Shap
     Ok(())
 }
 
-/// Debian's libfaketime, where the server reads what time it is from a file.
+/// The servers' clocks; where the time is the database's, that must not matter.
 async fn a_clock_that_is_set_by_an_hour_either_way_loses_nothing(shape: Shape) -> Result<()> {
-    let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
-    let library = library.into_iter().find(|path| std::path::Path::new(path).is_file());
-    let library = library.context("libfaketime is not installed: `apt-get install libfaketime`")?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("time");
-    std::fs::write(&file, "+0")?;
-    let server_env = [
-        ("LD_PRELOAD", library),
-        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-    ];
-    let server_env = server_env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let fleet = Fleet::start(Shape { server_env, ..quick(shape) }).await?;
-    let mut recorder = Recorder::start(fleet.folder())?;
-    for (version, time) in [("1", "+1h"), ("2", "+0"), ("3", "-1h"), ("4", "+0")] {
-        let before = recorder.lines();
-        push(&fleet, &mut recorder, "1", version).await?;
-        until_lines(&recorder, before + 2).await?;
-        std::fs::write(&file, time)?;
+    let clock = SetClock::new()?;
+    let shape = Shape { server_env: clock.env()?, ..quick(shape) };
+    clock.is_set_while_jobs_run(shape).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_databases_clock_that_is_set_by_an_hour_either_way_loses_nothing() -> Result<()> {
+    let clock = SetClock::new()?;
+    let cluster = Shape { store: Store::Postgres(Whose::Own), ..Shape::cluster(Whose::Shared) };
+    let shape = Shape { database_env: clock.env()?, ..quick(cluster) };
+    clock.is_set_while_jobs_run(shape).await
+}
+
+/// A file from which processes read how far their clock is off, by Debian's libfaketime.
+struct SetClock(tempfile::TempDir);
+
+impl SetClock {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // PostgreSQL is not root
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let clock = Self(folder);
+        clock.set("+0")?;
+        Ok(clock)
     }
-    all_is_well(&fleet, &recorder).await?;
-    let history = recorder.history(&fleet).await?;
-    let again: Vec<_> = history.effects.iter().filter(|effect| effect.epoch > 1).collect();
-    ensure!(again.is_empty(), "leases were taken for ended: {again:#?}");
-    Ok(())
+
+    fn set(&self, time: &str) -> Result<()> {
+        // in one step: nobody reads half of it
+        let new = self.0.path().join("new");
+        std::fs::write(&new, time)?;
+        Ok(std::fs::rename(new, self.0.path().join("time"))?)
+    }
+
+    fn env(&self) -> Result<Vec<(String, String)>> {
+        let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
+        let library = library.into_iter().find(|path| std::path::Path::new(path).is_file());
+        let library = library.context("libfaketime is not installed: `apt-get install libfaketime`")?;
+        let env = [
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", self.0.path().join("time").display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ];
+        Ok(env.map(|(name, value)| (name.to_owned(), value)).to_vec())
+    }
+
+    /// Nothing is lost, and no lease is taken for ended.
+    async fn is_set_while_jobs_run(&self, shape: Shape) -> Result<()> {
+        let fleet = Fleet::start(shape).await?;
+        let mut recorder = Recorder::start(fleet.folder())?;
+        for (version, time) in [("1", "+1h"), ("2", "+0"), ("3", "-1h"), ("4", "+0")] {
+            let before = recorder.lines();
+            push(&fleet, &mut recorder, "1", version).await?;
+            until_lines(&recorder, before + 2).await?;
+            self.set(time)?;
+        }
+        all_is_well(&fleet, &recorder).await?;
+        let history = recorder.history(&fleet).await?;
+        let again: Vec<_> = history.effects.iter().filter(|effect| effect.epoch > 1).collect();
+        ensure!(again.is_empty(), "leases were taken for ended: {again:#?}");
+        Ok(())
+    }
 }

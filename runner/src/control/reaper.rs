@@ -37,8 +37,16 @@ impl Store {
         let mut ended = 0;
         loop {
             let store = self.clone();
-            let set_by = self.inner.clock.was_set_by();
-            let (now, lost) = self.write(move |tx| Box::pin(async move { reap(&store, tx, set_by).await })).await?;
+            let (now, lost, set_by) = self
+                .write(move |tx| {
+                    Box::pin(async move {
+                        // looked at here: with this transaction's time, where that is the database's
+                        let set_by = store.inner.clock.was_set_by();
+                        let (now, lost) = reap(&store, tx, set_by).await?;
+                        Ok((now, lost, set_by))
+                    })
+                })
+                .await?;
             if let Some(set_by) = set_by {
                 self.inner.clock.accept(set_by);
             }
@@ -101,9 +109,11 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
     if let Some(set_by) = set_by {
         // workers count by a clock that nobody sets, so nobody's lease has run out: each begins again, and what is lost is found one
         // lease later
-        tracing::warn!(set_by_ms = set_by, "this machine's clock was set; every lease begins again");
+        tracing::warn!(set_by_ms = set_by, "the clock that counts was set; every lease begins again");
         let until = tx.now + store.config().timing.lease.0;
-        jobs::extend_all(&mut tx.conn, until, set_by).await?;
+        // each server that shares a database does this once: what ends too late is ended by its worker, what ends too early is lost
+        let moved_by = if store.server().is_some() { set_by.max(0) } else { set_by };
+        jobs::extend_all(&mut tx.conn, until, moved_by).await?;
         rollouts::extend_all(&mut tx.conn, until).await?;
     }
     for job in jobs::expired(&mut tx.conn, tx.now, AT_ONCE).await? {

@@ -43,6 +43,9 @@ struct DatabaseTime {
     origin: Instant,
     /// What the database's time was at the origin, in milliseconds since 1970.
     at_origin: AtomicI64,
+    /// By how much it was set since that was last taken into account, in milliseconds: by somebody, or as another machine has become
+    /// the database.
+    set_by: AtomicI64,
 }
 
 impl Clock {
@@ -66,7 +69,14 @@ impl Clock {
     /// By how many milliseconds the clock was set since that was last taken into account. What ends at a time of this clock then ends
     /// too early or too late.
     pub(crate) fn was_set_by(&self) -> Option<i64> {
-        let Source::System(machine) = &self.0 else { return None };
+        let machine = match &self.0 {
+            Source::System(machine) => machine,
+            Source::Database(time) => {
+                let set_by = time.set_by.load(Ordering::Relaxed);
+                return (set_by.abs() > JUMP_MS).then_some(set_by);
+            }
+            Source::Given(_) => return None,
+        };
         let (now, before) = (machine.ahead(), machine.ahead.load(Ordering::Relaxed));
         if (now - before).abs() > JUMP_MS {
             return Some(now - before);
@@ -78,8 +88,10 @@ impl Clock {
 
     /// That it was set by so much is taken into account.
     pub(crate) fn accept(&self, set_by: i64) {
-        if let Source::System(machine) = &self.0 {
-            machine.ahead.fetch_add(set_by, Ordering::Relaxed);
+        match &self.0 {
+            Source::System(machine) => drop(machine.ahead.fetch_add(set_by, Ordering::Relaxed)),
+            Source::Database(time) => drop(time.set_by.fetch_sub(set_by, Ordering::Relaxed)),
+            Source::Given(_) => {}
         }
     }
 
@@ -93,7 +105,8 @@ impl Clock {
     pub(super) fn of_database(self, now: Timestamp) -> Self {
         match self.0 {
             Source::System(_) => {
-                let time = DatabaseTime { origin: Instant::now(), at_origin: AtomicI64::new(now.0) };
+                let (at_origin, set_by) = (AtomicI64::new(now.0), AtomicI64::new(0));
+                let time = DatabaseTime { origin: Instant::now(), at_origin, set_by };
                 Self(Source::Database(Arc::new(time)))
             }
             other => Self(other),
@@ -103,7 +116,12 @@ impl Clock {
     /// The database has said its time.
     pub(super) fn set(&self, now: Timestamp) {
         if let Source::Database(time) = &self.0 {
-            time.at_origin.store(now.0 - time.passed(), Ordering::Relaxed);
+            let at_origin = now.0 - time.passed();
+            let jump = at_origin - time.at_origin.swap(at_origin, Ordering::Relaxed);
+            // one that is put right little by little is followed, as is one that is a little slower in answering
+            if jump.abs() > JUMP_MS {
+                time.set_by.fetch_add(jump, Ordering::Relaxed);
+            }
         }
     }
 
@@ -133,6 +151,27 @@ impl fmt::Debug for Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_databases_clock_that_is_set_is_told_as_well() {
+        let clock = Clock::system().of_database(Timestamp(1_000_000));
+        for told in [1_000_001, 1_001_000, 1_000_500] {
+            clock.set(Timestamp(told));
+            assert_eq!(clock.was_set_by(), None);
+        }
+        clock.set(Timestamp(1_000_000 + 3_600_000));
+        let set_by = clock.was_set_by().unwrap();
+        assert!((3_599_000..3_601_000).contains(&set_by), "{set_by}");
+        assert!(clock.now() >= Timestamp(4_600_000), "it is followed at once");
+        clock.accept(set_by);
+        assert_eq!(clock.was_set_by(), None);
+        // an answer that was heard late is put right by the next one
+        clock.set(Timestamp(4_590_000));
+        clock.set(Timestamp(4_600_000));
+        assert_eq!(clock.was_set_by(), None);
+        clock.set(Timestamp(1_000_000));
+        assert!(clock.was_set_by().unwrap() < -3_599_000);
+    }
 
     #[test]
     fn a_clock_that_is_set_is_told_from_one_that_runs() {
