@@ -121,7 +121,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(outside::clock(&args.server).await);
     checks.extend(outside::repositories(&config, &data).await);
     checks.extend(github::github(&config).await);
-    checks.extend(outside::docker().await);
+    checks.extend(outside::docker(&config.worker.docker).await);
     checks.extend(outside::gpus().await);
     checks
 }

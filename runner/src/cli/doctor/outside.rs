@@ -8,10 +8,10 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use nix::libc;
 use segue_runner::mirror::{Mirrors, Source};
-use segue_schemas::config::Config;
+use segue_schemas::config::{Config, DockerConfig};
 
 use super::Check;
-use crate::cli::connection::ServerArgs;
+use crate::cli::{connection::ServerArgs, ending::with_causes};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -89,22 +89,42 @@ async fn repository(mirrors: &Mirrors, name: &str, url: &str) -> Check {
     }
 }
 
-/// The engine for containers, where there is one. Nothing needs it that this version does.
-pub async fn docker() -> Option<Check> {
+/// The engine for containers: the one that the worker is to use, and else whether there is one that it could.
+pub async fn docker(config: &DockerConfig) -> Option<Check> {
     const NAME: &str = "docker";
-    let socket = Path::new("/var/run/docker.sock");
+    /// The engine's API must have what jobs are run with.
+    const OLDEST: (u32, u32) = (1, 41);
+    let usual = Path::new("/var/run/docker.sock");
+    let Some(socket) = &config.socket else {
+        let found = format!("{} is there; jobs that ask for a container are left to other workers", usual.display());
+        let remedy = "to take them here, name it in segue.yaml: worker: { docker: { socket: /var/run/docker.sock } }";
+        return usual.exists().then(|| Check::remark(NAME, found, remedy));
+    };
+    let shown = socket.display();
     if !socket.exists() {
-        return None;
+        let remedy = "install Docker (apt-get install docker.io), start it, or mend `worker.docker.socket`";
+        return Some(Check::bad(NAME, format!("{shown} is not there"), remedy));
     }
     let asked = async {
-        let client = reqwest::Client::builder().unix_socket(socket).timeout(LIMIT).build().ok()?;
-        let version: serde_json::Value = client.get("http://docker/version").send().await.ok()?.json().await.ok()?;
-        Some(format!("{}, API {}", version.get("Version")?.as_str()?, version.get("ApiVersion")?.as_str()?))
+        let client = reqwest::Client::builder().unix_socket(socket.clone()).timeout(LIMIT).build()?;
+        client.get("http://docker/version").send().await?.error_for_status()?.json::<serde_json::Value>().await
     };
+    let text = |value: &serde_json::Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
     Some(match asked.await {
-        Some(version) => Check::good(NAME, format!("version {version}; jobs do not get at it")),
-        None => {
-            Check::remark(NAME, format!("{} is there, and nobody answers", socket.display()), "systemctl start docker")
+        Ok(version) => {
+            let api = text(&version, "ApiVersion").unwrap_or_default();
+            let found = format!("version {}, API {api}, at {shown}", text(&version, "Version").unwrap_or_default());
+            let number = api.split_once('.').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+            if number.is_some_and(|number| number >= OLDEST) {
+                Check::good(NAME, found)
+            } else {
+                Check::bad(NAME, found, "jobs in containers need Docker 20.10 or newer (API 1.41)")
+            }
+        }
+        Err(error) => {
+            let said = with_causes(&error);
+            let remedy = "systemctl start docker; the user that the worker runs as must be able to use the socket";
+            Check::bad(NAME, format!("{shown} is there, and nobody answers: {said}"), remedy)
         }
     })
 }

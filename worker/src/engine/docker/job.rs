@@ -44,6 +44,8 @@ pub struct ContainerJob {
     /// Whether a script was started since nothing was left of all before.
     touched: bool,
     state: State,
+    /// The engine did not answer when everything was to end: the lifeline was let go, and nothing more is begun there.
+    given_up: bool,
     closed: bool,
 }
 
@@ -66,7 +68,7 @@ impl ContainerJob {
             of_host(at);
             of_lifeline(at);
         });
-        Self { host, place, deadline, running: None, touched: false, state: State::Up, closed: false }
+        Self { host, place, deadline, running: None, touched: false, state: State::Up, given_up: false, closed: false }
     }
 
     fn docker(&self) -> &Docker {
@@ -83,6 +85,9 @@ impl ContainerJob {
             return Err(DockerError::Own("only programs run in a container".into()));
         };
         let opened = self.opened()?;
+        if self.given_up {
+            return Err(DockerError::Ended("the engine did not answer, and it was given up".into()));
+        }
         self.be_up(&opened).await?;
         self.touched = true;
         let script = Script { argv, env, directory: &task.directory, user: opened.user.as_deref() };
@@ -154,19 +159,19 @@ impl ContainerJob {
     /// Ends everything in the container; what it ran last, where that can be told.
     async fn end_all(&mut self, grace: Duration) -> Result<Option<Exit>, DockerError> {
         let Some(opened) = self.place.opened().cloned() else { return Ok(None) };
-        if self.state == State::Down || (!self.touched && self.running.is_none()) {
+        if self.given_up || self.state == State::Down || (!self.touched && self.running.is_none()) {
             return Ok(None);
         }
         if self.state == State::Paused {
             self.be_up(&opened).await?;
         }
         let until = Instant::now() + grace;
-        let mut left = self.processes(&opened).await > OWN_PROCESSES;
+        let mut left = self.is_any_left(&opened).await?;
         if left && !grace.is_zero() {
             self.ask(&opened).await;
             while left && Instant::now() < until {
                 sleep(LOOK_EVERY).await;
-                left = self.processes(&opened).await > OWN_PROCESSES;
+                left = self.is_any_left(&opened).await?;
             }
         }
         if left {
@@ -185,17 +190,28 @@ impl ContainerJob {
         exec.exited(self.docker()).await.ok()
     }
 
-    /// How many processes it has. One that can't be asked counts as having some left.
-    async fn processes(&self, opened: &Opened) -> usize {
+    /// Whether anything of the job's runs in it. An engine that can't list processes leaves it open: then there is. One that does not
+    /// answer is given up, and the container ends without it.
+    async fn is_any_left(&mut self, opened: &Opened) -> Result<bool, DockerError> {
         let asked = async {
             let (client, limit) = (self.docker().client().await?, self.docker().config.patience.0);
             call("list the container's processes", limit, client.top_processes(&opened.id, None)).await
         };
         match asked.await {
-            Ok(top) => top.processes.map_or(0, |processes| processes.len()),
+            Ok(top) => Ok(top.processes.map_or(0, |processes| processes.len()) > OWN_PROCESSES),
+            Err(error @ DockerError::Refused { .. }) => {
+                // one that does not run has none; where there is no `ps` beside the engine, nobody knows
+                let down = self.why_down(opened).await.is_some();
+                if down {
+                    self.state = State::Down;
+                }
+                tracing::debug!(%error, down, "a container's processes can't be told");
+                Ok(!down)
+            }
             Err(error) => {
-                tracing::debug!(%error, "a container's processes can't be told");
-                usize::MAX
+                self.place.lifeline.lock().await.let_go().await;
+                self.given_up = true;
+                Err(error)
             }
         }
     }
