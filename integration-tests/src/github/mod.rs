@@ -10,6 +10,7 @@ mod answer;
 mod apps;
 mod checks;
 mod comments;
+mod deployments;
 mod hooks;
 mod limits;
 mod people;
@@ -39,6 +40,7 @@ pub use access::{Level, Permissions};
 use answer::Answer;
 pub use checks::CheckRun;
 pub use comments::Comment;
+pub use deployments::Deployment;
 pub use hooks::Delivery;
 use repositories::Repository;
 pub use statuses::CommitStatus;
@@ -106,6 +108,7 @@ struct State {
     statuses: Vec<CommitStatus>,
     comments: Vec<Comment>,
     deliveries: Vec<Delivery>,
+    deployments: Vec<Deployment>,
     hook_url: Option<String>,
     next_id: u64,
 }
@@ -161,6 +164,7 @@ impl GitHub {
             statuses: Vec::new(),
             comments: Vec::new(),
             deliveries: Vec::new(),
+            deployments: Vec::new(),
             hook_url: None,
             next_id: 1_000,
         };
@@ -398,6 +402,9 @@ fn of_repository(
         ("GET", ["commits", commit, "check-runs"]) => checks::list(state, asked, repository, commit),
         ("POST", ["statuses", commit]) => statuses::create(state, asked, repository, commit),
         ("GET", ["branches", branch]) => repositories::branch(state, asked, repository, branch),
+        ("GET", ["deployments"]) => deployments::list(state, asked, repository),
+        ("POST", ["deployments"]) => deployments::create(state, asked, repository),
+        ("POST", ["deployments", id, "statuses"]) => deployments::status(state, asked, repository, id),
         ("GET", ["pulls"]) => repositories::pulls(state, asked, repository),
         ("GET", ["pulls", number]) => repositories::pull(state, asked, repository, number),
         ("GET", ["issues", number, "comments"]) => comments::list(state, asked, repository, number),

@@ -38,6 +38,11 @@ impl Repository {
         is_sha && self.git(&["cat-file", "-e", &format!("{sha}^{{commit}}")]).is_some()
     }
 
+    /// The newest commit of a branch.
+    pub(super) fn branch(&self, name: &str) -> Option<String> {
+        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{name}")])
+    }
+
     fn git(&self, arguments: &[&str]) -> Option<String> {
         let mut git = Command::new("git");
         let output = git.args(["-c", "safe.directory=*"]).args(arguments).current_dir(&self.bare).output().ok()?;
@@ -72,7 +77,7 @@ pub(super) fn get(state: &State, asked: &Asked, repository: &str) -> Result<Answ
 pub(super) fn branch(state: &State, asked: &Asked, repository: &str, branch: &str) -> Result<Answer, Answer> {
     may(state, asked, repository, "contents", Level::Read)?;
     let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
-    let commit = known.git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")]);
+    let commit = known.branch(branch);
     let commit = commit.ok_or_else(|| Answer::refusal(http::StatusCode::NOT_FOUND, "Branch not found"))?;
     Ok(Answer::ok(json!({"name": branch, "commit": {"sha": commit}, "protected": false})))
 }

@@ -48,6 +48,7 @@ mod github_is_asked_for_what_was_missed;
 mod github_is_away_and_converges;
 mod github_says_to_wait;
 mod github_shows_a_push_to_its_end;
+mod github_shows_deployments;
 mod github_takes_statuses_from_a_person;
 mod github_tokens_end_in_the_middle_of_a_run;
 mod mistakes_are_told_on_the_command_line;

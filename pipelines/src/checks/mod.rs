@@ -5,6 +5,7 @@
 //! forge is told, or what it shows now.
 
 mod annotations;
+mod deployment;
 pub(crate) mod markdown;
 mod status;
 
@@ -17,6 +18,7 @@ use segue_schemas::{
 use serde::{Deserialize, Serialize};
 
 pub use annotations::{CheckAnnotation, Level};
+pub use deployment::{Deployment, DeploymentState, DeploymentStatus, RolloutFacts, deployment};
 pub use status::{CommitState, CommitStatus, commit_status};
 
 /// What the button for what failed is called in the event of its being pressed.

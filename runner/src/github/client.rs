@@ -101,6 +101,15 @@ impl GitHub {
         &self.inner.place
     }
 
+    /// Where people look at it, without a slash at its end.
+    #[must_use]
+    pub fn web(&self) -> &str {
+        match self.inner.base.as_str() {
+            "https://api.github.com" => "https://github.com",
+            base => base.strip_suffix("/api/v3").unwrap_or(base),
+        }
+    }
+
     /// A time that it told, by our clock, as far as the difference is known.
     #[must_use]
     pub fn by_our_clock(&self, theirs: Timestamp) -> Timestamp {

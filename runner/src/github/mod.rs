@@ -9,6 +9,7 @@ mod app;
 mod budget;
 mod client;
 mod commenter;
+mod deployer;
 mod error;
 mod sweeper;
 mod teller;

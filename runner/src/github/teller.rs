@@ -38,7 +38,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 pub struct Teller {
     pub(super) store: Store,
     pub(super) github: GitHub,
-    config: GitHubConfig,
+    pub(super) config: GitHubConfig,
     owners: HashMap<String, Owner>,
     /// Failures to reach GitHub at all, one after the other.
     away: u32,
@@ -126,7 +126,8 @@ impl Teller {
             let runs = self.store.due_shows(AT_A_TIME).await?;
             let left_out = self.store.due_left_out(AT_A_TIME).await?;
             let comments = self.store.due_comments(AT_A_TIME).await?;
-            if runs.is_empty() && left_out.is_empty() && comments.is_empty() {
+            let deployments = self.store.due_deployments(AT_A_TIME).await?;
+            if runs.is_empty() && left_out.is_empty() && comments.is_empty() && deployments.is_empty() {
                 break;
             }
             for one in comments {
@@ -136,6 +137,11 @@ impl Teller {
             }
             for one in runs {
                 if let Some(pause) = self.tell(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
+            }
+            for one in deployments {
+                if let Some(pause) = self.tell_deployment(&one).await? {
                     return Ok((Some(Instant::now() + pause), false));
                 }
             }
@@ -149,6 +155,7 @@ impl Teller {
             self.store.next_show_due().await?,
             self.store.next_left_out_due().await?,
             self.store.next_comment_due().await?,
+            self.store.next_deployment_due().await?,
         ];
         let next = due.into_iter().flatten().min();
         Ok((next.map(|due| Instant::now() + due.since(self.store.now())), true))
@@ -341,8 +348,7 @@ impl Teller {
 
     fn digest(&self, check: &Check) -> String {
         let body = if self.github.is_app() { body(check) } else { json!(commit_status(check)) };
-        let digest = ring::digest::digest(&ring::digest::SHA256, body.to_string().as_bytes());
-        hex::encode(&digest.as_ref()[..12])
+        digest(&body)
     }
 
     async fn show_check(
@@ -480,6 +486,12 @@ impl Teller {
 
 pub(super) fn owner_of(repository: &str) -> String {
     repository.split('/').next().unwrap_or_default().to_owned()
+}
+
+/// By what something is known again, once it was shown.
+pub(super) fn digest(body: &Value) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, body.to_string().as_bytes());
+    hex::encode(&digest.as_ref()[..12])
 }
 
 /// What people wait for: that there is something at all, and how it ended.

@@ -21,6 +21,8 @@ pub enum Purpose {
     Statuses,
     /// Reading who may do what, and answering below pull requests.
     Comments,
+    /// Making deployments.
+    Deployments,
     /// Reading what the repository is.
     Metadata,
 }
@@ -33,6 +35,7 @@ impl Purpose {
             Self::Checks => json!({"checks": "write"}),
             Self::Statuses => json!({"statuses": "write"}),
             Self::Comments => json!({"metadata": "read", "pull_requests": "write"}),
+            Self::Deployments => json!({"deployments": "write"}),
             Self::Metadata => json!({"metadata": "read"}),
         }
     }
@@ -44,6 +47,7 @@ impl Purpose {
             Self::Checks => "checks: write",
             Self::Statuses => "statuses: write",
             Self::Comments => "pull_requests: write",
+            Self::Deployments => "deployments: write",
             Self::Metadata => "metadata: read",
         }
     }

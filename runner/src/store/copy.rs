@@ -52,6 +52,7 @@ const TABLES: &[&str] = &[
     "github_checks",
     "github_left_out",
     "github_comments",
+    "github_deployments",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

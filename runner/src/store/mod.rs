@@ -11,6 +11,7 @@ mod clock;
 pub(crate) mod comments;
 mod common;
 mod copy;
+mod deployments;
 mod doorbell;
 mod error;
 pub(crate) mod fleet;
@@ -46,6 +47,7 @@ pub use clock::Clock;
 pub use comments::{Comment, DueComment, Strangers};
 pub(crate) use common::SharedLock;
 pub use copy::{Copied, copy};
+pub use deployments::{DeploymentFacts, DueDeployment};
 pub use doorbell::{Bell, Doorbell, Listener};
 pub use error::{Result, StoreError};
 pub use left_out::LeftOut;
@@ -251,6 +253,9 @@ impl Store {
                 let done = work(&mut *tx).await?;
                 for run in tx.runs_rung_since(bells) {
                     shows::mark(tx, run, gather).await?;
+                }
+                for rollout in tx.rollouts_rung_since(bells) {
+                    deployments::mark(tx, rollout, gather).await?;
                 }
                 Ok(done)
             })

@@ -5,7 +5,10 @@
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use futures_util::FutureExt as _;
-use segue_schemas::{id::RunId, time::Timestamp};
+use segue_schemas::{
+    id::{RolloutId, RunId},
+    time::Timestamp,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Bell, Clock, Doorbell, Result, StoreError, sql::Conn};
@@ -41,6 +44,12 @@ impl Tx {
     pub(crate) fn runs_rung_since(&self, bells: usize) -> Vec<RunId> {
         let run = |bell: &Bell| if let Bell::Run(id) = bell { Some(*id) } else { None };
         self.bells.iter().skip(bells).filter_map(run).collect()
+    }
+
+    /// The same of rollouts.
+    pub(crate) fn rollouts_rung_since(&self, bells: usize) -> Vec<RolloutId> {
+        let rollout = |bell: &Bell| if let Bell::Rollout(id) = bell { Some(*id) } else { None };
+        self.bells.iter().skip(bells).filter_map(rollout).collect()
     }
 }
 

@@ -149,6 +149,7 @@ macro_rules! on {
                 what_github_shows_is_kept_by_attempt_and_goes_with_the_run,
                 without_github_nothing_is_noted,
                 a_pipeline_that_was_left_out_is_told_once_unless_it_runs,
+                every_change_of_a_rollout_is_to_be_told_and_that_of_what_served_before,
                 a_button_of_a_check_runs_what_it_stands_for_once,
             }
             comments::{

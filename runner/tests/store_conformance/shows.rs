@@ -180,3 +180,37 @@ pub async fn a_button_of_a_check_runs_what_it_stands_for_once(world: World) {
     assert_eq!(jobs.iter().filter(|carried| **carried).count(), 1, "what succeeded is carried over");
     assert!(world.store.next_deliveries(10).await.unwrap().is_empty(), "the planner has nothing to do with it");
 }
+
+pub async fn every_change_of_a_rollout_is_to_be_told_and_that_of_what_served_before(world: World) {
+    let world = world.configured(told).await;
+    let worker = world.worker("w", "1").await;
+    let due = async || world.store.due_deployments(10).await.unwrap();
+    let first = world.deployed(&worker, "staging", b"one").await.rollout;
+    let told_first = due().await;
+    assert_eq!(told_first.iter().map(|due| due.rollout).collect::<Vec<_>>(), [first]);
+    let facts = world.store.deployment_facts(first).await.unwrap().unwrap();
+    assert_eq!((facts.repository.as_str(), facts.rollout.is_current, facts.rollout.is_rollback), ("o/r", true, false));
+    world.store.announce_deployment(first).await.unwrap();
+    let until = world.store.now() + Duration::from_secs(90);
+    world.store.deployment_put_off(first, until, Some("it is away".into())).await.unwrap();
+    assert_eq!((due().await, world.store.next_deployment_due().await.unwrap()), (vec![], Some(until)));
+    world.pass(Duration::from_secs(91));
+    let world = world.reopened().await;
+    let due = async || world.store.due_deployments(10).await.unwrap();
+    let again = due().await.remove(0);
+    assert_eq!((again.tries, again.is_announced, again.id), (1, true, None));
+    world.store.deployment_told(first, Some(7_000_000_000), "d".into()).await.unwrap();
+    world.store.deployment_shown(&again, world.store.now(), None).await.unwrap();
+    assert_eq!((due().await, world.store.next_deployment_due().await.unwrap()), (vec![], None));
+
+    // another environment is no concern of it
+    world.deployed(&worker, "qa", b"one").await;
+    assert!(due().await.iter().all(|due| due.rollout != first));
+    let second = world.deployed(&worker, "staging", b"two").await.rollout;
+    let all = due().await;
+    assert!([first, second].iter().all(|wanted| all.iter().any(|due| due.rollout == *wanted)), "{all:?}");
+    let before = all.iter().find(|due| due.rollout == first).unwrap();
+    assert_eq!((before.id, before.told.as_str()), (Some(7_000_000_000), "d"));
+    assert!(!world.store.deployment_facts(first).await.unwrap().unwrap().rollout.is_current);
+    assert!(world.store.deployment_facts(second).await.unwrap().unwrap().rollout.is_current);
+}

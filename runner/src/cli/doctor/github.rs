@@ -9,8 +9,13 @@ use super::Check;
 
 const NAME: &str = "github";
 /// What Segue does there as an App, and hears of, by permission and level.
-const NEEDED: [(&str, &str); 4] =
-    [("checks", "write"), ("contents", "read"), ("metadata", "read"), ("pull_requests", "write")];
+const NEEDED: [(&str, &str); 5] = [
+    ("checks", "write"),
+    ("contents", "read"),
+    ("deployments", "write"),
+    ("metadata", "read"),
+    ("pull_requests", "write"),
+];
 /// The events that start something.
 const EVENTS: [&str; 3] = ["push", "pull_request", "issue_comment"];
 /// Where events are taken.
@@ -207,7 +212,9 @@ mod tests {
         let checks = looked(&there.as_app("")).await;
         assert_eq!((checks[0].state, checks[2].state), (State::Bad, State::Bad));
         assert!(
-            checks[0].found.ends_with("does not ask for checks: write, contents: read, pull_requests: write"),
+            checks[0]
+                .found
+                .ends_with("does not ask for checks: write, contents: read, deployments: write, pull_requests: write"),
             "{}",
             checks[0].found
         );

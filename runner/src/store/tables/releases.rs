@@ -77,6 +77,12 @@ pub(crate) async fn serving(conn: &mut Conn, environment: &str, service: &str) -
         .transpose()
 }
 
+/// Whether what a rollout brought serves.
+pub(crate) async fn is_serving(conn: &mut Conn, environment: &str, service: &str, rollout: RolloutId) -> Result<bool> {
+    let sql = "SELECT rollout_id FROM current_releases WHERE environment = $1 AND service = $2 AND rollout_id = $3";
+    Ok(conn.first(sql, args![environment, service, rollout]).await?.is_some())
+}
+
 /// From now on this release serves; what served before is the way back.
 pub(crate) async fn set_serving(
     conn: &mut Conn,

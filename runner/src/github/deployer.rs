@@ -1,0 +1,164 @@
+//! Rollouts as deployments on GitHub. Comes in: the store's outbox of rollouts. Goes out: a deployment for each, and its statuses, within
+//! the limits that the [`Teller`] keeps. Never here: what a deployment says.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use segue_pipelines::checks::{Deployment, DeploymentState, deployment};
+use segue_schemas::{id::RolloutId, time::Timestamp};
+use serde_json::{Value, json};
+
+use super::{
+    GitHubError, Purpose, Speaker, Teller, Urgency,
+    teller::{GIVE_UP_AFTER, PAGES, Trial, Trouble, digest, owner_of},
+};
+use crate::store::{DeploymentFacts, DueDeployment, Result};
+
+type Tried<T> = std::result::Result<T, Trouble>;
+
+impl Teller {
+    /// Tells of one rollout; `Some`: GitHub can't be reached, and is left alone for so long.
+    pub(super) async fn tell_deployment(&mut self, due: &DueDeployment) -> Result<Option<Duration>> {
+        let Some(facts) = self.store.deployment_facts(due.rollout).await? else { return Ok(None) };
+        let owner = owner_of(&facts.repository);
+        let held = self.held_until(&owner);
+        if held > self.store.now() {
+            self.store.deployment_put_off(due.rollout, held, None).await?;
+            return Ok(None);
+        }
+        let error = match self.show_deployment(&owner, due, &facts).await {
+            Ok(later) => {
+                self.well(&owner);
+                match later {
+                    None => self.store.deployment_shown(due, self.store.now() + self.config.gather.0, None).await?,
+                    Some(until) => self.store.deployment_put_off(due.rollout, until, None).await?,
+                }
+                return Ok(None);
+            }
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::GitHub(error)) => error,
+        };
+        let now = self.store.now();
+        match self.trouble(&owner, &error) {
+            Trial::Away(pause) => {
+                self.store.deployment_put_off(due.rollout, now + pause, Some(error.to_string())).await?;
+                return Ok(Some(pause));
+            }
+            Trial::Held(until) => self.store.deployment_put_off(due.rollout, until, None).await?,
+            Trial::Refused if facts.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER) => {
+                tracing::error!(rollout = %due.rollout, %error, "GitHub won't show this deployment");
+                self.store.deployment_shown(due, now, Some(error.to_string())).await?;
+            }
+            Trial::Refused => {
+                if due.tries == 0 {
+                    tracing::warn!(rollout = %due.rollout, %error, "GitHub does not show this deployment yet");
+                }
+                let until = now + self.pause(due.tries);
+                self.store.deployment_put_off(due.rollout, until, Some(error.to_string())).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings what GitHub shows of a rollout to what holds; `Some`: the rest can be told from then on.
+    async fn show_deployment(
+        &mut self,
+        owner: &str,
+        due: &DueDeployment,
+        facts: &DeploymentFacts,
+    ) -> Tried<Option<Timestamp>> {
+        let wanted = deployment(&facts.rollout);
+        let digest = digest(&json!(wanted.status));
+        if due.id.is_some() && due.told == digest {
+            return Ok(None);
+        }
+        let is_passing = matches!(wanted.status.state, DeploymentState::Queued | DeploymentState::InProgress);
+        let urgency = if is_passing { Urgency::Passing } else { Urgency::Awaited };
+        let (mut id, mut may_be_there) = (due.id, due.is_announced);
+        loop {
+            if let Err(until) = self.take(owner, urgency) {
+                return Ok(Some(until));
+            }
+            let known = match id {
+                Some(id) => id,
+                None => {
+                    let found = if may_be_there { self.find_deployment(facts, due.rollout).await? } else { None };
+                    let known = match found {
+                        Some(found) => found,
+                        None => self.make_deployment(facts, &wanted, due.rollout).await?,
+                    };
+                    self.store.deployment_told(due.rollout, Some(known), String::new()).await?;
+                    id = Some(known);
+                    // its status is a change of its own
+                    continue;
+                }
+            };
+            match self.write_status(facts, &wanted, known).await {
+                Ok(()) => break,
+                // it is gone there: another is made in its place
+                Err(error) if error.status() == Some(StatusCode::NOT_FOUND) && due.id == Some(known) => {
+                    (id, may_be_there) = (None, false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.store.deployment_told(due.rollout, id, digest).await?;
+        Ok(None)
+    }
+
+    /// <https://docs.github.com/en/rest/deployments/deployments#create-a-deployment>. What may be deployed was decided here: GitHub
+    /// merges nothing into it, and asks for no checks, of which that of the pipeline that deploys would be one.
+    async fn make_deployment(&self, facts: &DeploymentFacts, wanted: &Deployment, rollout: RolloutId) -> Tried<i64> {
+        self.store.announce_deployment(rollout).await?;
+        let body = json!({
+            "ref": facts.commit, "task": "deploy", "auto_merge": false, "required_contexts": [],
+            "environment": wanted.environment, "description": wanted.description,
+            "transient_environment": false, "production_environment": wanted.is_production,
+            "payload": {"segue_rollout": rollout},
+        });
+        let path = format!("/repos/{}/deployments", facts.repository);
+        let answer = self.github.ask(speaker(facts), Method::POST, &path, Some(&body)).await?;
+        answer.body["id"].as_i64().ok_or_else(|| {
+            GitHubError::Away { place: self.github.place().into(), problem: "it named no deployment".into() }.into()
+        })
+    }
+
+    /// One that was made and not noted.
+    async fn find_deployment(&self, facts: &DeploymentFacts, rollout: RolloutId) -> Tried<Option<i64>> {
+        let mut path = format!("/repos/{}/deployments?sha={}&per_page=100", facts.repository, facts.commit);
+        for _ in 0..PAGES {
+            let answer = self.github.ask(speaker(facts), Method::GET, &path, None).await?;
+            let is_ours = |one: &&Value| one["payload"]["segue_rollout"] == json!(rollout);
+            if let Some(found) = answer.body.as_array().into_iter().flatten().find(is_ours) {
+                return Ok(found["id"].as_i64());
+            }
+            match answer.next {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// What served before is told of by its own status: an environment may have several services, and `auto_inactive` would end those
+    /// of the others.
+    async fn write_status(
+        &self,
+        facts: &DeploymentFacts,
+        wanted: &Deployment,
+        id: i64,
+    ) -> std::result::Result<(), GitHubError> {
+        let mut body = json!(wanted.status);
+        body["auto_inactive"] = json!(false);
+        body["environment"] = json!(wanted.environment);
+        if let Some(check) = facts.check {
+            body["log_url"] = json!(format!("{}/{}/runs/{check}", self.github.web(), facts.repository));
+        }
+        let path = format!("/repos/{}/deployments/{id}/statuses", facts.repository);
+        self.github.ask(speaker(facts), Method::POST, &path, Some(&body)).await.map(drop)
+    }
+}
+
+fn speaker(facts: &DeploymentFacts) -> Speaker<'_> {
+    Speaker::Repository(&facts.repository, Purpose::Deployments)
+}

@@ -1,0 +1,209 @@
+//! Rollouts as deployments on GitHub: which have changed since it was last told, and what it knows of each.
+
+use std::time::Duration;
+
+use segue_pipelines::checks::RolloutFacts;
+use segue_schemas::{
+    id::{CommitSha, RolloutId},
+    time::Timestamp,
+};
+
+use super::{
+    Bell, Result, Store, StoreError, Tx,
+    sql::{Conn, args},
+    tables::{jobs, releases, rollouts},
+};
+
+/// How long one that a server has taken is no other's.
+const TAKEN_FOR: Duration = Duration::from_secs(60);
+
+/// A rollout of which GitHub is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDeployment {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// Up to which change.
+    pub version: i64,
+    /// GitHub's number of its deployment; `None`: not known.
+    pub id: Option<i64>,
+    /// Whether it may be there already.
+    pub is_announced: bool,
+    /// Digest of what GitHub shows of it.
+    pub told: String,
+    /// Tries that failed.
+    pub tries: u32,
+}
+
+/// A rollout with what tells where it is shown.
+#[derive(Debug, Clone)]
+pub struct DeploymentFacts {
+    /// `owner/name`
+    pub repository: String,
+    /// The commit that is rolled out.
+    pub commit: CommitSha,
+    /// GitHub's number of the check of the job that asked for it, where there is one.
+    pub check: Option<i64>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// The rollout.
+    pub rollout: RolloutFacts,
+}
+
+/// Notes, in the transaction of the change, that GitHub is to be told of a rollout, and of those of its pair that served before it.
+pub(super) async fn mark(tx: &mut Tx, rollout: RolloutId, gather: Duration) -> Result<()> {
+    let sql = "INSERT INTO github_deployments (rollout_id, version, next_try_at) SELECT id, 1, $2 FROM rollouts WHERE id = $1
+        ON CONFLICT (rollout_id) DO UPDATE SET version = github_deployments.version + 1,
+            next_try_at = CASE WHEN github_deployments.next_try_at > $3 THEN $3 ELSE github_deployments.next_try_at END";
+    tx.conn.run(sql, args![rollout, tx.now, tx.now + gather]).await?;
+    let sql = "UPDATE github_deployments SET version = version + 1, next_try_at = $2
+        WHERE shown = version AND rollout_id IN (
+            SELECT before.id FROM rollouts AS now JOIN rollouts AS before
+                ON before.environment = now.environment AND before.service = now.service AND before.id < now.id
+            WHERE now.id = $1 AND now.status = 'succeeded' AND before.status = 'succeeded')";
+    tx.conn.run(sql, args![rollout, tx.now]).await?;
+    tx.ring(Bell::Shows);
+    Ok(())
+}
+
+impl Store {
+    /// Rollouts of which GitHub is to be told now; where several servers share the database they are taken.
+    pub async fn due_deployments(&self, limit: u32) -> Result<Vec<DueDeployment>> {
+        if self.server().is_none() {
+            return due(&mut self.read().await?, self.now(), limit).await;
+        }
+        self.write(move |tx| {
+            Box::pin(async move {
+                let due = due(&mut tx.conn, tx.now, limit).await?;
+                for one in &due {
+                    let sql = "UPDATE github_deployments SET taken_until = $2 WHERE rollout_id = $1";
+                    tx.conn.run(sql, args![one.rollout, tx.now + TAKEN_FOR]).await?;
+                }
+                Ok(due)
+            })
+        })
+        .await
+    }
+
+    /// When the next of them is due.
+    pub async fn next_deployment_due(&self) -> Result<Option<Timestamp>> {
+        let sql = "SELECT MIN(CASE WHEN taken_until > next_try_at THEN taken_until ELSE next_try_at END) AS due
+            FROM github_deployments WHERE version > shown";
+        self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+    }
+
+    /// What there is to show of a rollout; `None`: it is gone.
+    pub async fn deployment_facts(&self, id: RolloutId) -> Result<Option<DeploymentFacts>> {
+        let mut conn = self.read().await?;
+        let record = match rollouts::load(&mut conn, id).await {
+            Ok(found) => found.record,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (rollout, spec) = (&record.rollout, &record.rollout.spec);
+        let is_current = releases::is_serving(&mut conn, &spec.environment, &spec.release.service, id).await?;
+        let (mut check, mut environment_url) = (None, None);
+        if let Some(job) = record.job {
+            match jobs::load(&mut conn, job).await {
+                Ok(job) => {
+                    environment_url = job.record.environment_url;
+                    let sql = "SELECT check_id FROM github_checks WHERE run_id = $1 AND attempt = $2 AND job_key = $3";
+                    let args = args![job.record.run, job.record.attempt, &job.record.plan.key];
+                    check = conn.first(sql, args).await?.map_or(Ok(None), |row| row.maybe_int("check_id"))?;
+                }
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(DeploymentFacts {
+            repository: spec.release.repository.clone(),
+            commit: spec.release.commit.clone(),
+            check,
+            ended_at: rollout.ended_at,
+            rollout: RolloutFacts {
+                rollout: id,
+                release: spec.release.id,
+                service: spec.release.service.clone(),
+                environment: spec.environment.clone(),
+                status: rollout.status,
+                is_current,
+                is_rollback: spec.is_rollback,
+                reason: rollout.reason.clone(),
+                environment_url,
+            },
+        }))
+    }
+
+    /// A deployment is going to be made: from now on it is looked for first.
+    pub async fn announce_deployment(&self, rollout: RolloutId) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                tx.conn
+                    .run("UPDATE github_deployments SET announced = 1 WHERE rollout_id = $1", args![rollout])
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Stores GitHub's number of a deployment, and what it shows of it now.
+    pub async fn deployment_told(&self, rollout: RolloutId, id: Option<i64>, told: String) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let sql = "UPDATE github_deployments SET deployment_id = $2, told = $3 WHERE rollout_id = $1";
+                tx.conn.run(sql, args![rollout, id, told]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// GitHub shows a rollout as it was at a version, or won't ever (`error`); changes since then are due at `next`.
+    pub async fn deployment_shown(&self, due: &DueDeployment, next: Timestamp, error: Option<String>) -> Result<()> {
+        let (rollout, version) = (due.rollout, due.version);
+        self.write(move |tx| {
+            Box::pin(async move {
+                let sql =
+                    "UPDATE github_deployments SET shown = $2, next_try_at = $3, taken_until = 0, tries = 0, error = $4
+                    WHERE rollout_id = $1";
+                tx.conn.run(sql, args![rollout, version, next, error]).await?;
+                tx.ring(Bell::Shows);
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// GitHub is told of a rollout later; `error`: because a try failed.
+    pub async fn deployment_put_off(&self, rollout: RolloutId, until: Timestamp, error: Option<String>) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let failed = u32::from(error.is_some());
+                let sql =
+                    "UPDATE github_deployments SET next_try_at = $2, taken_until = 0, tries = tries + $3, error = $4
+                    WHERE rollout_id = $1";
+                tx.conn.run(sql, args![rollout, until, failed, error]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<DueDeployment>> {
+    let sql = "SELECT * FROM github_deployments WHERE version > shown AND next_try_at <= $1 AND taken_until <= $1
+        ORDER BY next_try_at, rollout_id LIMIT $2";
+    let rows = conn.all(sql, args![now, limit]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(DueDeployment {
+                rollout: RolloutId(row.int("rollout_id")?),
+                version: row.int("version")?,
+                id: row.maybe_int("deployment_id")?,
+                is_announced: row.flag("announced")?,
+                told: row.text("told")?,
+                tries: row.count("tries")?,
+            })
+        })
+        .collect()
+}
