@@ -184,7 +184,15 @@ impl Docker {
 
     /// Brings the image, where it is not there yet.
     async fn furnish(&self) -> Result<()> {
-        if self.ask(Method::GET, &format!("/images/{IMAGE}/json"), None).await.is_ok() {
+        self.image(IMAGE, "").await
+    }
+
+    /// Brings an image like [`IMAGE`] under another name, with a further line of a Dockerfile.
+    ///
+    /// # Errors
+    /// A program is missing, or the engine refuses.
+    pub async fn image(&self, name: &str, line: &str) -> Result<()> {
+        if self.ask(Method::GET, &format!("/images/{name}/json"), None).await.is_ok() {
             return Ok(());
         }
         ensure!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: install the package busybox-static");
@@ -204,9 +212,13 @@ impl Docker {
         let mut packed = Command::new("tar");
         packed.args(["--owner=0", "--group=0", "-cf"]).arg(&tar).arg("-C").arg(&root).arg(".");
         ensure!(packed.status()?.success(), "tar could not pack the image");
-        let (repository, tag) = IMAGE.split_once(':').context("a tag")?;
-        let change = percent("ENV PATH=/bin:/opt/tools");
-        let url = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}&changes={change}");
+        let (repository, version) = name.split_once(':').context("a tag")?;
+        let lines: String = ["ENV PATH=/bin:/opt/tools", line]
+            .iter()
+            .filter(|line| !line.is_empty())
+            .map(|line| format!("&changes={}", percent(line)))
+            .collect();
+        let url = format!("/images/create?fromSrc=-&repo={repository}&tag={version}{lines}");
         self.ask(Method::POST, &url, Some(fs::read(tar)?)).await.map(drop)
     }
 

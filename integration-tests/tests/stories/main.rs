@@ -54,6 +54,7 @@ mod github_tokens_end_in_the_middle_of_a_run;
 mod mistakes_are_told_on_the_command_line;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
+mod services_stand_beside_a_job_in_a_container;
 mod steps_promote_check_and_go_back;
 mod the_compose_file_can_be_used;
 mod the_host_alone_brings_the_last_good_release_back;

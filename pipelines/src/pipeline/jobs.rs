@@ -115,9 +115,9 @@ impl Reader<'_, '_> {
         let container = node.get("container").and_then(|node| self.container(node, "container", &mut scope));
         let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
         let permissions = node.get("permissions").and_then(|node| self.permissions(node));
-        if let Some(entry) = node.entry("services").filter(|_| !services.is_empty()) {
-            let message = "`services` asks for containers beside the job, and no worker of this version runs them";
-            let help = Some("the job fails and says so; start what it needs in a step".into());
+        if let Some(entry) = node.entry("services").filter(|_| container.is_none() && !services.is_empty()) {
+            let message = "`services` stand beside a container, and this job has none: it fails and says so";
+            let help = Some("add `container: IMAGE`; what runs there reaches each service by its name".into());
             self.findings.warning(Code::NotSupportedYet, &entry.key_span, message, help);
         }
         let mut defaults = self.defaults(node, defaults);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     engine::{
         EngineJob,
-        docker::{ContainerJob, ContainerSpec, Credentials, Docker, Place, Say},
+        docker::{ContainerJob, ContainerSpec, Credentials, Docker, Place, Say, ServiceSpec},
     },
     log::JobLog,
     supervisor::client::SupervisorError,
@@ -104,30 +104,22 @@ impl Running<'_> {
     /// What the container is made with.
     fn container_spec(&self, plan: &ContainerPlan) -> Result<ContainerSpec, StepError> {
         let contexts = self.container_contexts()?;
-        let image = context::render("`container`", &plan.image, &contexts)?;
-        if image.trim().is_empty() {
-            return Err(StepError::Configuration("the image of `container` comes to nothing".into()));
-        }
-        let mut env = IndexMap::new();
-        context::overlay_env(&mut env, &plan.env, &contexts)?;
-        let credentials = plan.credentials.as_ref().map(|credentials| {
-            Ok::<_, StepError>(Credentials {
-                username: context::render("`credentials: username`", &credentials.username, &contexts)?,
-                password: context::render("`credentials: password`", &credentials.password, &contexts)?,
-            })
-        });
+        let own = evaluated("container", plan, &contexts)?;
+        let service = |(name, plan): (&String, &ContainerPlan)| evaluated(name, plan, &contexts);
+        let services = self.claim.plan.services.iter().map(service).collect::<Result<_, _>>()?;
         let workspace = &self.workspace;
         Ok(ContainerSpec {
-            image: image.trim().to_owned(),
-            env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-            settings: container::settings(plan).map_err(StepError::Configuration)?,
-            volumes: plan.volumes.clone(),
-            credentials: credentials.transpose()?,
+            image: own.image,
+            env: own.env,
+            settings: own.settings,
+            volumes: own.volumes,
+            credentials: own.credentials,
             mounts: workspace.for_container(),
             workdir: workspace.work().display().to_string(),
             commands: workspace.commands(),
             host_user: self.user.ids,
             forced_user: forced_user(),
+            services,
         })
     }
 
@@ -139,6 +131,30 @@ impl Running<'_> {
         context::overlay_env(&mut env, &self.claim.plan.env, &base)?;
         Ok(context::step_contexts(&self.contexts, &steps, self.standing, &env))
     }
+}
+
+/// A container as it is planned, with its templates evaluated.
+fn evaluated(name: &str, plan: &ContainerPlan, contexts: &Contexts) -> Result<ServiceSpec, StepError> {
+    let image = context::render(&format!("the image of `{name}`"), &plan.image, contexts)?;
+    if image.trim().is_empty() {
+        return Err(StepError::Configuration(format!("the image of `{name}` comes to nothing")));
+    }
+    let mut env = IndexMap::new();
+    context::overlay_env(&mut env, &plan.env, contexts)?;
+    let credentials = plan.credentials.as_ref().map(|credentials| {
+        Ok::<_, StepError>(Credentials {
+            username: context::render("`credentials: username`", &credentials.username, contexts)?,
+            password: context::render("`credentials: password`", &credentials.password, contexts)?,
+        })
+    });
+    Ok(ServiceSpec {
+        name: name.to_owned(),
+        image: image.trim().to_owned(),
+        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        settings: container::settings(plan).map_err(StepError::Configuration)?,
+        volumes: plan.volumes.clone(),
+        credentials: credentials.transpose()?,
+    })
 }
 
 /// A worker that is not root could not clear away what another user leaves: everything then runs as its own.

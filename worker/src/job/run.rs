@@ -295,10 +295,8 @@ impl JobRunner {
                  in segue.yaml"
             ));
         }
-        if !claim.plan.services.is_empty() {
-            return Some(
-                "the job asks for `services`, which no worker of this version runs; start them in a step".into(),
-            );
+        if claim.plan.container.is_none() && !claim.plan.services.is_empty() {
+            return Some("`services` stand beside a container, and the job has none; add `container: IMAGE`".into());
         }
         let what = match (self.users.shared().ids, claim.secrets.is_empty(), claim.trusted) {
             (Some(_), ..) | (None, true, true) => return None,
@@ -399,6 +397,9 @@ impl JobRunner {
         let killed = running.engine.kill(grace).await;
         if let Err(error) = &killed {
             tracing::debug!(job = %claim.job, %error, "nothing was left to be killed");
+        }
+        if let Some(place) = running.place.as_ref().filter(|_| !matches!(ended, Ended::Lost)) {
+            place.keep_words(&running.log).await;
         }
         let closed = running.engine.close().await;
         if let Err(error) = &closed {

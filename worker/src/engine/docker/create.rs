@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
 
-use super::{lifeline, place::ContainerSpec};
+use super::{lifeline, place::ContainerSpec, services::ServiceSpec};
 
 /// The most that a container may have.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +43,25 @@ pub(super) fn job_container(
     body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
     if let Some(host) = &mut body.host_config {
         host.mounts = Some(mounts);
+    }
+    body
+}
+
+/// A container beside it, which runs what its image says.
+pub(super) fn service_container(
+    service: &ServiceSpec,
+    image: &str,
+    network: &str,
+    labels: HashMap<String, String>,
+    ceiling: Ceiling,
+) -> ContainerCreateBody {
+    let mut settings = service.settings.clone();
+    settings.aliases.push(service.name.clone());
+    let mut body = container(service.env.clone(), &settings, image, network, labels, ceiling);
+    body.user.clone_from(&settings.user);
+    body.working_dir.clone_from(&settings.workdir);
+    if let Some(host) = &mut body.host_config {
+        host.mounts = Some(volumes(&service.volumes, network));
     }
     body
 }
@@ -114,9 +133,9 @@ fn host_config(settings: &Settings, network: &str, ceiling: Ceiling) -> HostConf
     }
 }
 
-/// The names of the volumes that have one.
-pub(super) fn named_volumes(volumes: &[String]) -> impl Iterator<Item = &str> {
-    volumes.iter().filter_map(|volume| volume.split_once(':').map(|(name, _)| name))
+/// The name of a volume that has one.
+pub(super) fn volume_of(volume: &str) -> Option<&str> {
+    volume.split_once(':').map(|(name, _)| name)
 }
 
 /// A volume's name at the engine: what one job keeps there, no other meets.

@@ -10,12 +10,13 @@ use bollard::{
     auth::DockerCredentials, errors::Error, models::CreateImageInfo, query_parameters::CreateImageOptionsBuilder,
 };
 use futures_util::StreamExt as _;
-use segue_pipelines::container::{Pull, registry, with_tag};
+use segue_pipelines::container::{Pull, Settings, registry, with_tag};
+use segue_schemas::config::PullPolicy;
 
 use super::{
     Docker, DockerError,
     call::{call, understood},
-    place::{ContainerSpec, Say},
+    place::{Credentials, Say},
 };
 
 /// How long a pull may say nothing.
@@ -23,6 +24,15 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// Lines that the log has of one pull.
 const MAX_LINES: usize = 200;
 const PULL: &str = "pull the image";
+
+/// An image that is to be had.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// As the pipeline names it.
+    pub image: &'a str,
+    pub settings: &'a Settings,
+    pub credentials: Option<&'a Credentials>,
+}
 
 /// The images that are being pulled.
 #[derive(Debug, Default)]
@@ -32,14 +42,13 @@ pub(super) struct Images {
 
 impl Images {
     /// Sees to it that the engine has the image, and gives the name to make a container with.
-    pub(super) async fn have(
-        &self,
-        docker: &Docker,
-        spec: &ContainerSpec,
-        pull: Pull,
-        say: &dyn Say,
-    ) -> Result<String, DockerError> {
-        let image = with_tag(spec.image.trim());
+    pub(super) async fn have(&self, docker: &Docker, wanted: Wanted<'_>, say: &dyn Say) -> Result<String, DockerError> {
+        let pull = wanted.settings.pull.unwrap_or(match docker.config.pull {
+            PullPolicy::IfNotPresent => Pull::Missing,
+            PullPolicy::Always => Pull::Always,
+            PullPolicy::Never => Pull::Never,
+        });
+        let image = with_tag(wanted.image.trim());
         let is_there = is_there(docker, &image).await?;
         match (pull, is_there) {
             (Pull::Missing | Pull::Never, true) => return Ok(image),
@@ -59,7 +68,7 @@ impl Images {
         let pulled = if waited && self::is_there(docker, &image).await? {
             Ok(())
         } else {
-            pull_image(docker, &image, spec, say).await
+            pull_image(docker, &image, wanted, say).await
         };
         drop(held);
         self.forget(&image);
@@ -90,12 +99,12 @@ async fn is_there(docker: &Docker, image: &str) -> Result<bool, DockerError> {
     }
 }
 
-async fn pull_image(docker: &Docker, image: &str, spec: &ContainerSpec, say: &dyn Say) -> Result<(), DockerError> {
+async fn pull_image(docker: &Docker, image: &str, wanted: Wanted<'_>, say: &dyn Say) -> Result<(), DockerError> {
     let mut options = CreateImageOptionsBuilder::default().from_image(image);
-    if let Some(platform) = &spec.settings.platform {
+    if let Some(platform) = &wanted.settings.platform {
         options = options.platform(platform);
     }
-    let credentials = spec.credentials.as_ref().map(|credentials| DockerCredentials {
+    let credentials = wanted.credentials.map(|credentials| DockerCredentials {
         username: Some(credentials.username.clone()),
         password: Some(credentials.password.clone()),
         serveraddress: Some(registry(image).unwrap_or("https://index.docker.io/v1/").to_owned()),

@@ -32,8 +32,8 @@ const ASK: &str = "kill -TERM -1; kill -CONT -1";
 
 /// How everything ends that is killed, with its container or alone.
 const KILLED: Exit = Exit::Code(137);
-/// Bytes of what a container said that are shown.
-const MAX_WORDS: usize = 500;
+/// Bytes of what a container said that are read.
+const MAX_WORDS: usize = 1024 * 1024;
 
 /// The tasks of a job with a container.
 pub struct ContainerJob {
@@ -113,7 +113,8 @@ impl ContainerJob {
             return None;
         }
         let code = state.exit_code.unwrap_or_default();
-        let said = last_words(client, &opened.id, limit).await;
+        let said = last_words(client, &opened.id, 5, limit).await;
+        let said = if said.trim().is_empty() { "it said nothing".into() } else { format!("it said `{}`", said.trim()) };
         Some(match code {
             // as shells have it: there is no such program, or it can't be run
             126 | 127 => {
@@ -312,13 +313,13 @@ impl Drop for ContainerJob {
     }
 }
 
-/// The end of what a container itself said.
-async fn last_words(client: &Client, container: &str, limit: Duration) -> String {
-    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("5").build();
-    let mut lines = client.logs(container, Some(options));
+/// The end of what a container itself said: its last lines, as far as they come within the limit.
+pub(super) async fn last_words(client: &Client, container: &str, lines: usize, limit: Duration) -> String {
+    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
+    let mut stream = client.logs(container, Some(options));
     let mut said = String::new();
     let read = async {
-        while let Some(Ok(line)) = lines.next().await {
+        while let Some(Ok(line)) = stream.next().await {
             said.push_str(&String::from_utf8_lossy(line.as_ref()));
             if said.len() > MAX_WORDS {
                 break;
@@ -326,7 +327,7 @@ async fn last_words(client: &Client, container: &str, limit: Duration) -> String
         }
     };
     let _ = tokio::time::timeout(limit, read).await;
-    if said.trim().is_empty() { "it said nothing".into() } else { format!("it said `{}`", said.trim()) }
+    said
 }
 
 impl From<DockerError> for SupervisorError {

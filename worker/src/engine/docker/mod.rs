@@ -15,6 +15,7 @@ mod images;
 mod job;
 mod lifeline;
 mod place;
+mod services;
 mod sweep;
 
 use std::{
@@ -29,6 +30,7 @@ use tokio::sync::OnceCell;
 pub use call::DockerError;
 pub use job::ContainerJob;
 pub use place::{ContainerSpec, Credentials, Opened, Place, Say};
+pub use services::ServiceSpec;
 
 use call::call;
 use images::Images;

@@ -1,7 +1,7 @@
 //! The place that a job's scripts run in: its network, its volumes and its container, made in this order and removed in the other.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
@@ -11,15 +11,18 @@ use bollard::{
     models::{NetworkCreateRequest, VolumeCreateRequest},
     query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
 };
-use segue_pipelines::container::{Pull, Settings};
-use segue_schemas::{
-    config::PullPolicy,
-    id::{Epoch, JobId, RunId},
-};
+use futures_util::future::try_join_all;
+use segue_pipelines::container::Settings;
+use segue_schemas::id::{Epoch, JobId, RunId};
 use tokio::sync::Mutex;
 
 use super::{
-    Docker, DockerError, LABEL_EPOCH, LABEL_JOB, LABEL_PLACE, LABEL_RUN, call::call, create, lifeline::Lifeline,
+    Docker, DockerError, LABEL_EPOCH, LABEL_JOB, LABEL_PLACE, LABEL_RUN,
+    call::call,
+    create,
+    images::Wanted,
+    lifeline::Lifeline,
+    services::{ServiceSpec, Started},
 };
 use crate::engine::{EngineJob, UserIds};
 
@@ -46,6 +49,14 @@ pub struct ContainerSpec {
     pub host_user: Option<UserIds>,
     /// Whom everything in the container runs as, whatever image and settings say.
     pub forced_user: Option<String>,
+    /// The containers beside it.
+    pub services: Vec<ServiceSpec>,
+}
+
+impl ContainerSpec {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { image: &self.image, settings: &self.settings, credentials: self.credentials.as_ref() }
+    }
 }
 
 /// Who pulls.
@@ -91,6 +102,7 @@ pub struct Place {
     epoch: Epoch,
     pub(super) lifeline: Mutex<Lifeline>,
     opened: OnceLock<Opened>,
+    pub(super) services: OnceLock<Vec<Started>>,
 }
 
 impl std::fmt::Debug for Place {
@@ -103,7 +115,15 @@ impl Place {
     /// A place in which nothing is made. `holder` keeps its lifeline.
     #[must_use]
     pub fn new(docker: Arc<Docker>, run: RunId, job: JobId, epoch: Epoch, holder: Box<dyn EngineJob>) -> Self {
-        Self { docker, run, job, epoch, lifeline: Mutex::new(Lifeline::new(holder)), opened: OnceLock::new() }
+        Self {
+            docker,
+            run,
+            job,
+            epoch,
+            lifeline: Mutex::new(Lifeline::new(holder)),
+            opened: OnceLock::new(),
+            services: OnceLock::new(),
+        }
     }
 
     /// The container, where it was opened.
@@ -128,12 +148,11 @@ impl Place {
         docker.sweep_leftovers().await?;
         docker.mark(&self.name())?;
         let client = docker.client().await?;
-        let pull = spec.settings.pull.unwrap_or(match docker.config.pull {
-            PullPolicy::IfNotPresent => Pull::Missing,
-            PullPolicy::Always => Pull::Always,
-            PullPolicy::Never => Pull::Never,
-        });
-        let image = docker.images.have(docker, spec, pull, say).await?;
+        let services = spec.services.iter().map(ServiceSpec::wanted);
+        let wanted =
+            std::iter::once(spec.wanted()).chain(services).map(|wanted| docker.images.have(docker, wanted, say));
+        let mut images = try_join_all(wanted).await?.into_iter();
+        let image = images.next().unwrap_or_default();
         let limit = docker.config.patience.0;
         let name = self.name();
         let labels: HashMap<String, String> = self.labels().into();
@@ -144,7 +163,9 @@ impl Place {
             ..NetworkCreateRequest::default()
         };
         call("make the network", limit, client.create_network(network)).await?;
-        for volume in create::named_volumes(&spec.volumes) {
+        let volumes = spec.services.iter().flat_map(|service| &service.volumes).chain(&spec.volumes);
+        let named: BTreeSet<&str> = volumes.filter_map(|volume| create::volume_of(volume)).collect();
+        for volume in named {
             let volume = VolumeCreateRequest {
                 name: Some(create::volume_name(&name, volume)),
                 labels: Some(labels.clone()),
@@ -152,11 +173,13 @@ impl Place {
             };
             call("make a volume", limit, client.create_volume(volume)).await?;
         }
-        self.lifeline.lock().await.begin(&spec.commands, spec.host_user).await?;
         let ceiling = create::Ceiling {
             memory_bytes: docker.config.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
             cpu_millis: docker.config.cpus.map(|cpus| u64::from(cpus) * 1000),
         };
+        let services: Vec<(&ServiceSpec, String)> = spec.services.iter().zip(images).collect();
+        self.start_services(&services, &labels, ceiling, say).await?;
+        self.lifeline.lock().await.begin(&spec.commands, spec.host_user).await?;
         let body = create::job_container(spec, &image, &name, labels, ceiling);
         let user = body.user.clone();
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
@@ -179,7 +202,8 @@ impl Place {
     /// What could not be removed; the mark stays, so that the next start of the worker tries again.
     pub async fn remove(&self) -> Result<(), DockerError> {
         self.lifeline.lock().await.let_go().await;
-        let Some(opened) = self.opened.get() else {
+        let has_services = self.services.get().is_some_and(|services| !services.is_empty());
+        let Some(opened) = self.opened.get().filter(|_| !has_services) else {
             // it may have come to a part of it, which the labels tell
             return self.sweep().await;
         };
