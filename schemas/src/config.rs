@@ -118,6 +118,9 @@ pub struct GitHubConfig {
     pub longest_pause: Span,
     /// How often an App looks for deliveries that did not come here, to have them sent again; also at each start.
     pub sweep_every: Span,
+    /// Whether jobs of pull requests from forks, once approved, may run on a worker's host where they ask for no container. What runs
+    /// there is another user, and sees what any user of the machine sees.
+    pub forks_on_host: bool,
 }
 
 impl Default for GitHubConfig {
@@ -133,6 +136,7 @@ impl Default for GitHubConfig {
             first_pause: Span::seconds(2),
             longest_pause: Span::seconds(300),
             sweep_every: Span::seconds(3600),
+            forks_on_host: false,
         }
     }
 }

@@ -36,7 +36,7 @@ jobs:
 
 #[tokio::test]
 async fn the_second_run_has_it_and_no_other_branch_nor_a_forks_pull_request_fills_it() -> Result<()> {
-    let stand = Stand::start("").await?;
+    let stand = Stand::start("github: {forks-on-host: true}\n").await?;
     let first = stand.repository.commit("first", &[(".segue/pipelines/one.yml", PIPELINE), ("lock", "1")])?;
     let view = pushed(&stand, "main").await?;
     assert_eq!(output(&view, "hit")?, "", "there was none before");

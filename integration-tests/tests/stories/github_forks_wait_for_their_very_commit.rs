@@ -53,7 +53,7 @@ async fn a_second_passes() {
 
 #[tokio::test]
 async fn a_forks_code_waits_for_the_approval_of_its_very_commit_and_a_push_closes_the_gate() -> Result<()> {
-    let (stand, github) = with_github(", gather: 50ms").await?;
+    let (stand, github) = with_github(", gather: 50ms, forks-on-host: true").await?;
     stand.repository.commit("base", &[(".segue/pipelines/ci.yml", PIPELINE), ("file", "base")])?;
     stand.repository.push("main")?;
     github.set_permission("acme/shop", "ada", "write");

@@ -19,6 +19,8 @@ pub struct GateFacts {
     pub trusted: bool,
     /// Whether somebody let this commit of foreign code run.
     pub foreign_code_approved: bool,
+    /// Whether it runs in no container, where foreign code is not let in.
+    pub keeps_foreign_out: bool,
     /// Who holds the environment's slot, if another job does.
     pub environment_held_by: Option<String>,
     /// Free disk in MiB.
@@ -68,6 +70,11 @@ pub fn gate(facts: &GateFacts) -> Gate {
             );
             return Gate::Refused { reason };
         }
+    }
+    if !facts.trusted && facts.keeps_foreign_out {
+        let reason = "code from outside the repository does not run on a worker's host: give the job a `container`, or let it by \
+                      `github.forks-on-host: true` in segue.yaml";
+        return Gate::Refused { reason: reason.into() };
     }
     if !facts.trusted && !facts.foreign_code_approved {
         let reason = "the code comes from outside the repository; it runs once somebody has approved this commit";

@@ -430,6 +430,7 @@ fn gates_say_what_they_wait_for() {
         refused_by: None,
         trusted: true,
         foreign_code_approved: false,
+        keeps_foreign_out: false,
         environment_held_by: None,
         free_disk_mib: 1000,
         low_disk_mib: 512,
@@ -453,6 +454,11 @@ fn gates_say_what_they_wait_for() {
     );
     assert!(with(|f| f.trusted = false).starts_with("refused: code from outside"));
     assert!(with(|f| (f.trusted, f.environment) = (false, None)).starts_with("person: the code comes from outside"));
+    let outside = |f: &mut GateFacts| {
+        (f.trusted, f.environment, f.foreign_code_approved, f.keeps_foreign_out) = (false, None, true, true);
+    };
+    assert!(with(outside).starts_with("refused: code from outside the repository does not run on a worker's host"));
+    assert_eq!(with(|f| f.keeps_foreign_out = true), "open", "the repository's own code may");
     assert!(with(|f| f.free_disk_mib = 100).starts_with("closed: only 100 MiB of disk are free"));
     assert_eq!(with(|f| f.environment_held_by = Some("run 7".into())), "closed: run 7 is changing `production`");
     // what never opens is said first

@@ -35,6 +35,7 @@ pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) 
         refused_by: None,
         trusted: run.record.trusted,
         foreign_code_approved,
+        keeps_foreign_out: job.record.plan.container.is_none() && !store.config().github.forks_on_host,
         // two jobs may be in one environment; what changes a service in it queues up for the slot of the pair
         environment_held_by: None,
         free_disk_mib: store.free_disk_mib(),

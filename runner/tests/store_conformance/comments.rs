@@ -19,6 +19,7 @@ use crate::world::{World, commit, job};
 
 fn told(config: &mut Config) {
     config.github.app = GitHubAppConfig { id: Some(GitHubAppId::Number(1)), private_key_file: Some("key".into()) };
+    config.github.forks_on_host = true;
 }
 
 fn comment(world: &World, id: i64, asks: Command) -> Comment {

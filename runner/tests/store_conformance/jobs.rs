@@ -493,7 +493,7 @@ pub async fn artifacts_are_named_once_per_attempt(world: World) {
 }
 
 pub async fn secrets_come_with_the_claim_to_trusted_code_alone(world: World) {
-    let world = world.configured(|_| ()).await;
+    let world = world.configured(|config| config.github.forks_on_host = true).await;
     let scope = |repository: Option<&str>, environment: Option<&str>| SecretScope {
         repository: repository.map(Into::into),
         environment: environment.map(Into::into),

@@ -88,6 +88,7 @@ macro_rules! on {
                 an_approval_is_bound_to_the_commit_and_counts_people,
                 a_ref_that_an_environment_does_not_let_in_fails,
                 foreign_code_waits_for_a_yes_and_never_deploys,
+                foreign_code_runs_on_no_host_unless_the_operator_lets_it,
                 cancelling_takes_back_what_waits_and_tells_what_runs,
                 a_rerun_of_what_failed_carries_the_rest_over,
                 recovery_is_told_after_a_failure,

@@ -69,6 +69,7 @@ pub async fn a_ref_that_an_environment_does_not_let_in_fails(world: World) {
 }
 
 pub async fn foreign_code_waits_for_a_yes_and_never_deploys(world: World) {
+    let world = world.configured(|config| config.github.forks_on_host = true).await;
     let event = Event::PullRequest {
         action: "opened".into(),
         number: 5,
@@ -185,4 +186,26 @@ pub async fn tokens_open_what_they_say(world: World) {
     assert_eq!(store.token("aa").await.unwrap(), None, "the new one took its place");
     world.pass(Duration::from_secs(60));
     assert_eq!(world.store.token("bb").await.unwrap(), None, "it has expired");
+}
+
+pub async fn foreign_code_runs_on_no_host_unless_the_operator_lets_it(world: World) {
+    let event = Event::PullRequest {
+        action: "opened".into(),
+        number: 5,
+        title: "From a fork".into(),
+        head_ref: "b".into(),
+        head: commit(500),
+        head_repository: Some("fork/r".into()),
+        base_ref: "main".into(),
+        base: commit(501),
+        draft: false,
+        message: String::new(),
+    };
+    let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![job("test", &[])]).await;
+    let jobs = world.jobs(run).await;
+    assert!(
+        jobs[0].starts_with("test failed: code from outside the repository does not run on a worker's host"),
+        "{jobs:?}"
+    );
+    assert!(world.store.approve(run, None, "ada".into()).await.is_err(), "nothing waits for a yes");
 }
