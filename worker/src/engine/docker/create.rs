@@ -197,3 +197,65 @@ fn at_most(asked: Option<u64>, most: Option<u64>) -> Option<u64> {
 fn signed(value: u64) -> Option<i64> {
     i64::try_from(value).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use segue_pipelines::container::of_options;
+
+    use super::*;
+
+    fn made(options: &str, ceiling: Ceiling) -> ContainerCreateBody {
+        let options: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+        let spec = ContainerSpec {
+            image: "debian:13".into(),
+            env: vec!["A=1".into()],
+            settings: of_options(&options).unwrap(),
+            volumes: vec!["kept:/kept:ro".into(), "/scratch".into()],
+            credentials: None,
+            mounts: vec!["/jobs/1/work".into()],
+            workdir: "/jobs/1/work".into(),
+            commands: "/jobs/1/commands".into(),
+            host_user: None,
+            forced_user: None,
+            services: Vec::new(),
+        };
+        let labels = HashMap::from([("segue.job".to_owned(), "1".to_owned())]);
+        job_container(&spec, "debian:13", "segue-1-1", labels, ceiling)
+    }
+
+    #[test]
+    fn a_container_has_no_more_than_it_needs() {
+        let body = made("--cap-drop CAP_SETUID --label segue.job=another --label a=b", Ceiling::default());
+        let host = body.host_config.unwrap();
+        assert_eq!((host.privileged, host.init), (Some(false), Some(true)));
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert!(!host.cap_add.unwrap().iter().any(|name| name == "SETUID" || name == "MKNOD"));
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        assert_eq!(host.network_mode.as_deref(), Some("segue-1-1"));
+        assert_eq!(host.pids_limit, Some(DEFAULT_PIDS));
+        assert!(host.binds.is_none() && host.devices.is_none() && host.pid_mode.is_none());
+        let mounts = host.mounts.unwrap();
+        let sources: Vec<Option<&str>> = mounts.iter().map(|mount| mount.source.as_deref()).collect();
+        assert_eq!(sources, [Some("/jobs/1/work"), Some("segue-1-1-kept"), None]);
+        assert_eq!(mounts[1].read_only, Some(true));
+        let labels = body.labels.unwrap();
+        assert_eq!((labels["segue.job"].as_str(), labels["a"].as_str()), ("1", "b"), "a job can't pass for another");
+    }
+
+    #[test]
+    fn limits_are_kept_within_the_workers() {
+        let ceiling = Ceiling { memory_bytes: Some(1 << 30), cpu_millis: Some(2000) };
+        for (options, memory, nano_cpus) in [
+            ("", 1 << 30, 2_000_000_000),
+            ("--memory 512m --cpus 0.5", 512 << 20, 500_000_000),
+            ("--memory 64g --cpus 64", 1 << 30, 2_000_000_000),
+            ("--memory 64g --memory-swap -1", 1 << 30, 2_000_000_000),
+        ] {
+            let host = made(options, ceiling).host_config.unwrap();
+            assert_eq!((host.memory, host.nano_cpus), (Some(memory), Some(nano_cpus)), "{options}");
+            assert_eq!(host.memory_swap, Some(memory), "no swap beyond it: {options}");
+        }
+        let host = made("", Ceiling::default()).host_config.unwrap();
+        assert_eq!((host.memory, host.memory_swap, host.nano_cpus), (None, None, None));
+    }
+}
