@@ -250,7 +250,7 @@ async fn a_repository_dispatch_runs_the_default_branch_by_webhook_and_by_hand() 
     });
     assert_eq!(stand.webhook("c1", "issue_comment", comment.to_string()).send().await.unwrap().status(), 202);
     let delivery = stand.settled("c1").await;
-    assert!(delivery["reason"].as_str().unwrap().contains("asks to deploy to staging"), "{delivery}");
+    assert!(delivery["reason"].as_str().unwrap().contains("commands are for pull requests"), "{delivery}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -270,7 +270,8 @@ pub async fn a_job_that_asks_for_a_container_never_runs_outside_of_one(world: Wo
     assert!(world.store.claim_job(&worker).await.unwrap().is_none());
     let jobs = world.jobs(run).await;
     assert!(
-        jobs[0].starts_with("contained failed: it asks for a container, and no worker has the docker engine"),
+        jobs[0]
+            .starts_with("contained queued: no worker offers all of `default, docker`; a worker offers `docker` once"),
         "{jobs:?}"
     );
 }
