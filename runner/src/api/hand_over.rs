@@ -107,13 +107,10 @@ impl Drop for GiveBack {
     }
 }
 
-/// Claims in a task of its own, which goes on where the caller has gone away, and then drops what it claimed.
+/// Does work in a task of its own, which goes on where the caller has gone away, and then drops what it claimed.
 ///
 /// # Errors
-/// Those of the claim.
-pub async fn handed_over<T: Send + 'static>(
-    claim: impl Future<Output = crate::store::Result<Option<HandOver<T>>>> + Send + 'static,
-) -> Result<Option<HandOver<T>>> {
-    let claimed = tokio::spawn(claim).await.map_err(|error| ApiError::internal(error.to_string()))?;
-    Ok(claimed?)
+/// It broke off.
+pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.map_err(|error| ApiError::internal(error.to_string()))
 }

@@ -233,6 +233,18 @@ async fn a_job_that_is_carried_over_shows_the_log_that_it_wrote() {
     }
 }
 
+/// A job that somebody was given, once it has been given back.
+async fn claimed_again(stand: &Stand) -> Value {
+    let asked = Instant::now();
+    loop {
+        match stand.claim().await {
+            Some(claim) => return claim,
+            None => assert!(asked.elapsed() < Duration::from_secs(5), "the job is leased to nobody"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_brings_the_next_job_to_whoever_may_claim_one() {
     let stand = Stand::start().await;
@@ -267,15 +279,7 @@ async fn an_end_brings_the_next_job_to_whoever_may_claim_one() {
         end
     });
     assert_eq!(stale.send().await.unwrap().status(), 409);
-    let asked = Instant::now();
-    let third = loop {
-        match stand.claim().await {
-            Some(claim) => break claim,
-            None => assert!(asked.elapsed() < Duration::from_secs(5), "the job is leased to nobody"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    assert_eq!(third["run"], 3);
+    assert_eq!(claimed_again(&stand).await["run"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,14 +307,7 @@ async fn a_claim_whose_caller_goes_away_is_given_back() {
         let mut gone = tokio::net::TcpStream::connect(address).await.unwrap();
         gone.write_all(head.as_bytes()).await.unwrap();
         drop(gone);
-        let asked = Instant::now();
-        claim = loop {
-            match stand.claim().await {
-                Some(claim) => break claim,
-                None => assert!(asked.elapsed() < Duration::from_secs(5), "the job is leased to nobody"),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        claim = claimed_again(&stand).await;
     }
 }
 

@@ -32,14 +32,14 @@ use super::{
     callers::{Caller, HeldBody, HeldQuery, UnderEpoch, under_epoch},
     error::{ApiError, Result},
     extract::{Body, Path},
-    hand_over::{HandOver, handed_over},
+    hand_over::{HandOver, apart},
 };
 use crate::{
     artifact_store::Stored,
     control::MAX_SUMMARY_BYTES,
     mirror::RepositoryName,
     reconcile,
-    store::{Bell, Listener},
+    store::{Bell, Listener, StoreError},
 };
 
 /// The longest wait of a long poll.
@@ -104,12 +104,11 @@ async fn claim_job(State(app): State<Arc<App>>, caller: Caller, Body(request): B
     loop {
         let held_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         let (asked, wanted) = (app.clone(), request.clone());
-        let claimed = handed_over(async move {
-            let Some(claim) = asked.store.claim_job(&wanted).await? else { return Ok(None) };
-            let claim = JobClaim { held_ms, ..completed(&asked, claim).await };
-            Ok(Some(HandOver::of_job(asked.store.clone(), claim)))
+        let claimed = apart(async move {
+            let Some(claim) = asked.store.claim_job(&wanted).await? else { return Ok::<_, StoreError>(None) };
+            Ok(Some(handed_over(&asked, claim, held_ms).await))
         });
-        if let Some(claim) = claimed.await? {
+        if let Some(claim) = claimed.await?? {
             // there may be more, and others who wait for a bell
             if let Some(queue) = &app.queue {
                 queue.looks.ask();
@@ -153,6 +152,12 @@ async fn ended_jobs(State(app): State<Arc<App>>, Body(asked): Body<AskEnded>) ->
             () = app.stopping.cancelled() => return Ok(Json(EndedJobs { jobs: Vec::new() })),
         }
     }
+}
+
+/// A job that was leased, on its way to its worker; `held_ms` as [`JobClaim`] has it.
+async fn handed_over(app: &App, claim: JobClaim, held_ms: Option<u64>) -> HandOver<JobClaim> {
+    let claim = JobClaim { held_ms, ..completed(app, claim).await };
+    HandOver::of_job(app.store.clone(), claim)
 }
 
 /// Fills in what the store does not know: where the repository lies.
@@ -206,15 +211,11 @@ async fn finish_job(
         return Ok(Json(Finished { cancel, next: None }).into_response());
     };
     let asked = app.clone();
-    // in a task of its own, which goes on where the caller has gone away, and then gives back what it claimed
-    let both = tokio::spawn(async move {
+    let both = apart(async move {
         let (ended, claimed) = asked.store.finish_and_claim(job, finish, &next).await;
         let claimed = match claimed {
-            Ok(Some(claim)) => {
-                // counted from when the end was sent, which was before this was leased
-                let claim = JobClaim { held_ms: Some(0), ..completed(&asked, claim).await };
-                Some(HandOver::of_job(asked.store.clone(), claim))
-            }
+            // counted from when the end was sent, which was before this was leased
+            Ok(Some(claim)) => Some(handed_over(&asked, claim, Some(0)).await),
             Ok(None) => None,
             Err(error) => {
                 // the worker asks again by itself, and is told then
@@ -224,7 +225,7 @@ async fn finish_job(
         };
         (ended, claimed)
     });
-    let (ended, claimed) = both.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    let (ended, claimed) = both.await?;
     let Reported { cancel } = ended?;
     let Some(claimed) = claimed else { return Ok(Json(Finished { cancel, next: None }).into_response()) };
     if let Some(queue) = &app.queue {
@@ -419,11 +420,11 @@ async fn claim_rollout(
     let mut poll = Poll::new(&app, Bell::Rollouts, request.wait_ms);
     loop {
         let (store, request) = (app.store.clone(), request.clone());
-        let claimed = handed_over(async move {
+        let claimed = apart(async move {
             let claim = store.claim_rollout(&request).await?;
-            Ok(claim.map(|claim| HandOver::of_rollout(store, claim)))
+            Ok::<_, StoreError>(claim.map(|claim| HandOver::of_rollout(store, claim)))
         });
-        if let Some(claim) = claimed.await? {
+        if let Some(claim) = claimed.await?? {
             return claim.into_response();
         }
         if !poll.wait().await {

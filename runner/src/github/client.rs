@@ -116,6 +116,30 @@ impl GitHub {
         Timestamp(theirs.0.saturating_sub(self.inner.ahead.load(Ordering::Relaxed).saturating_mul(1_000)))
     }
 
+    /// Looks through at most so many pages of a list, until a page has what is looked for.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn look_through<T>(
+        &self,
+        speaker: Speaker<'_>,
+        mut path: String,
+        pages: usize,
+        mut look: impl FnMut(&Value) -> Option<T> + Send,
+    ) -> Result<Option<T>, GitHubError> {
+        for _ in 0..pages {
+            let answer = self.ask(speaker, Method::GET, &path, None).await?;
+            if let Some(found) = look(&answer.body) {
+                return Ok(Some(found));
+            }
+            match answer.next {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
     /// Asks. `path` begins with a slash, or is the address of a next page.
     ///
     /// # Errors

@@ -207,20 +207,15 @@ impl Teller {
     async fn is_answered(&self, comment: &Comment) -> Tried<bool> {
         let wanted = marker(comment.id);
         let since = comment.written_at.as_chrono().format("%Y-%m-%dT%H:%M:%SZ");
-        let mut path =
+        let path =
             format!("/repos/{}/issues/{}/comments?since={since}&per_page=100", comment.repository, comment.number);
-        for _ in 0..PAGES {
-            let answer = self.github.ask(speaker(comment), Method::GET, &path, None).await?;
-            let is_ours = |one: &Value| one["body"].as_str().is_some_and(|body| body.starts_with(&wanted));
-            if answer.body.as_array().into_iter().flatten().any(is_ours) {
-                return Ok(true);
-            }
-            match answer.next {
-                Some(next) => path = next,
-                None => break,
-            }
-        }
-        Ok(false)
+        let ours = |page: &Value| {
+            page.as_array()?
+                .iter()
+                .find(|one| one["body"].as_str().is_some_and(|body| body.starts_with(&wanted)))
+                .map(drop)
+        };
+        Ok(self.github.look_through(speaker(comment), path, PAGES, ours).await?.is_some())
     }
 }
 

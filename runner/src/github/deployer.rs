@@ -125,19 +125,12 @@ impl Teller {
 
     /// One that was made and not noted.
     async fn find_deployment(&self, facts: &DeploymentFacts, rollout: RolloutId) -> Tried<Option<i64>> {
-        let mut path = format!("/repos/{}/deployments?sha={}&per_page=100", facts.repository, facts.commit);
-        for _ in 0..PAGES {
-            let answer = self.github.ask(speaker(facts), Method::GET, &path, None).await?;
-            let is_ours = |one: &&Value| one["payload"]["segue_rollout"] == json!(rollout);
-            if let Some(found) = answer.body.as_array().into_iter().flatten().find(is_ours) {
-                return Ok(found["id"].as_i64());
-            }
-            match answer.next {
-                Some(next) => path = next,
-                None => break,
-            }
-        }
-        Ok(None)
+        let path = format!("/repos/{}/deployments?sha={}&per_page=100", facts.repository, facts.commit);
+        let ours = |page: &Value| {
+            let found = page.as_array()?.iter().find(|one| one["payload"]["segue_rollout"] == json!(rollout))?;
+            Some(found["id"].as_i64())
+        };
+        Ok(self.github.look_through(speaker(facts), path, PAGES, ours).await?.flatten())
     }
 
     /// What served before is told of by its own status: an environment may have several services, and `auto_inactive` would end those

@@ -86,16 +86,12 @@ impl Sweeper {
     /// What GitHub tried in the last days, newest first.
     async fn tried(&self, now: Timestamp) -> Result<Vec<Tried>, GitHubError> {
         let mut all = Vec::new();
-        let mut path = "/app/hook/deliveries?per_page=100".to_owned();
-        for _ in 0..PAGES {
-            let answer = self.github.ask(Speaker::App, Method::GET, &path, None).await?;
-            all.extend(answer.body.as_array().into_iter().flatten().filter_map(read));
-            let is_enough = all.last().is_some_and(|last: &Tried| now.since(last.at) > KEPT);
-            match answer.next {
-                Some(next) if !is_enough => path = next,
-                _ => break,
-            }
-        }
+        let path = "/app/hook/deliveries?per_page=100".to_owned();
+        let gather = |page: &Value| {
+            all.extend(page.as_array().into_iter().flatten().filter_map(read));
+            all.last().is_some_and(|last: &Tried| now.since(last.at) > KEPT).then_some(())
+        };
+        self.github.look_through(Speaker::App, path, PAGES, gather).await?;
         Ok(all)
     }
 }

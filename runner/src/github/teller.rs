@@ -21,7 +21,7 @@ use crate::{
 const AT_A_TIME: u32 = 8;
 /// Annotations that one request may carry.
 const ANNOTATIONS: usize = 50;
-/// Pages of a commit's checks that are looked through for one that was made and not noted.
+/// Pages of a list that are looked through for what was made and not noted.
 pub(super) const PAGES: usize = 10;
 /// Attempts before the newest whose ends are told too.
 const EARLIER_ATTEMPTS: usize = 3;
@@ -431,20 +431,12 @@ impl Teller {
     async fn find(&self, facts: &ShowFacts, check: &Check) -> std::result::Result<Option<i64>, GitHubError> {
         let speaker = Speaker::Repository(&facts.repository, Purpose::Checks);
         let wanted = external_id(facts, check);
-        let mut path =
-            format!("/repos/{}/commits/{}/check-runs?filter=all&per_page=100", facts.repository, facts.commit);
-        for _ in 0..PAGES {
-            let answer = self.github.ask(speaker, Method::GET, &path, None).await?;
-            let runs = answer.body["check_runs"].as_array().map_or(&[][..], Vec::as_slice);
-            if let Some(found) = runs.iter().find(|run| run["external_id"] == wanted.as_str()) {
-                return Ok(found["id"].as_i64());
-            }
-            match answer.next {
-                Some(next) => path = next,
-                None => break,
-            }
-        }
-        Ok(None)
+        let path = format!("/repos/{}/commits/{}/check-runs?filter=all&per_page=100", facts.repository, facts.commit);
+        let ours = |page: &Value| {
+            let found = page["check_runs"].as_array()?.iter().find(|run| run["external_id"] == wanted.as_str())?;
+            Some(found["id"].as_i64())
+        };
+        Ok(self.github.look_through(speaker, path, PAGES, ours).await?.flatten())
     }
 
     async fn show_status(&self, facts: &ShowFacts, check: &Check) -> std::result::Result<Outcome, Trouble> {

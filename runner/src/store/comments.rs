@@ -7,12 +7,11 @@ use segue_schemas::{id::DeliveryId, time::Timestamp};
 
 use super::{
     Bell, DeliveryState, Result, Store, Tx,
+    due::Due,
     sql::{Conn, Row, args, from_word, to_json, to_word},
     tables::deliveries,
 };
 
-/// How long one that a server has taken is no other's.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
 /// How long it is remembered that a comment was answered: longer than GitHub delivers it again.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -108,27 +107,13 @@ pub(crate) async fn is_open(conn: &mut Conn, comment: &Comment) -> Result<bool> 
 impl Store {
     /// Comments that are to be looked at now, oldest first; where several servers share the database they are taken.
     pub async fn due_comments(&self, limit: u32) -> Result<Vec<DueComment>> {
-        if self.server().is_none() {
-            return due(&mut self.read().await?, self.now(), limit).await;
-        }
-        self.write(move |tx| {
-            Box::pin(async move {
-                let due = due(&mut tx.conn, tx.now, limit).await?;
-                for one in &due {
-                    let sql = "UPDATE github_comments SET next_try_at = $3 WHERE repository = $1 AND comment_id = $2";
-                    let args = args![&one.comment.repository, one.comment.id, tx.now + TAKEN_FOR];
-                    tx.conn.run(sql, args).await?;
-                }
-                Ok(due)
-            })
-        })
-        .await
+        self.due(limit).await
     }
 
     /// When the next of them is due.
     pub async fn next_comment_due(&self) -> Result<Option<Timestamp>> {
         let sql = "SELECT MIN(next_try_at) AS due FROM github_comments WHERE told_at IS NULL";
-        self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+        self.next_due(sql).await
     }
 
     /// A comment as it stands now.
@@ -199,10 +184,17 @@ impl Store {
     }
 }
 
-async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<DueComment>> {
-    let sql = "SELECT * FROM github_comments WHERE told_at IS NULL AND next_try_at <= $1
-        ORDER BY next_try_at, comment_id LIMIT $2";
-    conn.all(sql, args![now, limit]).await?.iter().map(comment).collect()
+impl Due for DueComment {
+    async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Self>> {
+        let sql = "SELECT * FROM github_comments WHERE told_at IS NULL AND next_try_at <= $1
+            ORDER BY next_try_at, comment_id LIMIT $2";
+        conn.all(sql, args![now, limit]).await?.iter().map(comment).collect()
+    }
+
+    async fn take(&self, conn: &mut Conn, until: Timestamp) -> Result<()> {
+        let sql = "UPDATE github_comments SET next_try_at = $3 WHERE repository = $1 AND comment_id = $2";
+        conn.run(sql, args![&self.comment.repository, self.comment.id, until]).await.map(drop)
+    }
 }
 
 fn comment(row: &Row) -> Result<DueComment> {

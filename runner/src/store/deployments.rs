@@ -10,12 +10,10 @@ use segue_schemas::{
 
 use super::{
     Bell, Result, Store, StoreError, Tx,
+    due::Due,
     sql::{Conn, args},
     tables::{jobs, releases, rollouts},
 };
-
-/// How long one that a server has taken is no other's.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
 
 /// A rollout of which GitHub is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,27 +66,14 @@ pub(super) async fn mark(tx: &mut Tx, rollout: RolloutId, gather: Duration) -> R
 impl Store {
     /// Rollouts of which GitHub is to be told now; where several servers share the database they are taken.
     pub async fn due_deployments(&self, limit: u32) -> Result<Vec<DueDeployment>> {
-        if self.server().is_none() {
-            return due(&mut self.read().await?, self.now(), limit).await;
-        }
-        self.write(move |tx| {
-            Box::pin(async move {
-                let due = due(&mut tx.conn, tx.now, limit).await?;
-                for one in &due {
-                    let sql = "UPDATE github_deployments SET taken_until = $2 WHERE rollout_id = $1";
-                    tx.conn.run(sql, args![one.rollout, tx.now + TAKEN_FOR]).await?;
-                }
-                Ok(due)
-            })
-        })
-        .await
+        self.due(limit).await
     }
 
     /// When the next of them is due.
     pub async fn next_deployment_due(&self) -> Result<Option<Timestamp>> {
         let sql = "SELECT MIN(CASE WHEN taken_until > next_try_at THEN taken_until ELSE next_try_at END) AS due
             FROM github_deployments WHERE version > shown";
-        self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+        self.next_due(sql).await
     }
 
     /// What there is to show of a rollout; `None`: it is gone.
@@ -190,20 +175,27 @@ impl Store {
     }
 }
 
-async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<DueDeployment>> {
-    let sql = "SELECT * FROM github_deployments WHERE version > shown AND next_try_at <= $1 AND taken_until <= $1
-        ORDER BY next_try_at, rollout_id LIMIT $2";
-    let rows = conn.all(sql, args![now, limit]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(DueDeployment {
-                rollout: RolloutId(row.int("rollout_id")?),
-                version: row.int("version")?,
-                id: row.maybe_int("deployment_id")?,
-                is_announced: row.flag("announced")?,
-                told: row.text("told")?,
-                tries: row.count("tries")?,
+impl Due for DueDeployment {
+    async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Self>> {
+        let sql = "SELECT * FROM github_deployments WHERE version > shown AND next_try_at <= $1 AND taken_until <= $1
+            ORDER BY next_try_at, rollout_id LIMIT $2";
+        let rows = conn.all(sql, args![now, limit]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Self {
+                    rollout: RolloutId(row.int("rollout_id")?),
+                    version: row.int("version")?,
+                    id: row.maybe_int("deployment_id")?,
+                    is_announced: row.flag("announced")?,
+                    told: row.text("told")?,
+                    tries: row.count("tries")?,
+                })
             })
-        })
-        .collect()
+            .collect()
+    }
+
+    async fn take(&self, conn: &mut Conn, until: Timestamp) -> Result<()> {
+        let sql = "UPDATE github_deployments SET taken_until = $2 WHERE rollout_id = $1";
+        conn.run(sql, args![self.rollout, until]).await.map(drop)
+    }
 }

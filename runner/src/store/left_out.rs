@@ -6,11 +6,10 @@ use segue_schemas::{id::CommitSha, time::Timestamp};
 
 use super::{
     Bell, Result, Store,
+    due::Due,
     sql::{Conn, Row, args},
 };
 
-/// How long one that a server has taken is no other's.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
 /// How long it is remembered that GitHub was told, and how long it is tried.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -56,28 +55,13 @@ impl Store {
 
     /// Those that GitHub is to be told of now, oldest first; where several servers share the database they are taken.
     pub async fn due_left_out(&self, limit: u32) -> Result<Vec<LeftOut>> {
-        if self.server().is_none() {
-            return due(&mut self.read().await?, self.now(), limit).await;
-        }
-        self.write(move |tx| {
-            Box::pin(async move {
-                let due = due(&mut tx.conn, tx.now, limit).await?;
-                for one in &due {
-                    let sql = "UPDATE github_left_out SET next_try_at = $4
-                        WHERE repository = $1 AND commit_sha = $2 AND file = $3";
-                    let args = args![&one.repository, &one.commit, &one.file, tx.now + TAKEN_FOR];
-                    tx.conn.run(sql, args).await?;
-                }
-                Ok(due)
-            })
-        })
-        .await
+        self.due(limit).await
     }
 
     /// When the next of them is due.
     pub async fn next_left_out_due(&self) -> Result<Option<Timestamp>> {
         let sql = "SELECT MIN(next_try_at) AS due FROM github_left_out WHERE told_at IS NULL";
-        self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+        self.next_due(sql).await
     }
 
     /// Whether a run shows the pipeline at the commit, so that there is nothing to say of its having been left out.
@@ -117,9 +101,16 @@ impl Store {
     }
 }
 
-async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<LeftOut>> {
-    let sql = "SELECT * FROM github_left_out WHERE told_at IS NULL AND next_try_at <= $1 ORDER BY next_try_at, created_at LIMIT $2";
-    conn.all(sql, args![now, limit]).await?.iter().map(left_out).collect()
+impl Due for LeftOut {
+    async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Self>> {
+        let sql = "SELECT * FROM github_left_out WHERE told_at IS NULL AND next_try_at <= $1 ORDER BY next_try_at, created_at LIMIT $2";
+        conn.all(sql, args![now, limit]).await?.iter().map(left_out).collect()
+    }
+
+    async fn take(&self, conn: &mut Conn, until: Timestamp) -> Result<()> {
+        let sql = "UPDATE github_left_out SET next_try_at = $4 WHERE repository = $1 AND commit_sha = $2 AND file = $3";
+        conn.run(sql, args![&self.repository, &self.commit, &self.file, until]).await.map(drop)
+    }
 }
 
 fn left_out(row: &Row) -> Result<LeftOut> {

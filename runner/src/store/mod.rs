@@ -13,6 +13,7 @@ mod common;
 mod copy;
 mod deployments;
 mod doorbell;
+mod due;
 mod error;
 pub(crate) mod fleet;
 mod left_out;

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::{
     Bell, Notification, Result, Store, StoreError, TokenKind, Tx, WantedTag,
-    sql::{Row, args, from_word, to_json, to_word},
+    due::Due,
+    sql::{Conn, Row, args, from_word, to_json, to_word},
     tables::releases,
 };
 
@@ -21,9 +22,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// How long one that a server has taken is no other's.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
-
 /// How long a notification is tried.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,11 +29,7 @@ impl Store {
     /// Notifications that are due, oldest first. Where several servers share the database they are taken: to others they are due
     /// only after a minute, should this one not say what came of them.
     pub async fn due_notifications(&self, limit: u32) -> Result<Vec<Notification>> {
-        if self.server().is_some() {
-            return self.write(move |tx| Box::pin(async move { take_due(tx, limit).await })).await;
-        }
-        let sql = "SELECT * FROM notifications WHERE done_at IS NULL AND next_try_at <= $1 ORDER BY id LIMIT $2";
-        self.read().await?.all(sql, args![self.now(), limit]).await?.iter().map(notification).collect()
+        self.due(limit).await
     }
 
     /// When the next notification that was put off is due; for the sender's timer.
@@ -142,14 +136,16 @@ pub(crate) async fn notify(
     Ok(())
 }
 
-async fn take_due(tx: &mut Tx, limit: u32) -> Result<Vec<Notification>> {
-    let sql = "SELECT * FROM notifications WHERE done_at IS NULL AND next_try_at <= $1 ORDER BY id LIMIT $2";
-    let due = tx.conn.all(sql, args![tx.now, limit]).await?;
-    for row in &due {
-        let sql = "UPDATE notifications SET next_try_at = $2 WHERE id = $1";
-        tx.conn.run(sql, args![row.int("id")?, tx.now + TAKEN_FOR]).await?;
+impl Due for Notification {
+    async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Self>> {
+        let sql = "SELECT * FROM notifications WHERE done_at IS NULL AND next_try_at <= $1 ORDER BY id LIMIT $2";
+        conn.all(sql, args![now, limit]).await?.iter().map(notification).collect()
     }
-    due.iter().map(notification).collect()
+
+    async fn take(&self, conn: &mut Conn, until: Timestamp) -> Result<()> {
+        let sql = "UPDATE notifications SET next_try_at = $2 WHERE id = $1";
+        conn.run(sql, args![self.id, until]).await.map(drop)
+    }
 }
 
 /// How many messages have a key that begins so.

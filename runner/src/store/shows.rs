@@ -15,12 +15,10 @@ use segue_schemas::{
 
 use super::{
     Bell, Result, Store, StoreError, Tx,
+    due::Due,
     sql::{Conn, args},
     tables::{jobs, runs},
 };
-
-/// How long a run that a server has taken is no other's.
-const TAKEN_FOR: Duration = Duration::from_secs(60);
 
 /// A run of which GitHub is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,27 +70,14 @@ impl Store {
     /// Runs of which GitHub is to be told now; those of which it knows nothing first. Where several servers share the database
     /// they are taken, as notifications are.
     pub async fn due_shows(&self, limit: u32) -> Result<Vec<DueShow>> {
-        if self.server().is_none() {
-            return due(&mut self.read().await?, self.now(), limit).await;
-        }
-        self.write(move |tx| {
-            Box::pin(async move {
-                let due = due(&mut tx.conn, tx.now, limit).await?;
-                for one in &due {
-                    let sql = "UPDATE github_runs SET taken_until = $2 WHERE run_id = $1";
-                    tx.conn.run(sql, args![one.run, tx.now + TAKEN_FOR]).await?;
-                }
-                Ok(due)
-            })
-        })
-        .await
+        self.due(limit).await
     }
 
     /// When the next run that was put off is due.
     pub async fn next_show_due(&self) -> Result<Option<Timestamp>> {
         let sql = "SELECT MIN(CASE WHEN taken_until > next_try_at THEN taken_until ELSE next_try_at END) AS due
             FROM github_runs WHERE version > shown";
-        self.read().await?.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("due"))
+        self.next_due(sql).await
     }
 
     /// What there is to show of an attempt of a run (`None`: of the newest); `None`: the run is gone.
@@ -226,16 +211,23 @@ impl Store {
     }
 }
 
-async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<DueShow>> {
-    let sql = "SELECT run_id, version, tries FROM github_runs WHERE version > shown AND next_try_at <= $1 AND taken_until <= $1
-        ORDER BY CASE WHEN shown = 0 THEN 0 ELSE 1 END, next_try_at, run_id LIMIT $2";
-    let rows = conn.all(sql, args![now, limit]).await?;
-    rows.iter()
-        .map(|row| {
-            let (version, tries) = (row.int("version")?, row.count("tries")?);
-            Ok(DueShow { run: RunId(row.int("run_id")?), version, tries })
-        })
-        .collect()
+impl Due for DueShow {
+    async fn due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<Self>> {
+        let sql = "SELECT run_id, version, tries FROM github_runs WHERE version > shown AND next_try_at <= $1 AND taken_until <= $1
+            ORDER BY CASE WHEN shown = 0 THEN 0 ELSE 1 END, next_try_at, run_id LIMIT $2";
+        let rows = conn.all(sql, args![now, limit]).await?;
+        rows.iter()
+            .map(|row| {
+                let (version, tries) = (row.int("version")?, row.count("tries")?);
+                Ok(Self { run: RunId(row.int("run_id")?), version, tries })
+            })
+            .collect()
+    }
+
+    async fn take(&self, conn: &mut Conn, until: Timestamp) -> Result<()> {
+        let sql = "UPDATE github_runs SET taken_until = $2 WHERE run_id = $1";
+        conn.run(sql, args![self.run, until]).await.map(drop)
+    }
 }
 
 /// Whether another run of the pipeline has the commit and was not skipped.

@@ -68,8 +68,8 @@ pub async fn a_ref_that_an_environment_does_not_let_in_fails(world: World) {
     assert_eq!(world.status(run).await, RunStatus::Failed);
 }
 
-pub async fn foreign_code_waits_for_a_yes_and_never_deploys(world: World) {
-    let world = world.configured(|config| config.github.forks_on_host = true).await;
+/// A pull request of another repository's branch.
+fn from_fork(world: &World) -> Trigger {
     let event = Event::PullRequest {
         action: "opened".into(),
         number: 5,
@@ -82,9 +82,14 @@ pub async fn foreign_code_waits_for_a_yes_and_never_deploys(world: World) {
         draft: false,
         message: String::new(),
     };
+    Trigger { event, ..world.push("o/r") }
+}
+
+pub async fn foreign_code_waits_for_a_yes_and_never_deploys(world: World) {
+    let world = world.configured(|config| config.github.forks_on_host = true).await;
     let mut deploy = job("deploy", &[]);
     deploy.environment = Some("staging".into());
-    let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![job("test", &[]), deploy]).await;
+    let run = world.run_of(from_fork(&world), vec![job("test", &[]), deploy]).await;
     let jobs = world.jobs(run).await;
     assert!(jobs[0].starts_with("test waiting: the code comes from outside the repository"), "{jobs:?}");
     assert!(jobs[1].starts_with("deploy failed: code from outside the repository"), "{jobs:?}");
@@ -189,19 +194,7 @@ pub async fn tokens_open_what_they_say(world: World) {
 }
 
 pub async fn foreign_code_runs_on_no_host_unless_the_operator_lets_it(world: World) {
-    let event = Event::PullRequest {
-        action: "opened".into(),
-        number: 5,
-        title: "From a fork".into(),
-        head_ref: "b".into(),
-        head: commit(500),
-        head_repository: Some("fork/r".into()),
-        base_ref: "main".into(),
-        base: commit(501),
-        draft: false,
-        message: String::new(),
-    };
-    let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![job("test", &[])]).await;
+    let run = world.run_of(from_fork(&world), vec![job("test", &[])]).await;
     let jobs = world.jobs(run).await;
     assert!(
         jobs[0].starts_with("test failed: code from outside the repository does not run on a worker's host"),
