@@ -24,6 +24,7 @@ use crate::{
     api::Api,
     broker::Broker,
     cut::Wire,
+    history::{Written, trail},
     postgres::Postgres,
     processes::{self, Memory},
     repository::Repository,
@@ -97,6 +98,7 @@ impl Fleet {
             fleet.add_server(number)?;
             fleet.start_server(number).await?;
         }
+        fleet.keep_trail()?;
         fleet.renew_token("fleet")?;
         for number in 0..fleet.shape.workers {
             fleet.add_worker(number).await?;
@@ -303,6 +305,35 @@ impl Fleet {
     /// It has none; the database's message.
     pub fn sql(&self, sql: &str) -> Result<String> {
         self.around.database.as_ref().context("this fleet's state is in no PostgreSQL")?.sql(sql)
+    }
+
+    /// Has its database keep what is written of jobs.
+    fn keep_trail(&self) -> Result<()> {
+        match self.shape.store {
+            Store::Sqlite => self.sqlite(&trail::for_sqlite()).map(drop),
+            Store::Postgres(_) => self.sql(&trail::for_postgres()).map(drop),
+        }
+    }
+
+    /// What was written of jobs, in the order of the commits.
+    ///
+    /// # Errors
+    /// The database's message.
+    pub fn trail(&self) -> Result<Vec<Written>> {
+        let lines = match self.shape.store {
+            Store::Sqlite => self.sqlite(trail::READ),
+            Store::Postgres(_) => self.sql(trail::READ),
+        };
+        trail::read(&lines?)
+    }
+
+    fn sqlite(&self, sql: &str) -> Result<String> {
+        let file = self.server_data(0).join("segue.db");
+        let done =
+            Command::new("sqlite3").args(["-batch", "-bail", "-cmd", ".timeout 30000"]).arg(file).arg(sql).output();
+        let done = done.context("`sqlite3` can't be started: `apt-get install sqlite3`")?;
+        ensure!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
     }
 
     /// Its broker, which may be stopped or spoiled where it is its own.

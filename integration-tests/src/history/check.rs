@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use segue_schemas::status::JobStatus;
 
-use super::{Broken, Effect, History, Mark};
+use super::{Broken, Effect, History, Mark, Write, Written};
 
 /// Every promise that the history breaks; none: it is as it should be.
 #[must_use]
@@ -15,6 +15,8 @@ pub fn check(history: &History) -> Vec<Broken> {
     say('B', doubled_work(history));
     say('C', stale_effects(history));
     say('C', stale_log_lines(history));
+    say('C', leases_that_were_none(history));
+    say('C', writes_without_a_lease(history));
     say('D', two_at_work(history));
     say('E', what_did_not_end(history));
     say('F', ends_that_did_not_happen(history));
@@ -68,6 +70,40 @@ fn stale_effects(history: &History) -> Vec<String> {
         }
     }
     found
+}
+
+/// Each lease has an epoch one higher than the one before it, nothing else changes an epoch, what has ended stays so; and what a step
+/// did it did under a lease that was given.
+fn leases_that_were_none(history: &History) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut newest: BTreeMap<(i64, &str), (i64, JobStatus)> = BTreeMap::new();
+    let mut given: BTreeSet<(i64, &str, i64)> = BTreeSet::new();
+    for Written { run, job, epoch, status, .. } in history.written.iter().filter(|w| w.what == Write::Job) {
+        let (before, stood) = newest.insert((*run, job), (*epoch, *status)).unwrap_or((0, JobStatus::Pending));
+        let is_leased = *status == JobStatus::Leased;
+        if *epoch != before + i64::from(is_leased) {
+            found.push(format!("run {run} job {job}: it became {status} under epoch {epoch} after epoch {before}"));
+        }
+        if stood.is_final() {
+            found.push(format!("run {run} job {job}: it had {stood}, and became {status}"));
+        }
+        if is_leased {
+            given.insert((*run, job, *epoch));
+        }
+    }
+    for Effect { run, job, epoch, step, .. } in &history.effects {
+        if !given.contains(&(*run, job.as_str(), *epoch)) {
+            found.push(format!("run {run} job {job}: step {step} acted under epoch {epoch}, which was never given"));
+        }
+    }
+    found
+}
+
+/// A step is written while its job is held, or waits for the rollout of that step.
+fn writes_without_a_lease(history: &History) -> Vec<String> {
+    let is_open = |status: JobStatus| status.is_held() || status == JobStatus::Waiting;
+    let late = history.written.iter().filter(|w| w.what == Write::Step && !is_open(w.status));
+    late.map(|w| format!("run {} job {}: a step was written while the job was {}", w.run, w.job, w.status)).collect()
 }
 
 /// The log takes nothing from an epoch once a later one has written.
@@ -166,6 +202,22 @@ mod tests {
         EndedJob { status: JobStatus::Succeeded, log_epochs, log_is_whole: true, reason: None }
     }
 
+    fn written(run: i64, epoch: i64, status: JobStatus) -> Written {
+        Written { run, job: "deploy".into(), epoch, status, what: Write::Job }
+    }
+
+    /// A job that was lost so often, and then done.
+    fn held(run: i64, losses: i64) -> Vec<Written> {
+        let mut all = vec![written(run, 0, JobStatus::Queued)];
+        for epoch in 1..=losses {
+            all.extend([written(run, epoch, JobStatus::Leased), written(run, epoch, JobStatus::Queued)]);
+        }
+        let last = losses + 1;
+        let step = Written { what: Write::Step, ..written(run, last, JobStatus::Leased) };
+        all.extend([written(run, last, JobStatus::Leased), step, written(run, last, JobStatus::Succeeded)]);
+        all
+    }
+
     /// Two pushes, one of them sent twice, one job of which was lost once.
     fn good() -> History {
         let sent = |guid: &str, identity: &str| Sent { guid: guid.into(), identity: identity.into(), accepted: true };
@@ -181,6 +233,7 @@ mod tests {
             sent: vec![sent("a", "one"), sent("b", "two"), sent("c", "one")],
             runs_of: [("a", vec![1]), ("b", vec![2]), ("c", vec![])].map(|(g, r)| (g.to_owned(), Some(r))).into(),
             effects,
+            written: held(1, 0).into_iter().chain(held(2, 1)).collect(),
             runs: vec![run(1, &[1, 1]), run(2, &[1, 2, 2])],
             steps: [("deploy".to_owned(), 2)].into(),
             exclusive: vec!["deploy".into()],
@@ -216,6 +269,17 @@ mod tests {
             }),
             ("C: run 2 job deploy: its log has epochs [2, 1]", |h| {
                 h.runs[1].jobs.insert("deploy".into(), succeeded(&[2, 1]));
+            }),
+            ("C: run 2 job deploy: it became leased under epoch 1 after epoch 1", |h| {
+                h.written.iter_mut().filter(|w| w.run == 2 && w.epoch == 2).for_each(|w| w.epoch = 1);
+            }),
+            ("C: run 1 job deploy: it became succeeded under epoch 2 after epoch 1", |h| h.written[3].epoch = 2),
+            ("C: run 1 job deploy: it had succeeded, and became queued", |h| {
+                h.written.push(written(1, 1, JobStatus::Queued));
+            }),
+            ("C: run 1 job deploy: step 1 acted under epoch 1, which was never given", |h| drop(h.written.drain(..4))),
+            ("C: run 1 job deploy: a step was written while the job was succeeded", |h| {
+                h.written.push(Written { what: Write::Step, ..written(1, 1, JobStatus::Succeeded) });
             }),
             ("D: run 2 job deploy began while run 1 job deploy was at work", |h| h.effects.swap(3, 4)),
             ("E: run 2 is still running", |h| h.runs[1].status = RunStatus::Running),

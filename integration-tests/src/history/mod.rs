@@ -1,11 +1,12 @@
 //! What happened under a fault, and whether that is what was promised.
 //!
 //! Comes in: every delivery that was sent with its answer, what every step did outside (each step of [`pipeline`] appends lines to a
-//! file: run, job, epoch, step), and, at the end, what the API says of runs and logs. Goes out: every promise that was broken, in
-//! words. `check` is pure, so that it is tested on histories that are wrong on purpose. Never here: who is killed, and when.
+//! file: run, job, epoch, step), every lease, end and step that the store wrote (`trail`), and, at the end, what the API says of runs
+//! and logs. Goes out: every promise that was broken, in words. `check` is pure, so that it is tested on histories that are wrong on purpose. Never here: who is killed, and when.
 
 mod check;
 mod record;
+pub mod trail;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -50,6 +51,30 @@ pub enum Mark {
     Ends,
 }
 
+/// A write of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The run's number.
+    pub run: i64,
+    /// The job's key.
+    pub job: String,
+    /// The epoch of its newest lease.
+    pub epoch: i64,
+    /// How the job stood when it was written, or how it stands by it.
+    pub status: JobStatus,
+    /// What of it was written.
+    pub what: Write,
+}
+
+/// What the store writes of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Its state or its lease.
+    Job,
+    /// A step of it.
+    Step,
+}
+
 /// A run as the API shows it at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedRun {
@@ -83,6 +108,8 @@ pub struct History {
     pub runs_of: BTreeMap<String, Option<Vec<i64>>>,
     /// What steps did outside, in the order in which it reached the file.
     pub effects: Vec<Effect>,
+    /// What the store wrote, in the order of its commits.
+    pub written: Vec<Written>,
     /// The runs.
     pub runs: Vec<EndedRun>,
     /// Steps of each job by key.

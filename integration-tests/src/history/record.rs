@@ -140,6 +140,7 @@ impl Recorder {
         let api = fleet.api(fleet.shape().servers - 1)?;
         let mut history = self.read(&api).await?;
         history.memory = fleet.memory();
+        history.written = fleet.trail()?;
         for run in &mut history.runs {
             let view: RunView = api.get(&format!("/runs/{}", run.run)).await?;
             for job in view.jobs {
