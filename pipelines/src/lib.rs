@@ -4,6 +4,7 @@
 //! others to store and perform. Never here: IO, clocks, randomness, environment, processes; `clippy.toml` holds that.
 
 pub mod actions;
+pub mod attempts;
 pub mod checks;
 pub mod comment;
 pub mod config;

@@ -8,6 +8,7 @@
 //! | `GET /runs?repository=&pipeline=&ref=&commit=&event=&status=&before=&limit=` | [`RunQuery`] -> [`RunPage`], newest first |
 //! | `GET /runs/{id}?attempt=` | -> [`RunView`]; the newest attempt where none is named |
 //! | `GET /runs/{id}/events` | -> SSE of [`RunEvent`]: the state first, then each change, `end` last |
+//! | `GET /runs/{id}/attempts/compare?from=&to=` | [`AttemptsQuery`] -> [`AttemptsDiff`]: what came out otherwise |
 //! | `POST /repositories/{owner}/{name}/dispatches` | [`DispatchRequest`] -> 201 [`Dispatched`] |
 //! | `POST /runs/{id}/rerun` | [`RerunRequest`] -> [`RunSummary`]: a new attempt |
 //! | `POST /runs/{id}/cancel` | [`CancelRequest`] -> [`RunSummary`]; one that has ended is left as it is |
@@ -40,6 +41,7 @@
 //! Errors are [`crate::worker_api::ErrorBody`]. A server-sent event's `event:` is the `kind` of its data. A stream that falls
 //! behind skips to the newest state (logs: goes on at its offset); nothing is queued for it.
 
+mod attempts;
 mod workers;
 
 use indexmap::IndexMap;
@@ -47,7 +49,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::workers::*;
+pub use self::{attempts::*, workers::*};
 use crate::{
     annotation::Annotation,
     artifact::Artifact,
@@ -280,6 +282,9 @@ pub struct JobView {
     pub approval: Option<ApprovalView>,
     /// Who has it or had it last.
     pub worker: Option<WorkerId>,
+    /// The job of an earlier attempt whose end it took over: it did not run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried_from: Option<JobId>,
     /// Its outputs.
     pub outputs: IndexMap<String, String>,
     /// Bytes of log that are stored.

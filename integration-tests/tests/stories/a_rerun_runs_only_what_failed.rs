@@ -61,6 +61,21 @@ async fn the_jobs_that_succeeded_keep_their_outputs_and_former_attempts_stay_rea
     let former: RunView = api.get(&format!("/runs/{run}?attempt=1")).await?;
     assert_eq!(statuses(&former), [JobStatus::Succeeded, JobStatus::Failed, JobStatus::Skipped]);
     assert!(api.log(&first_log).await?.contains("the word is"), "its log as well");
+
+    let told = stand.segue(&["diff-attempts", &run.to_string()])?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let of = |job: &str| told.lines().find(|line| line.contains(job)).unwrap_or_default().trim().to_owned();
+    assert!(told.contains("first difference: second / "), "{told}");
+    assert!(of("first ").contains("taken over"), "{told}");
+    assert!(of("! ").starts_with("!   second"), "{told}");
+    assert!(told.contains("failed exit code 1"), "{told}");
+    let alone = stand.segue(&["diff-attempts", &run.to_string(), "--attempts", "0,2"])?;
+    assert_eq!(alone.status.code(), Some(2), "there is no attempt 0");
+    let diff: serde_json::Value = api.get(&format!("/runs/{run}/attempts/compare?from=2&to=1")).await?;
+    assert_eq!(
+        (&diff["jobs"][1]["from"]["status"], &diff["jobs"][1]["to"]["status"]),
+        (&"succeeded".into(), &"failed".into())
+    );
     Ok(())
 }
 

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
+use segue_pipelines::attempts;
 use segue_schemas::{
     api::{
-        ApproveRequest, Approved, CancelRequest, DeliveryPage, DeliveryQuery, DeliveryView, DispatchRequest,
-        Dispatched, RepositoryDispatchRequest, RerunRequest, RunEvent, RunPage, RunQuery, RunSummary, RunView,
+        ApproveRequest, Approved, AttemptsDiff, AttemptsQuery, CancelRequest, DeliveryPage, DeliveryQuery,
+        DeliveryView, DispatchRequest, Dispatched, RepositoryDispatchRequest, RerunRequest, RunEvent, RunPage,
+        RunQuery, RunSummary, RunView,
     },
     id::{DeliveryId, RunId},
     worker_api::ErrorBody,
@@ -18,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App,
-    error::Result,
+    error::{ApiError, Result},
     extract::{Body, OptionalBody, Path, Query},
     stream, views,
 };
@@ -31,6 +33,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show))
+        .routes(routes!(compare_attempts))
         .routes(routes!(events))
         .routes(routes!(dispatch))
         .routes(routes!(repository_dispatch))
@@ -84,6 +87,28 @@ async fn show(
     let artifacts = app.store.run_artifacts(id, attempt).await?;
     let (run, rollouts) = (views::run(detail.run.clone()), detail.rollouts.clone());
     Ok(Json(RunView { run, attempts, attempt, jobs: views::jobs(detail), artifacts, rollouts }))
+}
+
+/// Two attempts of a run side by side: which job and which step came out otherwise.
+#[utoipa::path(get, path = "/runs/{id}/attempts/compare", tag = "runs", params(("id" = RunId, Path), AttemptsQuery),
+    responses((status = 200, body = AttemptsDiff), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn compare_attempts(
+    State(app): State<Arc<App>>,
+    Path(id): Path<RunId>,
+    Query(query): Query<AttemptsQuery>,
+) -> Result<Json<AttemptsDiff>> {
+    let to = app.store.run_detail(id, query.to).await?;
+    let before = query.from.unwrap_or(to.attempt.attempt.saturating_sub(1));
+    if before == 0 {
+        let number = to.attempt.attempt;
+        return Err(ApiError::refused(format!(
+            "there is no attempt before attempt {number} of run {id}: run it again, or name two attempts"
+        )));
+    }
+    let from = app.store.run_detail(id, Some(before)).await?;
+    let (before, after) = (views::attempt(from.attempt.clone()), views::attempt(to.attempt.clone()));
+    let jobs = attempts::compare(&views::jobs(from), &views::jobs(to));
+    Ok(Json(AttemptsDiff { run: id, from: before, to: after, first: attempts::first_difference(&jobs), jobs }))
 }
 
 /// Server-sent events: the run as it stands, then each change, `end` last.

@@ -85,6 +85,7 @@ fn job(record: JobRecord, steps: Vec<StepReport>, approval: Option<ApprovalView>
         failure_class: record.failure_class,
         approval,
         worker: record.worker,
+        carried_from: record.carried_from,
         outputs: record.outputs,
         log_bytes: steps.iter().map(|step| step.log_end).max().unwrap_or(0),
         queued_at: record.queued_at,

@@ -10,6 +10,7 @@ pub mod client;
 mod completions;
 pub mod configuration;
 pub mod connection;
+mod diff_attempts;
 mod doctor;
 pub mod ending;
 mod eval;
@@ -78,6 +79,7 @@ enum Command {
     Runs(runs::Args),
     Logs(logs::Args),
     Rerun(rerun::Args),
+    DiffAttempts(diff_attempts::Args),
     Cancel(cancel::Args),
     Approve(approve::Args),
     Rollout(rollout::Args),
@@ -123,6 +125,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Runs(args) => runs::run(args),
         Command::Logs(args) => logs::run(&args),
         Command::Rerun(args) => rerun::run(&args),
+        Command::DiffAttempts(args) => diff_attempts::run(&args),
         Command::Cancel(args) => cancel::run(args),
         Command::Approve(args) => approve::run(args),
         Command::Rollout(args) => rollout::run(args),
