@@ -205,6 +205,9 @@ pub struct RunSummary {
     pub reason: Option<String>,
     /// The newest attempt, from 1.
     pub attempt: u32,
+    /// What the newest attempt was asked for with.
+    #[serde(default, skip_serializing_if = "AttemptTerms::is_plain")]
+    pub terms: AttemptTerms,
     /// When it was planned.
     pub created_at: Timestamp,
     /// When the first job of the newest attempt was claimed.
@@ -241,6 +244,12 @@ pub struct AttemptView {
     pub reason: Option<String>,
     /// Who asked for it, where it was a person.
     pub by: Option<String>,
+    /// What of the run it was to run: `first`, `whole`, `failed`, `step`.
+    #[serde(default)]
+    pub kind: String,
+    /// What else was asked for.
+    #[serde(default, skip_serializing_if = "AttemptTerms::is_plain")]
+    pub terms: AttemptTerms,
     /// When it was made.
     pub created_at: Timestamp,
     /// When its first job was claimed.
@@ -409,12 +418,28 @@ pub struct Dispatched {
     pub runs: Vec<RunSummary>,
 }
 
-/// Run a run once more, as a new attempt with the same commit and inputs.
+/// Run a run once more, as a new attempt with the same commit, and the same inputs unless others are given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RerunRequest {
     /// Only the jobs that did not succeed, and what comes after them.
     pub failed: bool,
+    /// Only this job from this step on, and what comes after it: `JOB/STEP`, the step by its id, its name or its number from 1. The
+    /// workspace is as it was before that step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Whether jobs that have deployed before do so again. Left out: the request is refused with `would_deploy` where one would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deploy: Option<bool>,
+    /// Whether its steps tell more: `RUNNER_DEBUG=1`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub debug: bool,
+    /// Inputs that are others than before, of a run that was started by hand.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub inputs: IndexMap<String, String>,
+    /// Why, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Who asks, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,

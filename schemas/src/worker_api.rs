@@ -164,6 +164,9 @@ pub struct JobClaim {
     pub log_offset: u64,
     /// Where to go on, for a job that was handed back or that waited.
     pub resume: Option<Resume>,
+    /// Whether its steps are to tell more: `RUNNER_DEBUG=1`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub debug: bool,
     /// Opens what concerns this job, under this epoch, and nothing else: the bearer token of the job's requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,

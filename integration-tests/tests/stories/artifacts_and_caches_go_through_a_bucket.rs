@@ -91,7 +91,8 @@ async fn and_an_outage_of_it_is_told_and_over_when_it_is_over() -> Result<()> {
     s3.set_down(false);
     let api = stand.api()?;
     let run = view.run.id;
-    let _: RunSummary = api.post(&format!("/runs/{run}/rerun"), &RerunRequest { failed: true, by: None }).await?;
+    let _: RunSummary =
+        api.post(&format!("/runs/{run}/rerun"), &RerunRequest { failed: true, ..RerunRequest::default() }).await?;
     let view = api.ended(run.0, LIMIT).await?;
     assert_eq!(view.run.status, RunStatus::Succeeded, "{view:#?}");
     assert!(view.jobs.iter().all(|job| job.status == JobStatus::Succeeded));

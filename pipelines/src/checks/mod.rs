@@ -10,6 +10,7 @@ pub(crate) mod markdown;
 mod status;
 
 use segue_schemas::{
+    api::AttemptTerms,
     id::RunId,
     status::{FailureClass, JobStatus, RunStatus, StepStatus},
     time::Timestamp,
@@ -59,6 +60,9 @@ pub struct RunFacts {
     /// When it ended.
     #[serde(default)]
     pub ended_at: Option<Timestamp>,
+    /// With what the attempt was asked for.
+    #[serde(default)]
+    pub terms: AttemptTerms,
     /// Its jobs, in the plan's order.
     #[serde(default)]
     pub jobs: Vec<JobFacts>,
@@ -280,6 +284,9 @@ fn failed(run: &RunFacts) -> String {
 
 fn pipeline_summary(run: &RunFacts, state: CheckState) -> String {
     let mut text = format!("Run {}, attempt {}: `segue runs {}`\n", run.run, run.attempt, run.run);
+    for term in run.terms.in_words() {
+        text.push_str(&format!("- {}\n", markdown::escape(&term)));
+    }
     if let Some(reason) = &run.reason {
         text.push_str(&format!("\n{}\n", markdown::escape(reason)));
     }

@@ -19,6 +19,8 @@ use crate::nearest::{did_you_mean, listed};
 pub enum Command {
     /// Run the newest run of each pipeline of the pull request's commit once more.
     Rerun,
+    /// The same, and what has deployed deploys again.
+    RerunAndDeploy,
     /// Cancel what runs for the pull request.
     Cancel,
     /// Make a preview of the pull request.
@@ -86,6 +88,7 @@ fn read(words: &[&str]) -> Result<Command, String> {
     let environment = |name: &str| named(name, "an environment");
     match words {
         ["rerun"] => Ok(Command::Rerun),
+        ["rerun", "deploy" | "--deploy"] => Ok(Command::RerunAndDeploy),
         ["cancel"] => Ok(Command::Cancel),
         ["preview"] => Ok(Command::Preview),
         ["approve"] => Ok(Command::Approve { commit: None }),
@@ -122,6 +125,7 @@ impl Command {
     pub fn in_words(&self) -> String {
         match self {
             Self::Rerun => "run it once more".into(),
+            Self::RerunAndDeploy => "run it once more and deploy again".into(),
             Self::Cancel => "cancel what runs".into(),
             Self::Preview => "make a preview".into(),
             Self::Approve { commit: None } => "approve what waits".into(),

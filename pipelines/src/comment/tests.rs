@@ -11,6 +11,7 @@ fn commands_are_lines_that_begin_with_the_word() {
     for (body, wanted) in [
         ("/segue rerun", Command::Rerun),
         ("Fails by chance.\r\n\r\n/segue  rerun \r\n", Command::Rerun),
+        ("/segue rerun deploy", Command::RerunAndDeploy),
         ("   /segue\tcancel", Command::Cancel),
         ("/segue deploy staging", Command::Deploy { environment: "staging".into() }),
         ("/segue rollback production", rollback(None)),

@@ -34,7 +34,7 @@ pub use concurrency::{Claimant, Entered, Fate, enter, evaluate_concurrency, turn
 pub use expand::{MAX_RUN_JOBS, Part};
 pub use gate::{Gate, GateFacts, gate};
 pub use groups::needs_context;
-pub use rerun::{Rerun, RerunError, Selection, rerun};
+pub use rerun::{Deploys, Rerun, RerunError, Selection, rerun};
 pub use retry::begin_again;
 pub use rollout_end::{AfterRollout, Next, after_rollout, first_failure};
 pub use settle::{is_settled, settle, strategy_context};
@@ -64,6 +64,9 @@ pub struct JobView {
     pub condition: Option<String>,
     /// Whether it changes an environment.
     pub has_environment: bool,
+    /// Whether it has begun to change an environment, in this attempt or in the one that it was taken over from.
+    #[serde(default)]
+    pub has_deployed: bool,
     /// Where it stands.
     pub status: JobStatus,
     /// Whether a worker has had it in this attempt: it is queued or waits in order to go on, not to begin.
@@ -99,6 +102,7 @@ impl JobView {
             needs: plan.needs.clone(),
             condition: plan.condition.clone(),
             has_environment: plan.environment.is_some(),
+            has_deployed: false,
             status: JobStatus::Pending,
             has_started: false,
             begins_again: false,

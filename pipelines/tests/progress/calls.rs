@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
-use segue_pipelines::progress::{Action, JobView, RunView, Selection, advance, called_jobs, needs_context, rerun};
+use segue_pipelines::progress::{
+    Action, Deploys, JobView, RunView, Selection, advance, called_jobs, needs_context, rerun,
+};
 use segue_schemas::{
     plan::{CallInput, CallInputKind, CallPlan, JobPlan},
     status::{JobStatus, RunStatus},
@@ -166,19 +168,19 @@ fn a_rerun_keeps_of_a_call_what_succeeded_unless_it_is_called_anew() {
     let failed = called([Succeeded, Failed, Succeeded, Failed, Skipped]);
     let mut failed = failed;
     failed[4].skip_cause = Some(segue_pipelines::progress::SkipCause::Upstream);
-    let chosen = rerun(&failed, Selection::Failed).unwrap();
+    let chosen = rerun(&failed, Selection::Failed, &Deploys::Repeat).unwrap();
     assert_eq!(chosen.calling, ["c"]);
     assert_eq!(chosen.again, ["c/second", "z"]);
     assert_eq!(chosen.carried, ["a", "c/first"]);
     assert!(chosen.dropped.is_empty());
-    let whole = rerun(&failed, Selection::Whole).unwrap();
+    let whole = rerun(&failed, Selection::Whole, &Deploys::Repeat).unwrap();
     assert_eq!(
         (whole.again, whole.dropped),
         (vec!["a".into(), "c".into(), "z".into()], vec!["c/first".to_owned(), "c/second".into()])
     );
     // what it was given may have changed
     failed[0].status = Failed;
-    assert_eq!(rerun(&failed, Selection::Failed).unwrap().dropped, ["c/first", "c/second"]);
+    assert_eq!(rerun(&failed, Selection::Failed, &Deploys::Repeat).unwrap().dropped, ["c/first", "c/second"]);
 }
 
 #[test]

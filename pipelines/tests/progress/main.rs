@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use segue_pipelines::progress::{
-    Action, AfterRollout, CancelAction, Gate, GateFacts, JobView, Loss, LostJob, LostStep, Next, OnLoss, RerunError,
-    RunView, Selection, SkipCause, advance, after_rollout, begin_again, cancel, first_failure, gate, on_worker_lost,
-    rerun,
+    Action, AfterRollout, CancelAction, Deploys, Gate, GateFacts, JobView, Loss, LostJob, LostStep, Next, OnLoss,
+    RerunError, RunView, Selection, SkipCause, advance, after_rollout, begin_again, cancel, first_failure, gate,
+    on_worker_lost, rerun,
 };
 use segue_schemas::{
     id::RolloutId,
@@ -23,7 +23,7 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [again] [stopped] [may-fail] [of JOB] [slow-fail]
+/// Jobs, one a line: `key [status] [cause CAUSE] [needs a,b] [environment] [started] [deployed] [again] [stopped] [may-fail] [of JOB] [slow-fail]
 /// [if EXPRESSION]`. `of JOB`: it is a combination of that job's matrix, and its key the label; `slow-fail`: without fail-fast.
 fn jobs(text: &str) -> Vec<JobView> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(job).collect()
@@ -48,6 +48,7 @@ fn job(line: &str) -> JobView {
             "needs" => job.needs = words.next().unwrap().split(',').map(Into::into).collect(),
             "environment" => job.has_environment = true,
             "started" => job.has_started = true,
+            "deployed" => (job.has_environment, job.has_deployed) = (true, true),
             "again" => (job.has_started, job.begins_again) = (true, true),
             "stopped" => job.stopped = true,
             "may-fail" => job.may_fail = true,
@@ -252,15 +253,56 @@ fn a_run_is_what_its_jobs_are() {
 #[test]
 fn a_rerun_takes_what_failed_and_what_comes_after() {
     let ended = "a succeeded\nb failed\nc skipped cause upstream needs b\nd skipped cause condition\ne succeeded needs b if always()";
-    let failed = rerun(&jobs(ended), Selection::Failed).unwrap();
+    let failed = rerun(&jobs(ended), Selection::Failed, &Deploys::Repeat).unwrap();
     assert_eq!((failed.again.join(" "), failed.carried.join(" ")), ("b c e".into(), "a d".into()));
-    let whole = rerun(&jobs(ended), Selection::Whole).unwrap();
+    let whole = rerun(&jobs(ended), Selection::Whole, &Deploys::Repeat).unwrap();
     assert_eq!((whole.again.len(), whole.carried.len()), (5, 0));
-    assert_eq!(rerun(&jobs("a succeeded"), Selection::Failed), Err(RerunError::NothingFailed));
-    let error = rerun(&jobs("a running"), Selection::Whole).unwrap_err();
+    assert_eq!(rerun(&jobs("a succeeded"), Selection::Failed, &Deploys::Repeat), Err(RerunError::NothingFailed));
+    let error = rerun(&jobs("a running"), Selection::Whole, &Deploys::Repeat).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the run has not ended: job `a` is running; cancel the run first, or wait for its end"
+    );
+}
+
+#[test]
+fn a_rerun_repeats_no_deploy_that_nobody_asked_for() {
+    let told = |text: &str, selection: Selection<'_>, deploys: &Deploys| match rerun(&jobs(text), selection, deploys) {
+        Ok(rerun) => format!(
+            "again {} | carried {} | deploys {} | left out {}",
+            rerun.again.join(" "),
+            rerun.carried.join(" "),
+            rerun.deploys.join(" "),
+            rerun.left_out.join(" ")
+        ),
+        Err(error) => error.to_string(),
+    };
+    let all = "a succeeded\nb failed needs a\nd succeeded deployed needs a\ne succeeded needs d";
+    let only = |key: &str| Deploys::Only(key.into());
+    for (selection, deploys, expected) in [
+        (Selection::Whole, Deploys::Repeat, "again a b d e | carried  | deploys d | left out "),
+        (Selection::Whole, Deploys::LeaveOut, "again a b e | carried d | deploys  | left out d"),
+        (Selection::Whole, only("d"), "again a b d e | carried  | deploys d | left out "),
+        (Selection::Whole, only("b"), "again a b e | carried d | deploys  | left out d"),
+        (Selection::Failed, Deploys::LeaveOut, "again b | carried a d e | deploys  | left out "),
+        (Selection::From("a"), Deploys::LeaveOut, "again a b | carried d e | deploys  | left out d"),
+        (Selection::From("e"), Deploys::LeaveOut, "again e | carried a b d | deploys  | left out "),
+        (Selection::From("x"), Deploys::LeaveOut, "the run has no job `x`; its jobs are a, b, d, e"),
+    ] {
+        assert_eq!(told(all, selection, &deploys), expected, "{selection:?} {deploys:?}");
+    }
+    // one that never came to begin is not repeated, but done
+    let first = "a failed\nd skipped cause upstream environment needs a";
+    assert_eq!(told(first, Selection::Failed, &Deploys::LeaveOut), "again a d | carried  | deploys  | left out ");
+    let broken = "d failed deployed\ne skipped cause upstream needs d";
+    let refused = told(broken, Selection::Failed, &Deploys::LeaveOut);
+    assert!(refused.starts_with("only what has deployed before would run again (d)"), "{refused}");
+    assert_eq!(told(broken, Selection::Failed, &only("d")), "again d e | carried  | deploys d | left out ");
+    // a matrix is one thing
+    let matrix = "d (1) succeeded deployed of d\nd (2) failed environment of d\nf failed";
+    assert_eq!(
+        told(matrix.replace(" (", "(").as_str(), Selection::Failed, &Deploys::LeaveOut),
+        "again f | carried d(1) d(2) | deploys  | left out d(2)"
     );
 }
 

@@ -132,6 +132,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound { .. } => Self::not_found(message),
             StoreError::StaleEpoch { .. } => Self::new(StatusCode::CONFLICT, "stale_epoch", message),
+            StoreError::WouldDeploy(_) => Self::new(StatusCode::CONFLICT, "would_deploy", message),
             StoreError::StaleWorker { .. } => Self::new(StatusCode::CONFLICT, "stale_worker", message),
             StoreError::Refused(_) => Self::refused(message),
             StoreError::Conflict(_) | StoreError::Illegal(_) => Self::new(StatusCode::CONFLICT, "conflict", message),

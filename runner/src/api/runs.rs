@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
-use segue_pipelines::attempts;
+use segue_pipelines::{attempts, progress::Deploys};
 use segue_schemas::{
     api::{
         ApproveRequest, Approved, AttemptsDiff, AttemptsQuery, CancelRequest, DeliveryPage, DeliveryQuery,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     mirror::RefName,
-    store::{AttemptKind, RunFilter},
+    store::{Again, AttemptKind, RunFilter},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -152,16 +152,37 @@ async fn dispatched(app: &App, delivery: DeliveryId, made: Vec<RunId>) -> Result
     Ok(Dispatched { delivery, runs })
 }
 
-/// Runs a run once more: a new attempt with the same commit and inputs.
+/// Runs a run once more: a new attempt with the same commit, and the same inputs unless others are given.
 #[utoipa::path(post, path = "/runs/{id}/rerun", tag = "runs", request_body = RerunRequest, params(("id" = RunId, Path)),
-    responses((status = 200, body = RunSummary), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = RunSummary), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
 async fn rerun(
     State(app): State<Arc<App>>,
     Path(id): Path<RunId>,
     OptionalBody(request): OptionalBody<RerunRequest>,
 ) -> Result<Json<RunSummary>> {
-    let kind = if request.failed { AttemptKind::Failed } else { AttemptKind::Whole };
-    Ok(Json(views::run(app.store.rerun(id, kind, somebody(request.by)).await?)))
+    let kind = match (request.failed, &request.from) {
+        (true, Some(_)) => {
+            return Err(ApiError::bad_request("`failed` and `from` exclude each other: give one of them"));
+        }
+        (true, None) => AttemptKind::Failed,
+        (false, Some(_)) => AttemptKind::Step,
+        (false, None) => AttemptKind::Whole,
+    };
+    let inputs = match request.inputs {
+        changed if changed.is_empty() => None,
+        changed => Some(app.planner.changed_inputs(id, changed).await?),
+    };
+    let again = Again {
+        kind,
+        from: request.from.map(|from| from.trim().to_owned()),
+        by: somebody(request.by),
+        reason: reason(request.reason),
+        deploys: request.deploy.map(|deploy| if deploy { Deploys::Repeat } else { Deploys::LeaveOut }),
+        debug: request.debug,
+        inputs,
+    };
+    Ok(Json(views::run(app.store.rerun(id, again).await?)))
 }
 
 /// Cancels a run. One that has ended is left as it is.
@@ -221,8 +242,17 @@ pub fn somebody(by: Option<String>) -> String {
 
 /// Who it was and why, for the record.
 pub fn with_reason(by: String, reason: Option<String>) -> String {
-    match reason.map(|reason| reason.trim().chars().take(500).collect::<String>()).filter(|reason| !reason.is_empty()) {
+    match self::reason(reason) {
         Some(reason) => format!("{by}: {reason}"),
         None => by,
     }
+}
+
+/// Why, for the record: one line of bounded length.
+fn reason(given: Option<String>) -> Option<String> {
+    let line = |text: String| -> String {
+        let plain: String = text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        plain.trim().to_owned()
+    };
+    given.map(line).filter(|reason| !reason.is_empty())
 }

@@ -35,6 +35,8 @@ pub enum CallError {
     Refused {
         /// The HTTP status.
         status: StatusCode,
+        /// The word for programs.
+        code: String,
         /// For people.
         message: String,
     },
@@ -223,10 +225,10 @@ async fn refusal(response: Response) -> CallError {
     let (status, address) = (response.status(), response.url().clone());
     let body = response.bytes().await.unwrap_or_default();
     match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(ErrorBody { error }) => CallError::Refused { status, message: error.message },
+        Ok(ErrorBody { error }) => CallError::Refused { status, code: error.code, message: error.message },
         Err(_) => {
             let message = format!("{address} answered {status}, not in the words of a Segue server");
-            CallError::Refused { status, message }
+            CallError::Refused { status, code: String::new(), message }
         }
     }
 }

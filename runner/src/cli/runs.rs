@@ -2,7 +2,7 @@
 
 use segue_schemas::{
     annotation::{Annotation, AnnotationLevel},
-    api::{JobView, RunPage, RunQuery, RunView},
+    api::{JobView, RunPage, RunQuery, RunSummary, RunView},
     id::RunId,
     status::{RunStatus, StepStatus},
 };
@@ -108,7 +108,7 @@ fn print_list(page: &RunPage) {
             run.commit.short().into(),
             show::span(run.started_at, run.ended_at).into(),
             show::ago(run.created_at).into(),
-            show::one_line(&run.title, 50).into(),
+            titled(run).into(),
         ]);
     }
     show::print_table(&table, "no runs");
@@ -117,12 +117,26 @@ fn print_list(page: &RunPage) {
     }
 }
 
+/// The title, and what is another than at the beginning.
+fn titled(run: &RunSummary) -> String {
+    let inputs: Vec<String> = run.terms.inputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let inputs = if inputs.is_empty() { String::new() } else { format!(" ({})", inputs.join(", ")) };
+    let debug = if run.terms.debug { " (debug)" } else { "" };
+    format!("{}{}{debug}", show::one_line(&run.title, 50), show::one_line(&inputs, 60))
+}
+
 fn print_one(view: &RunView) {
     let run = &view.run;
     say!("run {}  {}  {}", run.id, show::status_text(&run.status), run.title);
     say!("  {} {} at {}", run.repository, show::short_ref(&run.r#ref), run.commit);
     say!("  {} by {} ({}), {}", run.file, run.actor, run.event, show::ago(run.created_at));
     say!("  attempt {} of {}", view.attempt, view.attempts.len());
+    if let Some(attempt) = view.attempts.iter().find(|one| one.attempt == view.attempt && one.attempt > 1) {
+        say!("  asked for by {}, {}", attempt.by.as_deref().unwrap_or("nobody"), show::ago(attempt.created_at));
+        for term in attempt.terms.in_words() {
+            say!("  {term}");
+        }
+    }
     if let Some(reason) = &run.reason {
         say!("{reason}");
     }

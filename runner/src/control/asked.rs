@@ -1,13 +1,14 @@
 //! What people ask by GitHub's buttons: "Re-run" of a check or of all of a commit's. It is done in the transaction that takes the
-//! delivery in. Who may press a button is decided by GitHub; which runs a check stands for, by what was stored when it was made.
+//! delivery in. What has deployed is not deployed again by them, but by the button of that very job. Who may press a button is decided by GitHub; which runs a check stands for, by what was stored when it was made.
 
+use segue_pipelines::progress::Deploys;
 use segue_schemas::{
     id::{CommitSha, RunId},
     status::RunStatus,
 };
 
 use super::people::open_attempt;
-use crate::store::{Asked, AskedOf, AttemptKind, Result, Store, StoreError, Tx, sql::args, tables::runs};
+use crate::store::{Again, Asked, AskedOf, AttemptKind, Result, Store, StoreError, Tx, sql::args, tables::runs};
 
 /// Pipelines of a commit that one button makes run again.
 const MOST: usize = 50;
@@ -34,7 +35,9 @@ async fn check(store: &Store, tx: &mut Tx, asked: &Asked, id: i64, failed: bool)
     }
     let has_failures = matches!(record.status, RunStatus::Failed | RunStatus::Cancelled);
     let kind = if failed || (!key.is_empty() && has_failures) { AttemptKind::Failed } else { AttemptKind::Whole };
-    again(store, tx, &asked.by, run, kind).await
+    // who presses the button of a job that deploys means just that
+    let deploys = if key.is_empty() { Deploys::LeaveOut } else { Deploys::Only(key) };
+    again(store, tx, run, Again::of(kind, asked.by.clone()).deploying(deploys)).await
 }
 
 /// The newest run of each pipeline.
@@ -45,7 +48,8 @@ async fn of_commit(store: &Store, tx: &mut Tx, asked: &Asked, commit: &CommitSha
     let mut ignored = Some(format!("no pipeline of {} has run at {}", asked.repository, commit.short()));
     let mut begun = 0;
     for row in rows {
-        match again(store, tx, &asked.by, RunId(row.int("id")?), AttemptKind::Whole).await? {
+        let whole = Again::of(AttemptKind::Whole, asked.by.clone()).deploying(Deploys::LeaveOut);
+        match again(store, tx, RunId(row.int("id")?), whole).await? {
             None => begun += 1,
             reason => ignored = reason,
         }
@@ -54,18 +58,12 @@ async fn of_commit(store: &Store, tx: &mut Tx, asked: &Asked, commit: &CommitSha
 }
 
 /// Opens another attempt, or says why there is none.
-pub(super) async fn again(
-    store: &Store,
-    tx: &mut Tx,
-    by: &str,
-    run: RunId,
-    kind: AttemptKind,
-) -> Result<Option<String>> {
+pub(super) async fn again(store: &Store, tx: &mut Tx, run: RunId, asked: Again) -> Result<Option<String>> {
     let record = runs::load(&mut tx.conn, run).await?.record;
     if !record.status.is_final() {
         return Ok(Some(format!("run {run} has not ended: it is {}", record.status)));
     }
-    match open_attempt(store, tx, run, kind, by.to_owned()).await {
+    match open_attempt(store, tx, run, asked).await {
         Ok(()) => Ok(None),
         // refused before anything was changed
         Err(error @ (StoreError::Refused(_) | StoreError::Conflict(_))) => Ok(Some(error.to_string())),

@@ -257,6 +257,7 @@ async fn describe(
         commit: run.record.commit.clone(),
         trusted: run.record.trusted,
         log_offset: 0,
+        debug: run.record.terms.shown.debug,
         resume,
         token: None,
         held_ms: None,

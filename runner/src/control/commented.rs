@@ -4,7 +4,10 @@
 use std::collections::{BTreeSet, HashSet};
 
 use indexmap::IndexMap;
-use segue_pipelines::comment::{Command, DEPLOY, Outcome, Verdict};
+use segue_pipelines::{
+    comment::{Command, DEPLOY, Outcome, Verdict},
+    progress::Deploys,
+};
 use segue_schemas::{
     id::{CommitSha, DeliveryId, RunId},
     status::JobStatus,
@@ -18,8 +21,8 @@ use super::{
     rollback::{self, Asker},
 };
 use crate::store::{
-    AttemptKind, Bell, Comment, Meaning, NewDelivery, Payload, Result, RollbackTarget, RunRecord, Store, StoreError,
-    Tx, comments,
+    Again, AttemptKind, Bell, Comment, Meaning, NewDelivery, Payload, Result, RollbackTarget, RunRecord, Store,
+    StoreError, Tx, comments,
     sql::args,
     tables::{deliveries, jobs, releases, runs},
 };
@@ -76,7 +79,8 @@ impl Wish<'_> {
     /// What was done, in words; `None`: that is known when the delivery has been planned that it made.
     async fn perform(&self, tx: &mut Tx, command: &Command) -> Result<Option<String>> {
         match command {
-            Command::Rerun => self.rerun(tx).await.map(Some),
+            Command::Rerun => self.rerun(tx, false).await.map(Some),
+            Command::RerunAndDeploy => self.rerun(tx, true).await.map(Some),
             Command::Cancel => self.cancel(tx).await.map(Some),
             Command::Approve { commit } => self.approve(tx, commit.as_deref()).await.map(Some),
             Command::Rollback { environment, service } => {
@@ -92,32 +96,31 @@ impl Wish<'_> {
         format!("{} (in #{})", self.comment.author, self.comment.number)
     }
 
-    /// The newest run of each pipeline at the head.
-    async fn rerun(&self, tx: &mut Tx) -> Result<String> {
+    /// The newest run of each pipeline at the head; what has deployed, only where that is asked for as well.
+    async fn rerun(&self, tx: &mut Tx, deploy: bool) -> Result<String> {
         let mut seen = HashSet::new();
         let at_head = self.runs(tx).await?.into_iter().filter(|run| run.commit == self.pull.commit);
         let newest: Vec<RunRecord> = at_head.filter(|run| seen.insert(run.file.clone())).collect();
-        let (mut begun, mut refused, mut environments) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut begun, mut refused) = (Vec::new(), Vec::new());
         for run in newest {
-            if let Some(reason) = asked::again(self.store, tx, &self.by(), run.id, AttemptKind::Whole).await? {
+            let deploys = if deploy { Deploys::Repeat } else { Deploys::LeaveOut };
+            let whole = Again::of(AttemptKind::Whole, self.by()).deploying(deploys);
+            if let Some(reason) = asked::again(self.store, tx, run.id, whole).await? {
                 refused.push(reason);
                 continue;
             }
             let now = runs::load(&mut tx.conn, run.id).await?.record;
             begun.push(format!("run {} ({}) begins attempt {}", run.id, run.pipeline, now.attempt));
-            let jobs = jobs::of_attempt(&mut tx.conn, run.id, now.attempt).await?;
-            environments.extend(jobs.into_iter().filter_map(|job| job.record.plan.environment));
+            begun.extend(now.terms.shown.in_words());
+            if !now.terms.shown.left_out.is_empty() {
+                begun.push("`/segue rerun deploy` deploys again as well".into());
+            }
         }
         if begun.is_empty() {
             let none = || format!("no pipeline has run at {}", self.pull.commit.short());
             return Err(StoreError::Refused(if refused.is_empty() { none() } else { refused.join("; ") }));
         }
-        let mut said = [begun, refused].concat();
-        if !environments.is_empty() {
-            let names: Vec<String> = environments.into_iter().collect();
-            said.push(format!("this deploys again to {}", names.join(", ")));
-        }
-        Ok(said.join("; "))
+        Ok([begun, refused].concat().join("; "))
     }
 
     async fn cancel(&self, tx: &mut Tx) -> Result<String> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::store::{
     Accepted, AttemptKind, Bell, Delivery, DeliveryState, DispatchOutcome, Meaning, NewDelivery, NewRun, Payload,
-    PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Tx, comments, new_job_id,
+    PlanOutcome, Planning, Result, RunRecord, Store, StoreError, Terms, Tx, comments, new_job_id,
     tables::{
         deliveries,
         jobs::{self, Job},
@@ -248,10 +248,11 @@ async fn insert_run(
         created_at: tx.now,
         started_at: None,
         ended_at: None,
+        terms: Terms::default(),
     };
     let mut run = Run { record, trigger, env, inputs, concurrency_plan: concurrency, concurrency: None };
     runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
-    runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, tx.now).await?;
+    runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, &run.record.terms, tx.now).await?;
     if run.record.diagnostics.is_some() {
         end_unplanned(tx, run, RunStatus::Failed).await?;
         return Ok(id);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use segue_pipelines::progress::{CancelAction, Gate, JobView, Selection, cancel, rerun};
+use segue_pipelines::progress::{CancelAction, Deploys, Gate, JobView, Selection, cancel, rerun};
 use segue_schemas::{
     deploy::RolloutCommand,
     id::RunId,
@@ -16,7 +16,7 @@ use super::{
     rollback::order,
 };
 use crate::store::{
-    AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
+    Again, AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
     tables::{
         jobs::{self, Job},
         rollouts,
@@ -33,11 +33,14 @@ impl Store {
         self.run(run).await
     }
 
-    /// Opens a new attempt of a run that has ended, with the same commit and inputs. `Whole`: every job. `Failed`: those
-    /// that did not succeed; the others are carried over with their outputs and artifacts.
-    pub async fn rerun(&self, run: RunId, kind: AttemptKind, by: String) -> Result<RunRecord> {
+    /// Opens a new attempt of a run that has ended, with the same commit, and the inputs of the attempt before unless others are
+    /// given. `Whole`: every job. `Failed`: those that did not succeed; the others are carried over with their outputs and artifacts.
+    ///
+    /// # Errors
+    /// [`StoreError::WouldDeploy`] where nothing is said of what deploys, and something would again.
+    pub async fn rerun(&self, run: RunId, again: Again) -> Result<RunRecord> {
         let store = self.clone();
-        self.write(move |tx| Box::pin(async move { open_attempt(&store, tx, run, kind, by).await })).await?;
+        self.write(move |tx| Box::pin(async move { open_attempt(&store, tx, run, again).await })).await?;
         self.run(run).await
     }
 
@@ -82,7 +85,7 @@ pub(super) async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: Strin
     advance(store, tx, run, jobs).await
 }
 
-pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: AttemptKind, by: String) -> Result<()> {
+pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, again: Again) -> Result<()> {
     let (mut run, last) = load(tx, id).await?;
     if run.record.diagnostics.is_some() {
         return Err(StoreError::Refused(format!(
@@ -90,9 +93,13 @@ pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: At
             run.record.file
         )));
     }
-    let selection = if kind == AttemptKind::Failed { Selection::Failed } else { Selection::Whole };
+    let selection = if again.kind == AttemptKind::Failed { Selection::Failed } else { Selection::Whole };
     let views: Vec<JobView> = last.iter().map(Job::view).collect();
-    let chosen = rerun(&views, selection).map_err(|e| StoreError::Conflict(e.to_string()))?;
+    let deploys = again.deploys.as_ref().unwrap_or(&Deploys::Repeat);
+    let chosen = rerun(&views, selection, deploys).map_err(|e| StoreError::Conflict(e.to_string()))?;
+    if again.deploys.is_none() && !chosen.deploys.is_empty() {
+        return Err(StoreError::WouldDeploy(chosen.deploys.join(", ")));
+    }
     runs::close_attempt(&mut tx.conn, &run.record).await?;
     run.becomes(RunStatus::Queued)?;
     run.record.attempt += 1;
@@ -101,7 +108,9 @@ pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, kind: At
     run.record.cancelled_by = None;
     run.record.started_at = None;
     run.record.ended_at = None;
-    runs::insert_attempt(&mut tx.conn, id, run.record.attempt, kind, &by, tx.now).await?;
+    run.agree(&again, &chosen);
+    runs::insert_attempt(&mut tx.conn, id, run.record.attempt, again.kind, &again.by, &run.record.terms, tx.now)
+        .await?;
     runs::save(&mut tx.conn, &run.record).await?;
     let mut jobs = Vec::with_capacity(last.len());
     let mut anew: HashSet<String> = HashSet::new();

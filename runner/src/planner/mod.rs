@@ -5,6 +5,7 @@
 //! Nothing polls: the store's bell wakes the planner, a timer only where a delivery was put off. What is not planned when
 //! the process ends is found again at the next start.
 
+mod again;
 mod queue;
 mod read;
 

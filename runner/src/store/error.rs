@@ -35,6 +35,9 @@ pub enum StoreError {
     /// What was asked contradicts what is stored.
     #[error("{0}")]
     Conflict(String),
+    /// It would deploy again what has been deployed, and nobody said that it may.
+    #[error("this would deploy again: {0}. Say whether it may")]
+    WouldDeploy(String),
     /// A change of state that is not allowed.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),

@@ -1,9 +1,9 @@
 //! What goes into the store's operations and comes out of its queries, where `schemas` has no type for it.
 
 use indexmap::IndexMap;
-use segue_pipelines::schedule::Schedule;
+use segue_pipelines::{progress::Deploys, schedule::Schedule};
 use segue_schemas::{
-    api::HeldJob,
+    api::{AttemptTerms, HeldJob},
     config::NotificationEvent,
     deploy::{Release, Rollout, RolloutCommand},
     id::{CommitSha, DeliveryId, Epoch, JobId, RolloutId, RunId, WorkerId},
@@ -13,6 +13,7 @@ use segue_schemas::{
     trigger::Trigger,
     worker_api::StepReport,
 };
+use serde::{Deserialize, Serialize};
 
 /// A webhook that passed its signature check.
 #[derive(Debug, Clone)]
@@ -242,6 +243,8 @@ pub struct RunRecord {
     pub started_at: Option<Timestamp>,
     /// When it ended (the newest attempt).
     pub ended_at: Option<Timestamp>,
+    /// What the newest attempt was asked for with.
+    pub terms: Terms,
 }
 
 /// What a list of runs is narrowed to. `None` everywhere: the newest runs.
@@ -274,6 +277,8 @@ pub struct AttemptRecord {
     pub kind: AttemptKind,
     /// Who asked for it.
     pub requested_by: String,
+    /// With what.
+    pub terms: Terms,
     /// How it stands, or stood when the next one began.
     pub status: RunStatus,
     /// When it was asked for.
@@ -293,6 +298,53 @@ pub enum AttemptKind {
     Whole,
     /// What had not succeeded again; the rest is carried over.
     Failed,
+    /// One job from one of its steps on, and what comes after it.
+    Step,
+}
+
+/// What an attempt was asked for with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// What people see of it.
+    #[serde(flatten)]
+    pub shown: AttemptTerms,
+    /// The context `inputs`, where some are others than those that the run was planned with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<IndexMap<String, serde_json::Value>>,
+}
+
+/// A new attempt that somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// What of the run.
+    pub kind: AttemptKind,
+    /// Where it begins, for [`AttemptKind::Step`]: `JOB/STEP`.
+    pub from: Option<String>,
+    /// Who asks.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// What may deploy again; `None`: it is refused where something would.
+    pub deploys: Option<Deploys>,
+    /// Whether its steps tell more.
+    pub debug: bool,
+    /// Inputs that are others than before: as they were given, and the context `inputs` with them.
+    pub inputs: Option<(IndexMap<String, String>, IndexMap<String, serde_json::Value>)>,
+}
+
+impl Again {
+    /// The same once more, as it was.
+    #[must_use]
+    pub fn of(kind: AttemptKind, by: impl Into<String>) -> Self {
+        Self { kind, from: None, by: by.into(), reason: None, deploys: None, debug: false, inputs: None }
+    }
+
+    /// With that said about what deploys.
+    #[must_use]
+    pub fn deploying(self, deploys: Deploys) -> Self {
+        Self { deploys: Some(deploys), ..self }
+    }
 }
 
 /// A job.

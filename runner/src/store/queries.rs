@@ -6,6 +6,7 @@ use segue_schemas::{
     deploy::{JournalEntry, Release},
     id::{Epoch, JobId, ReleaseId, RolloutId, RunId},
     status::JobStatus,
+    trigger::Trigger,
 };
 
 use super::{
@@ -29,6 +30,12 @@ impl Store {
     /// One run.
     pub async fn run(&self, id: RunId) -> Result<RunRecord> {
         Ok(runs::load(&mut self.read().await?, id).await?.record)
+    }
+
+    /// One run, and what caused it, with the inputs of its newest attempt.
+    pub(crate) async fn run_with_trigger(&self, id: RunId) -> Result<(RunRecord, Trigger)> {
+        let run = runs::load(&mut self.read().await?, id).await?;
+        Ok((run.record, run.trigger))
     }
 
     /// One attempt of a run (`None`: the newest) with its jobs, steps and rollouts.

@@ -133,6 +133,7 @@ impl Store {
             is_shadow,
             started_at: run.started_at,
             ended_at: run.ended_at,
+            terms: run.terms.shown,
             jobs: facts,
         };
         Ok(Some(ShowFacts { repository: run.repository, commit: run.commit, run: facts, is_newest }))

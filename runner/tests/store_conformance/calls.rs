@@ -1,7 +1,8 @@
 //! Jobs that call another pipeline.
 
 use indexmap::IndexMap;
-use segue_runner::store::AttemptKind;
+use segue_pipelines::progress::Deploys;
+use segue_runner::store::{Again, AttemptKind};
 use segue_schemas::{
     plan::{CallInput, CallInputKind, CallPlan, JobPlan},
     status::{Conclusion, RunStatus},
@@ -86,7 +87,7 @@ pub async fn a_rerun_of_what_failed_keeps_what_a_call_has_done(world: World) {
         ]
     );
     assert_eq!(world.status(run).await, RunStatus::Failed);
-    world.store.rerun(run, AttemptKind::Failed, "ada".into()).await.unwrap();
+    world.store.rerun(run, Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat)).await.unwrap();
     let jobs = world.jobs(run).await;
     assert!(jobs[1].starts_with("c waiting"), "{jobs:?}");
     assert_eq!(jobs[2..], ["c/first succeeded", "c/second queued", "after pending"]);
@@ -95,7 +96,7 @@ pub async fn a_rerun_of_what_failed_keeps_what_a_call_has_done(world: World) {
     assert_eq!(after.contexts["needs"]["c"]["outputs"]["made"], "it of all!");
     assert_eq!(world.status(run).await, RunStatus::Succeeded);
     // as a whole it calls once more
-    world.store.rerun(run, AttemptKind::Whole, "ada".into()).await.unwrap();
+    world.store.rerun(run, Again::of(AttemptKind::Whole, "ada").deploying(Deploys::Repeat)).await.unwrap();
     assert_eq!(world.jobs(run).await, ["a queued", "c pending", "after pending"]);
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use segue_runner::store::{AttemptKind, StoreError, TokenKind};
+use segue_pipelines::progress::Deploys;
+use segue_runner::store::{Again, AttemptKind, StoreError, TokenKind};
 use segue_schemas::{
     config::{EnvironmentConfig, NotificationEvent},
     status::{Conclusion, JobStatus, RunStatus},
@@ -44,7 +45,7 @@ pub async fn an_approval_is_bound_to_the_commit_and_counts_people(world: World) 
     assert_eq!(deploy.plan.key, "deploy");
     world.finish(&deploy, Conclusion::Failure).await;
     // a rerun has the same commit, so the same people have said yes to it
-    world.store.rerun(run, AttemptKind::Failed, "ada".into()).await.unwrap();
+    world.store.rerun(run, Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat)).await.unwrap();
     assert_eq!(world.claim(&worker).await.plan.key, "deploy");
     // another commit has nobody's yes
     let other = world.run(plan).await;
@@ -126,7 +127,7 @@ pub async fn cancelling_takes_back_what_waits_and_tells_what_runs(world: World) 
 pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
     let run = world.run(vec![job("build", &[]), job("test", &["build"]), job("deploy", &["test"])]).await;
     let worker = world.worker("w", "1").await;
-    let early = world.store.rerun(run, AttemptKind::Whole, "ada".into()).await;
+    let early = world.store.rerun(run, Again::of(AttemptKind::Whole, "ada").deploying(Deploys::Repeat)).await;
     assert!(matches!(early, Err(StoreError::Conflict(_))), "{early:?}");
     let build = world.claim(&worker).await;
     world.store.append_log(build.job, build.epoch, 0, bytes::Bytes::from_static(b"built\n")).await.unwrap();
@@ -144,7 +145,7 @@ pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
     let test = world.claim(&worker).await;
     world.finish(&test, Conclusion::Failure).await;
     world.pass(Duration::from_secs(60));
-    let again = world.store.rerun(run, AttemptKind::Failed, "ada".into()).await.unwrap();
+    let again = world.store.rerun(run, Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat)).await.unwrap();
     assert_eq!((again.attempt, again.status.is_final(), again.ended_at), (2, false, None));
     assert_eq!(world.jobs(run).await, ["build succeeded", "test queued", "deploy pending"]);
     let carried = world.store.run_detail(run, None).await.unwrap().jobs.remove(0).0;
@@ -162,9 +163,13 @@ pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
     assert_eq!(attempts.iter().map(|a| a.status).collect::<Vec<_>>(), [RunStatus::Failed, RunStatus::Succeeded]);
     let first = world.store.run_detail(run, Some(1)).await.unwrap();
     assert_eq!(first.jobs[1].0.status, JobStatus::Failed, "former attempts stay readable");
-    let nothing = world.store.rerun(run, AttemptKind::Failed, "ada".into()).await.unwrap_err();
+    let nothing =
+        world.store.rerun(run, Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat)).await.unwrap_err();
     assert!(nothing.to_string().contains("rerun it as a whole"), "{nothing}");
-    assert_eq!(world.store.rerun(run, AttemptKind::Whole, "ada".into()).await.unwrap().attempt, 3);
+    assert_eq!(
+        world.store.rerun(run, Again::of(AttemptKind::Whole, "ada").deploying(Deploys::Repeat)).await.unwrap().attempt,
+        3
+    );
     assert_eq!(world.jobs(run).await, ["build queued", "test pending", "deploy pending"]);
 }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use segue_runner::store::{AttemptKind, RollbackTarget, RolloutFilter, RunFilter, StoreError};
+use segue_pipelines::progress::Deploys;
+use segue_runner::store::{Again, AttemptKind, RollbackTarget, RolloutFilter, RunFilter, StoreError};
 use segue_schemas::{
     deploy::RolloutCommand,
     id::{Epoch, JobId, RunId},
@@ -194,10 +195,10 @@ impl Chaos {
                 store.cancel_run(run.id, "p".into()).await.unwrap();
             }
             1 => {
-                settled(store.rerun(run.id, AttemptKind::Whole, "p".into()).await);
+                settled(store.rerun(run.id, Again::of(AttemptKind::Whole, "p").deploying(Deploys::Repeat)).await);
             }
             2 => {
-                settled(store.rerun(run.id, AttemptKind::Failed, "p".into()).await);
+                settled(store.rerun(run.id, Again::of(AttemptKind::Failed, "p").deploying(Deploys::Repeat)).await);
             }
             3 => {
                 settled(store.create_rollback("staging", "web", RollbackTarget::Previous, "p".into()).await);

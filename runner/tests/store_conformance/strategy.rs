@@ -1,7 +1,8 @@
 //! Jobs that are multiplied, held back, allowed to fail.
 
 use indexmap::IndexMap;
-use segue_runner::store::AttemptKind;
+use segue_pipelines::progress::Deploys;
+use segue_runner::store::{Again, AttemptKind};
 use segue_schemas::{
     id::RunId,
     plan::{JobPlan, Late, MatrixPlan, Setting, StrategyPlan},
@@ -80,7 +81,7 @@ pub async fn a_matrix_of_an_output_becomes_its_combinations_with_everything_eval
     world.finish(&after, Conclusion::Success).await;
     assert_eq!(world.status(run).await, RunStatus::Succeeded);
     // as a whole it is evaluated again, and may come out otherwise
-    world.store.rerun(run, AttemptKind::Whole, "ada".into()).await.unwrap();
+    world.store.rerun(run, Again::of(AttemptKind::Whole, "ada").deploying(Deploys::Repeat)).await.unwrap();
     assert_eq!(world.jobs(run).await, ["list queued", "each pending", "after pending"]);
     let list = world.claim(&worker).await;
     let mut end = finish(&list, Conclusion::Success);
@@ -122,7 +123,7 @@ pub async fn the_first_failure_of_a_matrix_ends_the_others_and_says_so(world: Wo
     );
     assert_eq!(world.status(run).await, RunStatus::Failed);
     // what failed runs again, with the combinations that there were
-    world.store.rerun(run, AttemptKind::Failed, "ada".into()).await.unwrap();
+    world.store.rerun(run, Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat)).await.unwrap();
     assert_eq!(world.jobs(run).await, ["m (1) queued", "m (2) queued", "m (3) queued", "after pending"]);
 }
 

@@ -1,5 +1,6 @@
 //! How two attempts of a run differ.
 
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -9,6 +10,60 @@ use crate::{
     id::RunId,
     status::{FailureClass, JobStatus, StepStatus},
 };
+
+/// What an attempt was asked for with, where it was more than to run again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(default)]
+pub struct AttemptTerms {
+    /// Why, in the words of who asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether its steps tell more: `RUNNER_DEBUG=1`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub debug: bool,
+    /// The inputs that are others than those that the run was started with.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub inputs: IndexMap<String, String>,
+    /// Where it began: `JOB/STEP`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The jobs that deploy again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deploys: Vec<String>,
+    /// The jobs that stayed as they had ended, because they deploy and nobody asked for that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+impl AttemptTerms {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// In words, one fact each, without a full stop.
+    #[must_use]
+    pub fn in_words(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        said.extend(self.from.iter().map(|from| format!("it began at {from}")));
+        if !self.inputs.is_empty() {
+            let inputs: Vec<String> = self.inputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            said.push(format!("with other inputs: {}", inputs.join(", ")));
+        }
+        if self.debug {
+            said.push("with debug logging".into());
+        }
+        if !self.deploys.is_empty() {
+            said.push(format!("it deploys again: {}", self.deploys.join(", ")));
+        }
+        if !self.left_out.is_empty() {
+            said.push(format!("it does not deploy again: {} stayed as before", self.left_out.join(", ")));
+        }
+        said.extend(self.reason.iter().map(|reason| format!("because: {reason}")));
+        said
+    }
+}
 
 /// Which attempts are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]

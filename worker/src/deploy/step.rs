@@ -119,6 +119,7 @@ mod tests {
             ..JobPlan::default()
         };
         let claim = JobClaim {
+            debug: false,
             job: JobId(uuid::Uuid::nil()),
             run: RunId(1),
             attempt: 1,

@@ -63,7 +63,7 @@ pub fn job_contexts(claim: &JobClaim, workspace: &Workspace, worker: &str) -> Co
         }
     }
     contexts.set("github", Value::from(github(claim, &workspace.work())));
-    contexts.set("runner", Value::from(runner(workspace, worker)));
+    contexts.set("runner", Value::from(runner(workspace, worker, claim.debug)));
     let secrets: Map<String, Json> = claim.secrets.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     contexts.set("secrets", Value::from(Json::Object(secrets)));
     let work = workspace.work();
@@ -186,7 +186,7 @@ pub fn process_env(
     }
     let contexts = [
         (github(claim, &workspace.work()), "GITHUB_", "SEGUE_"),
-        (runner(workspace, worker), "RUNNER_", "SEGUE_RUNNER_"),
+        (runner(workspace, worker, claim.debug), "RUNNER_", "SEGUE_RUNNER_"),
     ];
     for (context, theirs, ours) in contexts {
         for (name, value) in context.as_object().into_iter().flatten() {
@@ -198,6 +198,9 @@ pub fn process_env(
     }
     // grows with each start of the job: whoever a step speaks to can tell a late word from a new one by it
     all.insert("SEGUE_EPOCH".into(), claim.epoch.to_string());
+    if claim.debug {
+        all.insert("SEGUE_DEBUG".into(), "1".into());
+    }
     if let Some(environment) = &claim.plan.environment {
         all.insert("SEGUE_ENVIRONMENT".into(), environment.clone());
     }
@@ -232,14 +235,19 @@ fn github(claim: &JobClaim, work: &Path) -> Json {
     Json::Object(github)
 }
 
-fn runner(workspace: &Workspace, worker: &str) -> Json {
-    json!({
+fn runner(workspace: &Workspace, worker: &str, debug: bool) -> Json {
+    let mut runner = json!({
         "name": worker,
         "os": "Linux",
         "arch": match std::env::consts::ARCH { "x86_64" => "X64", "aarch64" => "ARM64", other => other },
         "temp": workspace.temp().to_string_lossy(),
         "environment": "self-hosted",
-    })
+    });
+    // there only where it is asked for, as at GitHub
+    if let (true, Some(runner)) = (debug, runner.as_object_mut()) {
+        runner.insert("debug".into(), json!("1"));
+    }
+    runner
 }
 
 fn scalar(value: &Json) -> Option<String> {

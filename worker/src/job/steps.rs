@@ -148,7 +148,11 @@ impl<'a> Steps<'a> {
         };
         self.absorb(mark);
         let mut forgiving = plan.continue_on_error;
-        let end = match self.prepare(plan, &self.level()) {
+        let prepared = self.prepare(plan, &self.level());
+        if self.running.claim.debug {
+            self.tell_debug(plan, prepared.as_ref().ok()).await;
+        }
+        let end = match prepared {
             Ok(Some(prepared)) => {
                 forgiving = prepared.forgiving;
                 report.name = short(&on_one_line(&self.running.masker.mask(&prepared.name)), MAX_NAME);
@@ -171,6 +175,25 @@ impl<'a> Steps<'a> {
             Err(error) => self.failed(&error).await,
         };
         self.ended(report, end, forgiving).await
+    }
+
+    /// What a step is about to do, for who asked for debug logging; values of its environment are masked like all of the log.
+    async fn tell_debug(&self, plan: &StepPlan, prepared: Option<&Option<Prepared>>) {
+        let log = &self.running.log;
+        let condition = plan.condition.as_deref().unwrap_or("success()");
+        let verdict = match prepared {
+            Some(Some(_)) => "true",
+            Some(None) => "false",
+            None => "an error",
+        };
+        log.line(format!("##[debug]`if` of step `{}`: {condition} is {verdict}", on_one_line(&plan.name))).await;
+        let Some(Some(prepared)) = prepared else { return };
+        for (name, value) in &prepared.env {
+            log.line(format!("##[debug]env {name}={}", short(&on_one_line(value), MAX_NAME))).await;
+        }
+        if let Some(limit) = prepared.limit {
+            log.line(format!("##[debug]it may take {} s", limit.as_secs())).await;
+        }
     }
 
     /// The job itself, as it stands.

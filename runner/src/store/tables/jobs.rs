@@ -144,6 +144,9 @@ impl Job {
         JobView {
             status: self.record.status,
             has_started: self.record.epoch > Epoch(0),
+            has_deployed: self.record.plan.environment.is_some()
+                && (self.record.epoch > Epoch(0)
+                    || (self.record.carried_from.is_some() && self.record.started_at.is_some())),
             begins_again: self.begins_again(),
             skip_cause: self.skip_cause,
             outputs: self.record.outputs.clone(),

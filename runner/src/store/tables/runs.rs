@@ -1,14 +1,15 @@
 use indexmap::IndexMap;
+use segue_pipelines::progress::Rerun;
 use segue_schemas::{
     id::{CommitSha, DeliveryId, RunId},
     plan::ConcurrencyPlan,
     status::RunStatus,
     time::Timestamp,
-    trigger::Trigger,
+    trigger::{Event, Trigger},
 };
 
 use crate::store::{
-    AttemptKind, AttemptRecord, Result, RunFilter, RunRecord, StoreError,
+    Again, AttemptKind, AttemptRecord, Result, RunFilter, RunRecord, StoreError, Terms,
     sql::{Conn, Row, args, to_json},
 };
 
@@ -34,6 +35,26 @@ impl Run {
         }
         Ok(())
     }
+
+    /// Takes the terms of a new attempt: inputs stay what they were last, unless others are given.
+    pub(crate) fn agree(&mut self, again: &Again, chosen: &Rerun) {
+        let before = std::mem::take(&mut self.record.terms);
+        let terms = &mut self.record.terms;
+        (terms.shown.inputs, terms.resolved) = (before.shown.inputs, before.resolved);
+        if let Some((given, resolved)) = &again.inputs {
+            terms.shown.inputs.extend(given.clone());
+            terms.resolved = Some(resolved.clone());
+            self.inputs.clone_from(resolved);
+            if let Event::WorkflowDispatch { inputs, .. } = &mut self.trigger.event {
+                inputs.extend(given.clone());
+            }
+        }
+        terms.shown.reason.clone_from(&again.reason);
+        terms.shown.debug = again.debug;
+        terms.shown.from.clone_from(&again.from);
+        terms.shown.deploys.clone_from(&chosen.deploys);
+        terms.shown.left_out.clone_from(&chosen.left_out);
+    }
 }
 
 impl AttemptKind {
@@ -44,11 +65,12 @@ impl AttemptKind {
             Self::First => "first",
             Self::Whole => "whole",
             Self::Failed => "failed",
+            Self::Step => "step",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::First, Self::Whole, Self::Failed].into_iter().find(|k| k.as_str() == word)
+        [Self::First, Self::Whole, Self::Failed, Self::Step].into_iter().find(|k| k.as_str() == word)
     }
 }
 
@@ -94,7 +116,7 @@ pub(crate) async fn save_group(conn: &mut Conn, run: &Run) -> Result<()> {
 /// Stores what changes of a run. Its newest attempt stands as the run does, and is not written until another begins.
 pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
     let sql = "UPDATE runs SET status = $2, reason = $3, attempt = $4, cancel_requested = $5, cancelled_by = $6,
-        started_at = $7, ended_at = $8 WHERE id = $1";
+        started_at = $7, ended_at = $8, terms_json = $9 WHERE id = $1";
     let args = args![
         run.id,
         run.status.as_str(),
@@ -104,9 +126,15 @@ pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
         run.cancelled_by.as_ref(),
         run.started_at,
         run.ended_at,
+        stored(&run.terms)?,
     ];
     conn.run(sql, args).await?;
     Ok(())
+}
+
+/// Terms as they are stored; most attempts have none.
+fn stored(terms: &Terms) -> Result<Option<String>> {
+    (*terms != Terms::default()).then(|| to_json(terms)).transpose()
 }
 
 /// Stores how the newest attempt of a run ended, before another begins.
@@ -124,11 +152,17 @@ pub(crate) async fn load(conn: &mut Conn, id: RunId) -> Result<Run> {
 }
 
 fn run(row: &Row) -> Result<Run> {
+    let (record, mut trigger): (RunRecord, Trigger) = (record(row)?, row.json("trigger_json")?);
+    // what the newest attempt was given stands over what the run was planned with
+    if let Event::WorkflowDispatch { inputs, .. } = &mut trigger.event {
+        inputs.extend(record.terms.shown.inputs.clone());
+    }
+    let inputs = record.terms.resolved.clone().map_or_else(|| row.json("inputs_json"), Ok)?;
     Ok(Run {
-        record: record(row)?,
-        trigger: row.json("trigger_json")?,
+        record,
+        trigger,
         env: row.json("env_json")?,
-        inputs: row.json("inputs_json")?,
+        inputs,
         concurrency_plan: row.maybe_json("concurrency_json")?,
         concurrency: row.maybe_text("concurrency")?,
     })
@@ -188,11 +222,12 @@ pub(crate) async fn insert_attempt(
     attempt: u32,
     kind: AttemptKind,
     by: &str,
+    terms: &Terms,
     now: Timestamp,
 ) -> Result<()> {
-    let sql = "INSERT INTO attempts (run_id, attempt, kind, requested_by, status, created_at)
-        VALUES ($1, $2, $3, $4, 'queued', $5)";
-    conn.run(sql, args![run, attempt, kind.as_str(), by, now]).await?;
+    let sql = "INSERT INTO attempts (run_id, attempt, kind, requested_by, status, created_at, terms_json)
+        VALUES ($1, $2, $3, $4, 'queued', $5, $6)";
+    conn.run(sql, args![run, attempt, kind.as_str(), by, now, stored(terms)?]).await?;
     Ok(())
 }
 
@@ -211,6 +246,7 @@ fn attempt(row: &Row) -> Result<AttemptRecord> {
         attempt: row.count("attempt")?,
         kind: row.word("kind", AttemptKind::parse)?,
         requested_by: row.text("requested_by")?,
+        terms: row.maybe_json("terms_json")?.unwrap_or_default(),
         status: row.word("status", RunStatus::parse)?,
         created_at: row.time("created_at")?,
         started_at: row.maybe_time("started_at")?,
@@ -260,5 +296,6 @@ fn record(row: &Row) -> Result<RunRecord> {
         created_at: row.time("created_at")?,
         started_at: row.maybe_time("started_at")?,
         ended_at: row.maybe_time("ended_at")?,
+        terms: row.maybe_json("terms_json")?.unwrap_or_default(),
     })
 }
