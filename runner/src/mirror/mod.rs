@@ -22,7 +22,7 @@ use segue_schemas::id::CommitSha;
 use tokio::{io::AsyncWriteExt as _, sync::Semaphore};
 
 pub use self::name::{InvalidName, RefName, RepositoryName, Source};
-use self::reader::{Found, Reader, WarmReaders};
+use self::reader::{Found, Object, Reader, WarmReaders};
 
 /// Time limit of a fetch. The first one of a repository brings its whole history.
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
@@ -36,10 +36,16 @@ const FETCHES: usize = 4;
 pub const MAX_PIPELINE_FILES: usize = 100;
 /// The largest pipeline file in bytes.
 pub const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// The largest folder whose list is read.
+const MAX_FOLDER_BYTES: usize = 4 * 1024 * 1024;
 /// The largest commit whose message is read.
 const MAX_COMMIT_BYTES: usize = 256 * 1024;
-/// After so many fetches git may tidy the mirror up: it packs what has become many small files.
+/// After so many fetches git joins the packs that each of them brought.
 const FETCHES_PER_TIDYING: u64 = 64;
+/// After so many it looks through everything, for what nothing leads to any more. That takes minutes for a large repository.
+const FETCHES_PER_CLEANING: u64 = 64 * FETCHES_PER_TIDYING;
+/// Commits that are remembered to be fetched anew at most.
+const HOLES: usize = 1000;
 /// Time limit of tidying up.
 const TIDY_LIMIT: Duration = Duration::from_secs(1800);
 /// Commits that no ref leads to any more (a forced push) can be run again for so long.
@@ -85,6 +91,12 @@ pub enum MirrorError {
     /// A read from the mirror failed.
     #[error("the mirror can't be read: {0}")]
     Read(String),
+    /// A commit is there, and not all that belongs to it.
+    #[error("the mirror lacks a part of commit {commit}: it is fetched anew")]
+    Incomplete {
+        /// Which.
+        commit: CommitSha,
+    },
     /// The remote does not have the commit.
     #[error("{source_shown} has no commit {commit}: was it removed by a forced push?")]
     NoCommit {
@@ -152,6 +164,8 @@ pub struct Mirrors {
     fetched: AtomicU64,
     /// One fetch at a time per repository; an entry lives as long as somebody fetches or waits to.
     fetching: Mutex<HashMap<RepositoryName, Weak<tokio::sync::Mutex<()>>>>,
+    /// Commits of which a part was found to be missing, until they are fetched anew.
+    holes: Mutex<HashSet<(RepositoryName, CommitSha)>>,
 }
 
 impl Mirrors {
@@ -164,6 +178,7 @@ impl Mirrors {
             fetches: Semaphore::new(FETCHES),
             fetched: AtomicU64::new(0),
             fetching: Mutex::new(HashMap::new()),
+            holes: Mutex::new(HashSet::new()),
         }
     }
 
@@ -225,11 +240,7 @@ impl Mirrors {
     ) -> Result<Vec<PipelineFile>, MirrorError> {
         let mut reader = self.readers.take(&self.path(repository))?;
         let mut files = Vec::new();
-        let Found::Object(folder) = reader.read(&format!("{commit}:{PIPELINES}"), MAX_PIPELINE_BYTES).await? else {
-            self.readers.give_back(reader);
-            return Ok(files);
-        };
-        if folder.kind == "tree" {
+        if let Some(folder) = self.folder(repository, &mut reader, commit, PIPELINES).await? {
             let mut entries = tree::files(&folder).map_err(MirrorError::Read)?;
             entries.retain(|entry| entry.name.ends_with(".yml") || entry.name.ends_with(".yaml"));
             if entries.len() > MAX_PIPELINE_FILES {
@@ -255,9 +266,7 @@ impl Mirrors {
     ) -> Result<Vec<PipelineFile>, MirrorError> {
         let mut reader = self.readers.take(&self.path(repository))?;
         let mut files = Vec::new();
-        if let Found::Object(folder) = reader.read(&format!("{commit}:{ACTIONS}"), MAX_PIPELINE_BYTES).await?
-            && folder.kind == "tree"
-        {
+        if let Some(folder) = self.folder(repository, &mut reader, commit, ACTIONS).await? {
             let folders = tree::folders(&folder).map_err(MirrorError::Read)?;
             if folders.len() > MAX_PIPELINE_FILES {
                 return Err(MirrorError::TooManyActions { count: folders.len() });
@@ -392,11 +401,56 @@ impl Mirrors {
     ) -> Result<Vec<&'a Wanted>, MirrorError> {
         let mut missing = Vec::new();
         for one in wanted {
-            if !self.contains(repository, &one.commit).await? {
+            if self.has_hole(repository, &one.commit) || !self.contains(repository, &one.commit).await? {
                 missing.push(one);
             }
         }
         Ok(missing)
+    }
+
+    fn has_hole(&self, repository: &RepositoryName, commit: &CommitSha) -> bool {
+        let holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        !holes.is_empty() && holes.contains(&(repository.clone(), commit.clone()))
+    }
+
+    /// A folder of a commit; `None`: the commit has none of that name.
+    ///
+    /// Git says "missing" of a folder that the commit does not have, and of one that the mirror does not have. A commit without
+    /// pipelines starts nothing, so the one must not be taken for the other: the way there is gone step by step.
+    async fn folder(
+        &self,
+        repository: &RepositoryName,
+        reader: &mut Reader,
+        commit: &CommitSha,
+        path: &str,
+    ) -> Result<Option<Object>, MirrorError> {
+        match reader.read(&format!("{commit}:{path}"), MAX_FOLDER_BYTES).await? {
+            Found::Object(folder) => return Ok((folder.kind == "tree").then_some(folder)),
+            Found::TooLarge => return Err(MirrorError::Read(format!("`{path}` at {} is too large", commit.short()))),
+            Found::Missing => {}
+        }
+        let mut id = format!("{commit}^{{tree}}");
+        for name in path.split('/') {
+            match reader.read(&id, MAX_FOLDER_BYTES).await? {
+                Found::Object(tree) => {
+                    let inside = tree::folders(&tree).map_err(MirrorError::Read)?;
+                    match inside.into_iter().find(|entry| entry.name == name) {
+                        Some(entry) => id = entry.id,
+                        None => return Ok(None),
+                    }
+                }
+                Found::Missing => break,
+                Found::TooLarge => {
+                    return Err(MirrorError::Read(format!("a folder of {} is too large", commit.short())));
+                }
+            }
+        }
+        let mut holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        if holes.len() >= HOLES {
+            holes.clear();
+        }
+        holes.insert((repository.clone(), commit.clone()));
+        Err(MirrorError::Incomplete { commit: commit.clone() })
     }
 
     async fn fetch_missing(
@@ -416,12 +470,21 @@ impl Mirrors {
             return Err(MirrorError::Spawn("fetching has ended".into()));
         };
         let path = self.path(repository);
-        let limit = if make_mirror(&path).await? { CLONE_LIMIT } else { FETCH_LIMIT };
-        self.fetch(repository, &path, source, &missing, limit).await?;
+        // git would not ask for what hangs on a commit that is there, unless it is to ask for everything
+        let anew = missing.iter().any(|one| self.has_hole(repository, &one.commit));
+        let limit = if make_mirror(&path).await? || anew { CLONE_LIMIT } else { FETCH_LIMIT };
+        self.fetch(repository, &path, source, &missing, anew, limit).await?;
+        if anew {
+            let mut holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+            holes.retain(|(of, commit)| of != repository || missing.iter().all(|one| one.commit != *commit));
+        }
         if self.last_source(repository).await.as_ref() != Some(source) {
             note_source(&path, source).await?;
         }
-        if self.fetched.fetch_add(1, Ordering::Relaxed) % FETCHES_PER_TIDYING == FETCHES_PER_TIDYING - 1 {
+        let fetches = self.fetched.fetch_add(1, Ordering::Relaxed) + 1;
+        if fetches.is_multiple_of(FETCHES_PER_CLEANING) {
+            tokio::spawn(clean(path));
+        } else if fetches.is_multiple_of(FETCHES_PER_TIDYING) {
             tokio::spawn(tidy(path));
         }
         Ok(())
@@ -446,14 +509,15 @@ impl Mirrors {
         path: &Path,
         source: &Source,
         wanted: &[&Wanted],
+        anew: bool,
         limit: Duration,
     ) -> Result<(), MirrorError> {
         let what = format!("fetching from {}", source.shown());
         let by_commit = refspecs(wanted, |one| one.commit.as_str());
-        let first = git::run(&what, fetch_command(path, source, by_commit), limit, SMALL_OUTPUT).await?;
+        let first = git::run(&what, fetch_command(path, source, by_commit, anew), limit, SMALL_OUTPUT).await?;
         if !first.status.success() {
             let by_ref = refspecs(wanted, |one| one.git_ref.as_str());
-            let second = git::run(&what, fetch_command(path, source, by_ref), limit, SMALL_OUTPUT).await?;
+            let second = git::run(&what, fetch_command(path, source, by_ref, anew), limit, SMALL_OUTPUT).await?;
             if !second.status.success() {
                 return Err(MirrorError::Git { what, message: git::last_words(&second) });
             }
@@ -507,11 +571,20 @@ async fn make_mirror(path: &Path) -> Result<bool, MirrorError> {
     Ok(true)
 }
 
-/// Packs a mirror that has many small files; does nothing to others. Readers and fetches go on meanwhile.
+/// Joins packs, so that each is at least twice as large as all smaller ones: what is large is left alone. Readers and fetches go on
+/// meanwhile.
 async fn tidy(mirror: PathBuf) {
-    let mut command = git::command(Some(&mirror));
-    // what `command` turns off for everybody else
-    command.args(["-c", "gc.auto=2000", "-c", "gc.autoDetach=false", "-c", PRUNE, "gc", "--auto", "--quiet"]);
+    tidied(&mirror, &["repack", "--geometric=2", "-d", "-l", "--quiet"]).await;
+}
+
+/// Packs everything anew, and removes what nothing has led to for long. Readers and fetches go on meanwhile.
+async fn clean(mirror: PathBuf) {
+    tidied(&mirror, &["-c", PRUNE, "gc", "--quiet"]).await;
+}
+
+async fn tidied(mirror: &Path, arguments: &[&str]) {
+    let mut command = git::command(Some(mirror));
+    command.args(arguments);
     if let Err(error) = git::run_ok("tidying a mirror up", command, TIDY_LIMIT, SMALL_OUTPUT).await {
         tracing::warn!(mirror = %mirror.display(), %error, "a mirror is left as it is");
     }
@@ -546,12 +619,16 @@ fn refspecs(wanted: &[&Wanted], source: impl Fn(&Wanted) -> &str) -> Vec<String>
     specs
 }
 
-fn fetch_command(path: &Path, source: &Source, refspecs: Vec<String>) -> tokio::process::Command {
+fn fetch_command(path: &Path, source: &Source, refspecs: Vec<String>, anew: bool) -> tokio::process::Command {
     let mut command = git::command(Some(path));
     command
         .args(["-c", "protocol.version=2", "-c", "fetch.writeCommitGraph=false"])
+        // in one pack, which is there whole or not at all: as single files a commit is there before what belongs to it, and stays so
+        // where the fetch is killed
+        .args(["-c", "fetch.unpackLimit=1"])
         .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"])
         .args(["--no-recurse-submodules", "--no-show-forced-updates"])
+        .args(anew.then_some("--refetch"))
         .arg(git::end_of_options())
         .arg(source.as_str())
         .args(refspecs);

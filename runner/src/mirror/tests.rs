@@ -159,25 +159,68 @@ async fn a_tag_is_pushed_back_and_pushing_it_again_is_fine() {
 }
 
 #[tokio::test]
-async fn tidying_up_packs_small_files_and_keeps_what_is_read() {
+async fn tidying_up_joins_packs_and_keeps_what_is_read() {
     let world = world();
-    let commit = world.upstream.commit("main", &[("a", "1")]);
-    world.bring("refs/heads/main", &commit).await.unwrap();
-    let mirror = world.mirrors.path(&world.repository);
-    // more small files than git tolerates
-    let objects = world.folder.path().join("objects");
-    std::fs::create_dir(&objects).unwrap();
-    let mut paths = String::new();
-    for n in 0..2500 {
-        let path = objects.join(n.to_string());
-        std::fs::write(&path, n.to_string()).unwrap();
-        paths.push_str(&format!("{}\n", path.display()));
+    let mut commits = Vec::new();
+    for n in 0..12 {
+        let commit = world.upstream.commit("main", &[(".segue/pipelines/a.yml", &format!("{n}"))]);
+        world.bring("refs/heads/main", &commit).await.unwrap();
+        commits.push(commit);
     }
-    std::fs::write(objects.join("paths"), paths).unwrap();
-    let mut many = git::command(Some(&mirror));
-    many.args(["hash-object", "-w", "--stdin-paths"]).stdin(std::fs::File::open(objects.join("paths")).unwrap());
-    git::run_ok("making many", many, QUICK_LIMIT, 1 << 20).await.unwrap();
+    let mirror = world.mirrors.path(&world.repository);
+    let packs = || {
+        let files = std::fs::read_dir(mirror.join("objects/pack")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "pack")).count()
+    };
+    assert_eq!(packs(), 12, "each fetch brings a pack, whole or not at all");
     tidy(mirror.clone()).await;
-    assert!(std::fs::read_dir(mirror.join("objects/pack")).unwrap().count() > 0, "nothing was packed");
-    assert!(world.mirrors.contains(&world.repository, &commit).await.unwrap());
+    assert!(packs() < 4, "{} packs are left", packs());
+    clean(mirror.clone()).await;
+    assert_eq!(packs(), 1);
+    for (n, commit) in commits.iter().enumerate() {
+        let files = world.mirrors.pipelines(&world.repository, commit).await.unwrap();
+        assert_eq!(files[0].text.as_deref(), Ok(n.to_string().as_str()));
+    }
+}
+
+/// As a fetch leaves it that was killed while it wrote single files, and as a disk leaves it that lost some.
+#[tokio::test]
+async fn a_commit_of_which_a_part_is_missing_is_fetched_anew_and_not_taken_for_one_without_pipelines() {
+    for part in ["", ".segue", ".segue/pipelines"] {
+        let world = world();
+        let first = world.upstream.commit("main", &[("README.md", "x")]);
+        world.bring("refs/heads/main", &first).await.unwrap();
+        let commit = world.upstream.commit("main", &[(".segue/pipelines/a.yml", "a")]);
+        world.bring("refs/heads/main", &commit).await.unwrap();
+        let mirror = world.mirrors.path(&world.repository);
+        loosen(&world, &mirror).await;
+        let mut command = git::command(Some(&mirror));
+        command.args(["rev-parse", &format!("{commit}:{part}")]);
+        let id = String::from_utf8(git::run_ok("asking", command, QUICK_LIMIT, 100).await.unwrap()).unwrap();
+        let (folder, file) = id.trim().split_at(2);
+        std::fs::remove_file(mirror.join("objects").join(folder).join(file)).unwrap();
+
+        let mirrors = Arc::new(Mirrors::new(world.folder.path().join("mirrors")));
+        let world = World { mirrors, ..world };
+        world.bring("refs/heads/main", &commit).await.unwrap();
+        let error = world.mirrors.pipelines(&world.repository, &commit).await.unwrap_err();
+        assert!(matches!(error, MirrorError::Incomplete { .. }), "without `{part}`: {error}");
+        world.bring("refs/heads/main", &commit).await.unwrap();
+        let files = world.mirrors.pipelines(&world.repository, &commit).await.unwrap();
+        assert_eq!(files[0].text.as_deref(), Ok("a"), "without `{part}`");
+        assert_eq!(world.mirrors.pipelines(&world.repository, &first).await.unwrap(), [], "it never had any");
+    }
+}
+
+/// Takes everything out of its packs.
+async fn loosen(world: &World, mirror: &Path) {
+    let packs = world.folder.path().join("packs");
+    std::fs::rename(mirror.join("objects/pack"), &packs).unwrap();
+    for file in std::fs::read_dir(&packs).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "pack") {
+            let mut command = git::command(Some(mirror));
+            command.args(["unpack-objects", "-q"]).stdin(std::fs::File::open(file).unwrap());
+            git::run_ok("unpacking", command, QUICK_LIMIT, 100).await.unwrap();
+        }
+    }
 }
