@@ -119,6 +119,8 @@ pub enum Strategy {
     HotSwap,
     /// By stages, each watched and compared with what ran before.
     Canary(CanarySpec),
+    /// The other way round: its route and everything that runs of it are taken away.
+    Remove,
 }
 
 /// The stages of a canary and the rules of its judge.

@@ -10,6 +10,7 @@
 //! | `POST /v1/instances/{id}/drain` | [`DrainInstance`] -> [`DrainResult`]; waits until nothing is in flight or the limit is reached |
 //! | `POST /v1/instances/{id}/stop` | [`StopInstance`] -> [`Instance`] |
 //! | `PUT /v1/routes/{environment}/{service}` | [`ApplyRoute`] -> [`RouteState`], once the proxy carries it |
+//! | `DELETE /v1/routes/{environment}/{service}` | [`RemoveRoute`] -> [`Removed`], once the proxy gives it no request any more; what runs of it has been told to end, and what was kept of it is forgotten; once more changes nothing |
 //! | `POST /v1/routes/{environment}/{service}/renew` | [`RenewDeadMan`] -> [`RouteState`] |
 //! | `GET /v1/routes/{environment}/{service}/observations?after=&wait_ms=&limit=` | -> [`ObservationBatch`] |
 //! | `POST /v1/routes/{environment}/{service}/emergency-rollback` | [`EmergencyRollback`] -> [`EmergencyResult`] |
@@ -194,6 +195,20 @@ pub struct ApplyRoute {
     pub fallback: Vec<Target>,
     /// After how long without a renewal the host restores the fallback by itself; `None`: never.
     pub dead_man_ms: Option<u64>,
+}
+
+/// Take a service away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveRoute {
+    /// The right to. Whoever has a lower epoch is refused from then on.
+    pub fence: Fence,
+}
+
+/// A service was taken away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// The instances that were told to end. Each is killed when its own limit has passed.
+    pub instances: Vec<InstanceId>,
 }
 
 /// Put the dead-man's deadline off.

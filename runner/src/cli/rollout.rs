@@ -190,6 +190,7 @@ fn print(view: &RolloutView) {
 fn strategy(rollout: &Rollout) -> String {
     match &rollout.spec.strategy {
         Strategy::HotSwap => "hot swap".into(),
+        Strategy::Remove => "removal".into(),
         Strategy::Canary(canary) => {
             let stages: Vec<String> = canary.stages.iter().map(ToString::to_string).collect();
             format!("canary {}", stages.join("/"))

@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 use segue_schemas::{
     host_api::{
         ApplyRoute, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch, Probe,
-        ProbeResult, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
+        ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
     },
     id::InstanceId,
 };
@@ -86,6 +86,11 @@ impl Host {
     /// Sets where the traffic goes.
     pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<RouteState, HostTrouble> {
         self.patiently(|| self.client.apply_route(apply)).await
+    }
+
+    /// Takes a service away.
+    pub async fn remove(&self, remove: &RemoveRoute) -> Result<Removed, HostTrouble> {
+        self.patiently(|| self.client.remove(remove)).await
     }
 
     /// Puts the dead-man's deadline off. Not repeated: the next one comes in time or the deadline does.

@@ -76,6 +76,11 @@ impl Journal {
         !self.unsent.is_empty()
     }
 
+    /// What the server does not have yet.
+    pub(super) fn unsent(&self) -> &[JournalEntry] {
+        &self.unsent
+    }
+
     /// What the server does not have, for a later driver of this process.
     pub(super) fn into_unsent(self) -> Vec<JournalEntry> {
         self.unsent

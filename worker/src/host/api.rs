@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use segue_schemas::{
     host_api::{
         ApplyRoute, DrainInstance, EmergencyRollback, Fence, HostError, HostErrorCode, HostState, Instance, Probe,
-        RenewDeadMan, RetireInstance, Shutdown, StartInstance, StopInstance,
+        RemoveRoute, RenewDeadMan, RetireInstance, Shutdown, StartInstance, StopInstance,
     },
     id::InstanceId,
 };
@@ -61,6 +61,11 @@ impl Host {
                 let apply = body::<ApplyRoute>(call)?;
                 same_pair(&apply.fence, environment, service)?;
                 self.finish(move |host| async move { host.apply_route(apply).await }).await
+            }
+            (&Method::DELETE, ["v1", "routes", environment, service]) => {
+                let remove = body::<RemoveRoute>(call)?;
+                same_pair(&remove.fence, environment, service)?;
+                self.finish(move |host| async move { host.remove(remove).await }).await
             }
             (&Method::POST, ["v1", "routes", environment, service, "renew"]) => {
                 let renew = body::<RenewDeadMan>(call)?;

@@ -9,8 +9,8 @@ use http::Method;
 use segue_schemas::{
     host_api::{
         ApplyRoute, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState, Instance,
-        ObservationBatch, Probe, ProbeResult, RenewDeadMan, RetireInstance, RouteState, Shutdown, StartInstance,
-        StopInstance,
+        ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, Shutdown,
+        StartInstance, StopInstance,
     },
     id::InstanceId,
 };
@@ -111,6 +111,12 @@ impl HostClient {
     pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<RouteState, HostClientError> {
         let path = format!("/v1/routes/{}/{}", apply.fence.environment, apply.fence.service);
         self.send(Method::PUT, path, apply, SHORT).await
+    }
+
+    /// Takes a service away. Every request that is accepted after the answer finds no route.
+    pub async fn remove(&self, remove: &RemoveRoute) -> Result<Removed, HostClientError> {
+        let path = format!("/v1/routes/{}/{}", remove.fence.environment, remove.fence.service);
+        self.send(Method::DELETE, path, remove, SHORT).await
     }
 
     /// Puts the dead-man's deadline off.

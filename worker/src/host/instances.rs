@@ -389,7 +389,7 @@ impl Host {
     }
 
     /// Removes what belongs to instances that were forgotten and to releases that nothing names any more.
-    fn tidy(self: &Arc<Self>, forgotten: &[InstanceId]) {
+    pub(super) fn tidy(self: &Arc<Self>, forgotten: &[InstanceId]) {
         for id in forgotten {
             output::remove(&self.output, id);
         }
@@ -426,7 +426,7 @@ impl Life {
 
 impl Recorded {
     /// Tells an instance to stop, and takes it out of what is fallen back to.
-    fn send_away(&mut self, id: &InstanceId) -> Result<(), HostError> {
+    pub(super) fn send_away(&mut self, id: &InstanceId) -> Result<(), HostError> {
         self.take_from_fallbacks(id);
         let instance = self.instance_mut(id)?;
         instance.stopping = true;

@@ -27,6 +27,7 @@ mod process;
 mod proxy_child;
 mod recover;
 mod releases;
+mod remove;
 mod routes;
 mod state;
 mod timers;

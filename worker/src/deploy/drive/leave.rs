@@ -50,8 +50,8 @@ impl Leave {
 
 /// What a rollout that could not be gone on with for too long ends with.
 pub(super) struct GivenUp {
-    serves: &'static str,
-    reason: String,
+    pub(super) serves: &'static str,
+    pub(super) reason: String,
 }
 
 /// Whether a rollout could not be gone on with for so long that it is given up. One that has changed nothing is given up soon,

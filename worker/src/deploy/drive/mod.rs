@@ -14,7 +14,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine};
 use segue_schemas::{
-    deploy::{JournalEntry, JournalKind},
+    deploy::{JournalEntry, JournalKind, Strategy},
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
     time::Timestamp,
@@ -28,6 +28,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 mod leave;
+mod remove;
 mod seen;
 
 use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, overtaken, stands};
@@ -105,6 +106,10 @@ pub(super) async fn drive(
     let (news, mut lease_news) = mpsc::channel(8);
     let keeper = lease::keep(server.clone(), claim.clone(), lease.clone(), timing.renew, news);
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
+    if claim.rollout.spec.strategy == Strategy::Remove {
+        // where this worker stops meanwhile, the lease runs out, and the next owner asks for the same
+        return remove::drive(&*server, &claim, &lease, timing).await;
+    }
     let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover).await;
     let (mut driver, begun) = match begun {
         Ok(begun) => begun,
