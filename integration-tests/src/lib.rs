@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod load;
 pub mod postgres;
 pub mod processes;
+pub mod pulls;
 pub mod repository;
 pub mod s3;
 pub mod sample;

@@ -79,7 +79,7 @@ macro_rules! canary_inputs {
 }
 
 /// Every action that the worker performs itself.
-pub const ACTIONS: [Action; 10] = [
+pub const ACTIONS: [Action; 11] = [
     Action {
         name: "segue/checkout",
         inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
@@ -117,6 +117,12 @@ pub const ACTIONS: [Action; 10] = [
     },
     Action {
         name: "segue/deploy",
+        inputs: &[required("service", Kind::Name), optional("artifact", Kind::Name), optional("path", Kind::Path)],
+        one_of: &["artifact", "path"],
+        deploys: true,
+    },
+    Action {
+        name: crate::preview::ACTION,
         inputs: &[required("service", Kind::Name), optional("artifact", Kind::Name), optional("path", Kind::Path)],
         one_of: &["artifact", "path"],
         deploys: true,

@@ -5,19 +5,25 @@
 
 mod broker;
 mod github;
+mod previews;
 mod storage;
 
 use std::{net::SocketAddr, ops::Range};
 
-use segue_schemas::{config::Config, id::is_name};
+use segue_schemas::{
+    config::{Config, EnvironmentConfig},
+    id::is_name,
+};
 
 use crate::{
     diagnostic::{Code, Diagnostic, Findings, Source},
     document::{self, Entry, Node},
     filter::Patterns,
     nearest::did_you_mean,
+    preview,
     service::is_variable,
 };
+use previews::{PreviewFault, keys_of_previews, preview_faults};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
 pub use github::{GitHubFault, github_faults};
@@ -97,11 +103,26 @@ impl<'n> Check<'n, '_, '_> {
                     format!("the environment `{}` requires itself, so nothing could ever come here", entry.key);
                 self.refuse(&document::place(&entry.value, &["requires"]), message, None);
             }
+            self.previews(entry, environment);
             if let Err((index, error)) = Patterns::parse(&environment.branches) {
                 let branches = entry.value.get("branches");
                 let item = branches.and_then(|list| list.items().get(index)).map_or(0..0, |item| item.span.clone());
                 self.refuse(&item, error.to_string(), None);
             }
+        }
+    }
+
+    fn previews(&mut self, entry: &Entry, environment: &EnvironmentConfig) {
+        if entry.key == preview::ENVIRONMENT {
+            for PreviewFault { key, message, help } in preview_faults(environment) {
+                self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
+            }
+            return;
+        }
+        for key in keys_of_previews(environment) {
+            let message = format!("`{key}` is for previews, and `{}` holds none", entry.key);
+            let help = format!("write it under `environments.{}`", preview::ENVIRONMENT);
+            self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
         }
     }
 

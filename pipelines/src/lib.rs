@@ -20,6 +20,7 @@ pub mod matrix;
 mod nearest;
 pub mod pipeline;
 pub mod plan;
+pub mod preview;
 pub mod progress;
 pub mod rollout;
 pub mod schedule;

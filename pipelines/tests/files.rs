@@ -204,6 +204,9 @@ fn event(line: &str) -> (Trigger, Option<Vec<String>>) {
             base: commit("a"),
             draft: false,
             message,
+            is_closed: false,
+            before: None,
+            updated_at: segue_schemas::time::Timestamp(0),
         },
         ["workflow_dispatch", rest @ ..] => Event::WorkflowDispatch {
             r#ref: "refs/heads/main".into(),

@@ -16,6 +16,7 @@ use crate::store::{Result, Store};
 /// Those of the store; the worker tells the state again when it next reaches the host. One service that can't be recorded does
 /// not keep the others from it.
 pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
+    store.proxy_listens(host, &state.listen);
     let mut failed = Ok(());
     for route in &state.routes {
         if let Err(error) = self::route(store, host, route, state).await {

@@ -184,6 +184,9 @@ async fn remove_records(store: &Store, tx: &mut Tx, before: Timestamp) -> Result
     const RECORDS: &[&str] = &[
         "DELETE FROM deliveries WHERE settled_at <= $1",
         "DELETE FROM work_identities WHERE created_at <= $1",
+        "DELETE FROM previews WHERE state = 'gone' AND touched_at <= $1",
+        "DELETE FROM pulls WHERE heard_at <= $1 AND NOT EXISTS (
+            SELECT 1 FROM previews p WHERE p.repository = pulls.repository AND p.number = pulls.number)",
         "DELETE FROM notifications WHERE done_at <= $1",
         "DELETE FROM rollouts WHERE ended_at <= $1
             AND release_id NOT IN (SELECT release_id FROM rollback_points)

@@ -68,6 +68,19 @@ pub struct EnvironmentConfig {
     pub required_approvals: u32,
     /// Branches and tags that may deploy to it, as patterns (`main`, `release/*`). Empty: all.
     pub branches: Vec<String>,
+    /// Of `preview` alone: previews are at `pr-NUMBER-SERVICE.DOMAIN`. Left out: `preview.localhost`.
+    pub domain: Option<String>,
+    /// Of `preview` alone: the domain of previews of forks, which must share no cookies with others. Left out: forks have none.
+    pub fork_domain: Option<String>,
+    /// Of `preview` alone: whether something in front of the proxy speaks HTTPS for the domain, at the usual port. Left out: no.
+    pub https: Option<bool>,
+    /// Of `preview` alone: how many there are at most; one more takes the place of the one that was idle for longest. Left out: 20.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub at_most: Option<u32>,
+    /// Of `preview` alone: how long one lives after the newest push. Left out: 14 days.
+    pub time_to_live: Option<Span>,
+    /// Of `preview` alone: after how long without a request one sleeps, until the next request. `0s`: never. Left out: an hour.
+    pub sleep_after: Option<Span>,
 }
 
 impl Default for EnvironmentConfig {
@@ -78,6 +91,44 @@ impl Default for EnvironmentConfig {
             requires: None,
             required_approvals: 0,
             branches: Vec::new(),
+            domain: None,
+            fork_domain: None,
+            https: None,
+            at_most: None,
+            time_to_live: None,
+            sleep_after: None,
+        }
+    }
+}
+
+/// What holds for previews, defaults included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewConfig {
+    /// `pr-NUMBER-SERVICE` stands before it.
+    pub domain: String,
+    /// The same for those of forks; `None`: they have none.
+    pub fork_domain: Option<String>,
+    /// Whether HTTPS is spoken in front of the proxy.
+    pub https: bool,
+    /// How many there are at most.
+    pub at_most: u32,
+    /// How long one lives after the newest push.
+    pub time_to_live: Span,
+    /// After how long without a request one sleeps; `None`: never.
+    pub sleep_after: Option<Span>,
+}
+
+impl EnvironmentConfig {
+    /// The environment's settings of previews, with the defaults of what it leaves out.
+    #[must_use]
+    pub fn previews(&self) -> PreviewConfig {
+        PreviewConfig {
+            domain: self.domain.clone().unwrap_or_else(|| "preview.localhost".into()),
+            fork_domain: self.fork_domain.clone(),
+            https: self.https.unwrap_or(false),
+            at_most: self.at_most.unwrap_or(20),
+            time_to_live: self.time_to_live.unwrap_or(Span::seconds(14 * 24 * 3600)),
+            sleep_after: Some(self.sleep_after.unwrap_or(Span::seconds(3600))).filter(|after| !after.0.is_zero()),
         }
     }
 }

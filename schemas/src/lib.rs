@@ -13,6 +13,7 @@ pub mod host_api;
 pub mod id;
 pub mod json_schema;
 pub mod plan;
+pub mod preview;
 pub mod queue;
 pub mod status;
 pub mod time;

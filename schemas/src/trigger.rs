@@ -64,6 +64,15 @@ pub enum Event {
         /// The message of its newest commit; empty where it is not known yet.
         #[serde(default)]
         message: String,
+        /// Whether it was closed when this was told.
+        #[serde(default)]
+        is_closed: bool,
+        /// The commit that was its newest before; told with `synchronize`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<CommitSha>,
+        /// When it last changed, by GitHub's clock; 0 where that is not told.
+        #[serde(default)]
+        updated_at: Timestamp,
     },
     /// A person asked for a run of a commit, by the API or the command line.
     WorkflowDispatch {

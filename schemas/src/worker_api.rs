@@ -482,6 +482,9 @@ pub struct CreateRollout {
     pub digest: Digest,
     /// How.
     pub strategy: Strategy,
+    /// Whether it is the run's pull request that is to have a copy of the service of its own.
+    #[serde(default)]
+    pub preview: bool,
 }
 
 /// A rollout was made.
@@ -491,6 +494,9 @@ pub struct CreatedRollout {
     pub rollout: RolloutId,
     /// What it rolls out.
     pub release: Release,
+    /// Where a preview is going to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// A rollout, leased.

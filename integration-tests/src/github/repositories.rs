@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::{
@@ -53,13 +54,54 @@ impl Repository {
 impl super::GitHub {
     /// Opens a pull request of a branch of `from` (`owner/name`), or gives it another head.
     pub fn set_pull(&self, repository: &str, number: u64, head: &str, branch: &str, from: &str) {
-        if let Some(known) = self.state().repositories.get_mut(repository) {
+        let mut state = self.state();
+        let updated_at = state.next_time();
+        if let Some(known) = state.repositories.get_mut(repository) {
+            let base = known.branch("main");
             known.pulls.retain(|pull| pull["number"] != number);
             known.pulls.push(json!({
-                "number": number, "state": "open", "base": {"ref": "main", "repo": {"full_name": repository}},
+                "number": number, "state": "open", "title": format!("The {branch} branch"), "draft": false,
+                "updated_at": updated_at, "base": {"ref": "main", "sha": base, "repo": {"full_name": repository}},
                 "head": {"sha": head, "ref": branch, "repo": {"full_name": from}},
             }));
         }
+    }
+
+    /// Closes a pull request, or opens it again (`open`, `closed`).
+    pub fn set_pull_state(&self, repository: &str, number: u64, word: &str) {
+        let mut state = self.state();
+        let updated_at = state.next_time();
+        let pulls = state.repositories.get_mut(repository).map(|known| &mut known.pulls);
+        if let Some(pull) = pulls.into_iter().flatten().find(|pull| pull["number"] == number) {
+            pull["state"] = json!(word);
+            pull["updated_at"] = json!(updated_at);
+        }
+    }
+
+    /// What the webhook tells of a pull request as it stands now; `before`: its head before, with `synchronize`.
+    #[must_use]
+    pub fn pull_payload(&self, repository: &str, number: u64, action: &str, before: Option<&str>) -> Value {
+        let state = self.state();
+        let pulls = state.repositories.get(repository).map(|known| &known.pulls);
+        let pull = pulls.into_iter().flatten().find(|pull| pull["number"] == number);
+        let mut payload = json!({
+            "action": action, "number": number, "pull_request": pull, "sender": {"login": "ada", "type": "User"},
+            "repository": {"full_name": repository, "default_branch": "main"},
+        });
+        if let Some(before) = before {
+            payload["before"] = json!(before);
+            payload["after"] = payload["pull_request"]["head"]["sha"].clone();
+        }
+        payload
+    }
+}
+
+impl State {
+    /// A time, later by whole seconds than any that was given before.
+    fn next_time(&mut self) -> String {
+        let seconds = i64::try_from(self.next_id()).unwrap_or(i64::MAX);
+        let at = DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600 + seconds);
+        at.to_rfc3339_opts(SecondsFormat::Secs, true)
     }
 }
 

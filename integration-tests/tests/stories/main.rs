@@ -53,6 +53,7 @@ mod github_shows_deployments;
 mod github_takes_statuses_from_a_person;
 mod github_tokens_end_in_the_middle_of_a_run;
 mod mistakes_are_told_on_the_command_line;
+mod previews_follow_a_pull_request_to_its_end;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
 mod services_stand_beside_a_job_in_a_container;

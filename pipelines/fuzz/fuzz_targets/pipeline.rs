@@ -37,6 +37,9 @@ static EVENTS: LazyLock<Vec<Trigger>> = LazyLock::new(|| {
         base: commit("a"),
         draft: false,
         message: String::new(),
+        is_closed: false,
+        before: None,
+        updated_at: Default::default(),
     };
     let by_hand = Event::WorkflowDispatch {
         r#ref: "refs/heads/main".into(),

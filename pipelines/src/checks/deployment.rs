@@ -31,8 +31,10 @@ pub struct RolloutFacts {
     pub is_rollback: bool,
     /// Why it stands where it stands.
     pub reason: Option<String>,
-    /// The address that its job gave for the environment.
+    /// The address that its job gave for the environment, or a preview's own.
     pub environment_url: Option<String>,
+    /// Of a preview: whether anything of it is left, or comes.
+    pub preview: Option<bool>,
 }
 
 /// A deployment.
@@ -44,6 +46,8 @@ pub struct Deployment {
     pub description: String,
     /// Whether that is what users have.
     pub is_production: bool,
+    /// Whether it goes again, and its environment with it.
+    pub is_transient: bool,
     /// How it stands.
     pub status: DeploymentStatus,
 }
@@ -86,7 +90,10 @@ pub fn deployment(facts: &RolloutFacts) -> Deployment {
         RolloutStatus::Held => (DeploymentState::InProgress, "is held"),
         RolloutStatus::RollingBack => (DeploymentState::InProgress, "goes back"),
         RolloutStatus::Succeeded if facts.is_current => (DeploymentState::Success, "serves"),
+        RolloutStatus::Succeeded if facts.preview == Some(false) => (DeploymentState::Inactive, "was taken away"),
         RolloutStatus::Succeeded => (DeploymentState::Inactive, "served, and another release does now"),
+        // what ended it is no fault of its own
+        RolloutStatus::Failed if facts.preview == Some(false) => (DeploymentState::Inactive, "was taken away"),
         RolloutStatus::RolledBack => (DeploymentState::Failure, "was rolled back"),
         RolloutStatus::Failed => (DeploymentState::Failure, "did not become ready"),
     };
@@ -95,9 +102,11 @@ pub fn deployment(facts: &RolloutFacts) -> Deployment {
     let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     let kind = if facts.is_rollback { "rollback to release" } else { "release" };
     Deployment {
-        environment: environment.clone(),
+        // each has an environment of its own there, which goes with it
+        environment: if facts.preview.is_some() { format!("{environment}/{service}") } else { environment.clone() },
         description: one_line(&format!("{service}, {kind} {release} (rollout {rollout})")),
         is_production: environment == "production",
+        is_transient: facts.preview.is_some(),
         status: DeploymentStatus {
             state,
             description: one_line(&format!("{service} {release} {how}{reason}")),
@@ -139,7 +148,27 @@ mod tests {
             is_rollback: false,
             reason: Some("5 of 10\nfailed".into()),
             environment_url: Some("https://api.example.com/".into()),
+            preview: None,
         }
+    }
+
+    #[test]
+    fn a_preview_has_an_environment_of_its_own_that_goes_with_it() {
+        for (status, is_there, state, words) in [
+            (RolloutStatus::Running, true, DeploymentState::InProgress, "api 7 is on its way"),
+            (RolloutStatus::Succeeded, true, DeploymentState::Success, "api 7 serves"),
+            (RolloutStatus::Failed, true, DeploymentState::Failure, "api 7 did not become ready: 5 of 10 failed"),
+            (RolloutStatus::Succeeded, false, DeploymentState::Inactive, "api 7 was taken away"),
+            (RolloutStatus::Failed, false, DeploymentState::Inactive, "api 7 was taken away"),
+        ] {
+            let is_current = is_there && status == RolloutStatus::Succeeded;
+            let one =
+                RolloutFacts { environment: "preview".into(), preview: Some(is_there), ..facts(status, is_current) };
+            let shown = deployment(&one);
+            assert_eq!((shown.environment.as_str(), shown.is_transient), ("preview/api", true));
+            assert_eq!((shown.status.state, shown.status.description.as_str()), (state, words));
+        }
+        assert!(!deployment(&facts(RolloutStatus::Running, false)).is_transient);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, rc::Rc};
 
 use indexmap::IndexMap;
-use segue_schemas::plan::{Late, Setting};
+use segue_schemas::plan::{Late, Setting, StepAction, StepPlan};
 
 use super::{
     Job,
@@ -16,6 +16,7 @@ use crate::{
     document::{Content, Entry, Node},
     expr,
     nearest::{did_you_mean, listed},
+    preview,
 };
 
 const JOB: Keys = Keys {
@@ -99,7 +100,7 @@ impl Reader<'_, '_> {
         let name = node.get("name").and_then(|name| self.template(name, "name", &JOB_SETTING, &mut scope));
         let condition = node.get("if").and_then(|node| self.condition(node, &JOB_IF, &mut scope));
         let runs_on = node.get("runs-on").map_or(Vec::new(), |node| self.runs_on(node, &mut scope));
-        let environment = node.get("environment").and_then(|node| self.environment(node, &mut scope));
+        let environment_name = node.get("environment").and_then(|node| self.environment(node, &mut scope));
         let idempotent = node.get("idempotent").and_then(|node| self.boolean(node, "idempotent")).unwrap_or(false);
         let timeout = self.job_timeout(node, &mut scope);
         let may_fail = node
@@ -136,6 +137,9 @@ impl Reader<'_, '_> {
                 Vec::new()
             }
         };
+        if let Some(environment) = node.get("environment").filter(|_| steps.iter().any(makes_preview)) {
+            self.check_preview(environment, environment_name.as_deref());
+        }
         let outputs = self.outputs(node, &mut scope);
         let environment_url = self.environment_url(node, &mut scope);
         let late = Late {
@@ -152,7 +156,7 @@ impl Reader<'_, '_> {
             condition,
             runs_on,
             strategy,
-            environment,
+            environment: environment_name,
             environment_url,
             idempotent,
             timeout_seconds: timeout.seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS),
@@ -171,6 +175,14 @@ impl Reader<'_, '_> {
             line: self.findings.source.line(entry.key_span.start),
         };
         Some(Placed { job, needs_span })
+    }
+
+    /// A preview is no deployment to an environment of another name.
+    fn check_preview(&mut self, node: &Node, name: Option<&str>) {
+        let Some(name) = name.filter(|name| !name.contains("${{") && *name != preview::ENVIRONMENT) else { return };
+        let message = format!("`{}` makes no preview in `{name}`", preview::ACTION);
+        let help = format!("write `environment: {}`; `segue/deploy` deploys to `{name}`", preview::ENVIRONMENT);
+        self.findings.error(Code::Conflict, &node.span, message, Some(help));
     }
 
     /// What other jobs can name of a job.
@@ -245,4 +257,8 @@ impl Reader<'_, '_> {
             self.findings.error(Code::InvalidValue, span, message, Some(help.into()));
         }
     }
+}
+
+fn makes_preview(step: &StepPlan) -> bool {
+    matches!(&step.action, StepAction::Uses { uses, .. } if uses == preview::ACTION)
 }

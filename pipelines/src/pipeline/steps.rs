@@ -18,6 +18,7 @@ use crate::{
     document::{Content, Entry, Node, ScalarKind},
     expr,
     nearest::did_you_mean,
+    preview,
 };
 
 const STEP_KEYS: Keys = Keys {
@@ -295,7 +296,8 @@ impl Reader<'_, '_> {
         self.check_inputs(action, uses, &with);
         if action.deploys && !deploys && !self.calls.is_within() {
             let message = format!("`{name}` needs to know the environment");
-            let help = Some("give the job one: `environment: staging`".into());
+            let environment = if name == preview::ACTION { preview::ENVIRONMENT } else { "staging" };
+            let help = Some(format!("give the job one: `environment: {environment}`"));
             self.findings.error(Code::MissingKey, &uses.value.span, message, help);
         }
         Some(StepAction::Uses { uses: name, with })

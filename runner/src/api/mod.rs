@@ -14,6 +14,7 @@ mod jobs;
 mod middleware;
 mod open;
 mod people;
+mod previews;
 mod queue;
 mod rollouts;
 mod runs;
@@ -108,6 +109,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(jobs::routes())
         .merge(rollouts::routes())
         .merge(fleet::routes())
+        .merge(previews::routes())
         .merge(people::routes())
         .merge(queue::routes())
 }

@@ -23,6 +23,7 @@ mod logs;
 pub mod out;
 mod pipeline_files;
 pub mod place;
+mod previews;
 mod queue;
 mod queues;
 mod releases;
@@ -68,6 +69,7 @@ enum Command {
     Server(serve::ServerArgs),
     Worker(worker::Args),
     Workers(workers::Args),
+    Previews(previews::Args),
     Queues(queues::Args),
     Host(host::HostArgs),
     Proxy(host::ProxyArgs),
@@ -114,6 +116,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Server(args) => serve::run_server(args),
         Command::Worker(args) => worker::run(args),
         Command::Workers(args) => workers::run(&args),
+        Command::Previews(args) => previews::run(&args),
         Command::Queues(args) => queues::run(&args),
         Command::Demo(args) => crate::demo::run(&args),
         Command::Host(args) => host::run_host(args),

@@ -15,6 +15,7 @@ use super::{
     advance::{advance, end_unplanned},
     asked,
     concurrency::enter_run,
+    previews,
 };
 use crate::store::{
     Accepted, AttemptKind, Bell, Delivery, DeliveryState, DispatchOutcome, Meaning, NewDelivery, NewRun, Payload,
@@ -44,6 +45,9 @@ impl Store {
             Box::pin(async move {
                 if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
                     return Ok(Accepted::Known);
+                }
+                if let Meaning::Starts(trigger) = &delivery.meaning {
+                    previews::hear(&store, tx, trigger).await?;
                 }
                 if let Meaning::Asks(asked) = &delivery.meaning {
                     let ignored = asked::perform(&store, tx, asked).await?;

@@ -55,7 +55,11 @@ impl Store {
             Box::pin(async move {
                 let held = jobs::load_held(&mut tx.conn, job, ask.epoch).await?.record;
                 if let Some(known) = rollouts::of_step(&mut tx.conn, job, ask.step).await? {
-                    return Ok(CreatedRollout { rollout: known.id(), release: known.record.rollout.spec.release });
+                    return Ok(CreatedRollout {
+                        rollout: known.id(),
+                        release: known.record.rollout.spec.release,
+                        url: None,
+                    });
                 }
                 let Some(environment) = held.plan.environment else {
                     return Err(StoreError::Refused("the job names no `environment` to roll back in".into()));
@@ -71,7 +75,7 @@ impl Store {
                 let id = rollback::create(&store, tx, &environment, &ask.service, target, by).await?;
                 let made = rollouts::load(&mut tx.conn, id).await?;
                 tx.ring(Bell::Run(run.id));
-                Ok(CreatedRollout { rollout: id, release: made.record.rollout.spec.release })
+                Ok(CreatedRollout { rollout: id, release: made.record.rollout.spec.release, url: None })
             })
         })
         .await

@@ -15,6 +15,7 @@ use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
         jobs::{self, Job},
+        previews,
         rollouts::{self, StoredRollout},
     },
 };
@@ -67,7 +68,8 @@ impl Store {
         let unstarted = rollouts::unstarted_since(&mut conn).await?.map(|since| since + ROLLOUT_QUEUE_LIMIT);
         let put_off = rollouts::next_not_before(&mut conn, self.now()).await?;
         let begins_again = jobs::next_put_off(&mut conn).await?;
-        Ok(leases.into_iter().chain([queued, waiting, unstarted, put_off, begins_again]).flatten().min())
+        let previews = previews::next_expiry(&mut conn).await?;
+        Ok(leases.into_iter().chain([queued, waiting, unstarted, put_off, begins_again, previews]).flatten().min())
     }
 
     /// Reaps for ever: sleeps until the next expiry. It needs no waking while it sleeps towards the end of a lease, because
@@ -135,6 +137,7 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         ended += 1;
         lose_rollout(tx, rollout).await?;
     }
+    ended += super::previews::expire(store, tx).await?;
     for (status, limit, what) in [
         (JobStatus::Queued, QUEUE_LIMIT, "no worker took it"),
         (JobStatus::Waiting, APPROVAL_LIMIT, "nobody approved it"),

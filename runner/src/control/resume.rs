@@ -6,12 +6,12 @@ use segue_pipelines::{
     progress::{AfterRollout, Next, after_rollout, first_failure},
 };
 use segue_schemas::{
-    status::{Conclusion, FailureClass, JobStatus, StepStatus},
+    status::{Conclusion, FailureClass, JobStatus, RolloutStatus, StepStatus},
     worker_api::StepReport,
 };
 use serde_json::json;
 
-use super::contexts;
+use super::{contexts, previews};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
@@ -67,6 +67,8 @@ async fn end_step(
         ("rollout".to_owned(), ended.id.to_string()),
         ("status".to_owned(), ended.status.as_str().to_owned()),
     ]);
+    let url = previews::url_of(&ended.spec).filter(|_| ended.status == RolloutStatus::Succeeded);
+    step.outputs.extend(url.map(|url| ("url".to_owned(), url.clone())));
     jobs::save_steps(&mut tx.conn, job, &[step]).await
 }
 

@@ -1,11 +1,11 @@
 //! Rollouts: asked for by a step, driven by one worker at a time, one per environment and service.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::PoisonError, time::Duration};
 
 use indexmap::IndexMap;
 use segue_schemas::{
     config::NotificationEvent,
-    deploy::{JournalEntry, Release, RolloutSpec},
+    deploy::{JournalEntry, Release, RolloutSpec, Strategy},
     host_api::ArtifactSource,
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
     status::RolloutStatus,
@@ -16,7 +16,7 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-use super::{advance::advance_run, resume::resume_after, workers};
+use super::{advance::advance_run, previews, resume::resume_after, workers};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     outboxes::notify,
@@ -108,14 +108,15 @@ async fn create(
     store: &Store,
     tx: &mut Tx,
     id: JobId,
-    create: CreateRollout,
+    mut create: CreateRollout,
     bytes: Option<u64>,
 ) -> Result<CreatedRollout> {
     let job = jobs::load_held(&mut tx.conn, id, create.epoch).await?;
     if let Some(known) = rollouts::of_step(&mut tx.conn, id, create.step).await? {
-        return Ok(CreatedRollout { rollout: known.id(), release: known.record.rollout.spec.release });
+        let url = previews::url_of(&known.record.rollout.spec).cloned();
+        return Ok(CreatedRollout { rollout: known.id(), release: known.record.rollout.spec.release, url });
     }
-    let environment = create.environment;
+    let environment = create.environment.clone();
     if job.record.plan.environment.as_deref() != Some(environment.as_str()) {
         return Err(StoreError::Refused(format!(
             "the job is not one for the environment `{environment}`: write `environment: {environment}` at the job"
@@ -124,10 +125,11 @@ async fn create(
     let Some(bytes) = bytes else {
         return Err(StoreError::Refused(format!("the artifact {} is not here: upload it first", create.digest)));
     };
+    let run = runs::load(&mut tx.conn, job.record.run).await?;
+    let wanted = if create.preview { Some(previews::prepare(store, tx, &run, &mut create).await?) } else { None };
     let service = create.service.name.clone();
     require_passed(store, tx, &environment, &service, &create.digest).await?;
     let serving = releases::serving(&mut tx.conn, &environment, &service).await?;
-    let run = runs::load(&mut tx.conn, job.record.run).await?;
     own_service(&run.record.repository, &environment, &service, serving.as_ref())?;
     let release = Release {
         id: ReleaseId(0),
@@ -150,16 +152,20 @@ async fn create(
         strategy: create.strategy,
         previous: serving.map(|s| s.current),
         is_rollback: false,
-        variables: settings.variables,
+        variables: wanted.as_ref().map_or(settings.variables, |wanted| wanted.variables.clone()),
     };
+    let url = previews::url_of(&spec).cloned();
     let mut rollout = StoredRollout::new(next_id(tx).await?, spec, run.record.actor, tx.now);
     rollout.record.rollout.run = Some(run.record.id);
     rollout.record.job = Some(id);
     rollout.record.step = Some(create.step);
     rollouts::insert(&mut tx.conn, &rollout).await?;
+    if let Some(wanted) = wanted {
+        previews::begun(tx, wanted, rollout.id()).await?;
+    }
     tx.ring(Bell::Rollouts);
     tx.ring(Bell::Run(run.record.id));
-    Ok(CreatedRollout { rollout: rollout.id(), release })
+    Ok(CreatedRollout { rollout: rollout.id(), release, url })
 }
 
 pub(super) async fn next_id(tx: &mut Tx) -> Result<RolloutId> {
@@ -185,6 +191,28 @@ fn own_service(repository: &str, environment: &str, service: &str, serving: Opti
             serving.current.repository
         ))),
         _ => Ok(()),
+    }
+}
+
+impl Store {
+    /// The port at which a host's proxy is reached: the one that is configured, or that the host told.
+    #[must_use]
+    pub fn proxy_port(&self, host: &str) -> Option<u16> {
+        let configured = self.config().hosts.get(host).and_then(|host| host.listen.first());
+        let configured =
+            configured.and_then(|address| address.parse::<SocketAddr>().ok()).map(|address| address.port());
+        let told = || self.inner.proxy_ports.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied();
+        configured.filter(|port| *port != 0).or_else(told)
+    }
+
+    /// A host told where its proxy listens.
+    pub fn proxy_listens(&self, host: &str, listen: &[String]) {
+        let port = listen.first().and_then(|address| address.parse::<SocketAddr>().ok()).map(|address| address.port());
+        // hosts are those that the configuration names
+        let is_known = host == "local" || self.config().hosts.contains_key(host);
+        if let Some(port) = port.filter(|_| is_known) {
+            self.inner.proxy_ports.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), port);
+        }
     }
 }
 
@@ -313,12 +341,15 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
     let ended = &rollout.record.rollout;
     tx.ring(Bell::Rollouts);
     match ended.status {
+        // what it takes away serves no more
+        _ if ended.spec.strategy == Strategy::Remove => {}
         RolloutStatus::Succeeded => serve(store, tx, rollout).await?,
         RolloutStatus::RolledBack => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         // without a run nobody else would tell of it
         RolloutStatus::Failed if ended.run.is_none() => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         _ => {}
     }
+    previews::ended(tx, rollout).await?;
     let Some(id) = rollout.record.job else { return Ok(()) };
     let Some(mut job) = jobs::waiting_for(&mut tx.conn, id, ended.id).await? else { return Ok(()) };
     resume_after(store, tx, &mut job, rollout).await?;
@@ -331,6 +362,9 @@ pub(super) async fn serve(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -
     let (ended, environment) = (&rollout.record.rollout, rollout.environment());
     let release = &ended.spec.release;
     releases::set_serving(&mut tx.conn, environment, release, ended.id, tx.now).await?;
+    if !previews::has_points(&ended.spec) {
+        return Ok(());
+    }
     let repository = store.config().repositories.get(&release.repository);
     let wanted = repository.and_then(|r| r.rollback_tags) != Some(false);
     if releases::insert_point(&mut tx.conn, environment, release, ended.id, wanted, tx.now).await? && wanted {

@@ -20,6 +20,11 @@ impl Teller {
     /// Tells of one rollout; `Some`: GitHub can't be reached, and is left alone for so long.
     pub(super) async fn tell_deployment(&mut self, due: &DueDeployment) -> Result<Option<Duration>> {
         let Some(facts) = self.store.deployment_facts(due.rollout).await? else { return Ok(None) };
+        if facts.is_removal {
+            // those that it takes away tell of it
+            self.store.deployment_shown(due, self.store.now(), None).await?;
+            return Ok(None);
+        }
         let owner = owner_of(&facts.repository);
         let held = self.held_until(&owner);
         if held > self.store.now() {
@@ -113,7 +118,7 @@ impl Teller {
         let body = json!({
             "ref": facts.commit, "task": "deploy", "auto_merge": false, "required_contexts": [],
             "environment": wanted.environment, "description": wanted.description,
-            "transient_environment": false, "production_environment": wanted.is_production,
+            "transient_environment": wanted.is_transient, "production_environment": wanted.is_production,
             "payload": {"segue_rollout": rollout},
         });
         let path = format!("/repos/{}/deployments", facts.repository);

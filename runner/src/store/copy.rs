@@ -53,6 +53,9 @@ const TABLES: &[&str] = &[
     "github_left_out",
     "github_comments",
     "github_deployments",
+    "pulls",
+    "previews",
+    "github_previews",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

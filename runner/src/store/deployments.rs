@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use segue_pipelines::checks::RolloutFacts;
+use segue_pipelines::{checks::RolloutFacts, preview::ENVIRONMENT};
 use segue_schemas::{
+    deploy::Strategy,
     id::{CommitSha, RolloutId},
     time::Timestamp,
 };
@@ -12,7 +13,7 @@ use super::{
     Bell, Result, Store, StoreError, Tx,
     due::Due,
     sql::{Conn, args},
-    tables::{jobs, releases, rollouts},
+    tables::{jobs, previews, releases, rollouts},
 };
 
 /// A rollout of which GitHub is to be told.
@@ -43,6 +44,8 @@ pub struct DeploymentFacts {
     pub check: Option<i64>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Whether it only takes away what others rolled out.
+    pub is_removal: bool,
     /// The rollout.
     pub rollout: RolloutFacts,
 }
@@ -99,11 +102,17 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        let preview = previews::find(&mut conn, &spec.release.service).await?;
+        let preview = preview.filter(|_| spec.environment == ENVIRONMENT);
+        if let Some(preview) = &preview {
+            environment_url = Some(preview.url.clone());
+        }
         Ok(Some(DeploymentFacts {
             repository: spec.release.repository.clone(),
             commit: spec.release.commit.clone(),
             check,
             ended_at: rollout.ended_at,
+            is_removal: spec.strategy == Strategy::Remove,
             rollout: RolloutFacts {
                 rollout: id,
                 release: spec.release.id,
@@ -114,6 +123,7 @@ impl Store {
                 is_rollback: spec.is_rollback,
                 reason: rollout.reason.clone(),
                 environment_url,
+                preview: preview.map(|preview| preview.state.is_there()),
             },
         }))
     }

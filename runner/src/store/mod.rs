@@ -105,6 +105,8 @@ pub(crate) struct Inner {
     pub(crate) turn: Mutex<String>,
     /// Which owner of a rollout was given a person's word, and when.
     pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
+    /// The ports of hosts' proxies, as far as hosts told them.
+    pub(crate) proxy_ports: Mutex<HashMap<String, u16>>,
 }
 
 /// Where readers get their snapshots.
@@ -165,6 +167,7 @@ impl Store {
             job_tokens: Mutex::default(),
             turn: Mutex::default(),
             told: Mutex::default(),
+            proxy_ports: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -183,6 +183,8 @@ struct PullRequest {
     number: Field<u64>,
     title: Field<String>,
     draft: Field<bool>,
+    state: Field<String>,
+    updated_at: Field<String>,
     /// Not GitHub's: `segue explain` can say it.
     head_message: Field<String>,
     head: Field<Object<Branch>>,
@@ -261,6 +263,10 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         draft: pull_request.draft.get().unwrap_or(false),
         // the payload has none; who has the commit reads it there
         message: pull_request.head_message.get().unwrap_or_default(),
+        is_closed: pull_request.state.get().is_some_and(|state| state == "closed"),
+        // what can't be read tells nothing, and keeps nothing from running
+        before: payload.before.get().and_then(|sha| sha.parse().ok()),
+        updated_at: pull_request.updated_at.get().and_then(|at| time(&at)).unwrap_or_default(),
     };
     Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
 }
@@ -302,10 +308,9 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
     let issue = payload.issue.need("issue")?.0;
     let comment = payload.comment.need("comment")?.0;
     let user = comment.user.get().map(|user| user.0).unwrap_or_default();
-    let at = comment.created_at.get().and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
     let written = Written {
         id: comment.id.get().and_then(|id| i64::try_from(id).ok()),
-        at: at.map(|at| Timestamp(at.timestamp_millis())),
+        at: comment.created_at.get().and_then(|at| time(&at)),
         author: user.login.get().filter(|login| is_login(login)),
         is_bot: user.r#type.get().is_some_and(|kind| kind == "Bot"),
     };
@@ -319,6 +324,10 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
         author_association: comment.author_association.get().unwrap_or_default(),
     };
     Ok(Meaning::Comment(Box::new(Trigger { repository, clone_url, actor, event }), written))
+}
+
+fn time(text: &str) -> Option<Timestamp> {
+    DateTime::parse_from_rfc3339(text).ok().map(|at| Timestamp(at.timestamp_millis()))
 }
 
 /// Whether a text is an account's name, which becomes part of a path. Those that an enterprise manages have an underscore.

@@ -66,6 +66,9 @@ fn pull_request(head: u64, from: &str, number: u64) -> Trigger {
             base: commit(1),
             draft: false,
             message: String::new(),
+            is_closed: false,
+            before: None,
+            updated_at: Timestamp(0),
         },
     }
 }

@@ -532,6 +532,9 @@ pub async fn secrets_come_with_the_claim_to_trusted_code_alone(world: World) {
         base: commit(78),
         draft: false,
         message: String::new(),
+        is_closed: false,
+        before: None,
+        updated_at: Timestamp(0),
     };
     let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![named]).await;
     assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "foreign code waits for a yes");

@@ -82,6 +82,9 @@ fn from_fork(world: &World) -> Trigger {
         base: commit(501),
         draft: false,
         message: String::new(),
+        is_closed: false,
+        before: None,
+        updated_at: Timestamp(0),
     };
     Trigger { event, ..world.push("o/r") }
 }

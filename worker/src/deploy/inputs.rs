@@ -12,6 +12,9 @@ use segue_schemas::{
 /// The action that swaps a release in at once.
 pub const DEPLOY: &str = "segue/deploy";
 
+/// The action that gives a pull request a copy of its own.
+pub const PREVIEW: &str = segue_pipelines::preview::ACTION;
+
 /// The action that lets a release in by stages.
 pub const CANARY: &str = "segue/canary";
 

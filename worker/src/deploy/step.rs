@@ -7,7 +7,7 @@ use segue_pipelines::{
 };
 use segue_schemas::{deploy::ServiceSpec, id::Digest, worker_api::CreateRollout};
 
-use super::inputs::{Inputs, Source};
+use super::inputs::{Inputs, PREVIEW, Source};
 use crate::job::{StepError, StepPlace};
 
 /// The largest service file that is read.
@@ -45,7 +45,8 @@ pub async fn prepare_rollout(
         source => (read_service(place, &inputs.service).await?, find_artifact(place, action, source).await?),
     };
     let (epoch, step) = (place.claim().epoch, place.step());
-    Ok(CreateRollout { epoch, step, service, environment, digest, strategy: inputs.strategy })
+    let preview = action == PREVIEW;
+    Ok(CreateRollout { epoch, step, service, environment, digest, strategy: inputs.strategy, preview })
 }
 
 /// The service's file, from the workspace or from the commit.

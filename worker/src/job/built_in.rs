@@ -108,7 +108,7 @@ impl BuiltIn<'_> {
             health::HEALTH_CHECK => self.health_check(with).await,
             ROLLBACK => self.roll_back(with).await,
             NOTIFY => self.notify(with).await,
-            deploy::inputs::DEPLOY | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
+            deploy::inputs::DEPLOY | deploy::inputs::PREVIEW | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
                 let create = deploy::step::prepare_rollout(self, name, with).await?;
                 let created = self.control_plane.create_rollout(self.claim.job, &create).await?;
                 self.log
@@ -117,6 +117,9 @@ impl BuiltIn<'_> {
                         created.rollout, create.service.name, create.environment
                     ))
                     .await;
+                if let Some(url) = &created.url {
+                    self.log.line(format!("The preview is going to be at {url}")).await;
+                }
                 Ok(BuiltInEnd::Waits(created.rollout))
             }
             _ => {

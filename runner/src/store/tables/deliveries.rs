@@ -163,6 +163,8 @@ pub(crate) async fn claim_identity(
 fn ends(event: &Event) -> Option<(&CommitSha, &CommitSha)> {
     match event {
         Event::Push { before, after, .. } => Some((before, after)),
+        // one that is opened again runs again, at the same commits
+        Event::PullRequest { action, .. } if action == "reopened" => None,
         Event::PullRequest { base, head, .. } => event.brings_code().then_some((base, head)),
         Event::WorkflowDispatch { .. }
         | Event::Schedule { .. }

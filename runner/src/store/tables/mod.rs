@@ -5,6 +5,7 @@ pub(crate) mod blobs;
 pub(crate) mod caches;
 pub(crate) mod deliveries;
 pub(crate) mod jobs;
+pub(crate) mod previews;
 pub(crate) mod releases;
 pub(crate) mod rollouts;
 pub(crate) mod runs;

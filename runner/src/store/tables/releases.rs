@@ -101,6 +101,12 @@ pub(crate) async fn set_serving(
     Ok(())
 }
 
+/// From now on nothing serves there.
+pub(crate) async fn forget_serving(conn: &mut Conn, environment: &str, service: &str) -> Result<()> {
+    let sql = "DELETE FROM current_releases WHERE environment = $1 AND service = $2";
+    conn.run(sql, args![environment, service]).await.map(drop)
+}
+
 /// Every pair that something serves: environment, service, release.
 pub(crate) async fn all_serving(conn: &mut Conn) -> Result<Vec<(String, Release)>> {
     let sql = "SELECT releases.*, environment FROM current_releases JOIN releases ON releases.id = release_id
