@@ -534,7 +534,7 @@ pub async fn secrets_come_with_the_claim_to_trusted_code_alone(world: World) {
         message: String::new(),
         is_closed: false,
         before: None,
-        updated_at: Timestamp(0),
+        updated_at: segue_schemas::time::Timestamp(0),
     };
     let run = world.run_of(Trigger { event, ..world.push("o/r") }, vec![named]).await;
     assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "foreign code waits for a yes");

@@ -11,6 +11,7 @@ mod contents;
 mod intake;
 mod jobs;
 mod people;
+mod previews;
 mod random;
 mod retention;
 mod rollouts;
@@ -157,6 +158,11 @@ macro_rules! on {
                 a_command_of_a_comment_is_done_once_and_answered_until_it_is,
                 a_comment_cancels_and_approves_what_is_its_pull_requests_alone,
                 a_comment_brings_a_service_of_its_repository_back,
+            }
+            previews::{
+                a_preview_lives_as_long_as_its_pull_request_is_open,
+                what_asks_too_late_or_for_no_pull_request_is_refused,
+                the_one_idle_for_longest_makes_room_and_time_ends_others,
             }
             random::{
                 invariants_hold_under_random_operations,

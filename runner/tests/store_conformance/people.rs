@@ -84,7 +84,7 @@ fn from_fork(world: &World) -> Trigger {
         message: String::new(),
         is_closed: false,
         before: None,
-        updated_at: Timestamp(0),
+        updated_at: segue_schemas::time::Timestamp(0),
     };
     Trigger { event, ..world.push("o/r") }
 }

@@ -293,15 +293,21 @@ impl World {
     }
 
     pub async fn ask(&self, claim: &JobClaim, bytes: &[u8]) -> segue_runner::store::Result<CreatedRollout> {
-        let create = CreateRollout {
+        let create = self.asks_for(claim, bytes).await;
+        self.store.create_rollout(claim.job, create).await
+    }
+
+    /// What the first step of a job asks for: a rollout of these bytes.
+    pub async fn asks_for(&self, claim: &JobClaim, bytes: &[u8]) -> CreateRollout {
+        CreateRollout {
             epoch: claim.epoch,
             step: 0,
             service: service(),
             environment: claim.plan.environment.clone().unwrap(),
             digest: self.artifact(bytes).await,
             strategy: Strategy::HotSwap,
-        };
-        self.store.create_rollout(claim.job, create).await
+            preview: false,
+        }
     }
 
     pub async fn wait(&self, claim: &JobClaim, rollout: RolloutId) {

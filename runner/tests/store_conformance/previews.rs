@@ -1,0 +1,159 @@
+use std::time::Duration;
+
+use segue_runner::store::StoreError;
+use segue_schemas::{
+    config::EnvironmentConfig,
+    deploy::{JournalKind, Strategy},
+    duration::Span,
+    id::CommitSha,
+    preview::{Preview, PreviewState},
+    status::{RolloutStatus, RunStatus},
+    time::Timestamp,
+    trigger::{Event, Trigger},
+    worker_api::{ClaimRequest, CreateRollout, CreatedRollout, JobClaim, RolloutClaim},
+};
+
+use crate::world::{World, commit, deploy_job, report};
+
+/// What GitHub tells of a pull request.
+fn told(world: &World, number: u64, action: &str, head: CommitSha, at: i64) -> Trigger {
+    let event = Event::PullRequest {
+        action: action.into(),
+        number,
+        title: "t".into(),
+        head_ref: "topic".into(),
+        head,
+        head_repository: Some("o/r".into()),
+        base_ref: "main".into(),
+        base: commit(1),
+        draft: false,
+        message: String::new(),
+        is_closed: action == "closed",
+        before: None,
+        updated_at: Timestamp(at * 1000),
+    };
+    Trigger { event, ..world.push("o/r") }
+}
+
+async fn hear(world: &World, trigger: Trigger) {
+    world.store.accept_delivery(world.delivery(trigger)).await.unwrap();
+}
+
+/// Runs a job up to where it asks for a preview.
+async fn asking(world: &World, worker: &ClaimRequest, trigger: Trigger) -> JobClaim {
+    world.run_of(trigger, vec![deploy_job("preview", "preview")]).await;
+    world.claim(worker).await
+}
+
+async fn ask(world: &World, claim: &JobClaim) -> segue_runner::store::Result<CreatedRollout> {
+    let create = CreateRollout { preview: true, ..world.asks_for(claim, b"v1").await };
+    world.store.create_rollout(claim.job, create).await
+}
+
+/// A preview that serves; the trigger's pull request is told of by it.
+async fn serving(world: &World, worker: &ClaimRequest, trigger: Trigger) -> CreatedRollout {
+    let claim = asking(world, worker, trigger).await;
+    let created = ask(world, &claim).await.unwrap();
+    world.wait(&claim, created.rollout).await;
+    let rollout = world.claim_rollout(worker).await;
+    assert_eq!(rollout.rollout.id, created.rollout);
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    created
+}
+
+async fn only(world: &World) -> Preview {
+    let mut all = world.store.previews().await.unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+async fn removal(world: &World, worker: &ClaimRequest) -> RolloutClaim {
+    let claim = world.claim_rollout(worker).await;
+    assert_eq!(claim.rollout.spec.strategy, Strategy::Remove);
+    claim
+}
+
+pub async fn a_preview_lives_as_long_as_its_pull_request_is_open(world: World) {
+    let worker = world.worker("w", "1").await;
+    let created = serving(&world, &worker, told(&world, 7, "opened", commit(10), 10)).await;
+    let name = created.release.service.clone();
+    assert!(name.starts_with("pr-7-"), "{name}");
+    let preview = only(&world).await;
+    assert_eq!((preview.state, preview.commit), (PreviewState::Serving, Some(commit(10))));
+    assert_eq!(created.url.as_deref(), Some(preview.url.as_str()));
+    assert_eq!(preview.url.split(':').nth(1), Some(format!("//{name}.preview.localhost").as_str()));
+
+    // an older word changes nothing
+    hear(&world, told(&world, 7, "closed", commit(9), 9)).await;
+    hear(&world, told(&world, 7, "synchronize", commit(11), 11)).await;
+    assert_eq!(only(&world).await.state, PreviewState::Serving);
+
+    let late = asking(&world, &worker, told(&world, 7, "labeled", commit(11), 11)).await;
+    ask(&world, &late).await.unwrap();
+    let driven = world.claim_rollout(&worker).await;
+    hear(&world, told(&world, 7, "closed", commit(11), 12)).await;
+    assert_eq!(only(&world).await.state, PreviewState::Removing);
+    let error = world
+        .store
+        .report_rollout(driven.rollout.id, report(&driven, RolloutStatus::Succeeded, vec![(1, JournalKind::Ended)]));
+    assert!(matches!(error.await, Err(StoreError::StaleEpoch { .. })), "who drove it does not any more");
+    let error = ask(&world, &late).await.unwrap();
+    assert_eq!(error.rollout, driven.rollout.id, "the same step has the same rollout");
+    let gone = removal(&world, &worker).await;
+    assert!(gone.epoch > driven.epoch);
+    world.end_rollout(&gone, RolloutStatus::Succeeded).await;
+    assert_eq!(world.store.previews().await.unwrap(), []);
+    assert!(world.store.served().await.unwrap().iter().all(|served| served.current.is_none()), "nothing serves");
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+
+    // told twice, it is gone once
+    hear(&world, told(&world, 7, "closed", commit(11), 12)).await;
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+    serving(&world, &worker, told(&world, 7, "reopened", commit(11), 13)).await;
+    assert_eq!(only(&world).await.name, name, "it has the name that it had");
+}
+
+pub async fn what_asks_too_late_or_for_no_pull_request_is_refused(world: World) {
+    let worker = world.worker("w", "1").await;
+    let refused = |asked: segue_runner::store::Result<CreatedRollout>, words: &str| match asked {
+        Err(StoreError::Refused(why)) => assert!(why.contains(words), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let push = asking(&world, &worker, world.push("o/r")).await;
+    refused(ask(&world, &push).await, "this run is for a `push`");
+    let old = asking(&world, &worker, told(&world, 7, "opened", commit(10), 1)).await;
+    hear(&world, told(&world, 7, "synchronize", commit(11), 2)).await;
+    refused(ask(&world, &old).await, "newer commit");
+    hear(&world, told(&world, 7, "closed", commit(11), 3)).await;
+    refused(ask(&world, &old).await, "#7 is closed");
+    assert_eq!(world.store.previews().await.unwrap(), []);
+    assert_eq!(world.status(old.run).await, RunStatus::Running, "it makes no preview by its action, and is left alone");
+}
+
+pub async fn the_one_idle_for_longest_makes_room_and_time_ends_others(world: World) {
+    let few =
+        EnvironmentConfig { at_most: Some(2), time_to_live: Some(Span::seconds(3600)), ..EnvironmentConfig::default() };
+    let world = world.configured(|config| drop(config.environments.insert("preview".into(), few.clone()))).await;
+    let worker = world.worker("w", "1").await;
+    for number in 1..=2 {
+        serving(&world, &worker, told(&world, number, "opened", commit(10 + number), 1)).await;
+        world.pass(Duration::from_secs(60));
+    }
+    let third = asking(&world, &worker, told(&world, 3, "opened", commit(13), 1)).await;
+    let created = ask(&world, &third).await.unwrap();
+    let states: Vec<(u64, PreviewState)> =
+        world.store.previews().await.unwrap().iter().map(|one| (one.number, one.state)).collect();
+    assert_eq!(states, [(1, PreviewState::Removing), (2, PreviewState::Serving), (3, PreviewState::Starting)]);
+    for _ in 0..2 {
+        let claim = world.claim_rollout(&worker).await;
+        let is_removal = claim.rollout.spec.strategy == Strategy::Remove;
+        assert_eq!(is_removal, claim.rollout.id != created.rollout);
+        world.end_rollout(&claim, RolloutStatus::Succeeded).await;
+    }
+    assert!(world.store.next_expiry().await.unwrap().is_some());
+    world.pass(Duration::from_secs(3600 - 30));
+    world.store.reap_expired().await.unwrap();
+    let states: Vec<(u64, PreviewState)> =
+        world.store.previews().await.unwrap().iter().map(|one| (one.number, one.state)).collect();
+    assert_eq!(states, [(2, PreviewState::Removing), (3, PreviewState::Serving)]);
+}
