@@ -114,6 +114,15 @@ impl Docker {
         Ok(())
     }
 
+    /// Sends it a signal: STOP and CONT make one that hangs for a while.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let own = self.own.as_ref().context("the shared engine is nobody's to stop")?;
+        processes::signal(own.process.as_ref().context("it does not run")?.id(), signal)
+    }
+
     /// What goes into `segue.yaml`, in one line: `worker: {docker: {socket: ...}, MORE}`.
     #[must_use]
     pub fn settings(&self, more: &str) -> String {
