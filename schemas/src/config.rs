@@ -327,6 +327,14 @@ pub struct NotificationConfig {
     pub events: Vec<NotificationEvent>,
 }
 
+impl NotificationConfig {
+    /// Whether it is told of such an event.
+    #[must_use]
+    pub fn wants(&self, event: NotificationEvent) -> bool {
+        self.events.is_empty() || self.events.contains(&event)
+    }
+}
+
 /// The form of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
