@@ -13,7 +13,6 @@ pub mod diagnostic;
 pub mod document;
 pub mod expr;
 pub mod filter;
-pub mod image;
 pub mod inputs;
 pub mod json_schema;
 pub mod judge;

@@ -26,7 +26,7 @@ use crate::{
     api::{self, App},
     artifact_store::ArtifactError,
     auth::{self, AuthError, TokenHash, Tokens},
-    github::{GitHub, GitHubError, Sweeper, Teller},
+    github::{GitHub, GitHubError, Reconciler, Sweeper, Teller},
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
@@ -222,6 +222,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
         if github.is_app() {
             tasks.spawn(Sweeper::new(store.clone(), github.clone()).run(stopping.clone()));
         }
+        tasks.spawn(Reconciler::new(store.clone(), github.clone()).run(stopping.clone()));
         tasks.spawn(Teller::new(store.clone(), github).run(stopping.clone()));
     }
     tasks.spawn(tagger.run(stopping.clone()));

@@ -79,8 +79,6 @@ pub struct EnvironmentConfig {
     pub at_most: Option<u32>,
     /// Of `preview` alone: how long one lives after the newest push. Left out: 14 days.
     pub time_to_live: Option<Span>,
-    /// Of `preview` alone: after how long without a request one sleeps, until the next request. `0s`: never. Left out: an hour.
-    pub sleep_after: Option<Span>,
 }
 
 impl Default for EnvironmentConfig {
@@ -96,7 +94,6 @@ impl Default for EnvironmentConfig {
             https: None,
             at_most: None,
             time_to_live: None,
-            sleep_after: None,
         }
     }
 }
@@ -114,8 +111,6 @@ pub struct PreviewConfig {
     pub at_most: u32,
     /// How long one lives after the newest push.
     pub time_to_live: Span,
-    /// After how long without a request one sleeps; `None`: never.
-    pub sleep_after: Option<Span>,
 }
 
 impl EnvironmentConfig {
@@ -128,7 +123,6 @@ impl EnvironmentConfig {
             https: self.https.unwrap_or(false),
             at_most: self.at_most.unwrap_or(20),
             time_to_live: self.time_to_live.unwrap_or(Span::seconds(14 * 24 * 3600)),
-            sleep_after: Some(self.sleep_after.unwrap_or(Span::seconds(3600))).filter(|after| !after.0.is_zero()),
         }
     }
 }
@@ -266,8 +260,6 @@ pub struct DockerConfig {
     pub memory_mib: Option<u64>,
     /// The most processors of a container, and what those have that ask for none. Left out: the machine's.
     pub cpus: Option<u32>,
-    /// Whether images are built by the engine's BuildKit, and not by its classic builder.
-    pub buildkit: bool,
 }
 
 /// When an image is pulled.
@@ -285,14 +277,7 @@ pub enum PullPolicy {
 
 impl Default for DockerConfig {
     fn default() -> Self {
-        Self {
-            socket: None,
-            pull: PullPolicy::default(),
-            patience: Span::seconds(20),
-            memory_mib: None,
-            cpus: None,
-            buildkit: true,
-        }
+        Self { socket: None, pull: PullPolicy::default(), patience: Span::seconds(20), memory_mib: None, cpus: None }
     }
 }
 
@@ -325,14 +310,6 @@ pub struct NotificationConfig {
     /// What is told; empty: everything.
     #[serde(default)]
     pub events: Vec<NotificationEvent>,
-}
-
-impl NotificationConfig {
-    /// Whether it is told of such an event.
-    #[must_use]
-    pub fn wants(&self, event: NotificationEvent) -> bool {
-        self.events.is_empty() || self.events.contains(&event)
-    }
 }
 
 /// The form of a message.

@@ -50,8 +50,6 @@ pub enum PreviewState {
     Starting,
     /// It can be reached.
     Serving,
-    /// It was idle: nothing runs of it until the next request.
-    Asleep,
     /// It never came to serve.
     Failed,
     /// It is being taken away.
@@ -67,7 +65,6 @@ impl PreviewState {
         match self {
             Self::Starting => "starting",
             Self::Serving => "serving",
-            Self::Asleep => "asleep",
             Self::Failed => "failed",
             Self::Removing => "removing",
             Self::Gone => "gone",

@@ -1,14 +1,21 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use segue_integration_tests::pulls::{Pull, pipeline};
+use segue_integration_tests::{
+    github::Deployment,
+    pulls::{Pull, pipeline},
+};
 use segue_schemas::{
     preview::PreviewState,
     status::{JobStatus, RunStatus},
 };
 use serde_json::Value;
 
-use crate::{RUN_LIMIT, with_github};
+use crate::{
+    RUN_LIMIT,
+    github_comments_are_commands::{answered, say},
+    with_github,
+};
 
 #[tokio::test]
 async fn a_pull_request_has_its_copy_from_open_to_closed_and_again() -> Result<()> {
@@ -47,11 +54,28 @@ async fn a_pull_request_has_its_copy_from_open_to_closed_and_again() -> Result<(
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(stand.repository.tags()?.is_empty(), "a preview is no rollback point");
+    let inactive = ["inactive"; 3];
+    let begun = std::time::Instant::now();
+    loop {
+        let deployments = github.deployments("preview/pr-7-api");
+        if deployments.iter().map(Deployment::state).eq(inactive) {
+            assert!(deployments.iter().all(|one| one.body["transient_environment"] == true), "{deployments:#?}");
+            break;
+        }
+        assert!(begun.elapsed() < RUN_LIMIT, "{deployments:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     let guid = pull.turn("reopened").await?;
     let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
     stand.api()?.ended(run, RUN_LIMIT).await?;
     pull.answers(Ok("3"), RUN_LIMIT).await?;
+
+    github.set_permission("acme/shop", "ada", "write");
+    let id = say(&stand, &github, "p1", "ada", "/segue preview").await?;
+    assert!(answered(&github, id).await?.body.contains(&format!("run {run} (preview) makes it again")));
+    stand.api()?.ended(run, RUN_LIMIT).await?;
+    pull.is_listed(Some(PreviewState::Serving), RUN_LIMIT).await?;
     Ok(())
 }
 

@@ -7,20 +7,18 @@ use segue_schemas::time::Timestamp;
 pub struct Occupant {
     /// Its name.
     pub name: String,
-    /// Whether it sleeps.
-    pub is_asleep: bool,
-    /// When it was last pushed to or used.
+    /// Whether nothing of it serves.
+    pub is_idle: bool,
+    /// When it was last pushed to.
     pub touched_at: Timestamp,
 }
 
-/// The previews that go, so that one more is no more than `at_most`: those that sleep first, of them and then of the others the one
-/// that was idle for longest.
+/// The previews that go, so that one more is no more than `at_most`: those of which nothing serves first, of them and then of the
+/// others the one without a push for longest.
 #[must_use]
 pub fn makes_room(mut there: Vec<Occupant>, at_most: u32) -> Vec<String> {
     let kept = usize::try_from(at_most).unwrap_or(usize::MAX).saturating_sub(1);
-    there.sort_by(|a, b| {
-        (!a.is_asleep, a.touched_at, a.name.as_str()).cmp(&(!b.is_asleep, b.touched_at, b.name.as_str()))
-    });
+    there.sort_by(|a, b| (!a.is_idle, a.touched_at, a.name.as_str()).cmp(&(!b.is_idle, b.touched_at, b.name.as_str())));
     let goes = there.len().saturating_sub(kept);
     there.into_iter().take(goes).map(|one| one.name).collect()
 }
@@ -30,11 +28,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_sleeps_goes_first_and_then_who_was_idle_for_longest() {
+    fn what_does_not_serve_goes_first_and_then_who_was_idle_for_longest() {
         let there = |text: &str| -> Vec<Occupant> {
             let one = |(i, word): (usize, &str)| Occupant {
                 name: word.trim_end_matches('z').to_owned(),
-                is_asleep: word.ends_with('z'),
+                is_idle: word.ends_with('z'),
                 touched_at: Timestamp(i64::try_from(i).unwrap()),
             };
             text.split_whitespace().enumerate().map(one).collect()

@@ -18,6 +18,7 @@ use segue_schemas::{
 use super::{
     asked,
     people::{cancel_jobs, say_yes},
+    previews::makes_one,
     rollback::{self, Asker},
 };
 use crate::store::{
@@ -87,7 +88,7 @@ impl Wish<'_> {
                 self.rollback(tx, environment, service.as_deref()).await.map(Some)
             }
             Command::Deploy { environment } => self.deploy(tx, environment).await.map(|()| None),
-            Command::Preview => Err(StoreError::Refused("this version makes no previews".into())),
+            Command::Preview => self.preview(tx).await.map(Some),
         }
     }
 
@@ -118,6 +119,33 @@ impl Wish<'_> {
         }
         if begun.is_empty() {
             let none = || format!("no pipeline has run at {}", self.pull.commit.short());
+            return Err(StoreError::Refused(if refused.is_empty() { none() } else { refused.join("; ") }));
+        }
+        Ok([begun, refused].concat().join("; "))
+    }
+
+    /// The newest run of each pipeline at the head that makes a preview, once more.
+    async fn preview(&self, tx: &mut Tx) -> Result<String> {
+        let mut seen = HashSet::new();
+        let (mut begun, mut refused) = (Vec::new(), Vec::new());
+        for run in self.runs(tx).await? {
+            if run.commit != self.pull.commit || run.event != "pull_request" {
+                continue;
+            }
+            let jobs = jobs::of_attempt(&mut tx.conn, run.id, run.attempt).await?;
+            let Some(job) = jobs.iter().find(|job| makes_one(job)) else { continue };
+            if !seen.insert(run.file.clone()) {
+                continue;
+            }
+            let deploys = Deploys::Only(job.record.plan.file_key().to_owned());
+            let whole = Again::of(AttemptKind::Whole, self.by()).deploying(deploys);
+            match asked::again(self.store, tx, run.id, whole).await? {
+                Some(reason) => refused.push(reason),
+                None => begun.push(format!("run {} ({}) makes it again", run.id, run.pipeline)),
+            }
+        }
+        if begun.is_empty() {
+            let none = || format!("no pipeline makes a preview of {}", self.pull.commit.short());
             return Err(StoreError::Refused(if refused.is_empty() { none() } else { refused.join("; ") }));
         }
         Ok([begun, refused].concat().join("; "))

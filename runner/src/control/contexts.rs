@@ -53,6 +53,8 @@ fn github(run: &Run) -> Value {
 /// `vars`: the repository's, and over them the environment's.
 fn variables(trigger: &Trigger, environment: Option<&str>, config: &Config) -> IndexMap<String, String> {
     let of_repository = config.repositories.get(&trigger.repository).map(|r| r.variables.clone()).unwrap_or_default();
+    // a fork gets no further than its preview, and that without what the operator gave to previews
+    let environment = environment.filter(|_| !trigger.event.is_from_fork(&trigger.repository));
     let of_environment = environment.and_then(|name| config.environments.get(name)).map(|e| e.variables.clone());
     of_repository.into_iter().chain(of_environment.unwrap_or_default()).collect()
 }

@@ -6,7 +6,7 @@
 //!
 //! `intake` takes deliveries and plans; `claim` hands work out, the best by `order`, behind `gates` and `concurrency`; `report` and `logs` take what
 //! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
-//! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, and `resume` goes
+//! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, and `resume` goes
 //! on after it;
 //! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
@@ -27,6 +27,7 @@ mod of_steps;
 mod order;
 mod people;
 mod previews;
+mod pulls;
 mod reaper;
 mod report;
 mod resume;

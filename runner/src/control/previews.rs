@@ -26,7 +26,8 @@ use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     sql::args,
     tables::{
-        jobs, previews, releases,
+        jobs::{self, Job},
+        previews, releases,
         rollouts::{self, StoredRollout},
         runs::{self, Run},
     },
@@ -97,14 +98,18 @@ async fn end_runs(store: &Store, tx: &mut Tx, repository: &str, number: u64, rea
         let id = RunId(row.int("id")?);
         let run = runs::load(&mut tx.conn, id).await?;
         let jobs = jobs::of_attempt(&mut tx.conn, id, run.record.attempt).await?;
-        let makes_one = jobs.iter().flat_map(|job| &job.record.plan.steps).any(
-            |step| matches!(&step.action, StepAction::Uses { uses, .. } if uses.split('@').next() == Some(ACTION)),
-        );
-        if makes_one {
+        if jobs.iter().any(makes_one) {
             cancel_jobs(store, tx, id, format!("segue: {reason}")).await?;
         }
     }
     Ok(())
+}
+
+/// Whether a job makes a preview.
+pub(super) fn makes_one(job: &Job) -> bool {
+    let is_it =
+        |action: &StepAction| matches!(action, StepAction::Uses { uses, .. } if uses.split('@').next() == Some(ACTION));
+    job.record.plan.steps.iter().any(|step| is_it(&step.action))
 }
 
 /// What a step that asks for a preview gets.
@@ -212,7 +217,7 @@ async fn make_room(store: &Store, tx: &mut Tx, at_most: u32) -> Result<()> {
         previews::list(&mut tx.conn, false).await?.into_iter().filter(|one| one.state.is_there()).collect();
     let occupants = there.iter().map(|one| Occupant {
         name: one.name.clone(),
-        is_asleep: matches!(one.state, PreviewState::Asleep | PreviewState::Failed),
+        is_idle: one.state == PreviewState::Failed,
         touched_at: one.touched_at,
     });
     let gone = makes_room(occupants.collect(), at_most);
@@ -318,6 +323,22 @@ async fn stop(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, reason: &s
     rollouts::save(&mut tx.conn, &rollout).await?;
     ring(tx, &rollout);
     end(store, tx, &rollout).await
+}
+
+/// Has those taken away once more of which the removal has ended, and came to nothing; how many.
+pub(super) async fn remove_again(store: &Store, tx: &mut Tx) -> Result<usize> {
+    let mut again = 0;
+    for preview in previews::list(&mut tx.conn, false).await? {
+        if preview.state != PreviewState::Removing {
+            continue;
+        }
+        if rollouts::open_of_pair(&mut tx.conn, ENVIRONMENT, &preview.name).await?.is_empty() {
+            let reason = preview.reason.clone().unwrap_or_else(|| "its pull request was closed".into());
+            remove(store, tx, &preview, &reason).await?;
+            again += 1;
+        }
+    }
+    Ok(again)
 }
 
 /// What the end of a rollout in the environment means for its preview.

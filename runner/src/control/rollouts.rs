@@ -126,6 +126,10 @@ async fn create(
         return Err(StoreError::Refused(format!("the artifact {} is not here: upload it first", create.digest)));
     };
     let run = runs::load(&mut tx.conn, job.record.run).await?;
+    if !run.record.trusted && !create.preview {
+        let problem = format!("code from outside the repository does not come into the environment `{environment}`");
+        return Err(StoreError::Refused(problem));
+    }
     let wanted = if create.preview { Some(previews::prepare(store, tx, &run, &mut create).await?) } else { None };
     let service = create.service.name.clone();
     require_passed(store, tx, &environment, &service, &create.digest).await?;

@@ -1,11 +1,10 @@
-//! The steps that Segue brings: checkout, artifacts, and the way to a rollout. Caches, health checks and images have files of their own.
+//! The steps that Segue brings: checkout, artifacts, and the way to a rollout. Caches and health checks have files of their own.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Component, Path, PathBuf},
-    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -17,7 +16,6 @@ use nix::{
 use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Digest, RolloutId},
-    plan::BUILD_IMAGE,
     worker_api::{AttachArtifact, JobClaim, Serving, StepNotice, StepRollback},
 };
 use sha2::{Digest as _, Sha256};
@@ -30,7 +28,7 @@ use crate::{
     checkout::{self, CheckoutError, mirror, mirror::Mirrors},
     control_plane::ControlPlane,
     deploy,
-    engine::{EngineJob, Exit, Task, UserIds, Work, docker::Docker},
+    engine::{EngineJob, Exit, Task, UserIds, Work},
     log::JobLog,
     supervisor::protocol::NOTHING_TO_PACK,
 };
@@ -74,8 +72,6 @@ pub struct BuiltIn<'a> {
     pub user: Option<UserIds>,
     /// Own mirrors.
     pub mirrors: &'a Mirrors,
-    /// The engine for containers, where the worker has one.
-    pub docker: Option<&'a Arc<Docker>>,
     /// The caches to save at the job's end.
     pub caches: &'a mut Vec<PendingCache>,
 }
@@ -92,7 +88,6 @@ impl Running<'_> {
             workspace: &self.workspace,
             user: self.user.ids,
             mirrors: &self.runner.mirrors,
-            docker: self.runner.docker.as_ref(),
             caches: &mut self.state.caches,
         }
     }
@@ -112,7 +107,6 @@ impl BuiltIn<'_> {
             cache::CACHE => self.cache(with).await,
             health::HEALTH_CHECK => self.health_check(with).await,
             ROLLBACK => self.roll_back(with).await,
-            BUILD_IMAGE => self.build_image(with).await,
             NOTIFY => self.notify(with).await,
             deploy::inputs::DEPLOY | deploy::inputs::PREVIEW | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
                 let create = deploy::step::prepare_rollout(self, name, with).await?;
@@ -313,7 +307,7 @@ impl BuiltIn<'_> {
         Ok(self.engine.exited().await?)
     }
 
-    pub(super) async fn mirror(&self) -> Result<PathBuf, StepError> {
+    async fn mirror(&self) -> Result<PathBuf, StepError> {
         let servers = self.claim.mirror.as_deref().map(Path::new);
         self.mirrors
             .with_commit(servers, &self.claim.repository, &self.claim.clone_url, &self.claim.commit)
@@ -436,7 +430,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// The path, if it is relative and does not lead upwards.
-pub(super) fn inside(path: &str) -> Result<String, &'static str> {
+fn inside(path: &str) -> Result<String, &'static str> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if plain && !path.is_empty() {
         // Never taken for an option.
@@ -493,7 +487,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|error| StepError::Infrastructure(error.to_string()))
 }
 
-pub(super) fn checkout_error(error: CheckoutError) -> StepError {
+fn checkout_error(error: CheckoutError) -> StepError {
     match error {
         CheckoutError::File { .. } => StepError::Infrastructure(error.to_string()),
         CheckoutError::Name(_) => StepError::Configuration(error.to_string()),

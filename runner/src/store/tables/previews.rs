@@ -20,6 +20,19 @@ pub(crate) async fn pull(conn: &mut Conn, repository: &str, number: u64) -> Resu
     conn.first(sql, args![repository, number]).await?.as_ref().map(pull_of).transpose()
 }
 
+/// The numbers of the pull requests of a repository that are open, as far as is known.
+pub(crate) async fn open_pulls(conn: &mut Conn, repository: &str) -> Result<Vec<u64>> {
+    let sql = "SELECT number FROM pulls WHERE repository = $1 AND open = 1 ORDER BY number LIMIT 100000";
+    conn.all(sql, args![repository]).await?.iter().map(|row| row.count("number")).collect()
+}
+
+/// The repositories of which a pull request was heard, or that have a preview.
+pub(crate) async fn repositories(conn: &mut Conn) -> Result<Vec<String>> {
+    let sql = "SELECT repository FROM pulls UNION SELECT repository FROM previews WHERE state <> 'gone'
+        ORDER BY repository LIMIT 10000";
+    conn.all(sql, args![]).await?.iter().map(|row| row.text("repository")).collect()
+}
+
 pub(crate) async fn save_pull(conn: &mut Conn, repository: &str, pull: &Pull, now: Timestamp) -> Result<()> {
     let sql = "INSERT INTO pulls (repository, number, open, head, before, reopened, updated_at, heard_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
