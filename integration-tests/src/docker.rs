@@ -34,6 +34,7 @@ pub struct Docker {
 /// One that this story started.
 struct Own {
     folder: tempfile::TempDir,
+    data: PathBuf,
     process: Option<Child>,
 }
 
@@ -54,10 +55,23 @@ impl Docker {
     /// # Errors
     /// The program is missing, or it does not start.
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts one that keeps its data in a directory that is there.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_at(data: &Path) -> Result<Self> {
+        Self::start_with(Some(data.to_owned())).await
+    }
+
+    async fn start_with(data: Option<PathBuf>) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "dockerd is started as root alone");
         let folder = tempfile::Builder::new().prefix("segue-docker-").tempdir()?;
         let socket = folder.path().join("docker.sock");
-        let own = Own { folder, process: None };
+        let data = data.unwrap_or_else(|| folder.path().join("data"));
+        let own = Own { folder, data, process: None };
         let mut docker = Self { own: Some(own), client: client(&socket)?, socket };
         docker.restart().await?;
         docker.furnish().await?;
@@ -74,7 +88,7 @@ impl Docker {
         let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
         let process = Command::new("dockerd")
             .arg("--data-root")
-            .arg(folder.join("data"))
+            .arg(&own.data)
             .arg("--exec-root")
             .arg(folder.join("exec"))
             .arg("--pidfile")
@@ -111,7 +125,25 @@ impl Docker {
         let mut process = own.process.take().context("it does not run")?;
         process.kill()?;
         process.wait()?;
+        // what it keeps its containers with dies with it; the next start takes one that is not reaped yet for alive
+        let beside = fs::read_to_string(own.folder.path().join("exec/containerd/containerd.pid")).unwrap_or_default();
+        let begun = Instant::now();
+        while !beside.is_empty()
+            && Path::new("/proc").join(beside.trim()).exists()
+            && begun.elapsed() < Duration::from_secs(20)
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
+    }
+
+    /// Sends it a signal: STOP and CONT make one that hangs for a while.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let own = self.own.as_ref().context("the shared engine is nobody's to stop")?;
+        processes::signal(own.process.as_ref().context("it does not run")?.id(), signal)
     }
 
     /// What goes into `segue.yaml`, in one line: `worker: {docker: {socket: ...}, MORE}`.
@@ -211,6 +243,23 @@ impl Docker {
             .collect();
         let url = format!("/images/create?fromSrc=-&repo={repository}&tag={version}{lines}");
         self.ask(Method::POST, &url, Some(fs::read(tar)?)).await.map(drop)
+    }
+
+    /// What the engine answers at a path.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn look(&self, path: &str) -> Result<Value> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// All of an image, layers and history, as the engine saves it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn saved(&self, image: &str) -> Result<Vec<u8>> {
+        let answer = self.client.get(format!("http://docker/images/{image}/get")).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.to_vec())
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {

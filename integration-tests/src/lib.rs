@@ -20,6 +20,7 @@ pub mod load;
 pub mod postgres;
 pub mod processes;
 pub mod pulls;
+pub mod registry;
 pub mod repository;
 pub mod s3;
 pub mod sample;

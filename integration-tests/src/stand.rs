@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -268,6 +268,22 @@ impl Stand {
     pub async fn push(&self, branch: &str) -> Result<String> {
         let pushed = self.repository.push(branch)?;
         self.webhook()?.push(&self.repository, &pushed).await
+    }
+
+    /// Keeps a secret at the server, as a person does.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn set_secret(&self, name: &str, value: &str) -> Result<()> {
+        let mut child = Command::new(binary()?)
+            .args(["secret", "set", name])
+            .env("SEGUE_SERVER", format!("http://{}", self.listen))
+            .env("SEGUE_DATA", self.data())
+            .stdin(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("no input")?.write_all(value.as_bytes())?;
+        ensure!(child.wait()?.success(), "`segue secret set` failed");
+        Ok(())
     }
 
     /// Runs a command of the built binary against this stand.

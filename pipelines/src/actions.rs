@@ -3,7 +3,9 @@
 //! Comes in: names and texts from a pipeline. Goes out: what is wrong with them, as far as it can be told before a run.
 //! Never here: performing them; the worker checks the evaluated values again.
 
-use segue_schemas::{duration::Span, id::is_name};
+use segue_schemas::{duration::Span, id::is_name, plan::BUILD_IMAGE};
+
+use crate::image;
 
 /// An action that ships with Segue.
 #[derive(Debug)]
@@ -46,6 +48,12 @@ enum Kind {
     Word(&'static [&'static str]),
     /// A whole number from the first to the second.
     Between(u64, u64),
+    /// Names of images, one a line or parted by commas.
+    Images,
+    /// `NAME=VALUE`, one a line.
+    Pairs,
+    /// `OS/ARCHITECTURE`.
+    Platform,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Input {
@@ -79,7 +87,7 @@ macro_rules! canary_inputs {
 }
 
 /// Every action that the worker performs itself.
-pub const ACTIONS: [Action; 11] = [
+pub const ACTIONS: [Action; 12] = [
     Action {
         name: "segue/checkout",
         inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
@@ -163,6 +171,27 @@ pub const ACTIONS: [Action; 11] = [
         one_of: &["url", "service"],
         deploys: false,
     },
+    Action {
+        name: BUILD_IMAGE,
+        inputs: &[
+            optional("context", Kind::Path),
+            optional("file", Kind::Path),
+            optional("target", Kind::Text),
+            optional("build-args", Kind::Pairs),
+            optional("secrets", Kind::Pairs),
+            optional("labels", Kind::Pairs),
+            optional("tags", Kind::Images),
+            optional("push", Kind::Flag),
+            optional("username", Kind::Text),
+            optional("password", Kind::Text),
+            optional("cache-from", Kind::Text),
+            optional("cache-to", Kind::Word(&["inline", "type=inline"])),
+            optional("platforms", Kind::Platform),
+            optional("network", Kind::Word(&["default", "none"])),
+        ],
+        one_of: &[],
+        deploys: false,
+    },
     Action { name: "segue/notify", inputs: &[required("text", Kind::Text)], one_of: &[], deploys: false },
 ];
 
@@ -237,6 +266,9 @@ impl Input {
             Kind::Word(words) => Err(format!("`{value}` is none of {}", words.join(", "))),
             Kind::Between(least, most) if value.parse().is_ok_and(|n: u64| (least..=most).contains(&n)) => Ok(()),
             Kind::Between(least, most) => Err(format!("`{value}` is no whole number from {least} to {most}")),
+            Kind::Images => image::list(value).try_for_each(image::check_tag),
+            Kind::Pairs => image::pairs(value).map(drop),
+            Kind::Platform => image::platform(value).map(drop),
         }
     }
 }

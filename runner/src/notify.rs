@@ -30,9 +30,8 @@ const ANSWER_CHARS: usize = 200;
 struct Receiver {
     /// Stable over restarts and changes of order, and says nothing of the address.
     name: String,
-    kind: NotificationKind,
+    config: NotificationConfig,
     url: SecretString,
-    events: Vec<NotificationEvent>,
 }
 
 /// Why a receiver can't be told anything.
@@ -128,7 +127,7 @@ impl Notifier {
     async fn tell_all(&self, notification: &Notification) -> (Vec<String>, Option<String>) {
         let mut told = notification.told.clone();
         let mut errors = Vec::new();
-        for receiver in self.receivers.iter().filter(|receiver| receiver.wants(notification.event)) {
+        for receiver in self.receivers.iter().filter(|receiver| receiver.config.wants(notification.event)) {
             if told.contains(&receiver.name) {
                 continue;
             }
@@ -150,7 +149,7 @@ impl Notifier {
     }
 
     async fn tell(&self, receiver: &Receiver, notification: &Notification) -> std::result::Result<(), String> {
-        let body = message(receiver.kind, notification);
+        let body = message(receiver.config.kind, notification);
         let request = self.client.post(receiver.url.expose_secret()).json(&body);
         // reqwest's errors name the URL
         let response = request.send().await.map_err(|error| cause(&error.without_url()))?;
@@ -161,12 +160,6 @@ impl Notifier {
         let answer = response.text().await.unwrap_or_default();
         let answer: String = answer.chars().take(ANSWER_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Err(format!("it answered {status} {answer}"))
-    }
-}
-
-impl Receiver {
-    fn wants(&self, event: NotificationEvent) -> bool {
-        self.events.is_empty() || self.events.contains(&event)
     }
 }
 
@@ -186,7 +179,7 @@ fn receiver(index: usize, config: &NotificationConfig) -> std::result::Result<Re
         NotificationKind::Webhook => "webhook",
     };
     let name = format!("{kind}-{}", hex::encode(&hash.as_ref()[..4]));
-    Ok(Receiver { name, kind: config.kind, url, events: config.events.clone() })
+    Ok(Receiver { name, config: config.clone(), url })
 }
 
 /// The body of a message.

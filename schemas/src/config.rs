@@ -260,6 +260,8 @@ pub struct DockerConfig {
     pub memory_mib: Option<u64>,
     /// The most processors of a container, and what those have that ask for none. Left out: the machine's.
     pub cpus: Option<u32>,
+    /// Whether images are built by the engine's BuildKit, and not by its classic builder.
+    pub buildkit: bool,
 }
 
 /// When an image is pulled.
@@ -277,7 +279,14 @@ pub enum PullPolicy {
 
 impl Default for DockerConfig {
     fn default() -> Self {
-        Self { socket: None, pull: PullPolicy::default(), patience: Span::seconds(20), memory_mib: None, cpus: None }
+        Self {
+            socket: None,
+            pull: PullPolicy::default(),
+            patience: Span::seconds(20),
+            memory_mib: None,
+            cpus: None,
+            buildkit: true,
+        }
     }
 }
 
@@ -310,6 +319,14 @@ pub struct NotificationConfig {
     /// What is told; empty: everything.
     #[serde(default)]
     pub events: Vec<NotificationEvent>,
+}
+
+impl NotificationConfig {
+    /// Whether it is told of such an event.
+    #[must_use]
+    pub fn wants(&self, event: NotificationEvent) -> bool {
+        self.events.is_empty() || self.events.contains(&event)
+    }
 }
 
 /// The form of a message.

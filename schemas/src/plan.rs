@@ -16,6 +16,8 @@ pub use strategy::{Combination, ConcurrencyPlan, Late, MatrixPlan, RetryPlan, Se
 
 /// What a worker offers that runs jobs in containers.
 pub const DOCKER_LABEL: &str = "docker";
+/// The action that builds an image, at such an engine.
+pub const BUILD_IMAGE: &str = "segue/build-image";
 
 /// One pipeline, planned for one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -126,12 +128,19 @@ impl JobPlan {
         self.container.is_some() || !self.services.is_empty()
     }
 
-    /// What a worker must offer to have it: its labels, and [`DOCKER_LABEL`] where it asks for a container.
+    /// Whether a step of it, or of an action that it uses, builds an image.
+    #[must_use]
+    pub fn builds_image(&self) -> bool {
+        self.steps.iter().any(StepPlan::builds_image)
+    }
+
+    /// What a worker must offer to have it: its labels, and [`DOCKER_LABEL`] where it asks for a container, or builds an image.
     #[must_use]
     pub fn needed_labels(&self) -> Vec<String> {
         let own = self.runs_on.iter().map(String::as_str);
-        let engine = (self.asks_for_container() && !self.runs_on.iter().any(|label| label == DOCKER_LABEL))
-            .then_some(DOCKER_LABEL);
+        let asks_for_engine = self.asks_for_container() || self.builds_image();
+        let engine =
+            (asks_for_engine && !self.runs_on.iter().any(|label| label == DOCKER_LABEL)).then_some(DOCKER_LABEL);
         own.chain(engine).map(str::to_owned).collect()
     }
 
@@ -232,6 +241,15 @@ pub struct CompositePlan {
     pub outputs: IndexMap<String, String>,
     /// Its steps, in order. They see neither steps nor secrets of the job.
     pub steps: Vec<StepPlan>,
+}
+
+impl StepPlan {
+    fn builds_image(&self) -> bool {
+        match &self.action {
+            StepAction::Composite(composite) => composite.steps.iter().any(Self::builds_image),
+            action => action.uses().is_some_and(|uses| uses.split('@').next() == Some(BUILD_IMAGE)),
+        }
+    }
 }
 
 impl StepAction {

@@ -1,7 +1,7 @@
-use std::{io::Write as _, process::Stdio, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use segue_integration_tests::stand::{Stand, binary};
+use anyhow::{Context as _, Result};
+use segue_integration_tests::stand::Stand;
 use segue_schemas::status::RunStatus;
 
 const VALUE: &str = "correct-horse-battery-staple";
@@ -32,7 +32,7 @@ async fn neither_the_log_nor_the_store_nor_the_output_of_the_server_has_it() -> 
         anyhow::bail!("this story needs root: without another user for jobs, secrets are refused by design");
     }
     let stand = Stand::start("").await?;
-    set_secret(&stand, "DEPLOY_TOKEN", VALUE)?;
+    stand.set_secret("DEPLOY_TOKEN", VALUE)?;
     stand.repository.commit("first", &[(".segue/pipelines/one.yml", PIPELINE)])?;
     let guid = stand.push("main").await?;
     let view = stand.api()?.run_of(&guid, Duration::from_secs(30)).await?;
@@ -50,17 +50,5 @@ async fn neither_the_log_nor_the_store_nor_the_output_of_the_server_has_it() -> 
         .output()?;
     let files = String::from_utf8_lossy(&found.stdout).into_owned();
     assert_eq!(files, "", "the value lies in these files");
-    Ok(())
-}
-
-fn set_secret(stand: &Stand, name: &str, value: &str) -> Result<()> {
-    let mut child = std::process::Command::new(binary()?)
-        .args(["secret", "set", name])
-        .env("SEGUE_SERVER", format!("http://{}", stand.listen))
-        .env("SEGUE_DATA", stand.data())
-        .stdin(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("no input")?.write_all(value.as_bytes())?;
-    ensure!(child.wait()?.success(), "`segue secret set` failed");
     Ok(())
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use segue_integration_tests::{docker::Docker, processes, stand::Stand};
 use segue_schemas::{
     api::RunView,
@@ -31,6 +32,18 @@ async fn killed_in_the_middle_of_a_job_it_is_told_as_what_it_is_and_the_job_begi
     assert!(reason.contains("container engine"), "{reason}");
     assert_eq!(processes::with_argument("sleep\u{0}7531"), [0u32; 0], "its container ended without it");
     docker.restart().await?;
+    end_well(&stand, &docker, run).await
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_not_waited_for() -> Result<()> {
+    let docker = Docker::start().await?;
+    let stand = Stand::start(&docker.settings("").replace("3s", "1s")).await?;
+    let run = begin(&stand, "8642").await?;
+    docker.signal(Signal::SIGSTOP)?;
+    let reason = until_queued_again(&stand, run).await?;
+    assert!(reason.contains("within 1 s"), "{reason}");
+    docker.signal(Signal::SIGCONT)?;
     end_well(&stand, &docker, run).await
 }
 

@@ -59,7 +59,7 @@ pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: 
     if run.record.status != before.status || run.record.ended_at != before.ended_at {
         runs::save(&mut tx.conn, &run.record).await?;
         if run.record.status.is_final() {
-            tell(tx, &run.record).await?;
+            tell(store, tx, &run.record).await?;
         }
     }
     if concurrency::release(tx, &run, &jobs).await? {
@@ -76,11 +76,11 @@ pub(super) async fn advance_run(store: &Store, tx: &mut Tx, id: segue_schemas::i
 }
 
 /// A run that ended without its jobs having a say: its pipeline can't be planned, or was to be left out.
-pub(super) async fn end_unplanned(tx: &mut Tx, mut run: Run, status: RunStatus) -> Result<()> {
+pub(super) async fn end_unplanned(store: &Store, tx: &mut Tx, mut run: Run, status: RunStatus) -> Result<()> {
     become_status(&mut run, status, tx)?;
     runs::save(&mut tx.conn, &run.record).await?;
     tx.ring(Bell::Run(run.record.id));
-    tell(tx, &run.record).await
+    tell(store, tx, &run.record).await
 }
 
 fn view(store: &Store, run: &Run, jobs: &[Job]) -> RunView {
@@ -307,10 +307,14 @@ fn allowed_failures(jobs: &[Job]) -> Option<String> {
 }
 
 /// Who is to be told of a run's end: of a failure always, of a success only after a failure.
-async fn tell(tx: &mut Tx, run: &RunRecord) -> Result<()> {
+async fn tell(store: &Store, tx: &mut Tx, run: &RunRecord) -> Result<()> {
     let (event, word) = match run.status {
         RunStatus::Failed => (NotificationEvent::RunFailed, "failed"),
-        RunStatus::Succeeded if runs::status_before(&mut tx.conn, run).await? == Some(RunStatus::Failed) => {
+        // it is looked for only where somebody is told of it: every run that succeeds would look
+        RunStatus::Succeeded
+            if store.config().notifications.iter().any(|config| config.wants(NotificationEvent::RunRecovered))
+                && runs::status_before(&mut tx.conn, run).await? == Some(RunStatus::Failed) =>
+        {
             (NotificationEvent::RunRecovered, "works again")
         }
         _ => return Ok(()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret as _;
 use segue_pipelines::progress::Gate;
 use segue_schemas::{
-    id::{Epoch, JobId, WorkerId},
+    id::{Epoch, WorkerId},
     status::{FailureClass, JobStatus, RunStatus},
     worker_api::{ClaimRequest, JobClaim, Resume},
 };
@@ -60,7 +60,6 @@ impl Store {
 
 /// Leases the best claimable job.
 pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
-    workers::tell_heard(tx, &request.worker).await?;
     let room = workers::room(tx, &request.worker, &request.incarnation).await?;
     if room.jobs == 0 {
         return Ok(None);
@@ -69,8 +68,8 @@ pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) ->
         return go_on(store, tx, request).await;
     }
     let mut order = Order::new(tx, &request.labels).await?;
-    while let Some(id) = order.next(store, tx).await? {
-        let claimed = attempt(store, tx, request, id).await?;
+    while let Some(job) = order.next(store, tx).await? {
+        let claimed = attempt(store, tx, request, job).await?;
         if claimed.is_some() {
             return Ok(claimed);
         }
@@ -81,7 +80,12 @@ pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) ->
 /// A worker that drains ends what it has begun: nobody else has the workspaces.
 async fn go_on(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
     for id in jobs::going_on_at(&mut tx.conn, &request.worker, GOING_ON).await? {
-        let claimed = attempt(store, tx, request, id).await?;
+        let job = jobs::load(&mut tx.conn, id).await?;
+        if job.record.status != JobStatus::Queued {
+            // what became of another one of its run ended it
+            continue;
+        }
+        let claimed = attempt(store, tx, request, job).await?;
         if claimed.is_some() {
             return Ok(claimed);
         }
@@ -94,13 +98,8 @@ async fn attempt(
     store: &Store,
     tx: &mut Tx,
     request: &ClaimRequest,
-    id: JobId,
+    mut job: Job,
 ) -> Result<Option<(JobClaim, LogRecord)>> {
-    let mut job = jobs::load(&mut tx.conn, id).await?;
-    if job.record.status != JobStatus::Queued {
-        // what became of another one of its run ended it
-        return Ok(None);
-    }
     let run = runs::load(&mut tx.conn, job.record.run).await?;
     if !has_turn(tx, &job).await? || !fits_workspace(store, tx, &mut job, &request.worker).await? {
         return Ok(None);
@@ -201,25 +200,30 @@ async fn lease(
     }
     tx.ring(Bell::Run(run.record.id));
     tx.ring(Bell::Leases);
-    let mut log = log_of(tx, &job).await?;
-    if store.logs().is_shared() {
-        log.bytes = jobs::take_over_log(&mut tx.conn, job.record.id, job.record.epoch).await?;
-    }
+    let log = log_of(store, tx, &job).await?;
     let mut claim = describe(store, tx, &run, job, secrets).await?;
     claim.token = Some(token.expose_secret().to_owned());
     Ok((claim, log))
 }
 
-/// Where the job's log lies; chosen at its first claim.
-async fn log_of(tx: &mut Tx, job: &Job) -> Result<LogRecord> {
+/// Where the job's log lies; chosen at its first claim. One that lies in the database is the new lease's from here on.
+async fn log_of(store: &Store, tx: &mut Tx, job: &Job) -> Result<LogRecord> {
     let record = &job.record;
+    let is_shared = store.logs().is_shared();
     if record.epoch > Epoch(1)
-        && let Some(log) = jobs::log(&mut tx.conn, record.id).await?
+        && let Some(mut log) = jobs::log(&mut tx.conn, record.id).await?
     {
+        if is_shared {
+            log.bytes = jobs::take_over_log(&mut tx.conn, record.id, record.epoch).await?;
+        }
         return Ok(log);
     }
     let path = LogStore::path_for(record.run, record.attempt, &record.plan.key, record.id, tx.now);
-    jobs::insert_log(&mut tx.conn, record.id, &path, tx.now).await?;
+    if is_shared {
+        jobs::begin_shared_log(&mut tx.conn, record.id, &path, record.epoch, tx.now).await?;
+    } else {
+        jobs::insert_log(&mut tx.conn, record.id, &path, tx.now).await?;
+    }
     Ok(LogRecord { job: record.id, path, bytes: 0, closed: false, removed: false })
 }
 

@@ -258,7 +258,7 @@ async fn insert_run(
     runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
     runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, &run.record.terms, tx.now).await?;
     if run.record.diagnostics.is_some() {
-        end_unplanned(tx, run, RunStatus::Failed).await?;
+        end_unplanned(store, tx, run, RunStatus::Failed).await?;
         return Ok(id);
     }
     let mut planned = Vec::with_capacity(plans.len());
@@ -272,7 +272,7 @@ async fn insert_run(
         planned.push(job);
     }
     if skipped.is_some() {
-        end_unplanned(tx, run, RunStatus::Skipped).await?;
+        end_unplanned(store, tx, run, RunStatus::Skipped).await?;
     } else {
         enter_run(store, tx, &mut run, &mut planned).await?;
         advance(store, tx, run, planned).await?;

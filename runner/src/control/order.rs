@@ -4,9 +4,12 @@
 
 use std::{cmp::Reverse, collections::VecDeque, sync::PoisonError};
 
-use segue_schemas::{id::JobId, time::Timestamp};
+use segue_schemas::{id::JobId, status::JobStatus, time::Timestamp};
 
-use crate::store::{Result, Store, Tx, tables::jobs};
+use crate::store::{
+    Result, Store, Tx,
+    tables::jobs::{self, Job},
+};
 
 /// Queued jobs that are looked at per repository, priority and set of labels before a claim goes on to others.
 const LOOKED_AT: u32 = 16;
@@ -21,7 +24,9 @@ pub(super) struct Order {
     shelves: Vec<(i64, String)>,
     /// What is queued at the priority that is looked at, by repository; the best last.
     queues: Vec<Queue>,
-    /// What is left of the queue that is looked at.
+    /// The queue of which only the first was looked at, and that one: mostly it is to be had, and no other is looked at.
+    behind_first: Option<(JobId, Queue)>,
+    /// What is left of it.
     left: VecDeque<JobId>,
 }
 
@@ -41,17 +46,31 @@ impl Order {
         let queued = jobs::queued_labels(&mut tx.conn).await?.into_iter().filter(|(labels, _)| fits(labels));
         let mut shelves: Vec<(i64, String)> = queued.map(|(labels, priority)| (priority, labels)).collect();
         shelves.sort_unstable();
-        Ok(Self { shelves, queues: Vec::new(), left: VecDeque::new() })
+        Ok(Self { shelves, queues: Vec::new(), behind_first: None, left: VecDeque::new() })
     }
 
     /// The next best. Those before it were not to be had.
-    pub(super) async fn next(&mut self, store: &Store, tx: &mut Tx) -> Result<Option<JobId>> {
+    pub(super) async fn next(&mut self, store: &Store, tx: &mut Tx) -> Result<Option<Job>> {
         loop {
-            if let Some(id) = self.left.pop_front() {
-                return Ok(Some(id));
+            if let Some((first, queue)) = self.behind_first.take() {
+                let Queue { labels, priority, repository, .. } = queue;
+                let all = jobs::queued(&mut tx.conn, &labels, priority, &repository, LOOKED_AT, tx.now).await?;
+                self.left = all.into_iter().filter(|id| *id != first).collect();
             }
-            if let Some(Queue { labels, priority, repository, .. }) = self.queues.pop() {
-                self.left = jobs::queued(&mut tx.conn, &labels, priority, &repository, LOOKED_AT, tx.now).await?.into();
+            while let Some(id) = self.left.pop_front() {
+                let job = jobs::load(&mut tx.conn, id).await?;
+                // what became of another one of its run may have ended it
+                if job.record.status == JobStatus::Queued {
+                    return Ok(Some(job));
+                }
+            }
+            if let Some(queue) = self.queues.pop() {
+                let Queue { labels, priority, repository, .. } = &queue;
+                let first = jobs::first_queued(&mut tx.conn, labels, *priority, repository, tx.now).await?;
+                if let Some(job) = first {
+                    self.behind_first = Some((job.record.id, queue));
+                    return Ok(Some(job));
+                }
                 continue;
             }
             let Some(priority) = self.shelves.last().map(|(priority, _)| *priority) else { return Ok(None) };

@@ -13,7 +13,7 @@ use segue_schemas::{
 };
 
 use super::{
-    advance::advance_run,
+    advance::{advance, advance_run},
     claim::claim,
     reaper::lose_job,
     resume::{environment_url, resume_after},
@@ -24,7 +24,7 @@ use crate::store::{
     tables::{
         blobs,
         jobs::{self, Job},
-        rollouts,
+        rollouts, runs,
     },
 };
 
@@ -203,13 +203,14 @@ impl Store {
 
 /// The answer, and whether the job has ended: one that failed may begin again.
 async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result<(Reported, bool)> {
-    let known = jobs::load(&mut tx.conn, id).await?;
+    let (mut all, at) = jobs::with_its_attempt(&mut tx.conn, id).await?;
+    let known = &all[at];
     let is_told = known.record.status == finish.conclusion.job_status();
     let begins_again = known.record.status == JobStatus::Queued && known.retries > 0;
     if known.record.epoch == finish.epoch && (is_told || begins_again) {
-        return Ok((reported(&known), is_told));
+        return Ok((reported(known), is_told));
     }
-    let mut job = jobs::held_under(known, finish.epoch)?;
+    let mut job = jobs::held_under(known.clone(), finish.epoch)?;
     jobs::save_steps(&mut tx.conn, &job, &finish.steps).await?;
     job.record.outputs = finish.outputs;
     job.record.heard_at = Some(tx.now);
@@ -225,14 +226,21 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
     if is_over {
         job.record.environment_url = environment_url(store, tx, &job).await?;
     }
+    let closed_at = is_over.then_some(tx.now);
     if store.logs().is_shared() && !finish.log_tail.is_empty() {
-        let offset = finish.log_bytes.saturating_sub(finish.log_tail.len() as u64);
-        jobs::append_log(&mut tx.conn, id, offset, &finish.log_tail).await?;
+        jobs::end_shared_log(&mut tx.conn, id, &finish.log_tail, finish.log_bytes, closed_at).await?;
+    } else {
+        jobs::save_log(&mut tx.conn, id, finish.log_bytes, closed_at).await?;
     }
-    jobs::save_log(&mut tx.conn, id, finish.log_bytes, is_over.then_some(tx.now)).await?;
     jobs::save(&mut tx.conn, &job).await?;
-    advance_run(store, tx, job.record.run).await?;
-    Ok((reported(&job), is_over))
+    let (answer, run) = (reported(&job), runs::load(&mut tx.conn, job.record.run).await?);
+    if run.record.attempt == job.record.attempt {
+        all[at] = job;
+        advance(store, tx, run, all).await?;
+    } else {
+        advance_run(store, tx, run.record.id).await?;
+    }
+    Ok((answer, is_over))
 }
 
 async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Result<Reported> {

@@ -195,30 +195,32 @@ pub(super) struct Room {
     pub(super) draining: bool,
 }
 
-/// What a worker that is registered under this incarnation may take.
+/// How stale the stored time may be at which a worker was last heard, where servers share it.
+const STORED_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What a worker that is registered under this incarnation may take. Servers that share a database are told by it that the worker
+/// lives; of one server, memory is enough.
 pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<Room> {
-    let sql =
-        "SELECT draining_since, capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
-        FROM workers WHERE id = $1 AND incarnation = $2";
-    match tx.conn.first(sql, args![worker, incarnation]).await? {
+    let found = if tx.conn.server().is_some() {
+        let sql = "WITH told AS (UPDATE workers SET heard_at = $3 WHERE id = $1 AND heard_at + $4 <= $3)
+            SELECT draining_since,
+                capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
+            FROM workers WHERE id = $1 AND incarnation = $2";
+        let stored_every = i64::try_from(STORED_EVERY.as_millis()).unwrap_or(i64::MAX);
+        tx.conn.first(sql, args![worker, incarnation, tx.now, stored_every]).await?
+    } else {
+        let sql = "SELECT draining_since,
+                capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
+            FROM workers WHERE id = $1 AND incarnation = $2";
+        tx.conn.first(sql, args![worker, incarnation]).await?
+    };
+    match found {
         Some(row) => Ok(Room {
             jobs: u32::try_from(row.int("room")?).unwrap_or(0),
             draining: row.maybe_int("draining_since")?.is_some(),
         }),
         None => Err(StoreError::StaleWorker { worker: worker.to_string() }),
     }
-}
-
-/// How stale the stored time may be at which a worker was last heard, where servers share it.
-const STORED_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Tells other servers that a worker lives. Of one server, memory is enough.
-pub(super) async fn tell_heard(tx: &mut Tx, worker: &WorkerId) -> Result<()> {
-    if tx.conn.server().is_some() {
-        let sql = "UPDATE workers SET heard_at = $2 WHERE id = $1 AND heard_at + $3 <= $2";
-        tx.conn.run(sql, args![worker, tx.now, STORED_EVERY.as_millis() as i64]).await?;
-    }
-    Ok(())
 }
 
 /// Whether a worker has been heard lately ([`Store::worker_patience`]).

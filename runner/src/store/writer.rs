@@ -1,6 +1,6 @@
-//! The one writer. Operations queue up; those that wait together run one after the other in one transaction, each under
-//! a savepoint of its own, are made durable by one commit, and are answered after it. A failed operation takes back its
-//! own changes alone; a failed commit fails all of them, and none has happened.
+//! The one writer. Operations queue up; those that wait together run one after the other in one transaction, each behind
+//! a savepoint once there is something to keep, are made durable by one commit, and are answered after it. A failed operation takes
+//! back its own changes alone; a failed commit fails all of them, and none has happened.
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
@@ -209,14 +209,25 @@ async fn run_group(tx: &mut Tx, group: &mut [Box<dyn Operation>], clock: &Clock)
     for operation in group {
         let bells = tx.bells.len();
         tx.now = clock.now();
-        tx.conn.operation_begins().await?;
+        // while nothing is to be kept, the transaction itself is what can be taken back
+        let behind_savepoint = any;
+        if behind_savepoint {
+            tx.conn.operation_begins().await?;
+        }
         let keep = operation.run(tx).await;
         if keep {
             any = true;
         } else {
             tx.bells.truncate(bells);
         }
-        tx.conn.operation_ends(keep).await?;
+        if behind_savepoint {
+            tx.conn.operation_ends(keep).await?;
+        } else if !keep {
+            tx.conn.roll_back().await?;
+            if let Some(now) = tx.conn.begin().await? {
+                clock.set(now);
+            }
+        }
     }
     Ok(any)
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use segue_pipelines::progress::Deploys;
 use segue_runner::store::{Again, AttemptKind, StoreError, TokenKind};
 use segue_schemas::{
-    config::{EnvironmentConfig, NotificationEvent},
+    config::{EnvironmentConfig, NotificationConfig, NotificationEvent, NotificationKind},
     status::{Conclusion, JobStatus, RunStatus},
     trigger::{Event, Trigger},
     worker_api::AttachArtifact,
@@ -177,6 +177,13 @@ pub async fn a_rerun_of_what_failed_carries_the_rest_over(world: World) {
 }
 
 pub async fn recovery_is_told_after_a_failure(world: World) {
+    let chat = NotificationConfig {
+        kind: NotificationKind::Slack,
+        url: Some("http://127.0.0.1:1/".into()),
+        url_file: None,
+        events: Vec::new(),
+    };
+    let world = world.configured(|config| config.notifications = vec![chat]).await;
     let worker = world.worker("w", "1").await;
     for conclusion in [Conclusion::Success, Conclusion::Failure, Conclusion::Success, Conclusion::Success] {
         world.run(vec![job("test", &[])]).await;

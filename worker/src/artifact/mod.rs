@@ -4,6 +4,7 @@
 //! there. In a job both run as the job's user, in a process of their own (`supervisor/child.rs`), so that whatever a job
 //! has laid in the way can only reach what the job can reach. There is one way to unpack, for jobs and for hosts.
 
+pub mod context;
 pub mod pack;
 pub mod select;
 pub mod unpack;
@@ -17,6 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use context::Context;
 use unpack::UnpackRules;
 
 /// The folders of a job that a cache may hold parts of.
@@ -31,6 +33,8 @@ pub enum Packed {
     Matching(Vec<String>),
     /// The same, for a cache: [`CACHED_FOLDERS`] of the directory alone, with times.
     Cache(Vec<String>),
+    /// What the build of an image sees, as a plain tar.
+    Context(Context),
 }
 
 /// What became of packing.
@@ -40,6 +44,8 @@ pub enum PackEnd {
     Done(Vec<String>),
     /// There is no such file.
     Nothing,
+    /// It is packed; this is to be told.
+    Told(String),
 }
 
 /// Packs files of a directory into an archive. Blocks.
@@ -53,6 +59,7 @@ pub fn pack_from(directory: &Path, packed: &Packed, archive: File) -> io::Result
         }
         Packed::Matching(patterns) => (patterns, false),
         Packed::Cache(patterns) => (patterns, true),
+        Packed::Context(context) => return context::pack(directory, context, archive).map(PackEnd::Told),
     };
     let selected = select::select(directory, patterns, cache)?;
     if selected.is_empty() {
@@ -98,7 +105,7 @@ fn make_beneath(root: &Path, path: &Path) -> io::Result<PathBuf> {
 }
 
 fn at(place: &Path, error: &io::Error) -> io::Error {
-    io::Error::other(format!("{}: {error}", place.display()))
+    io::Error::new(error.kind(), format!("{}: {error}", place.display()))
 }
 
 /// Unpacks a cache into [`CACHED_FOLDERS`] of a job's directory. Blocks.

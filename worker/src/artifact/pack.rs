@@ -187,9 +187,9 @@ impl<W: Write> Packer<W> {
 
 /// A file's content as long as it was when its header was written: one that grows meanwhile is cut there, one that
 /// shrinks is an error.
-struct Exactly {
-    file: File,
-    left: u64,
+pub(super) struct Exactly {
+    pub file: File,
+    pub left: u64,
 }
 
 impl io::Read for Exactly {

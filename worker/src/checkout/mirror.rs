@@ -112,6 +112,19 @@ pub async fn resolve(mirror: &Path, name: &str) -> Result<CommitSha, CheckoutErr
     Err(CheckoutError::Git { command: "rev-parse".into(), reason })
 }
 
+/// When a commit was made, in seconds since 1970.
+///
+/// # Errors
+/// [`CheckoutError::Git`] where there is no such commit.
+pub async fn commit_time(mirror: &Path, commit: &CommitSha) -> Result<i64, CheckoutError> {
+    let output =
+        git_in(mirror, &["log", "-1", "--format=%ct", "--end-of-options", commit.as_str()], LOCAL_LIMIT).await?;
+    String::from_utf8_lossy(&output).trim().parse().map_err(|_| {
+        let reason = format!("the commit {commit} has no time");
+        CheckoutError::Git { command: "log".into(), reason }
+    })
+}
+
 /// A file of a commit, without a checkout; `None` where there is none.
 ///
 /// # Errors

@@ -1,10 +1,11 @@
-//! The steps that Segue brings: checkout, artifacts, and the way to a rollout. Caches and health checks have files of their own.
+//! The steps that Segue brings: checkout, artifacts, and the way to a rollout. Caches, health checks and images have files of their own.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use nix::{
 use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Digest, RolloutId},
+    plan::BUILD_IMAGE,
     worker_api::{AttachArtifact, JobClaim, Serving, StepNotice, StepRollback},
 };
 use sha2::{Digest as _, Sha256};
@@ -28,7 +30,7 @@ use crate::{
     checkout::{self, CheckoutError, mirror, mirror::Mirrors},
     control_plane::ControlPlane,
     deploy,
-    engine::{EngineJob, Exit, Task, UserIds, Work},
+    engine::{EngineJob, Exit, Task, UserIds, Work, docker::Docker},
     log::JobLog,
     supervisor::protocol::NOTHING_TO_PACK,
 };
@@ -72,6 +74,8 @@ pub struct BuiltIn<'a> {
     pub user: Option<UserIds>,
     /// Own mirrors.
     pub mirrors: &'a Mirrors,
+    /// The engine for containers, where the worker has one.
+    pub docker: Option<&'a Arc<Docker>>,
     /// The caches to save at the job's end.
     pub caches: &'a mut Vec<PendingCache>,
 }
@@ -88,6 +92,7 @@ impl Running<'_> {
             workspace: &self.workspace,
             user: self.user.ids,
             mirrors: &self.runner.mirrors,
+            docker: self.runner.docker.as_ref(),
             caches: &mut self.state.caches,
         }
     }
@@ -107,6 +112,7 @@ impl BuiltIn<'_> {
             cache::CACHE => self.cache(with).await,
             health::HEALTH_CHECK => self.health_check(with).await,
             ROLLBACK => self.roll_back(with).await,
+            BUILD_IMAGE => self.build_image(with).await,
             NOTIFY => self.notify(with).await,
             deploy::inputs::DEPLOY | deploy::inputs::PREVIEW | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
                 let create = deploy::step::prepare_rollout(self, name, with).await?;
@@ -307,7 +313,7 @@ impl BuiltIn<'_> {
         Ok(self.engine.exited().await?)
     }
 
-    async fn mirror(&self) -> Result<PathBuf, StepError> {
+    pub(super) async fn mirror(&self) -> Result<PathBuf, StepError> {
         let servers = self.claim.mirror.as_deref().map(Path::new);
         self.mirrors
             .with_commit(servers, &self.claim.repository, &self.claim.clone_url, &self.claim.commit)
@@ -430,7 +436,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// The path, if it is relative and does not lead upwards.
-fn inside(path: &str) -> Result<String, &'static str> {
+pub(super) fn inside(path: &str) -> Result<String, &'static str> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if plain && !path.is_empty() {
         // Never taken for an option.
@@ -487,7 +493,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|error| StepError::Infrastructure(error.to_string()))
 }
 
-fn checkout_error(error: CheckoutError) -> StepError {
+pub(super) fn checkout_error(error: CheckoutError) -> StepError {
     match error {
         CheckoutError::File { .. } => StepError::Infrastructure(error.to_string()),
         CheckoutError::Name(_) => StepError::Configuration(error.to_string()),

@@ -12,6 +12,7 @@ mod end;
 pub mod error;
 mod hash_files;
 mod health;
+mod image;
 pub mod lease;
 mod perform;
 pub mod place;

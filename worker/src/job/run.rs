@@ -295,6 +295,12 @@ impl JobRunner {
                  in segue.yaml"
             ));
         }
+        if claim.plan.builds_image() && self.docker.is_none() {
+            let worker = self.control_plane.worker();
+            return Some(format!(
+                "the job builds an image, and worker `{worker}` has no engine for it; name its socket: `worker.docker.socket` in segue.yaml"
+            ));
+        }
         if claim.plan.container.is_none() && !claim.plan.services.is_empty() {
             return Some("`services` stand beside a container, and the job has none; add `container: IMAGE`".into());
         }

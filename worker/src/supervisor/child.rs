@@ -18,7 +18,7 @@ use nix::{
     unistd::{ForkResult, Gid, Uid, fork, setgid, setgroups, setsid, setuid},
 };
 
-use super::protocol::{NOTHING_TO_PACK, Task, UserIds, Work};
+use super::protocol::{BROKEN_OFF, NOTHING_TO_PACK, Task, UserIds, Work};
 use crate::artifact::{self, PackEnd};
 
 /// Starts the task and gives its process number.
@@ -102,7 +102,13 @@ pub(crate) fn work_on_archive(directory: &Path, work: &Work, archive: File, outp
             }
             0
         }
+        Ok(PackEnd::Told(told)) => {
+            let _ = writeln!(output, "{told}");
+            0
+        }
         Ok(PackEnd::Nothing) => NOTHING_TO_PACK,
+        // whoever took it has said why not
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => BROKEN_OFF,
         Err(error) => {
             let _ = writeln!(output, "{error}");
             1

@@ -116,6 +116,9 @@ pub enum Work {
 /// The exit code of packing where there was nothing to pack.
 pub const NOTHING_TO_PACK: i32 = 66;
 
+/// The exit code of packing where nobody takes what is packed any more.
+pub const BROKEN_OFF: i32 = 141;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {

@@ -43,14 +43,12 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
     };
     let waits = state == DeliveryState::Accepted;
     let settled = (!waits).then_some(now);
-    if find(conn, &delivery.id).await?.is_some() {
-        return Ok(false);
-    }
+    // of one that is known it is a number that nobody has
     let position = conn.next_number("delivery").await?;
     let sql =
         "INSERT INTO deliveries (id, position, event, repository, received_at, payload, payload_file, payload_bytes,
             trigger_json, state, reason, settled_at, server)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
     let args = args![
         &delivery.id,
         position,
@@ -66,7 +64,9 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
         settled,
         conn.server(),
     ];
-    conn.run(sql, args).await?;
+    if conn.run(sql, args).await? == 0 {
+        return Ok(false);
+    }
     if waits {
         let sql = "INSERT INTO outbox (kind, subject, created_at) VALUES ('delivery', $1, $2)";
         conn.run(sql, args![&delivery.id, now]).await?;

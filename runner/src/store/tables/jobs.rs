@@ -290,6 +290,15 @@ pub(crate) async fn of_attempt(conn: &mut Conn, run: RunId, attempt: u32) -> Res
     Ok(in_order(rows.iter().map(job).collect::<Result<_>>()?))
 }
 
+/// The jobs of the attempt that a job is of, as [`of_attempt`] gives them, and which of them it is.
+pub(crate) async fn with_its_attempt(conn: &mut Conn, id: JobId) -> Result<(Vec<Job>, usize)> {
+    let sql = "SELECT a.* FROM jobs j JOIN jobs a ON a.run_id = j.run_id AND a.attempt = j.attempt WHERE j.id = $1
+        ORDER BY a.position, a.part";
+    let jobs = in_order(conn.all(sql, args![id]).await?.iter().map(job).collect::<Result<_>>()?);
+    let at = jobs.iter().position(|job| job.record.id == id).ok_or_else(|| StoreError::not_found("job", id))?;
+    Ok((jobs, at))
+}
+
 /// The jobs of a called pipeline behind the one that called it, in the order of its file.
 fn in_order(mut jobs: Vec<Job>) -> Vec<Job> {
     if jobs.iter().all(|job| job.record.plan.called.is_none()) {
@@ -372,6 +381,54 @@ pub(crate) async fn queued_repositories(
 }
 
 /// Queued jobs of one repository, priority and set of labels, the oldest first.
+///
+/// A matrix that has as many at work as it may have, a group that somebody has, and whoever has others before it in a group are
+/// passed over here, so that they keep nothing else back; the gate says the same once more of the one that is claimed.
+/// Each question is a scalar one (`LIMIT`), which is asked of the few that are looked at: PostgreSQL would make joins of others,
+/// over every run that there is.
+const QUEUED: &str = "SELECT j.* FROM jobs j
+    WHERE status = 'queued' AND labels = $1 AND priority = $5 AND repository = $2
+        AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
+            SELECT COUNT(*) FROM jobs w WHERE w.run_id = j.run_id AND w.attempt = j.attempt AND w.matrix_of = j.matrix_of
+                AND w.matrix_of IS NOT NULL AND w.epoch > 0 AND w.ended_at IS NULL))
+        AND not_before <= $4
+        AND (SELECT 1 FROM slots s WHERE s.repository = j.repository AND s.name = j.concurrency
+            AND (s.job_id IS NULL OR s.job_id <> j.id) LIMIT 1) IS NULL
+        AND (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
+            WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL) LIMIT 1) IS NULL
+        AND (j.concurrency IS NULL
+            OR (SELECT 1 FROM slots s WHERE s.run_id = j.run_id AND s.job_id = j.id LIMIT 1) IS NOT NULL
+            OR (SELECT 1 FROM jobs o JOIN attempts oa ON oa.run_id = o.run_id AND oa.attempt = o.attempt
+                JOIN attempts a ON a.run_id = j.run_id AND a.attempt = j.attempt
+                WHERE o.repository = j.repository AND o.concurrency = j.concurrency AND o.concurrency IS NOT NULL
+                    AND o.ended_at IS NULL AND o.status = 'queued' AND o.run_id <> j.run_id
+                    AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.run_id < j.run_id))
+                LIMIT 1) IS NULL)
+        AND (SELECT 1 FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+            JOIN runs o ON o.repository = r.repository AND o.concurrency = r.concurrency AND o.concurrency IS NOT NULL
+                AND o.ended_at IS NULL AND o.id <> r.id
+            JOIN attempts oa ON oa.run_id = o.id AND oa.attempt = o.attempt
+            WHERE r.id = j.run_id AND r.concurrency IS NOT NULL
+                AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.id < r.id))
+                AND (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL LIMIT 1) IS NULL
+                AND (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'
+                    LIMIT 1) IS NOT NULL
+            LIMIT 1) IS NULL
+    ORDER BY queued_at, id LIMIT $3";
+
+/// The first of them.
+pub(crate) async fn first_queued(
+    conn: &mut Conn,
+    labels: &str,
+    priority: i64,
+    repository: &str,
+    now: Timestamp,
+) -> Result<Option<Job>> {
+    let row = conn.first(QUEUED, args![labels, repository, 1, now, priority]).await?;
+    row.as_ref().map(job).transpose()
+}
+
+/// The first so many of them.
 pub(crate) async fn queued(
     conn: &mut Conn,
     labels: &str,
@@ -380,40 +437,7 @@ pub(crate) async fn queued(
     limit: u32,
     now: Timestamp,
 ) -> Result<Vec<JobId>> {
-    // a matrix that has as many at work as it may have, a group that somebody has, and whoever has others before it in a group are
-    // passed over here, so that they keep nothing else back; the gate says the same once more of the one that is claimed
-    // each question is a scalar one (`LIMIT`), which is asked of the few that are looked at: PostgreSQL would make joins of others,
-    // over every run that there is
-    let sql = "SELECT id FROM jobs j
-        WHERE status = 'queued' AND labels = $1 AND priority = $5 AND repository = $2
-            AND (max_parallel IS NULL OR epoch > 0 OR max_parallel > (
-                SELECT COUNT(*) FROM jobs w WHERE w.run_id = j.run_id AND w.attempt = j.attempt AND w.matrix_of = j.matrix_of
-                    AND w.matrix_of IS NOT NULL AND w.epoch > 0 AND w.ended_at IS NULL))
-            AND not_before <= $4
-            AND (SELECT 1 FROM slots s WHERE s.repository = j.repository AND s.name = j.concurrency
-                AND (s.job_id IS NULL OR s.job_id <> j.id) LIMIT 1) IS NULL
-            AND (SELECT 1 FROM runs r JOIN slots s ON s.repository = r.repository AND s.name = r.concurrency
-                WHERE r.id = j.run_id AND (s.run_id <> r.id OR s.job_id IS NOT NULL) LIMIT 1) IS NULL
-            AND (j.concurrency IS NULL
-                OR (SELECT 1 FROM slots s WHERE s.run_id = j.run_id AND s.job_id = j.id LIMIT 1) IS NOT NULL
-                OR (SELECT 1 FROM jobs o JOIN attempts oa ON oa.run_id = o.run_id AND oa.attempt = o.attempt
-                    JOIN attempts a ON a.run_id = j.run_id AND a.attempt = j.attempt
-                    WHERE o.repository = j.repository AND o.concurrency = j.concurrency AND o.concurrency IS NOT NULL
-                        AND o.ended_at IS NULL AND o.status = 'queued' AND o.run_id <> j.run_id
-                        AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.run_id < j.run_id))
-                    LIMIT 1) IS NULL)
-            AND (SELECT 1 FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
-                JOIN runs o ON o.repository = r.repository AND o.concurrency = r.concurrency AND o.concurrency IS NOT NULL
-                    AND o.ended_at IS NULL AND o.id <> r.id
-                JOIN attempts oa ON oa.run_id = o.id AND oa.attempt = o.attempt
-                WHERE r.id = j.run_id AND r.concurrency IS NOT NULL
-                    AND (oa.created_at < a.created_at OR (oa.created_at = a.created_at AND o.id < r.id))
-                    AND (SELECT 1 FROM slots s WHERE s.run_id = r.id AND s.job_id IS NULL LIMIT 1) IS NULL
-                    AND (SELECT 1 FROM jobs q WHERE q.run_id = o.id AND q.attempt = o.attempt AND q.status = 'queued'
-                        LIMIT 1) IS NOT NULL
-                LIMIT 1) IS NULL
-        ORDER BY queued_at, id LIMIT $3";
-    let rows = conn.all(sql, args![labels, repository, limit, now, priority]).await?;
+    let rows = conn.all(QUEUED, args![labels, repository, limit, now, priority]).await?;
     rows.iter().map(|row| row.parsed("id")).collect()
 }
 
@@ -610,6 +634,20 @@ pub(crate) async fn insert_log(conn: &mut Conn, job: JobId, path: &str, now: Tim
     Ok(())
 }
 
+/// The same of a log that lies in the database, with what [`take_over_log`] does.
+pub(crate) async fn begin_shared_log(
+    conn: &mut Conn,
+    job: JobId,
+    path: &str,
+    epoch: Epoch,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "WITH made AS (INSERT INTO logs (job_id, path, bytes, created_at) VALUES ($1, $2, 0, $4))
+        INSERT INTO log_ends (job_id, epoch, bytes) VALUES ($1, $3, 0)";
+    conn.run(sql, args![job, path, epoch, now]).await?;
+    Ok(())
+}
+
 /// Takes a log that lies in the database over for the holder of an epoch; gives its length. From now on chunks under lower ones
 /// are refused.
 pub(crate) async fn take_over_log(conn: &mut Conn, job: JobId, epoch: Epoch) -> Result<u64> {
@@ -619,17 +657,28 @@ pub(crate) async fn take_over_log(conn: &mut Conn, job: JobId, epoch: Epoch) -> 
     row.map_or(Ok(0), |row| row.count("bytes"))
 }
 
-/// Stores a chunk of a log that lies in the database, by the holder of its lease, as far as it is new.
-pub(crate) async fn append_log(conn: &mut Conn, job: JobId, offset: u64, text: &str) -> Result<()> {
+/// Stores the last chunk of a log that lies in the database, by the holder of its lease, as far as it is new, with what [`save_log`]
+/// does.
+pub(crate) async fn end_shared_log(
+    conn: &mut Conn,
+    job: JobId,
+    tail: &str,
+    bytes: u64,
+    closed_at: Option<Timestamp>,
+) -> Result<()> {
     let sql = "WITH chunk AS (SELECT convert_to($3, 'UTF8') AS content),
         known AS (SELECT bytes FROM log_ends WHERE job_id = $1 FOR UPDATE),
         grown AS (
             UPDATE log_ends SET bytes = $2 + octet_length(content) FROM known, chunk
             WHERE log_ends.job_id = $1 AND known.bytes >= $2 AND known.bytes < $2 + octet_length(content)
-            RETURNING known.bytes AS before)
+            RETURNING known.bytes AS before),
+        ended AS (
+            UPDATE logs SET bytes = CASE WHEN bytes < $4 THEN $4 ELSE bytes END, closed_at = COALESCE($5, closed_at)
+            WHERE job_id = $1)
         INSERT INTO log_chunks (job_id, start, content)
         SELECT $1, before, substring(content FROM CAST(before - $2 + 1 AS INT)) FROM grown, chunk";
-    conn.run(sql, args![job, offset, text]).await?;
+    let offset = bytes.saturating_sub(tail.len() as u64);
+    conn.run(sql, args![job, offset, tail, bytes, closed_at]).await?;
     Ok(())
 }
 

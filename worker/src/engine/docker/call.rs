@@ -39,6 +39,9 @@ pub enum DockerError {
         /// For how long it was waited.
         limit: Duration,
     },
+    /// A build ended otherwise than well, by what it does.
+    #[error("the image could not be built: {0}")]
+    Failed(String),
     /// The container has ended although its job has not.
     #[error("the job's container has ended ({0})")]
     Ended(String),
@@ -65,6 +68,7 @@ impl DockerError {
     pub fn class(&self) -> FailureClass {
         let is_one_of = |words: &[&str], text: &str| words.iter().any(|word| text.to_lowercase().contains(word));
         match self {
+            Self::Failed(_) => FailureClass::Script,
             Self::Asked(_) => FailureClass::Configuration,
             Self::Refused { doing: "pull the image", message, .. } if is_one_of(&NO_IMAGE, message) => {
                 FailureClass::Configuration

@@ -75,13 +75,13 @@ impl Images {
         pulled.map(|()| image)
     }
 
-    fn turn(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn turn(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
         pulling.entry(image.to_owned()).or_default().clone()
     }
 
     /// Forgets an image that nobody waits for.
-    fn forget(&self, image: &str) {
+    pub(super) fn forget(&self, image: &str) {
         let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
         // this map's, and the caller's
         if pulling.get(image).is_some_and(|turn| Arc::strong_count(turn) <= 2) {

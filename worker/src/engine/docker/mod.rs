@@ -1,4 +1,4 @@
-//! Runs the steps of jobs that ask for a container: one container a job, each script an `exec` in it.
+//! Runs the steps of jobs that ask for a container: one container a job, each script an `exec` in it; and builds images (`build/`).
 //!
 //! Comes in: what a job asks of its container, evaluated, and its tasks. Goes out: calls of the engine, each with a time limit; the
 //! output of tasks, into a descriptor; nothing that outlives its job. Never here: the log's contents, the server, which options a
@@ -7,6 +7,7 @@
 //!
 //! Nothing is connected before a job asks. Everything made carries labels (`LABEL_*`), by which what a worker left is found again.
 
+mod build;
 mod call;
 mod create;
 mod exec;
@@ -27,6 +28,7 @@ use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use segue_schemas::config::DockerConfig;
 use tokio::sync::OnceCell;
 
+pub use build::{BuildSpec, Built, ContextStream};
 pub use call::DockerError;
 pub use job::ContainerJob;
 pub use place::{ContainerSpec, Credentials, Opened, Place, Say};

@@ -1,0 +1,209 @@
+//! `segue/build-image`: packs the context as the job's user, has the engine build it as it comes, names and pushes what was built.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexMap;
+use nix::{fcntl::OFlag, unistd::pipe2};
+use segue_pipelines::{
+    actions,
+    image::{Build, WrongInput, repository, rfc3339},
+};
+use segue_schemas::plan::BUILD_IMAGE;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe,
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    built_in::{BuiltIn, BuiltInEnd, Inputs, checkout_error, inside},
+    error::StepError,
+};
+use crate::{
+    artifact::{Packed, context::Context},
+    checkout::mirror,
+    engine::{
+        Exit, SupervisorError, Task, Work,
+        docker::{BuildSpec, Built, Docker, DockerError},
+    },
+    supervisor::protocol::BROKEN_OFF,
+};
+
+/// Bytes of the context that are read at once, and how many of such blocks wait for the engine.
+const BLOCK_BYTES: usize = 64 * 1024;
+const BLOCKS: usize = 4;
+
+/// What was built, and where it is.
+struct Made {
+    built: Built,
+    /// What it is called at a registry: the name, and the digest there.
+    pushed: Option<(String, String)>,
+}
+
+impl BuiltIn<'_> {
+    pub(super) async fn build_image(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let known: Vec<&str> =
+            actions::find(BUILD_IMAGE).map_or(&[][..], |action| action.inputs).iter().map(|input| input.name).collect();
+        Inputs::of(BUILD_IMAGE, with, &known)?;
+        let wrong = |wrong: WrongInput| StepError::Configuration(format!("`{BUILD_IMAGE}`: {wrong}"));
+        let mut build = Build::of(with).map_err(wrong)?;
+        for (input, path) in [("context", Some(&build.context)), ("file", build.file.as_ref())] {
+            if let Some(Err(reason)) = path.map(|path| inside(path)) {
+                return Err(wrong(WrongInput {
+                    input,
+                    problem: format!("`{}` {reason}", path.map_or("", String::as_str)),
+                }));
+            }
+        }
+        let docker = self.docker.cloned().ok_or_else(|| {
+            StepError::Configuration(format!(
+                "`{BUILD_IMAGE}` needs an engine for containers; name its socket: `worker.docker.socket` in segue.yaml"
+            ))
+        })?;
+        if !self.claim.trusted {
+            self.restrict(&mut build).await;
+        }
+        let mirror = self.mirror().await?;
+        let time = mirror::commit_time(&mirror, &self.claim.commit).await.map_err(checkout_error)?;
+        let (dockerfile, beside) = build.dockerfile();
+        let context = Context {
+            directory: build.context.clone(),
+            dockerfile: dockerfile.clone(),
+            from_beside: build.file.clone().filter(|_| beside),
+            time: time.try_into().unwrap_or_default(),
+        };
+        let spec =
+            BuildSpec { labels: self.labels(&build, time), cache_scope: self.cache_scope(), build, dockerfile, time };
+        let built = self.send_and_build(&docker, &spec, context).await?;
+        let made = self.bring(&docker, &spec.build, built).await.map_err(SupervisorError::from)?;
+        Ok(BuiltInEnd::Done(outputs(&made)))
+    }
+
+    /// Foreign code has no secrets, and what it builds has no name: one could pass for the repository's own.
+    async fn restrict(&self, build: &mut Build) {
+        let asked = build.push || !build.tags.is_empty() || !build.secrets.is_empty();
+        if asked {
+            let text = "##[warning]The code is of a fork: its image is built without secrets, and is neither named nor pushed.";
+            self.log.line(text).await;
+        }
+        build.push = false;
+        build.tags.clear();
+        build.secrets.clear();
+        build.login = None;
+    }
+
+    /// <https://github.com/opencontainers/image-spec/blob/main/annotations.md>, and over them what the pipeline says.
+    fn labels(&self, build: &Build, time: i64) -> Vec<(String, String)> {
+        let github = self.claim.contexts.get("github");
+        let text = |name: &str| github.and_then(|github| github.get(name)?.as_str());
+        let source =
+            text("server_url").map(|server| format!("{}/{}", server.trim_end_matches('/'), self.claim.repository));
+        let mut labels: IndexMap<String, String> =
+            [("revision", Some(self.claim.commit.to_string())), ("source", source), ("created", rfc3339(time))]
+                .into_iter()
+                .filter_map(|(name, value)| Some((format!("org.opencontainers.image.{name}"), value?)))
+                .collect();
+        labels.extend(build.labels.iter().cloned());
+        labels.into_iter().collect()
+    }
+
+    fn cache_scope(&self) -> String {
+        let repository = &self.claim.repository;
+        if self.claim.trusted {
+            return repository.clone();
+        }
+        let of = self.claim.contexts.get("github").and_then(|github| github.get("ref")?.as_str());
+        format!("{repository}#{}", of.unwrap_or("foreign"))
+    }
+
+    /// Sends the context as it is packed, and waits for the image.
+    async fn send_and_build(
+        &mut self,
+        docker: &Docker,
+        spec: &BuildSpec,
+        context: Context,
+    ) -> Result<Built, StepError> {
+        let own =
+            |error: &dyn std::fmt::Display| StepError::Infrastructure(format!("the pipe of the context: {error}"));
+        let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).map_err(|error| own(&error))?;
+        let reader = pipe::Receiver::from_owned_fd(reader).map_err(|error| own(&error))?;
+        let directory = self.workspace.work().to_string_lossy().into_owned();
+        let task = Task { user: self.user, directory, work: Work::Pack { packed: Packed::Context(context) } };
+        self.engine.start(&task, self.log.writer(), Some(writer.as_fd())).await?;
+        // the end of the context is when nobody can write to it any more
+        drop(writer);
+        let (blocks, received) = mpsc::channel(BLOCKS);
+        let (ended, is_whole) = oneshot::channel();
+        let packed = async {
+            let exit = self.engine.exited().await;
+            let _ = ended.send(matches!(exit, Ok(Exit::Code(0))));
+            exit
+        };
+        let (exit, (), built) =
+            tokio::join!(packed, carry(reader, blocks, is_whole), docker.build(spec, received, self.log));
+        match (exit?, built) {
+            (_, Ok(built)) => Ok(built),
+            // what broke the context off is told by who packs it; that it was broken off, by the engine
+            (Exit::Code(code), Err(error)) if code == 0 || code == BROKEN_OFF => {
+                Err(SupervisorError::from(error).into())
+            }
+            (_, Err(_)) => Err(StepError::Configuration("the context can't be sent; the log says why".into())),
+        }
+    }
+
+    /// Names the image, and pushes it where that is asked for.
+    async fn bring(&self, docker: &Docker, build: &Build, built: Built) -> Result<Made, DockerError> {
+        let mut pushed = None;
+        for tag in &build.tags {
+            if build.push {
+                let digest = docker.push_image(&built, tag, build.login.as_ref(), self.log).await?;
+                pushed.get_or_insert_with(|| (repository(tag).to_owned(), digest));
+            } else {
+                docker.name_image(&built, tag).await?;
+                self.log.line(format!("Named {tag} at this worker's engine")).await;
+            }
+        }
+        self.log.line(format!("Image {}, {} bytes", built.id, built.size)).await;
+        Ok(Made { built, pushed })
+    }
+}
+
+/// Carries the context on, block by block. It has ended well only if who packed it did.
+async fn carry(
+    mut reader: pipe::Receiver,
+    blocks: mpsc::Sender<io::Result<Bytes>>,
+    mut is_whole: oneshot::Receiver<bool>,
+) {
+    loop {
+        let mut block = BytesMut::with_capacity(BLOCK_BYTES);
+        let read = tokio::select! {
+            read = reader.read_buf(&mut block) => read,
+            // the engine takes no more of it
+            () = blocks.closed() => return,
+        };
+        let sent = match read {
+            Ok(0) if (&mut is_whole).await == Ok(true) => return,
+            Ok(0) => return drop(blocks.send(Err(io::Error::other("the context is not whole"))).await),
+            Ok(_) => blocks.send(Ok(block.freeze())).await,
+            Err(error) => return drop(blocks.send(Err(error)).await),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// `digest` is the registry's where it was pushed, else that of its configuration.
+fn outputs(made: &Made) -> IndexMap<String, String> {
+    let id = made.built.id.clone();
+    let (digest, image) = match &made.pushed {
+        Some((name, digest)) => (digest.clone(), format!("{name}@{digest}")),
+        None => (id.clone(), id.clone()),
+    };
+    let outputs = [("digest", digest), ("image", image), ("id", id), ("size", made.built.size.to_string())];
+    outputs.map(|(name, value)| (name.to_owned(), value)).into()
+}
