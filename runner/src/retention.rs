@@ -252,6 +252,11 @@ fn forget_what_expired<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionCon
         let now = tx.now;
         tx.conn.run("DELETE FROM artifacts WHERE expires_at <= $1", args![now]).await?;
         tx.conn.run("DELETE FROM caches WHERE used_at <= $1", args![earlier(now, rules.caches.0)]).await?;
+        tx.conn.run("DELETE FROM snapshots WHERE created_at <= $1", args![earlier(now, rules.snapshots.0)]).await?;
+        // of those that are too much together, the oldest
+        let sql = "DELETE FROM snapshots WHERE created_at <= (SELECT MAX(created_at) FROM (SELECT created_at,
+            CAST(SUM(bytes) OVER (ORDER BY created_at DESC, job_id, step) AS BIGINT) AS total FROM snapshots) AS newest WHERE total > $1)";
+        tx.conn.run(sql, args![rules.snapshots_max_mib << 20]).await?;
         Ok((0, 0))
     })
 }
@@ -261,6 +266,7 @@ fn condemn_unnamed<'t>(_: &'t Store, tx: &'t mut Tx, _: &'t RetentionConfig) -> 
     Box::pin(async move {
         let sql = "SELECT digest, bytes FROM blobs WHERE used_at <= $1 AND digest NOT IN (SELECT digest FROM artifacts)
                 AND digest NOT IN (SELECT digest FROM caches) AND digest NOT IN (SELECT digest FROM releases)
+                AND digest NOT IN (SELECT digest FROM snapshots WHERE digest IS NOT NULL)
             LIMIT $2";
         let unnamed = tx.conn.all(sql, args![earlier(tx.now, GRACE), AT_ONCE]).await?;
         for row in &unnamed {
@@ -286,6 +292,7 @@ fn condemn_artifacts<'t>(_: &'t Store, tx: &'t mut Tx, rules: &'t RetentionConfi
                     UNION SELECT release_id FROM rollouts WHERE ended_at IS NULL))
                 AND blobs.digest NOT IN (SELECT digest FROM artifacts JOIN runs ON runs.id = run_id WHERE ended_at IS NULL)
                 AND blobs.digest NOT IN (SELECT digest FROM caches)
+                AND blobs.digest NOT IN (SELECT digest FROM snapshots WHERE digest IS NOT NULL)
             ORDER BY since LIMIT $2";
         let candidate = |row: &Row| {
             Ok(Candidate {

@@ -467,6 +467,10 @@ pub struct RetentionConfig {
     pub caches_max_mib: u64,
     /// The caches of a repository.
     pub caches_max_count: u32,
+    /// What jobs' directories held before their steps, for reruns from a step; 0 keeps none.
+    pub snapshots: Span,
+    /// All of those together, in MiB; the oldest go first.
+    pub snapshots_max_mib: u64,
     /// Releases kept per environment and service, as rollback points.
     pub releases: u32,
     /// Records of deliveries and runs.
@@ -485,6 +489,8 @@ impl Default for RetentionConfig {
             caches: Span::seconds(7 * 86_400),
             caches_max_mib: 10 * 1024,
             caches_max_count: 1_000,
+            snapshots: Span::seconds(3 * 86_400),
+            snapshots_max_mib: 4 * 1024,
             releases: 10,
             runs: Span::seconds(400 * 86_400),
             low_disk_mib: 512,

@@ -67,6 +67,9 @@ pub struct JobPlan {
     /// Whether it may be run again after its worker was lost, although it has an environment.
     #[serde(default)]
     pub idempotent: bool,
+    /// Whether what its directories hold before each step is kept even where it is large.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snapshots: bool,
     /// Time limit in seconds, waiting not counted.
     pub timeout_seconds: u64,
     /// `env:` of the job; templates.

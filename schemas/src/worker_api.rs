@@ -21,6 +21,7 @@
 //! | `PUT /jobs/{id}/steps/{index}/summary?epoch=` | a step's summary, Markdown of 1 MiB at most -> [`Reported`] |
 //! | `POST /jobs/{id}/caches/find` | [`FindCache`] -> [`CacheEntry`], or 204 |
 //! | `POST /jobs/{id}/caches` | [`SaveCache`] -> [`CacheSaved`] |
+//! | `POST /jobs/{id}/snapshots` | [`KeepSnapshot`] -> 204 |
 //! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
 //! | `POST /jobs/{id}/rollback` | [`StepRollback`] -> [`CreatedRollout`]; the job then waits for it |
 //! | `GET /jobs/{id}/serving/{environment}/{service}` | -> [`Serving`] |
@@ -88,6 +89,9 @@ pub struct Registered {
     /// Whether a job's end may ask for the next job ([`JobFinish::next`]).
     #[serde(default)]
     pub end_brings_next: bool,
+    /// Which snapshots of jobs are kept; none where the server keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotRules>,
 }
 
 const fn a_day() -> u64 {
@@ -164,6 +168,9 @@ pub struct JobClaim {
     pub log_offset: u64,
     /// Where to go on, for a job that was handed back or that waited.
     pub resume: Option<Resume>,
+    /// What it begins with, for one that is run again from a step: [`Self::resume`] says from which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
     /// Whether its steps are to tell more: `RUNNER_DEBUG=1`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub debug: bool,
@@ -423,6 +430,47 @@ pub struct SaveCache {
     pub version: String,
     /// The content, which must have been uploaded.
     pub digest: Digest,
+}
+
+/// Which snapshots a worker takes of its jobs' directories, before their steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRules {
+    /// The most bytes of a job's directories, where the job does not ask for snapshots.
+    pub small_bytes: u64,
+    /// The most files and directories in them, likewise.
+    pub small_files: u64,
+    /// The most bytes where it does.
+    pub max_bytes: u64,
+    /// How many of a job are kept, the newest.
+    pub per_job: usize,
+}
+
+/// Keep an uploaded content as what a job's directories held before a step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepSnapshot {
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// Before which step, from 0.
+    pub step: usize,
+    /// The content, which must have been uploaded; `None`: they were empty.
+    pub digest: Option<Digest>,
+    /// What the steps before had left for those after them, in the worker's own form.
+    pub state: serde_json::Value,
+    /// Whether that may hold a secret.
+    pub is_secret: bool,
+    /// The names of the artifacts that the job had made by then.
+    pub artifacts: Vec<String>,
+}
+
+/// What a job begins with that is run again from one of its steps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restore {
+    /// The content; `None`: the directories were empty.
+    pub digest: Option<Digest>,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What the steps before had left.
+    pub state: serde_json::Value,
 }
 
 /// Whether a cache was kept.

@@ -29,8 +29,8 @@ use segue_schemas::{
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
         EndedJobs, ErrorBody, FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
-        LogAck, Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack, RolloutRenewed,
-        RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
+        KeepSnapshot, LogAck, Register, Registered, Renew, Renewed, Reported, RolloutClaim, RolloutHandBack,
+        RolloutRenewed, RolloutReport, SaveCache, Serving, StepNotice, StepRollback,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -515,6 +515,16 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn save_cache(&self, job: JobId, save: &SaveCache) -> Result<CacheSaved, ControlPlaneError> {
         self.post(&format!("jobs/{job}/caches"), save, CALL_LIMIT).await
+    }
+
+    /// Keeps an uploaded content as what a job's directories held before a step.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn keep_snapshot(&self, job: JobId, keep: &KeepSnapshot) -> Result<(), ControlPlaneError> {
+        let path = format!("jobs/{job}/snapshots");
+        let request = self.request(Method::POST, &path)?.timeout(CALL_LIMIT).json(keep);
+        self.send("POST", &path, request).await.map(drop)
     }
 
     /// What serves as a service in an environment; `None` where nothing does.

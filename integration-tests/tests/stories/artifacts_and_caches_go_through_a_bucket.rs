@@ -113,7 +113,7 @@ async fn and_what_is_wrong_with_it_for_good_ends_the_start_with_a_remedy() -> Re
 }
 
 /// The section of `segue.yaml`.
-fn storage(s3: &S3, folder: &Path, secret: &str) -> Result<String> {
+pub fn storage(s3: &S3, folder: &Path, secret: &str) -> Result<String> {
     let (id, secret_file) = (file(folder, "id"), file(folder, "secret"));
     fs::write(&id, "key\n")?;
     fs::write(&secret_file, secret)?;

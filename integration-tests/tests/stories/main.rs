@@ -25,6 +25,7 @@ mod a_push_builds_an_image;
 mod a_push_runs_a_job_in_a_container;
 mod a_push_runs_to_production;
 mod a_push_runs_to_production_over_a_broker;
+mod a_rerun_begins_at_a_step;
 mod a_rerun_runs_only_what_failed;
 mod a_rerun_says_what_is_another;
 mod a_retry_outlives_its_server;

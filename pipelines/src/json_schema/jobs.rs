@@ -53,6 +53,11 @@ fn job() -> Vec<Key> {
             boolean(),
         ),
         key(
+            "snapshots",
+            "Whether what its directories hold before each step is kept, for reruns from a step, even where it is large.",
+            boolean(),
+        ),
+        key(
             "timeout-minutes",
             "How long it may run; 360 where it is left out.",
             json!({ "anyOf": [minutes(), expression()] }),

@@ -28,6 +28,7 @@ const JOB: Keys = Keys {
         "strategy",
         "environment",
         "idempotent",
+        "snapshots",
         "timeout-minutes",
         "continue-on-error",
         "concurrency",
@@ -102,6 +103,7 @@ impl Reader<'_, '_> {
         let runs_on = node.get("runs-on").map_or(Vec::new(), |node| self.runs_on(node, &mut scope));
         let environment_name = node.get("environment").and_then(|node| self.environment(node, &mut scope));
         let idempotent = node.get("idempotent").and_then(|node| self.boolean(node, "idempotent")).unwrap_or(false);
+        let snapshots = node.get("snapshots").and_then(|node| self.boolean(node, "snapshots")).unwrap_or(false);
         let timeout = self.job_timeout(node, &mut scope);
         let may_fail = node
             .get("continue-on-error")
@@ -159,6 +161,7 @@ impl Reader<'_, '_> {
             environment: environment_name,
             environment_url,
             idempotent,
+            snapshots,
             timeout_seconds: timeout.seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS),
             continue_on_error: may_fail.and_then(|setting| setting.fixed()).unwrap_or(false),
             concurrency,

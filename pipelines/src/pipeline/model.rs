@@ -118,6 +118,8 @@ pub struct Job {
     pub environment_url: Option<String>,
     /// Whether it may be run again after its worker was lost.
     pub idempotent: bool,
+    /// Whether what its directories hold before each step is kept even where it is large.
+    pub snapshots: bool,
     /// Time limit in seconds, unless `late` has one.
     pub timeout_seconds: u64,
     /// Whether its failure is none of the run, unless `late` says it.

@@ -187,6 +187,7 @@ fn job_plan(job: &Job, pipeline: &Pipeline) -> JobPlan {
         environment: job.environment.clone(),
         environment_url: job.environment_url.clone(),
         idempotent: job.idempotent,
+        snapshots: job.snapshots,
         timeout_seconds: job.timeout_seconds,
         env: job.env.clone(),
         outputs: job.outputs.clone(),

@@ -13,7 +13,7 @@ use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId},
     worker_api::{
         AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
-        Renew, SaveCache, StepNotice, StepRollback,
+        KeepSnapshot, Renew, SaveCache, StepNotice, StepRollback,
     },
 };
 use serde::de::DeserializeOwned;
@@ -177,6 +177,7 @@ under_epoch!(
     JobReport,
     JobWait,
     Renew,
+    KeepSnapshot,
     SaveCache,
     StepNotice,
     StepRollback,

@@ -19,9 +19,9 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId},
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
-        FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, LogAck, Register,
-        Registered, Renew, Renewed, Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache, Serving,
-        StepNotice, StepRollback,
+        FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, KeepSnapshot, LogAck,
+        Register, Registered, Renew, Renewed, Reported, RolloutHandBack, RolloutRenewed, RolloutReport, SaveCache,
+        Serving, StepNotice, StepRollback,
     },
 };
 use serde::Deserialize;
@@ -70,6 +70,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/steps/{step}/summary", put(put_summary))
         .route("/jobs/{job}/caches/find", post(find_cache))
         .route("/jobs/{job}/caches", post(save_cache))
+        .route("/jobs/{job}/snapshots", post(keep_snapshot))
         .route("/jobs/{job}/rollouts", post(create_rollout))
         .route("/jobs/{job}/rollback", post(step_rollback))
         .route("/jobs/{job}/serving/{environment}/{service}", get(serving))
@@ -341,6 +342,15 @@ async fn save_cache(
     HeldBody(save): HeldBody<SaveCache>,
 ) -> Result<Json<CacheSaved>> {
     Ok(Json(app.store.save_cache(job, save).await?))
+}
+
+async fn keep_snapshot(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(keep): HeldBody<KeepSnapshot>,
+) -> Result<StatusCode> {
+    app.store.keep_snapshot(job, keep).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn step_rollback(

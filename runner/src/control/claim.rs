@@ -7,14 +7,14 @@ use segue_pipelines::progress::Gate;
 use segue_schemas::{
     id::{Epoch, WorkerId},
     status::{FailureClass, JobStatus, RunStatus},
-    worker_api::{ClaimRequest, JobClaim, Resume},
+    worker_api::{ClaimRequest, JobClaim, Restore, Resume},
 };
 
 use super::{
     advance::{advance_run, shut},
     concurrency, contexts, gates,
     order::Order,
-    workers,
+    snapshots, workers,
 };
 use crate::{
     auth,
@@ -114,10 +114,14 @@ async fn attempt(
             return Ok(None);
         }
     }
-    match secrets(store, tx, &run, &job).await {
+    let needed = match secrets(store, tx, &run, &job).await {
+        Ok(secrets) => snapshots::restore(store, tx, &job).await.map(|restore| Needed { secrets, restore }),
+        Err(error) => Err(error),
+    };
+    match needed {
         Ok(_) if !concurrency::take(tx, &run, &job).await? => Ok(None),
-        Ok(secrets) => lease(store, tx, request, run, job, secrets).await.map(Some),
-        Err(StoreError::Secret(error)) => {
+        Ok(needed) => lease(store, tx, request, run, job, needed).await.map(Some),
+        Err(error @ (StoreError::Secret(_) | StoreError::Refused(_))) => {
             job.record.failure_class = Some(FailureClass::Configuration);
             job.becomes(JobStatus::Failed, Some(error.to_string()), tx.now)?;
             jobs::save(&mut tx.conn, &job).await?;
@@ -167,6 +171,13 @@ async fn secrets(store: &Store, tx: &mut Tx, run: &Run, job: &Job) -> Result<BTr
     Ok(opened)
 }
 
+/// What a job can't begin without.
+struct Needed {
+    secrets: BTreeMap<String, String>,
+    /// What it begins with, where that is not nothing.
+    restore: Option<Restore>,
+}
+
 /// Makes the lease and what the worker needs to know.
 async fn lease(
     store: &Store,
@@ -174,7 +185,7 @@ async fn lease(
     request: &ClaimRequest,
     mut run: Run,
     mut job: Job,
-    secrets: BTreeMap<String, String>,
+    needed: Needed,
 ) -> Result<(JobClaim, LogRecord)> {
     let length = store.config().timing.lease.0;
     job.becomes(JobStatus::Leased, None, tx.now)?;
@@ -201,7 +212,7 @@ async fn lease(
     tx.ring(Bell::Run(run.record.id));
     tx.ring(Bell::Leases);
     let log = log_of(store, tx, &job).await?;
-    let mut claim = describe(store, tx, &run, job, secrets).await?;
+    let mut claim = describe(store, tx, &run, job, needed).await?;
     claim.token = Some(token.expose_secret().to_owned());
     Ok((claim, log))
 }
@@ -232,7 +243,7 @@ async fn describe(
     tx: &mut Tx,
     run: &Run,
     job: Job,
-    secrets: BTreeMap<String, String>,
+    Needed { secrets, restore }: Needed,
 ) -> Result<JobClaim> {
     let needs = if job.record.plan.needs.is_empty() {
         Vec::new()
@@ -240,7 +251,14 @@ async fn describe(
         let all = jobs::of_attempt(&mut tx.conn, job.record.run, job.record.attempt).await?;
         all.into_iter().filter(|j| job.record.plan.needs.iter().any(|need| need == j.record.plan.file_key())).collect()
     };
-    let resume = match job.record.next_step {
+    let next_step = match job.begins.filter(|_| restore.is_some()) {
+        Some(begins) => {
+            jobs::begin_with_steps(&mut tx.conn, &begins, job.record.id).await?;
+            Some(begins.step)
+        }
+        None => job.record.next_step,
+    };
+    let resume = match next_step {
         Some(next_step) => Some(Resume { next_step, steps: jobs::steps(&mut tx.conn, job.record.id).await? }),
         None => None,
     };
@@ -261,6 +279,7 @@ async fn describe(
         commit: run.record.commit.clone(),
         trusted: run.record.trusted,
         log_offset: 0,
+        restore,
         debug: run.record.terms.shown.debug,
         resume,
         token: None,

@@ -8,6 +8,7 @@
 //! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, and `resume` goes
 //! on after it;
+//! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
 //! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
@@ -35,6 +36,7 @@ mod retry;
 mod rollback;
 mod rollouts;
 mod schedules;
+mod snapshots;
 pub(crate) mod tokens;
 mod workers;
 

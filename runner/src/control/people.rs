@@ -14,6 +14,7 @@ use super::{
     concurrency::enter_run,
     gates,
     rollback::order,
+    snapshots,
 };
 use crate::store::{
     Again, AttemptKind, Bell, Result, RunRecord, Store, StoreError, Tx, new_job_id,
@@ -93,12 +94,24 @@ pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, again: A
             run.record.file
         )));
     }
-    let selection = if again.kind == AttemptKind::Failed { Selection::Failed } else { Selection::Whole };
+    let from = again.from.as_deref().map(|from| snapshots::locate(&last, from)).transpose()?;
+    let from = from.map(|(job, step)| (job.record.plan.key.clone(), step));
+    let selection = match (&from, again.kind) {
+        (Some((key, _)), _) => Selection::From(key),
+        (None, AttemptKind::Failed) => Selection::Failed,
+        (None, _) => Selection::Whole,
+    };
     let views: Vec<JobView> = last.iter().map(Job::view).collect();
     let deploys = again.deploys.as_ref().unwrap_or(&Deploys::Repeat);
     let chosen = rerun(&views, selection, deploys).map_err(|e| StoreError::Conflict(e.to_string()))?;
     if again.deploys.is_none() && !chosen.deploys.is_empty() {
         return Err(StoreError::WouldDeploy(chosen.deploys.join(", ")));
+    }
+    let mut snapshot = None;
+    if let Some((key, step)) = &from
+        && let Some(job) = last.iter().find(|job| job.record.plan.key == *key)
+    {
+        snapshot = snapshots::before(tx, job, *step).await?;
     }
     runs::close_attempt(&mut tx.conn, &run.record).await?;
     run.becomes(RunStatus::Queued)?;
@@ -130,7 +143,12 @@ pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, again: A
         let mut job =
             Job::planned(new_job_id(), id, run.record.attempt, before.position, &before.repository, plan.clone());
         job.planned = before.planned.clone().filter(|_| kept);
+        let begins = snapshot.as_ref().filter(|_| from.as_ref().is_some_and(|(from, _)| from == key));
+        job.begins = begins.map(|snapshot| snapshot.begins);
         jobs::insert(&mut tx.conn, &job, tx.now).await?;
+        if let Some(snapshot) = begins {
+            jobs::begin_with_artifacts(&mut tx.conn, before.record.id, &job.record, &snapshot.artifacts).await?;
+        }
         if carried {
             carry(tx, &before, &mut job).await?;
         }

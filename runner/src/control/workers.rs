@@ -58,6 +58,7 @@ impl Store {
             max_log_chunk: MAX_LOG_CHUNK,
             max_log_tail: super::logs::MAX_LOG_TAIL,
             end_brings_next: true,
+            snapshots: super::snapshots::rules(self.config()),
             absent_host_ms: timing.absent_host.as_millis(),
             pool: self.config().broker.is_named().then(|| queue::pool(&register.labels)),
             hosts: super::rollouts::all_hosts(self)?,

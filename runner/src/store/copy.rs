@@ -27,6 +27,7 @@ const TABLES: &[&str] = &[
     "runs",
     "attempts",
     "jobs",
+    "snapshots",
     "steps",
     "step_summaries",
     "logs",

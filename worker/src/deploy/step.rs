@@ -120,6 +120,7 @@ mod tests {
             ..JobPlan::default()
         };
         let claim = JobClaim {
+            restore: None,
             debug: false,
             job: JobId(uuid::Uuid::nil()),
             run: RunId(1),

@@ -78,6 +78,8 @@ pub struct BuiltIn<'a> {
     pub docker: Option<&'a Arc<Docker>>,
     /// The caches to save at the job's end.
     pub caches: &'a mut Vec<PendingCache>,
+    /// The names of the artifacts that the job has made.
+    pub artifacts: &'a mut Vec<String>,
 }
 
 impl Running<'_> {
@@ -94,6 +96,7 @@ impl Running<'_> {
             mirrors: &self.runner.mirrors,
             docker: self.runner.docker.as_ref(),
             caches: &mut self.state.caches,
+            artifacts: &mut self.state.artifacts,
         }
     }
 }
@@ -210,6 +213,7 @@ impl BuiltIn<'_> {
         let epoch = self.claim.epoch;
         let attach = AttachArtifact { epoch, name: name.clone(), digest: digest.clone(), bytes, retention_days };
         self.control_plane.attach_artifact(self.claim.job, &attach).await?;
+        self.artifacts.push(name.clone());
         self.log.line(format!("Artifact `{name}` is {digest}, {bytes} bytes")).await;
         let outputs = [("digest", digest.to_string()), ("bytes", bytes.to_string())];
         Ok(BuiltInEnd::Done(outputs.map(|(name, value)| (name.to_owned(), value)).into()))
@@ -290,18 +294,38 @@ impl BuiltIn<'_> {
 
     /// Packs files of the workspace (of the job's directory, for a cache) and uploads them; `None` where there are none.
     pub(super) async fn pack(&mut self, packed: Packed) -> Result<Option<(Digest, u64)>, StepError> {
-        let (private, file) = self.private_file("pack")?;
-        match self.task(Work::Pack { packed }, Some(&file)).await? {
-            Exit::Code(0) => {}
-            Exit::Code(NOTHING_TO_PACK) => return Ok(None),
-            _ => return Err(StepError::Configuration("it can't be packed; the log says why".into())),
+        match self.pack_into("pack", packed).await? {
+            Some((private, file)) => self.upload_packed(&private, file).await.map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// Packs them into a file of the worker's own that is called so; `None` where there are none.
+    pub(super) async fn pack_into(
+        &mut self,
+        name: &str,
+        packed: Packed,
+    ) -> Result<Option<(PrivateFile, File)>, StepError> {
+        let (private, file) = self.private_file(name)?;
+        match self.task(Work::Pack { packed }, Some(&file)).await? {
+            Exit::Code(0) => Ok(Some((private, file))),
+            Exit::Code(NOTHING_TO_PACK) => Ok(None),
+            _ => Err(StepError::Configuration("it can't be packed; the log says why".into())),
+        }
+    }
+
+    /// Uploads what was packed, unless the server has it already; its digest and bytes.
+    pub(super) async fn upload_packed(
+        &mut self,
+        private: &PrivateFile,
+        file: File,
+    ) -> Result<(Digest, u64), StepError> {
         let (digest, bytes) = blocking(move || digest_of(&file)).await?.map_err(|e| private.error(&e))?;
         // an answer without a body can't say what is wrong: that of the upload does
         if !self.control_plane.has_artifact(&digest).await.unwrap_or(false) {
             self.control_plane.upload_artifact(&digest, &private.0, bytes).await?;
         }
-        Ok(Some((digest, bytes)))
+        Ok((digest, bytes))
     }
 
     pub(super) async fn task(&mut self, work: Work, archive: Option<&File>) -> Result<Exit, StepError> {
@@ -489,7 +513,7 @@ fn digest_of(file: &File) -> io::Result<(Digest, u64)> {
     Ok((digest, bytes))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepError> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StepError::Infrastructure(error.to_string()))
 }
 

@@ -20,6 +20,7 @@ pub mod present;
 pub mod report;
 pub mod run;
 pub mod script;
+mod snapshots;
 pub mod spares;
 pub mod state;
 mod steps;

@@ -325,7 +325,15 @@ impl JobRunner {
         let workspace = Workspace::at(self.workspaces().join(claim.job.to_string()), user.ids);
         let workspace = if in_container { workspace.of_container() } else { workspace };
         let from = claim.resume.as_ref().map_or(0, |resume| resume.next_step);
-        let state = if claim.resume.is_some() {
+        let state = if let Some(restore) = &claim.restore {
+            workspace.create(&self.spares)?;
+            let state: JobState = serde_json::from_value(restore.state.clone()).map_err(|error| {
+                StepError::Infrastructure(format!(
+                    "what earlier steps had left can't be read: {error}; run it as a whole"
+                ))
+            })?;
+            state.moved_to(workspace.root())
+        } else if claim.resume.is_some() {
             match JobState::load(&self.state_file(claim)).filter(|_| workspace.is_its_users()) {
                 Some(state) => state,
                 None => return self.begin_anew(claim).await.map(|()| None),

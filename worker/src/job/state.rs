@@ -24,11 +24,17 @@ pub struct JobState {
     /// Caches that are saved at the job's end.
     #[serde(default)]
     pub caches: Vec<PendingCache>,
+    /// The names of the artifacts that the job has made.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
     /// Summaries of steps that were kept.
     #[serde(default)]
     pub summaries: usize,
     /// How long the job has run, waiting not counted.
     pub elapsed_ms: u64,
+    /// Where the job's directories lay, in what goes on elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
 }
 
 /// A cache that a step asked for, to be saved if the job succeeds.
@@ -43,6 +49,17 @@ pub struct PendingCache {
 }
 
 impl JobState {
+    /// For directories that lie elsewhere now: what names the former place names the new one.
+    #[must_use]
+    pub fn moved_to(mut self, root: &Path) -> Self {
+        let Some(former) = self.root.take().filter(|former| !former.is_empty()) else { return self };
+        let root = root.to_string_lossy();
+        for value in self.env.values_mut().chain(&mut self.path) {
+            *value = value.replace(&former, &root);
+        }
+        self
+    }
+
     /// Writes it whole or not at all.
     ///
     /// # Errors

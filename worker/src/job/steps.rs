@@ -24,6 +24,7 @@ use super::{
     error::StepError,
     lease::LeaseSigns,
     run::{Ended, Running},
+    snapshots::Snapshots,
 };
 use crate::{engine::Exit, log::LogMark, supervisor::client::SupervisorError};
 
@@ -42,6 +43,7 @@ pub(super) struct Steps<'a> {
     pub dropped_annotations: usize,
     pub summary: String,
     pub reported: ReportedSoFar,
+    pub snapshots: Snapshots,
 }
 
 /// What a step came to, before it is reported.
@@ -106,11 +108,15 @@ impl<'a> Steps<'a> {
             dropped_annotations: 0,
             summary: String::new(),
             reported,
+            snapshots: Snapshots::default(),
         }
     }
 
     /// Runs from this step on.
     pub(super) async fn run(&mut self, from: usize) -> Ended {
+        if let Some(ended) = self.restore_snapshot().await {
+            return ended;
+        }
         if let Some(ended) = self.enter_container().await {
             return ended;
         }
@@ -133,11 +139,13 @@ impl<'a> Steps<'a> {
             }
         }
         self.save_caches().await;
+        self.keep_snapshots().await;
         if self.running.lease.signs.lost.is_cancelled() { Ended::Lost } else { Ended::Done }
     }
 
     /// Runs or skips one step; `Some`: the job does not go on here.
     async fn step(&mut self, index: usize) -> Option<Ended> {
+        self.take_snapshot(index).await;
         let plan = &self.running.claim.plan.steps[index];
         let mark = self.running.log.mark().await;
         let mut report = StepReport {

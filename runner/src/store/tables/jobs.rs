@@ -10,6 +10,7 @@ use segue_schemas::{
     worker_api::StepReport,
 };
 
+use super::snapshots::Begins;
 use crate::store::{
     JobRecord, LogRecord, Result, StoreError,
     sql::{Conn, Row, args, from_word, to_json},
@@ -45,6 +46,8 @@ pub(crate) struct Job {
     pub(crate) not_before: Timestamp,
     /// SHA-256 of the token that the newest lease came with.
     pub(crate) token_hash: Option<String>,
+    /// What it begins with, where it is run again from one of its steps.
+    pub(crate) begins: Option<Begins>,
 }
 
 impl Job {
@@ -96,6 +99,7 @@ impl Job {
             retries: 0,
             not_before: Timestamp(0),
             token_hash: None,
+            begins: None,
         }
     }
 
@@ -168,8 +172,8 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
     let (r, plan) = (&job.record, &job.record.plan);
     let sql =
         "INSERT INTO jobs (id, run_id, attempt, position, job_key, name, repository, labels, environment, priority,
-            plan_json, status, created_at, part, matrix_of, max_parallel, planned_json)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+            plan_json, status, created_at, part, matrix_of, max_parallel, planned_json, begins_json)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
     let part = plan.combination.as_ref();
     let args = args![
         r.id,
@@ -189,6 +193,7 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
         part.map(|part| &part.job),
         part.and_then(|part| part.max_parallel),
         job.planned.as_ref().map(to_json).transpose()?,
+        job.begins.as_ref().map(to_json).transpose()?,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -593,6 +598,28 @@ pub(crate) async fn copy_steps(conn: &mut Conn, from: JobId, to: JobId) -> Resul
     Ok(())
 }
 
+/// Gives a job the steps before one of another that it begins with. Their logs are that one's.
+pub(crate) async fn begin_with_steps(conn: &mut Conn, begins: &Begins, to: JobId) -> Result<()> {
+    let sql = "INSERT INTO steps (job_id, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at,
+            log_start, log_end, annotations_json, summary_bytes)
+        SELECT $2, position, name, status, outcome, exit_code, reason, outputs_json, started_at, ended_at, 0, 0,
+            annotations_json, 0
+        FROM steps WHERE job_id = $1 AND position < $3 ON CONFLICT DO NOTHING";
+    conn.run(sql, args![begins.job, to, begins.step]).await?;
+    Ok(())
+}
+
+/// Gives a job those artifacts of another that are named.
+pub(crate) async fn begin_with_artifacts(conn: &mut Conn, from: JobId, to: &JobRecord, names: &[String]) -> Result<()> {
+    let sql = "INSERT INTO artifacts (run_id, attempt, name, job_id, digest, bytes, created_at, expires_at)
+        SELECT run_id, $3, name, $2, digest, bytes, created_at, expires_at FROM artifacts WHERE job_id = $1 AND name = $4
+        ON CONFLICT DO NOTHING";
+    for name in names {
+        conn.run(sql, args![from, to.id, to.attempt, name]).await?;
+    }
+    Ok(())
+}
+
 /// How many summaries a job has.
 pub(crate) async fn summaries(conn: &mut Conn, job: JobId) -> Result<u64> {
     let row = conn.first("SELECT COUNT(*) AS n FROM step_summaries WHERE job_id = $1", args![job]).await?;
@@ -770,6 +797,7 @@ fn job(row: &Row) -> Result<Job> {
         stop_reason: row.maybe_text("stop_reason")?,
         retries: row.count("retries")?,
         not_before: row.time("not_before")?,
+        begins: row.maybe_json("begins_json")?,
         token_hash: row.maybe_text("token_hash")?,
     })
 }

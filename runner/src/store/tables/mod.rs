@@ -11,3 +11,4 @@ pub(crate) mod rollouts;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod slots;
+pub(crate) mod snapshots;

@@ -139,6 +139,7 @@ impl FakeServer {
                 max_log_tail: 1024,
                 absent_host_ms: 86_400_000,
                 pool: None,
+                snapshots: None,
                 end_brings_next: true,
                 hosts: self.with(|state| state.hosts.clone()),
             }),

@@ -143,6 +143,7 @@ fn claim_of(changes: serde_json::Value, steps: &[(&str, serde_json::Value)]) -> 
         commit: "0123456789012345678901234567890123456789".parse().unwrap(),
         trusted: true,
         log_offset: 0,
+        restore: None,
         debug: false,
         resume: None,
         token: None,
