@@ -9,15 +9,16 @@ use segue_schemas::{
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-const PIPELINE: &str = r"on: [push]
+const PIPELINE: &str = r#"on: [push]
 jobs:
   image:
     retry: { max: 5, on: [infrastructure], backoff: 1s }
     steps:
       - uses: segue/checkout
+      - { id: claim, run: 'echo "number=$SEGUE_EPOCH" >> "$SEGUE_OUTPUT"' }
       - uses: segue/build-image
-        with: { tags: TAG, network: none }
-";
+        with: { tags: TAG, network: none, build-args: 'CLAIM=${{ steps.claim.outputs.number }}' }
+"#;
 
 #[tokio::test]
 async fn a_cancelled_one_ends_at_the_engine() -> Result<()> {
@@ -38,9 +39,10 @@ async fn a_cancelled_one_ends_at_the_engine() -> Result<()> {
 async fn one_whose_engine_is_killed_begins_again() -> Result<()> {
     let mut docker = Docker::start().await?;
     let stand = Stand::start(&docker.settings("")).await?;
-    // the first time it waits for what will happen to the engine; there is no second time to wait
-    let marker = "RUN --mount=type=cache,target=/kept if test -e /kept/begun; then echo again; else touch /kept/begun; sleep 2342342; fi";
-    let run = begin(&stand, "segue-begun-again:1", marker, "2342342").await?;
+    // the first claim's build waits for what will happen to the engine
+    let run =
+        begin(&stand, "segue-begun-again:1", "ARG CLAIM\nRUN if test $CLAIM = 1; then sleep 2342342; fi", "2342342")
+            .await?;
     docker.kill()?;
     let api = stand.api()?;
     let view = api.job_becomes(run, "image", &[JobStatus::Queued], LIMIT).await?;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use segue_integration_tests::{
     docker::Docker,
+    github::GitHub,
     registry::{PASSWORD, Registry, USER},
     stand::Stand,
 };
@@ -11,6 +12,8 @@ use segue_schemas::{
     status::RunStatus,
 };
 use serde_json::Value;
+
+use crate::{github_comments_are_commands::say, github_forks_wait_for_their_very_commit::push_files};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const SECRET: &str = "only-while-it-is-built";
@@ -114,6 +117,139 @@ async fn it_is_pushed_by_its_digest_and_built_from_the_cache_again() -> Result<(
         assert_eq!(found, is_there, "`{word}` in the image");
     }
     Ok(())
+}
+
+/// What the repository's own code may do, and a fork's may not, with the base's pipeline.
+const OF_THE_BASE: &str = r"on: [pull_request]
+jobs:
+  image:
+    outputs: { image: '${{ steps.image.outputs.image }}' }
+    steps:
+      - uses: segue/checkout
+      - id: image
+        uses: segue/build-image
+        with: { tags: 'REGISTRY/shop/forked:1', push: true, network: none, secrets: 'token=given', username: pusher, password: wrong }
+";
+
+#[tokio::test]
+async fn a_forks_image_is_neither_named_nor_pushed_and_has_no_secrets() -> Result<()> {
+    let (docker, registry) = (Docker::shared().await?, Registry::start().await?);
+    let mut stand = Stand::prepare(&docker.settings(""))?;
+    let github = GitHub::start(&stand.repository.name, stand.repository.bare()).await?;
+    stand.add_settings(&github.as_app(", gather: 50ms, forks-on-host: true"));
+    stand.start_server().await?;
+    let pipeline = OF_THE_BASE.replace("REGISTRY", &registry.address);
+    stand
+        .repository
+        .commit("base", &[(".segue/pipelines/ci.yml", &pipeline), ("Dockerfile", "FROM segue-test:1\n")])?;
+    stand.repository.push("main")?;
+    github.set_permission("acme/shop", "ada", "write");
+    let dockerfile =
+        "FROM segue-test:1\nRUN --mount=type=secret,id=token if test -e /run/secrets/token; then exit 7; fi\n";
+    let (_, run) = push_files(&stand, &github, "opened", &[("Dockerfile", dockerfile)], "image").await?;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    say(&stand, &github, "f1", "ada", "/segue approve").await?;
+    let view = stand.api()?.ended(run, LIMIT).await?;
+    let log = stand.api()?.log(&view.jobs[0].id).await?;
+    assert_eq!(view.run.status, RunStatus::Succeeded, "{log}\n{view:#?}");
+    assert!(log.contains("The code is of a fork"), "{log}");
+    assert_eq!(registry.tags("shop/forked").await?, Vec::<String>::new());
+    let id = &view.jobs[0].outputs["image"];
+    let names = docker.look(&format!("/images/{id}/json")).await?["RepoTags"].clone();
+    assert!(names.as_array().is_none_or(Vec::is_empty), "{names}");
+    Ok(())
+}
+
+/// Hard patterns, and the files that they are tried on.
+const PATTERNS: [&str; 10] = [
+    "*\n!src\n!*.toml\n",
+    "**/*.log\n!**/kept.log\n",
+    "# none\n/docs/\ntemp?\n",
+    "src/**\n!src/a/b.rs\n",
+    "**/target\n**.bak\n",
+    "[a-d]*\n!doc[!x]\nDockerfile\n",
+    "a/../docs\n./src/a\n",
+    "  spaced name  \n\\*star\n",
+    "docs/*\n!docs/x.md\ndocs/x.md\n!docs/[wx].md\n",
+    "src/*/b.rs\n.dockerignore\n**/.hid*\n",
+];
+const FILES: [&str; 17] = [
+    "Cargo.toml",
+    "docs/x.md",
+    "docs/y.md",
+    "docs/deep/z.md",
+    "src/a/b.rs",
+    "src/a/c.rs",
+    "src/main.rs",
+    "src/target/x",
+    "temp1",
+    "temporary",
+    "x.log",
+    "src/kept.log",
+    "a.bak",
+    "src/c.bak",
+    "spaced name",
+    "*star",
+    "src/.hidden",
+];
+
+#[tokio::test]
+async fn a_dockerignore_leaves_out_what_dockers_own_client_leaves_out() -> Result<()> {
+    if std::process::Command::new("docker").arg("--version").output().is_err() {
+        eprintln!("there is no `docker` to compare with");
+        return Ok(());
+    }
+    let docker = Docker::shared().await?;
+    let stand = Stand::start(&docker.settings("")).await?;
+    let mut pipeline = String::from("on: [push]\njobs:\n  image:\n    steps:\n      - uses: segue/checkout\n");
+    let mut files = Vec::new();
+    for (at, patterns) in PATTERNS.iter().enumerate() {
+        pipeline.push_str(&format!("      - {{ uses: segue/build-image, with: {{ context: c{at}, tags: 'segue-ignore:{at}', network: none }} }}\n"));
+        files.push((format!("c{at}/Dockerfile"), "FROM segue-test:1\nCOPY . /seen/\n"));
+        files.push((format!("c{at}/.dockerignore"), *patterns));
+        files.extend(FILES.iter().map(|file| (format!("c{at}/{file}"), "x")));
+    }
+    let mut all = vec![(".segue/pipelines/one.yml", pipeline.as_str())];
+    all.extend(files.iter().map(|(name, text)| (name.as_str(), *text)));
+    stand.repository.commit("first", &all)?;
+    let guid = stand.push("main").await?;
+    let view = stand.api()?.run_of(&guid, LIMIT).await?;
+    assert_eq!(view.run.status, RunStatus::Succeeded, "{}", stand.api()?.log(&view.jobs[0].id).await?);
+    for (at, patterns) in PATTERNS.iter().enumerate() {
+        let theirs = format!("segue-ignored-by-docker:{at}");
+        let built = std::process::Command::new("docker")
+            .env("DOCKER_BUILDKIT", "0")
+            .env("DOCKER_HOST", format!("unix://{}", docker.socket().display()))
+            .args(["build", "--quiet", "--network", "none", "--tag", &theirs])
+            .arg(stand.repository.work().join(format!("c{at}")))
+            .output()?;
+        anyhow::ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let (ours, theirs) = (seen(&docker, &format!("segue-ignore:{at}"))?, seen(&docker, &theirs)?);
+        // a Dockerfile that is left out is sent, and so can be copied: their client takes it away again
+        let ours: Vec<_> = ours.into_iter().filter(|file| file != "Dockerfile" && file != ".dockerignore").collect();
+        let theirs: Vec<_> =
+            theirs.into_iter().filter(|file| file != "Dockerfile" && file != ".dockerignore").collect();
+        assert_eq!(ours, theirs, "{patterns}");
+    }
+    Ok(())
+}
+
+/// The files that were copied into an image.
+fn seen(docker: &Docker, image: &str) -> Result<Vec<String>> {
+    let run = |script: &str| -> Result<String> {
+        let output = std::process::Command::new("sh")
+            .env("DOCKER_HOST", format!("unix://{}", docker.socket().display()))
+            .args(["-ec", script, "sh", image])
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let all = run(r#"made=$(docker create "$1" true); docker export "$made" | tar -t; docker rm "$made" > /dev/null"#)?;
+    let below = all.lines().filter_map(|path| path.strip_prefix("seen/"));
+    let mut files: Vec<String> =
+        below.filter(|path| !path.is_empty() && !path.ends_with('/')).map(str::to_owned).collect();
+    files.sort();
+    Ok(files)
 }
 
 fn job<'a>(view: &'a RunView, key: &str) -> Result<&'a JobView> {

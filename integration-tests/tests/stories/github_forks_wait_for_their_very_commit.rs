@@ -20,7 +20,18 @@ const FORKS: &str = "name: ci\non: [pull_request]\njobs:\n  evil:\n    steps:\n 
 
 /// A fork's pull request gets a head, and the webhook tells it; its run.
 async fn push(stand: &Stand, github: &GitHub, action: &str, text: &str) -> Result<(String, i64)> {
-    let head = stand.repository.commit(text, &[(".segue/pipelines/ci.yml", FORKS), ("file", text)])?;
+    push_files(stand, github, action, &[(".segue/pipelines/ci.yml", FORKS), ("file", text)], "test").await
+}
+
+/// The same with these files, and the job that waits.
+pub async fn push_files(
+    stand: &Stand,
+    github: &GitHub,
+    action: &str,
+    files: &[(&str, &str)],
+    job: &str,
+) -> Result<(String, i64)> {
+    let head = stand.repository.commit("of the fork", files)?;
     let git = |folder: &std::path::Path, arguments: &[&str]| -> Result<String> {
         let output = Command::new("git").arg("-C").arg(folder).args(arguments).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -42,7 +53,7 @@ async fn push(stand: &Stand, github: &GitHub, action: &str, text: &str) -> Resul
     let answer = stand.webhook()?.send(&guid, "pull_request", &serde_json::to_vec(&payload)?).await?;
     ensure!(answer.status() == 202, "the webhook was answered {}", answer.status());
     let run = stand.api()?.planned(&guid, LIMIT).await?.runs[0].0;
-    stand.api()?.job_becomes(run, "test", &[JobStatus::Waiting], LIMIT).await?;
+    stand.api()?.job_becomes(run, job, &[JobStatus::Waiting], LIMIT).await?;
     Ok((head, run))
 }
 
