@@ -160,13 +160,14 @@ async fn a_forks_image_is_neither_named_nor_pushed_and_has_no_secrets() -> Resul
     Ok(())
 }
 
-/// Hard patterns, and the files that they are tried on.
+/// Hard patterns, and the files that they are tried on. `**.bak` is none of them: clients of Docker 20.10 and 28 take it otherwise, and
+/// Segue takes it as the newer one.
 const PATTERNS: [&str; 10] = [
     "*\n!src\n!*.toml\n",
     "**/*.log\n!**/kept.log\n",
     "# none\n/docs/\ntemp?\n",
     "src/**\n!src/a/b.rs\n",
-    "**/target\n**.bak\n",
+    "**/target\n**/*.bak\n",
     "[a-d]*\n!doc[!x]\nDockerfile\n",
     "a/../docs\n./src/a\n",
     "  spaced name  \n\\*star\n",
@@ -195,10 +196,6 @@ const FILES: [&str; 17] = [
 
 #[tokio::test]
 async fn a_dockerignore_leaves_out_what_dockers_own_client_leaves_out() -> Result<()> {
-    if std::process::Command::new("docker").arg("--version").output().is_err() {
-        eprintln!("there is no `docker` to compare with");
-        return Ok(());
-    }
     let docker = Docker::shared().await?;
     let stand = Stand::start(&docker.settings("")).await?;
     let mut pipeline = String::from("on: [push]\njobs:\n  image:\n    steps:\n      - uses: segue/checkout\n");
@@ -215,6 +212,7 @@ async fn a_dockerignore_leaves_out_what_dockers_own_client_leaves_out() -> Resul
     let guid = stand.push("main").await?;
     let view = stand.api()?.run_of(&guid, LIMIT).await?;
     assert_eq!(view.run.status, RunStatus::Succeeded, "{}", stand.api()?.log(&view.jobs[0].id).await?);
+    let mut differ = Vec::new();
     for (at, patterns) in PATTERNS.iter().enumerate() {
         let theirs = format!("segue-ignored-by-docker:{at}");
         let built = std::process::Command::new("docker")
@@ -229,8 +227,11 @@ async fn a_dockerignore_leaves_out_what_dockers_own_client_leaves_out() -> Resul
         let ours: Vec<_> = ours.into_iter().filter(|file| file != "Dockerfile" && file != ".dockerignore").collect();
         let theirs: Vec<_> =
             theirs.into_iter().filter(|file| file != "Dockerfile" && file != ".dockerignore").collect();
-        assert_eq!(ours, theirs, "{patterns}");
+        if ours != theirs {
+            differ.push(format!("{patterns}: {ours:?} and theirs {theirs:?}"));
+        }
     }
+    assert_eq!(differ, Vec::<String>::new());
     Ok(())
 }
 
