@@ -1,6 +1,6 @@
 //! A point in time, in milliseconds since the Unix epoch; RFC 3339 on the wire.
 
-use std::{borrow::Cow, fmt, ops::Add, time::Duration};
+use std::{borrow::Cow, fmt, ops::Add, str::FromStr, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -45,6 +45,14 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// As RFC 3339 writes it, with whatever offset.
+impl FromStr for Timestamp {
+    type Err = chrono::ParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        DateTime::parse_from_rfc3339(text).map(|at| Self(at.timestamp_millis()))
+    }
+}
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -54,9 +62,7 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
-        DateTime::parse_from_rfc3339(&text)
-            .map(|t| Self(t.timestamp_millis()))
-            .map_err(|e| serde::de::Error::custom(format!("`{text}` is not an RFC 3339 time: {e}")))
+        text.parse().map_err(|e| serde::de::Error::custom(format!("`{text}` is not an RFC 3339 time: {e}")))
     }
 }
 

@@ -3,7 +3,7 @@
 use segue_schemas::preview::{Preview, PreviewList};
 
 use super::{
-    connection::ServerArgs,
+    connection::ListArgs,
     ending::{Exit, Failure},
     place, show,
 };
@@ -15,14 +15,11 @@ use super::{
     segue previews --json | jq -r '.items[] | select(.number == 7) | .url'\n\n\
     A preview goes when its pull request is closed. `/segue preview` in a comment makes it again.")]
 pub struct Args {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    server: ServerArgs,
+    list: ListArgs,
 }
 
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
     let client = args.server.client()?;
     let list: PreviewList = place::client_runtime()?.block_on(client.get("/previews", &()))?;
     if args.json {

@@ -3,7 +3,7 @@
 use segue_schemas::api::{WorkerList, WorkerStatus, WorkerView};
 
 use super::{
-    connection::ServerArgs,
+    connection::ListArgs,
     ending::{Exit, Failure},
     place, show,
 };
@@ -15,14 +15,11 @@ use super::{
     segue workers --json | jq '.items[] | select(.status == \"lost\") | .id'\n\n\
     `segue queues` says what waits for them, `segue worker drain NAME` takes one out of service.")]
 pub struct Args {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    server: ServerArgs,
+    list: ListArgs,
 }
 
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
     let client = args.server.client()?;
     let list: WorkerList = place::client_runtime()?.block_on(client.get("/workers", &()))?;
     if args.json {

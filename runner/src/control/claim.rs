@@ -80,11 +80,7 @@ pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) ->
 /// A worker that drains ends what it has begun: nobody else has the workspaces.
 async fn go_on(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<(JobClaim, LogRecord)>> {
     for id in jobs::going_on_at(&mut tx.conn, &request.worker, GOING_ON).await? {
-        let job = jobs::load(&mut tx.conn, id).await?;
-        if job.record.status != JobStatus::Queued {
-            // what became of another one of its run ended it
-            continue;
-        }
+        let Some(job) = jobs::load_queued(&mut tx.conn, id).await? else { continue };
         let claimed = attempt(store, tx, request, job).await?;
         if claimed.is_some() {
             return Ok(claimed);

@@ -4,7 +4,7 @@
 
 use std::{cmp::Reverse, collections::VecDeque, sync::PoisonError};
 
-use segue_schemas::{id::JobId, status::JobStatus, time::Timestamp};
+use segue_schemas::{id::JobId, time::Timestamp};
 
 use crate::store::{
     Result, Store, Tx,
@@ -58,9 +58,7 @@ impl Order {
                 self.left = all.into_iter().filter(|id| *id != first).collect();
             }
             while let Some(id) = self.left.pop_front() {
-                let job = jobs::load(&mut tx.conn, id).await?;
-                // what became of another one of its run may have ended it
-                if job.record.status == JobStatus::Queued {
+                if let Some(job) = jobs::load_queued(&mut tx.conn, id).await? {
                     return Ok(Some(job));
                 }
             }

@@ -287,13 +287,8 @@ async fn remove(store: &Store, tx: &mut Tx, preview: &Preview, reason: &str) -> 
         preview.state = PreviewState::Gone;
         return previews::save(&mut tx.conn, &preview).await;
     };
-    let spec = RolloutSpec {
-        strategy: Strategy::Remove,
-        previous: None,
-        is_rollback: false,
-        hosts: known.record.rollout.spec.hosts.clone(),
-        ..known.record.rollout.spec
-    };
+    let spec =
+        RolloutSpec { strategy: Strategy::Remove, previous: None, is_rollback: false, ..known.record.rollout.spec };
     let removal = StoredRollout::new(next_id(tx).await?, spec, "segue".into(), tx.now);
     rollouts::insert(&mut tx.conn, &removal).await?;
     preview.rollout = Some(removal.id());

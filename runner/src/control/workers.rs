@@ -202,18 +202,20 @@ const STORED_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 /// What a worker that is registered under this incarnation may take. Servers that share a database are told by it that the worker
 /// lives; of one server, memory is enough.
 pub(super) async fn room(tx: &mut Tx, worker: &WorkerId, incarnation: &str) -> Result<Room> {
-    let found = if tx.conn.server().is_some() {
-        let sql = "WITH told AS (UPDATE workers SET heard_at = $3 WHERE id = $1 AND heard_at + $4 <= $3)
-            SELECT draining_since,
+    macro_rules! room {
+        () => {
+            "SELECT draining_since,
                 capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
-            FROM workers WHERE id = $1 AND incarnation = $2";
+            FROM workers WHERE id = $1 AND incarnation = $2"
+        };
+    }
+    let found = if tx.conn.server().is_some() {
+        let sql =
+            concat!("WITH told AS (UPDATE workers SET heard_at = $3 WHERE id = $1 AND heard_at + $4 <= $3) ", room!());
         let stored_every = i64::try_from(STORED_EVERY.as_millis()).unwrap_or(i64::MAX);
         tx.conn.first(sql, args![worker, incarnation, tx.now, stored_every]).await?
     } else {
-        let sql = "SELECT draining_since,
-                capacity - (SELECT COUNT(*) FROM jobs WHERE status IN ('leased', 'running') AND worker = $1) AS room
-            FROM workers WHERE id = $1 AND incarnation = $2";
-        tx.conn.first(sql, args![worker, incarnation]).await?
+        tx.conn.first(room!(), args![worker, incarnation]).await?
     };
     match found {
         Some(row) => Ok(Room {

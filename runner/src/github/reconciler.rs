@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use chrono::DateTime;
 use http::{Method, StatusCode};
 use segue_pipelines::preview::Pull;
 use segue_schemas::{
@@ -211,14 +210,13 @@ fn read(item: &Value) -> Option<Listed> {
         let name = value["ref"].as_str()?;
         RefName::parse(&format!("refs/heads/{name}")).ok().map(|_| name.to_owned())
     };
-    let at = item["updated_at"].as_str().and_then(|at| DateTime::parse_from_rfc3339(at).ok());
     let pull = Pull {
         number: item["number"].as_u64()?,
         is_open: item["state"] == "open",
         head: item["head"]["sha"].as_str()?.parse().ok()?,
         before: None,
         is_reopened: false,
-        updated_at: at.map_or(Timestamp(0), |at| Timestamp(at.timestamp_millis())),
+        updated_at: item["updated_at"].as_str().and_then(|at| at.parse().ok()).unwrap_or_default(),
     };
     Some(Listed {
         pull,

@@ -6,7 +6,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use chrono::DateTime;
 use http::Method;
 use segue_schemas::{id::DeliveryId, time::Timestamp};
 use serde_json::Value;
@@ -97,11 +96,10 @@ impl Sweeper {
 }
 
 fn read(delivery: &Value) -> Option<Tried> {
-    let at = DateTime::parse_from_rfc3339(delivery["delivered_at"].as_str()?).ok()?;
     Some(Tried {
         id: delivery["id"].as_u64()?,
         guid: delivery["guid"].as_str()?.to_owned(),
-        at: Timestamp(at.timestamp_millis()),
+        at: delivery["delivered_at"].as_str()?.parse().ok()?,
         is_taken: delivery["status_code"].as_u64().is_some_and(|code| (200..300).contains(&code)),
     })
 }

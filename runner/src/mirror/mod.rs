@@ -3,26 +3,34 @@
 //! changed files, what a branch points to, and a tag pushed back. Never here: what any of it means; a value that git could
 //! take for an option; a git process without a time limit.
 
+mod error;
 mod git;
 mod name;
 mod reader;
 mod tree;
+mod upkeep;
 
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use segue_schemas::id::CommitSha;
-use tokio::{io::AsyncWriteExt as _, sync::Semaphore};
+use tokio::sync::Semaphore;
 
-pub use self::name::{InvalidName, RefName, RepositoryName, Source};
-use self::reader::{Found, Object, Reader, WarmReaders};
+pub use self::{
+    error::MirrorError,
+    name::{InvalidName, RefName, RepositoryName, Source},
+};
+use self::{
+    reader::{Found, Object, Reader, WarmReaders},
+    upkeep::{clean, is_mirror, make_mirror, note_source, tidy},
+};
 
 /// Time limit of a fetch. The first one of a repository brings its whole history.
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
@@ -46,10 +54,6 @@ const FETCHES_PER_TIDYING: u64 = 64;
 const FETCHES_PER_CLEANING: u64 = 64 * FETCHES_PER_TIDYING;
 /// Commits that are remembered to be fetched anew at most.
 const HOLES: usize = 1000;
-/// Time limit of tidying up.
-const TIDY_LIMIT: Duration = Duration::from_secs(1800);
-/// Commits that no ref leads to any more (a forced push) can be run again for so long.
-const PRUNE: &str = "gc.pruneExpire=90.days.ago";
 /// Names of changed files are listed up to this many bytes; above, every path counts as changed.
 const CHANGED_LIMIT: usize = 8 * 1024 * 1024;
 const SMALL_OUTPUT: usize = 64 * 1024;
@@ -57,85 +61,6 @@ const PIPELINES: &str = ".segue/pipelines";
 const ACTIONS: &str = ".segue/actions";
 /// Holds, in a mirror, the address that it was last fetched from.
 const SOURCE_FILE: &str = "segue-source";
-
-/// Why something can't be had from a mirror.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum MirrorError {
-    /// There is no git, or it can't be started.
-    #[error("git can't be run ({0}): install git, and see that it is on the PATH")]
-    Spawn(String),
-    /// It took too long and was ended.
-    #[error("{what} took more than {seconds} s and was ended")]
-    Timeout {
-        /// What.
-        what: String,
-        /// The limit.
-        seconds: u64,
-    },
-    /// It said more than anybody can want.
-    #[error("{what} gave more than {limit_bytes} bytes")]
-    TooMuch {
-        /// What.
-        what: String,
-        /// The limit.
-        limit_bytes: u64,
-    },
-    /// Git refused.
-    #[error("{what} failed: {message}")]
-    Git {
-        /// What.
-        what: String,
-        /// Git's words.
-        message: String,
-    },
-    /// A read from the mirror failed.
-    #[error("the mirror can't be read: {0}")]
-    Read(String),
-    /// A commit is there, and not all that belongs to it.
-    #[error("the mirror lacks a part of commit {commit}: it is fetched anew")]
-    Incomplete {
-        /// Which.
-        commit: CommitSha,
-    },
-    /// The remote does not have the commit.
-    #[error("{source_shown} has no commit {commit}: was it removed by a forced push?")]
-    NoCommit {
-        /// Where it was looked for.
-        source_shown: String,
-        /// Which.
-        commit: CommitSha,
-    },
-    /// The remote does not have the ref.
-    #[error("{source_shown} has no `{git_ref}`")]
-    NoRef {
-        /// Where it was looked for.
-        source_shown: String,
-        /// Which.
-        git_ref: String,
-    },
-    /// More pipeline files than anybody can want.
-    #[error(
-        "`{PIPELINES}` holds {count} files; at most {MAX_PIPELINE_FILES} are read: split the repository, or join pipelines"
-    )]
-    TooManyFiles {
-        /// How many there are.
-        count: usize,
-    },
-    /// More actions than anybody can want.
-    #[error("`{ACTIONS}` holds {count} folders; at most {MAX_PIPELINE_FILES} are read: remove those that nothing uses")]
-    TooManyActions {
-        /// How many there are.
-        count: usize,
-    },
-    /// The mirrors' folder can't be written.
-    #[error("{path} can't be written: {problem}", path = path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// What the system says.
-        problem: String,
-    },
-}
 
 /// A commit that is wanted in the mirror, and the ref by which the remote keeps it.
 #[derive(Debug, Clone)]
@@ -408,8 +333,12 @@ impl Mirrors {
         Ok(missing)
     }
 
+    fn holes(&self) -> MutexGuard<'_, HashSet<(RepositoryName, CommitSha)>> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn has_hole(&self, repository: &RepositoryName, commit: &CommitSha) -> bool {
-        let holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        let holes = self.holes();
         !holes.is_empty() && holes.contains(&(repository.clone(), commit.clone()))
     }
 
@@ -445,7 +374,7 @@ impl Mirrors {
                 }
             }
         }
-        let mut holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holes = self.holes();
         if holes.len() >= HOLES {
             holes.clear();
         }
@@ -475,7 +404,7 @@ impl Mirrors {
         let limit = if make_mirror(&path).await? || anew { CLONE_LIMIT } else { FETCH_LIMIT };
         self.fetch(repository, &path, source, &missing, anew, limit).await?;
         if anew {
-            let mut holes = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut holes = self.holes();
             holes.retain(|(of, commit)| of != repository || missing.iter().all(|one| one.commit != *commit));
         }
         if self.last_source(repository).await.as_ref() != Some(source) {
@@ -546,59 +475,6 @@ impl Mirrors {
             }
         })
     }
-}
-
-fn is_mirror(path: &Path) -> bool {
-    path.join("HEAD").is_file()
-}
-
-/// Makes an empty mirror; `false` where there was one.
-async fn make_mirror(path: &Path) -> Result<bool, MirrorError> {
-    if is_mirror(path) {
-        return Ok(false);
-    }
-    let folder = |problem: std::io::Error| MirrorError::Folder { path: path.to_owned(), problem: problem.to_string() };
-    let unfinished = path.with_extension("git.new");
-    match tokio::fs::remove_dir_all(&unfinished).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(folder(error)),
-        _ => {}
-    }
-    tokio::fs::create_dir_all(&unfinished).await.map_err(folder)?;
-    let mut command = git::command(None);
-    command.args(["init", "--quiet", "--bare", "--template="]).arg(git::end_of_options()).arg(&unfinished);
-    git::run_ok("making a mirror", command, QUICK_LIMIT, SMALL_OUTPUT).await?;
-    tokio::fs::rename(&unfinished, path).await.map_err(folder)?;
-    Ok(true)
-}
-
-/// Joins packs, so that each is at least twice as large as all smaller ones: what is large is left alone. Readers and fetches go on
-/// meanwhile.
-async fn tidy(mirror: PathBuf) {
-    tidied(&mirror, &["repack", "--geometric=2", "-d", "-l", "--quiet"]).await;
-}
-
-/// Packs everything anew, and removes what nothing has led to for long. Readers and fetches go on meanwhile.
-async fn clean(mirror: PathBuf) {
-    tidied(&mirror, &["-c", PRUNE, "gc", "--quiet"]).await;
-}
-
-async fn tidied(mirror: &Path, arguments: &[&str]) {
-    let mut command = git::command(Some(mirror));
-    command.args(arguments);
-    if let Err(error) = git::run_ok("tidying a mirror up", command, TIDY_LIMIT, SMALL_OUTPUT).await {
-        tracing::warn!(mirror = %mirror.display(), %error, "a mirror is left as it is");
-    }
-}
-
-/// The address may hold a password: only the owner reads it.
-async fn note_source(mirror: &Path, source: &Source) -> Result<(), MirrorError> {
-    let path = mirror.join(SOURCE_FILE);
-    let problem = |problem: std::io::Error| MirrorError::Folder { path: path.clone(), problem: problem.to_string() };
-    let mut options = tokio::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).await;
-    let mut file = file.map_err(problem)?;
-    file.write_all(source.as_str().as_bytes()).await.map_err(problem)?;
-    file.flush().await.map_err(problem)
 }
 
 /// What to fetch and where to keep it: the newest commit of each of the remote's refs, under a name made of the ref's hash.

@@ -4,7 +4,6 @@
 
 use std::io::Read;
 
-use chrono::DateTime;
 use segue_pipelines::checks::RERUN_FAILED;
 use segue_schemas::{
     id::CommitSha,
@@ -266,7 +265,7 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         is_closed: pull_request.state.get().is_some_and(|state| state == "closed"),
         // what can't be read tells nothing, and keeps nothing from running
         before: payload.before.get().and_then(|sha| sha.parse().ok()),
-        updated_at: pull_request.updated_at.get().and_then(|at| time(&at)).unwrap_or_default(),
+        updated_at: pull_request.updated_at.get().and_then(|at| at.parse().ok()).unwrap_or_default(),
     };
     Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
 }
@@ -310,7 +309,7 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
     let user = comment.user.get().map(|user| user.0).unwrap_or_default();
     let written = Written {
         id: comment.id.get().and_then(|id| i64::try_from(id).ok()),
-        at: comment.created_at.get().and_then(|at| time(&at)),
+        at: comment.created_at.get().and_then(|at| at.parse().ok()),
         author: user.login.get().filter(|login| is_login(login)),
         is_bot: user.r#type.get().is_some_and(|kind| kind == "Bot"),
     };
@@ -324,10 +323,6 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
         author_association: comment.author_association.get().unwrap_or_default(),
     };
     Ok(Meaning::Comment(Box::new(Trigger { repository, clone_url, actor, event }), written))
-}
-
-fn time(text: &str) -> Option<Timestamp> {
-    DateTime::parse_from_rfc3339(text).ok().map(|at| Timestamp(at.timestamp_millis()))
 }
 
 /// Whether a text is an account's name, which becomes part of a path. Those that an enterprise manages have an underscore.

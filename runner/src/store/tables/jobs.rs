@@ -270,6 +270,11 @@ pub(crate) async fn load(conn: &mut Conn, id: JobId) -> Result<Job> {
     job(&row.ok_or_else(|| StoreError::not_found("job", id))?)
 }
 
+/// The job, if it is still queued: what became of another one of its run may have ended it.
+pub(crate) async fn load_queued(conn: &mut Conn, id: JobId) -> Result<Option<Job>> {
+    Ok(Some(load(conn, id).await?).filter(|job| job.record.status == JobStatus::Queued))
+}
+
 /// The job, if the epoch is that of its lease.
 ///
 /// Every write of a worker comes through here: this is the fence.

@@ -34,8 +34,8 @@ impl Docker {
     /// # Errors
     /// [`DockerError`].
     pub async fn name_image(&self, built: &Built, tag: &str) -> Result<(), DockerError> {
-        let (name, version) = (repository(tag), &tag[repository(tag).len()..]);
-        let options = TagImageOptionsBuilder::default().repo(name).tag(version.trim_start_matches(':')).build();
+        let (name, version) = parts(tag);
+        let options = TagImageOptionsBuilder::default().repo(name).tag(version).build();
         let named = self.client().await?.tag_image(&built.id, Some(options));
         call("name the image", self.config.patience.0, named).await
     }
@@ -78,8 +78,8 @@ impl Docker {
 
     async fn push_once(&self, built: &Built, tag: &str, login: Option<&Login>) -> Result<String, DockerError> {
         self.name_image(built, tag).await?;
-        let (name, version) = (repository(tag), &tag[repository(tag).len()..]);
-        let options = PushImageOptionsBuilder::default().tag(version.trim_start_matches(':')).build();
+        let (name, version) = parts(tag);
+        let options = PushImageOptionsBuilder::default().tag(version).build();
         let credentials = login.map(|login| DockerCredentials {
             username: Some(login.username.clone()),
             password: Some(login.password.clone()),
@@ -105,6 +105,12 @@ impl Docker {
             message: format!("`{tag}` was pushed, and is another image: somebody else names one so at the same time"),
         })
     }
+}
+
+/// A name and its version, as the engine wants them.
+fn parts(tag: &str) -> (&str, &str) {
+    let name = repository(tag);
+    (name, tag[name.len()..].trim_start_matches(':'))
 }
 
 fn meant(tag: &str, error: DockerError) -> DockerError {
