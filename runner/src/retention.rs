@@ -185,6 +185,8 @@ async fn remove_records(store: &Store, tx: &mut Tx, before: Timestamp) -> Result
         "DELETE FROM deliveries WHERE settled_at <= $1",
         "DELETE FROM work_identities WHERE created_at <= $1",
         "DELETE FROM previews WHERE state = 'gone' AND touched_at <= $1",
+        "DELETE FROM github_previews WHERE next_try_at <= $1 AND NOT EXISTS (SELECT 1 FROM previews p
+            WHERE p.repository = github_previews.repository AND p.number = github_previews.number)",
         "DELETE FROM pulls WHERE heard_at <= $1 AND NOT EXISTS (
             SELECT 1 FROM previews p WHERE p.repository = pulls.repository AND p.number = pulls.number)",
         "DELETE FROM notifications WHERE done_at <= $1",

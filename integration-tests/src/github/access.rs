@@ -161,6 +161,11 @@ pub(super) fn is_integration(state: &State, asked: &Asked) -> Result<(), Answer>
     }
 }
 
+/// Whether a person asks, and no App.
+pub(super) fn is_person(state: &State, asked: &Asked) -> Result<bool, Answer> {
+    token(state, asked).map(Token::is_personal)
+}
+
 fn token<'s>(state: &'s State, asked: &Asked) -> Result<&'s Token, Answer> {
     let bad = || Answer::refusal(StatusCode::UNAUTHORIZED, "Bad credentials");
     let Some(token) = bearer(asked) else {

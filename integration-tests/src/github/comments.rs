@@ -6,9 +6,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    Asked, State,
-    access::{Level, may},
+    APP_ID, Asked, State,
+    access::{Level, is_person, may},
     answer::{Answer, page},
+    people::PERSON,
 };
 
 /// Characters of a comment.
@@ -32,6 +33,8 @@ pub struct Comment {
     pub created_at: DateTime<Utc>,
     /// The App's reactions to it.
     pub reactions: Vec<String>,
+    /// What it said before.
+    pub earlier: Vec<String>,
 }
 
 impl super::GitHub {
@@ -47,6 +50,7 @@ impl super::GitHub {
             body: body.into(),
             created_at,
             reactions: Vec::new(),
+            earlier: Vec::new(),
         };
         let payload = json!({
             "action": "created",
@@ -93,6 +97,30 @@ pub(super) fn create(state: &mut State, asked: &Asked, repository: &str, number:
     if !state.repositories.get(repository).is_some_and(|known| known.has_pull(number)) {
         return Err(Answer::not_found());
     }
+    let body = text(asked)?;
+    let (id, created_at) = (state.next_id(), state.now());
+    let (repository, body) = (repository.to_owned(), body.to_owned());
+    let user = if is_person(state, asked)? { PERSON.0 } else { BOT }.into();
+    let (reactions, earlier) = (Vec::new(), Vec::new());
+    let comment = Comment { id, repository, number, user, body, created_at, reactions, earlier };
+    let answer = Answer::json(StatusCode::CREATED, shown(&comment));
+    state.comments.push(comment);
+    Ok(answer)
+}
+
+/// `PATCH /repos/{owner}/{repo}/issues/comments/{comment_id}`
+pub(super) fn update(state: &mut State, asked: &Asked, repository: &str, id: &str) -> Result<Answer, Answer> {
+    may_comment(state, asked, repository, Level::Write)?;
+    let body = text(asked)?.to_owned();
+    let found =
+        state.comments.iter_mut().find(|comment| comment.repository == repository && comment.id.to_string() == id);
+    let comment = found.ok_or_else(Answer::not_found)?;
+    comment.earlier.push(std::mem::replace(&mut comment.body, body));
+    Ok(Answer::ok(shown(comment)))
+}
+
+/// What a comment is to say.
+fn text<'r>(asked: &'r Asked) -> Result<&'r str, Answer> {
     let Some(body) = asked.body["body"].as_str() else {
         return Err(Answer::invalid("\"body\" wasn't supplied."));
     };
@@ -102,12 +130,7 @@ pub(super) fn create(state: &mut State, asked: &Asked, repository: &str, number:
     if body.chars().count() > LONGEST {
         return Err(Answer::validation("IssueComment", "body", "custom"));
     }
-    let (id, created_at) = (state.next_id(), state.now());
-    let (repository, body) = (repository.to_owned(), body.to_owned());
-    let comment = Comment { id, repository, number, user: BOT.into(), body, created_at, reactions: Vec::new() };
-    let answer = Answer::json(StatusCode::CREATED, shown(&comment));
-    state.comments.push(comment);
-    Ok(answer)
+    Ok(body)
 }
 
 /// `GET /repos/{owner}/{repo}/issues/{issue_number}/comments`: oldest first, `since` by when they were changed.
@@ -152,10 +175,13 @@ pub(super) fn react(state: &mut State, asked: &Asked, repository: &str, id: &str
 }
 
 fn shown(comment: &Comment) -> Value {
-    let kind = if comment.user == BOT { "Bot" } else { "User" };
+    let is_app = comment.user == BOT;
+    let kind = if is_app { "Bot" } else { "User" };
+    let user_id = if comment.user == PERSON.0 { PERSON.1 } else { 1 };
+    let app = is_app.then(|| json!({"id": APP_ID, "slug": "segue-test", "client_id": "Iv23liExample"}));
     let at = comment.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     json!({
-        "id": comment.id, "user": {"login": comment.user, "type": kind}, "body": comment.body,
-        "created_at": at, "updated_at": at, "author_association": "NONE",
+        "id": comment.id, "user": {"login": comment.user, "id": user_id, "type": kind}, "body": comment.body,
+        "created_at": at, "updated_at": at, "author_association": "NONE", "performed_via_github_app": app,
     })
 }

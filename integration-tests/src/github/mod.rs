@@ -375,6 +375,7 @@ fn checked(
 fn route(state: &mut State, asked: &Asked) -> Result<Answer, Answer> {
     match (asked.method.as_str(), asked.path) {
         ("GET", ["app"]) => apps::app(state, asked),
+        ("GET", ["user"]) => people::user(state, asked),
         ("GET", ["app", "hook", "config"]) => apps::hook_config(state, asked),
         ("GET", ["app", "hook", "deliveries"]) => hooks::list(state, asked),
         ("POST", ["app", "hook", "deliveries", id, "attempts"]) => hooks::redeliver(state, asked, id),
@@ -409,6 +410,7 @@ fn of_repository(
         ("GET", ["pulls", number]) => repositories::pull(state, asked, repository, number),
         ("GET", ["issues", number, "comments"]) => comments::list(state, asked, repository, number),
         ("POST", ["issues", number, "comments"]) => comments::create(state, asked, repository, number),
+        ("PATCH", ["issues", "comments", id]) => comments::update(state, asked, repository, id),
         ("POST", ["issues", "comments", id, "reactions"]) => comments::react(state, asked, repository, id),
         ("GET", ["collaborators", user, "permission"]) => people::permission(state, asked, repository, user),
         _ => Err(Answer::not_found()),

@@ -1,10 +1,11 @@
 //! What people may do. <https://docs.github.com/en/rest/collaborators/collaborators>
 
+use http::StatusCode;
 use serde_json::json;
 
 use super::{
     Asked, State,
-    access::{Level, may},
+    access::{Level, is_person, may},
     answer::Answer,
 };
 
@@ -14,4 +15,15 @@ pub(super) fn permission(state: &State, asked: &Asked, repository: &str, user: &
     let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
     let permission = known.people.get(user).map_or("none", String::as_str);
     Ok(Answer::ok(json!({"permission": permission, "role_name": permission, "user": {"login": user}})))
+}
+
+/// Whose token [`super::PERSONAL_TOKEN`] is.
+pub(super) const PERSON: (&str, u64) = ("mona", 99);
+
+/// `GET /user`. <https://docs.github.com/en/rest/users/users#get-the-authenticated-user>
+pub(super) fn user(state: &State, asked: &Asked) -> Result<Answer, Answer> {
+    if !is_person(state, asked)? {
+        return Err(Answer::refusal(StatusCode::FORBIDDEN, "Resource not accessible by integration"));
+    }
+    Ok(Answer::ok(json!({"login": PERSON.0, "id": PERSON.1, "type": "User"})))
 }

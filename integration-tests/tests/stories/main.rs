@@ -56,6 +56,7 @@ mod github_shows_deployments;
 mod github_takes_statuses_from_a_person;
 mod github_tokens_end_in_the_middle_of_a_run;
 mod mistakes_are_told_on_the_command_line;
+mod previews_are_told_of_in_one_comment;
 mod previews_follow_a_pull_request_to_its_end;
 mod previews_go_though_nobody_tells_of_the_end;
 mod previews_of_forks_stand_apart;

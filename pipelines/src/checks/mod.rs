@@ -19,6 +19,7 @@ use segue_schemas::{
 use serde::{Deserialize, Serialize};
 
 pub use annotations::{CheckAnnotation, Level};
+pub(crate) use deployment::is_address;
 pub use deployment::{Deployment, DeploymentState, DeploymentStatus, RolloutFacts, deployment};
 pub use status::{CommitState, CommitStatus, commit_status};
 

@@ -31,6 +31,7 @@ use crate::store::{
         rollouts::{self, StoredRollout},
         runs::{self, Run},
     },
+    told_previews::save,
 };
 
 /// The variable that holds a preview's own address.
@@ -254,9 +255,9 @@ fn address(store: &Store, settings: &PreviewConfig, host: &str) -> String {
 }
 
 /// The preview's rollout is there.
-pub(super) async fn begun(tx: &mut Tx, mut wanted: Wanted, rollout: RolloutId) -> Result<()> {
+pub(super) async fn begun(store: &Store, tx: &mut Tx, mut wanted: Wanted, rollout: RolloutId) -> Result<()> {
     wanted.preview.rollout = Some(rollout);
-    previews::save(&mut tx.conn, &wanted.preview).await
+    save(store, tx, &wanted.preview).await
 }
 
 /// Where a rollout's preview is, if it is one of a preview.
@@ -279,20 +280,20 @@ async fn remove(store: &Store, tx: &mut Tx, preview: &Preview, reason: &str) -> 
         None => None,
     };
     // first, so that the ends of its rollouts find it as it is now
-    previews::save(&mut tx.conn, &preview).await?;
+    save(store, tx, &preview).await?;
     for open in rollouts::open_of_pair(&mut tx.conn, ENVIRONMENT, &preview.name).await? {
         stop(store, tx, open, reason).await?;
     }
     let Some(known) = known else {
         preview.state = PreviewState::Gone;
-        return previews::save(&mut tx.conn, &preview).await;
+        return save(store, tx, &preview).await;
     };
     let spec =
         RolloutSpec { strategy: Strategy::Remove, previous: None, is_rollback: false, ..known.record.rollout.spec };
     let removal = StoredRollout::new(next_id(tx).await?, spec, "segue".into(), tx.now);
     rollouts::insert(&mut tx.conn, &removal).await?;
     preview.rollout = Some(removal.id());
-    previews::save(&mut tx.conn, &preview).await?;
+    save(store, tx, &preview).await?;
     tracing::info!(preview = preview.name, reason, rollout = %removal.id(), "a preview is taken away");
     tx.ring(Bell::Rollouts);
     Ok(())
@@ -337,7 +338,7 @@ pub(super) async fn remove_again(store: &Store, tx: &mut Tx) -> Result<usize> {
 }
 
 /// What the end of a rollout in the environment means for its preview.
-pub(super) async fn ended(tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
+pub(super) async fn ended(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
     if rollout.environment() != ENVIRONMENT {
         return Ok(());
     }
@@ -357,7 +358,7 @@ pub(super) async fn ended(tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
         } else {
             preview.reason.clone_from(&ended.reason);
         }
-        return previews::save(&mut tx.conn, &preview).await;
+        return save(store, tx, &preview).await;
     }
     if !preview.state.is_there() {
         return Ok(());
@@ -371,7 +372,7 @@ pub(super) async fn ended(tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
         preview.state = if serves.is_some() { PreviewState::Serving } else { PreviewState::Failed };
         preview.reason.clone_from(&ended.reason);
     }
-    previews::save(&mut tx.conn, &preview).await
+    save(store, tx, &preview).await
 }
 
 /// Whether a rollback point is made of a release that serves: of what is gone with its pull request there is no way back.

@@ -165,7 +165,7 @@ async fn create(
     rollout.record.step = Some(create.step);
     rollouts::insert(&mut tx.conn, &rollout).await?;
     if let Some(wanted) = wanted {
-        previews::begun(tx, wanted, rollout.id()).await?;
+        previews::begun(store, tx, wanted, rollout.id()).await?;
     }
     tx.ring(Bell::Rollouts);
     tx.ring(Bell::Run(run.record.id));
@@ -353,7 +353,7 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
         RolloutStatus::Failed if ended.run.is_none() => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         _ => {}
     }
-    previews::ended(tx, rollout).await?;
+    previews::ended(store, tx, rollout).await?;
     let Some(id) = rollout.record.job else { return Ok(()) };
     let Some(mut job) = jobs::waiting_for(&mut tx.conn, id, ended.id).await? else { return Ok(()) };
     resume_after(store, tx, &mut job, rollout).await?;

@@ -46,6 +46,11 @@ impl App {
         Ok(Self { id, key })
     }
 
+    /// Its number or client ID, as the configuration has it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A token; `now` in seconds since 1970 by GitHub's clock.
     pub(super) fn token(&self, now: i64) -> Result<SecretString, GitHubError> {
         let issued = now - BACK_SECONDS;

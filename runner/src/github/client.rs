@@ -50,7 +50,7 @@ struct Inner {
     ahead: AtomicI64,
 }
 
-enum Identity {
+pub(super) enum Identity {
     App(Box<App>),
     Token(SecretString),
 }
@@ -93,6 +93,10 @@ impl GitHub {
     #[must_use]
     pub fn is_app(&self) -> bool {
         matches!(self.inner.identity, Identity::App(_))
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.inner.identity
     }
 
     /// Host, port and path of the API.

@@ -4,6 +4,7 @@
 //! and answers; what went wrong as one of a few kinds, of which each says what to do. Never here: what a run or a job should look
 //! like there (`segue_pipelines::checks` says that), or when to try again (the callers keep what they have to say in the store).
 
+mod account;
 mod answer;
 mod app;
 mod budget;
@@ -11,6 +12,7 @@ mod client;
 mod commenter;
 mod deployer;
 mod error;
+mod previewer;
 mod reconciler;
 mod sweeper;
 mod teller;

@@ -127,7 +127,9 @@ impl Teller {
             let left_out = self.store.due_left_out(AT_A_TIME).await?;
             let comments = self.store.due_comments(AT_A_TIME).await?;
             let deployments = self.store.due_deployments(AT_A_TIME).await?;
-            if runs.is_empty() && left_out.is_empty() && comments.is_empty() && deployments.is_empty() {
+            let previews = self.store.due_previews(AT_A_TIME).await?;
+            let is_done = runs.is_empty() && left_out.is_empty() && comments.is_empty() && deployments.is_empty();
+            if is_done && previews.is_empty() {
                 break;
             }
             for one in comments {
@@ -145,6 +147,11 @@ impl Teller {
                     return Ok((Some(Instant::now() + pause), false));
                 }
             }
+            for one in previews {
+                if let Some(pause) = self.tell_previews(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
+            }
             for one in left_out {
                 if let Some(pause) = self.tell_left_out(&one).await? {
                     return Ok((Some(Instant::now() + pause), false));
@@ -156,6 +163,7 @@ impl Teller {
             self.store.next_left_out_due().await?,
             self.store.next_comment_due().await?,
             self.store.next_deployment_due().await?,
+            self.store.next_previews_due().await?,
         ];
         let next = due.into_iter().flatten().min();
         Ok((next.map(|due| Instant::now() + due.since(self.store.now())), true))

@@ -14,6 +14,7 @@ use super::{
     due::Due,
     sql::{Conn, args},
     tables::{jobs, previews, releases, rollouts},
+    told_previews::check_of,
 };
 
 /// A rollout of which GitHub is to be told.
@@ -93,10 +94,8 @@ impl Store {
         if let Some(job) = record.job {
             match jobs::load(&mut conn, job).await {
                 Ok(job) => {
+                    check = check_of(&mut conn, &job).await?;
                     environment_url = job.record.environment_url;
-                    let sql = "SELECT check_id FROM github_checks WHERE run_id = $1 AND attempt = $2 AND job_key = $3";
-                    let args = args![job.record.run, job.record.attempt, &job.record.plan.key];
-                    check = conn.first(sql, args).await?.map_or(Ok(None), |row| row.maybe_int("check_id"))?;
                 }
                 Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error),

@@ -26,6 +26,7 @@ mod shows;
 pub(crate) mod sql;
 mod sqlite;
 pub(crate) mod tables;
+pub(crate) mod told_previews;
 mod waiting;
 mod writer;
 
@@ -56,6 +57,7 @@ pub use model::*;
 pub(crate) use postgres::{Database as PostgresDatabase, SERVER_ID};
 pub use shows::{DueShow, ShowFacts, ShownCheck};
 pub(crate) use sqlite::{check_database, copy_database};
+pub use told_previews::{DuePreviews, PreviewFacts};
 pub(crate) use waiting::Waiting;
 pub(crate) use writer::{Tx, Work};
 
