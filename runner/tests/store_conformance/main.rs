@@ -163,6 +163,7 @@ macro_rules! on {
                 a_preview_lives_as_long_as_its_pull_request_is_open,
                 what_asks_too_late_or_for_no_pull_request_is_refused,
                 the_one_idle_for_longest_makes_room_and_time_ends_others,
+                every_change_of_a_preview_is_to_be_told_below_its_pull_request,
             }
             random::{
                 invariants_hold_under_random_operations,

@@ -157,3 +157,39 @@ pub async fn the_one_idle_for_longest_makes_room_and_time_ends_others(world: Wor
         world.store.previews().await.unwrap().iter().map(|one| (one.number, one.state)).collect();
     assert_eq!(states, [(2, PreviewState::Removing), (3, PreviewState::Serving)]);
 }
+
+pub async fn every_change_of_a_preview_is_to_be_told_below_its_pull_request(world: World) {
+    let world = world.configured(|config| config.github.token_file = Some("unused".into())).await;
+    let worker = world.worker("w", "1").await;
+    let due = async || world.store.due_previews(10).await.unwrap();
+    let claim = asking(&world, &worker, told(&world, 7, "opened", commit(10), 10)).await;
+    ask(&world, &claim).await.unwrap();
+    let first = due().await.remove(0);
+    assert_eq!((first.repository.as_str(), first.number, first.comment, first.is_announced), ("o/r", 7, None, false));
+    let facts = world.store.preview_facts("o/r", 7).await.unwrap();
+    assert!(facts.is_open && !facts.is_settled);
+    assert_eq!((facts.previews[0].state, &facts.previews[0].coming), (PreviewState::Starting, &Some(commit(10))));
+    world.store.announce_previews(&first).await.unwrap();
+    let until = world.store.now() + Duration::from_secs(90);
+    world.store.previews_put_off(&first, until, Some("it is away".into())).await.unwrap();
+    assert_eq!((due().await, world.store.next_previews_due().await.unwrap()), (vec![], Some(until)));
+    world.pass(Duration::from_secs(91));
+    let world = world.reopened().await;
+    let due = async || world.store.due_previews(10).await.unwrap();
+    let again = due().await.remove(0);
+    assert_eq!((again.tries, again.is_announced), (1, true));
+    // what changes while it is told is told again
+    let rollout = world.claim_rollout(&worker).await;
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    world.store.previews_told(&again, Some(7_000_000_000), "d".into()).await.unwrap();
+    world.store.previews_shown(&again, world.store.now(), None).await.unwrap();
+    let later = due().await.remove(0);
+    assert!(later.version > again.version && later.comment == Some(7_000_000_000) && later.told == "d", "{later:?}");
+    let facts = world.store.preview_facts("o/r", 7).await.unwrap();
+    assert!(facts.is_settled && facts.previews[0].state == PreviewState::Serving);
+    world.store.previews_shown(&later, world.store.now(), None).await.unwrap();
+    assert_eq!((due().await, world.store.next_previews_due().await.unwrap()), (vec![], None));
+    hear(&world, told(&world, 7, "closed", commit(10), 12)).await;
+    assert_eq!(due().await.len(), 1);
+    assert!(!world.store.preview_facts("o/r", 7).await.unwrap().is_open);
+}
