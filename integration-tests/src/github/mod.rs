@@ -104,6 +104,8 @@ struct State {
     token_life: Duration,
     tokens: BTreeMap<String, Token>,
     repositories: BTreeMap<String, Repository>,
+    /// The numbers of those that were called so once.
+    renamed: BTreeMap<String, u64>,
     check_runs: Vec<CheckRun>,
     statuses: Vec<CommitStatus>,
     comments: Vec<Comment>,
@@ -160,6 +162,7 @@ impl GitHub {
             token_life: Duration::from_secs(3600),
             tokens: BTreeMap::new(),
             repositories: BTreeMap::new(),
+            renamed: BTreeMap::new(),
             check_runs: Vec::new(),
             statuses: Vec::new(),
             comments: Vec::new(),
@@ -169,7 +172,7 @@ impl GitHub {
             next_id: 1_000,
         };
         state.tokens.insert(PERSONAL_TOKEN.into(), Token::personal());
-        state.repositories.insert(repository.into(), Repository::new(bare));
+        state.repositories.insert(repository.into(), Repository::new(1, bare));
         let state = Arc::new(Mutex::new(state));
         let router = Router::new().fallback(handle).with_state(state.clone());
         let server = tokio::spawn(async move {
@@ -381,9 +384,19 @@ fn route(state: &mut State, asked: &Asked) -> Result<Answer, Answer> {
         ("POST", ["app", "hook", "deliveries", id, "attempts"]) => hooks::redeliver(state, asked, id),
         ("GET", ["app", "installations"]) => apps::installations(state, asked),
         ("POST", ["app", "installations", id, "access_tokens"]) => apps::access_token(state, asked, id),
-        ("GET", ["repos", owner, name]) => repositories::get(state, asked, &format!("{owner}/{name}")),
         (method, ["repos", owner, name, rest @ ..]) => {
-            of_repository(state, asked, method, &format!("{owner}/{name}"), rest)
+            let name = format!("{owner}/{name}");
+            match state.renamed.get(&name) {
+                Some(id) if !state.repositories.contains_key(&name) => {
+                    Err(repositories::moved(state, asked, *id, rest))
+                }
+                _ => of_repository(state, asked, method, &name, rest),
+            }
+        }
+        (method, ["repositories", id, rest @ ..]) => {
+            let mut known = state.repositories.iter().filter(|(_, known)| known.id.to_string() == **id);
+            let name = known.next().map(|(name, _)| name.clone()).ok_or_else(Answer::not_found)?;
+            of_repository(state, asked, method, &name, rest)
         }
         _ => Err(Answer::not_found()),
     }
@@ -397,6 +410,7 @@ fn of_repository(
     rest: &[&str],
 ) -> Result<Answer, Answer> {
     match (method, rest) {
+        ("GET", []) => repositories::get(state, asked, repository),
         ("GET", ["installation"]) => apps::installation_of(state, asked, repository),
         ("POST", ["check-runs"]) => checks::create(state, asked, repository),
         ("PATCH", ["check-runs", id]) => checks::update(state, asked, repository, id),

@@ -17,6 +17,8 @@ use super::{
 
 /// A repository.
 pub(super) struct Repository {
+    /// Stays when it is renamed.
+    pub(super) id: u64,
     bare: PathBuf,
     /// What people may do in it.
     pub(super) people: BTreeMap<String, String>,
@@ -24,8 +26,8 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    pub(super) fn new(bare: &Path) -> Self {
-        Self { bare: bare.into(), people: BTreeMap::new(), pulls: Vec::new() }
+    pub(super) fn new(id: u64, bare: &Path) -> Self {
+        Self { id, bare: bare.into(), people: BTreeMap::new(), pulls: Vec::new() }
     }
 
     /// Whether it has a pull request.
@@ -67,6 +69,26 @@ impl super::GitHub {
         }
     }
 
+    /// Gives a repository another name, or another owner. Its old paths lead to the new ones from now on.
+    pub fn rename(&self, repository: &str, to: &str) {
+        let mut state = self.state();
+        let Some(known) = state.repositories.remove(repository) else { return };
+        state.renamed.insert(repository.into(), known.id);
+        state.repositories.insert(to.into(), known);
+        let moved = |name: &mut String| {
+            if name == repository {
+                to.clone_into(name);
+            }
+        };
+        state.check_runs.iter_mut().for_each(|run| moved(&mut run.repository));
+        state.comments.iter_mut().for_each(|comment| moved(&mut comment.repository));
+        for scope in state.tokens.values_mut().filter_map(|token| token.of_installation.as_mut()) {
+            if scope.repositories.remove(repository) {
+                scope.repositories.insert(to.into());
+            }
+        }
+    }
+
     /// Closes a pull request, or opens it again (`open`, `closed`).
     pub fn set_pull_state(&self, repository: &str, number: u64, word: &str) {
         let mut state = self.state();
@@ -105,12 +127,33 @@ impl State {
     }
 }
 
+/// What the paths of a repository answer that is called otherwise now.
+/// <https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects>
+pub(super) fn moved(state: &State, asked: &Asked, id: u64, rest: &[&str]) -> Answer {
+    let (status, message) = match asked.method {
+        &http::Method::GET => (http::StatusCode::MOVED_PERMANENTLY, "Moved Permanently"),
+        _ => (http::StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect"),
+    };
+    let mut url = [&format!("{}/repositories/{id}", state.url)[..]]
+        .into_iter()
+        .chain(rest.iter().copied())
+        .collect::<Vec<_>>()
+        .join("/");
+    if !asked.query.is_empty() {
+        let query: Vec<String> =
+            asked.query.iter().map(|(name, value)| format!("{name}={}", value.replace(' ', "%20"))).collect();
+        url = format!("{url}?{}", query.join("&"));
+    }
+    let body = json!({"message": message, "url": url, "documentation_url": "https://docs.github.com/rest"});
+    Answer::json(status, body).with("location", url)
+}
+
 /// `GET /repos/{owner}/{repo}`
 pub(super) fn get(state: &State, asked: &Asked, repository: &str) -> Result<Answer, Answer> {
     may(state, asked, repository, "metadata", Level::Read)?;
     let (owner, name) = repository.split_once('/').unwrap_or_default();
     Ok(Answer::ok(json!({
-        "id": 1, "name": name, "full_name": repository, "private": true, "default_branch": "main", "owner": {"login": owner},
+        "id": state.repositories.get(repository).map(|known| known.id), "name": name, "full_name": repository, "private": true, "default_branch": "main", "owner": {"login": owner},
         "permissions": {"admin": false, "push": true, "pull": true},
     })))
 }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use segue_pipelines::plan::{ExplainedPipeline, explain};
 use segue_runner::{
     store::Clock,
-    webhook::{PayloadMeaning as Meaning, read_payload},
+    webhook::{PayloadMeaning as Meaning, Upkeep, read_payload},
 };
 use segue_schemas::{
     id::CommitSha,
@@ -125,7 +125,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         Meaning::Asks(_) => {
             return Err(Failure::new("this event asks something of runs that are there, and starts none of its own"));
         }
-        Meaning::Ignored { reason, .. } => {
+        Meaning::Ignored { reason, .. } | Meaning::Upkeep(Upkeep { reason, .. }) => {
             sources.iter().map(|file| ExplainedPipeline::ignored(&file.name, &reason)).collect()
         }
     };

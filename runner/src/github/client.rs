@@ -29,6 +29,8 @@ use crate::auth;
 
 /// The largest answer.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
+const NOT_FOUND: StatusCode = StatusCode::NOT_FOUND;
+const UNPROCESSABLE: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 /// How long a token is believed to live whose end can't be read.
 const SHORT_LIFE: Duration = Duration::from_secs(60);
 
@@ -189,21 +191,21 @@ impl GitHub {
     async fn mint(&self, repository: &str, purpose: Purpose) -> Result<SecretString, GitHubError> {
         let is_known = self.tokens().installation(repository).is_some();
         let installation = self.installation(repository).await?;
-        let path = format!("/app/installations/{installation}/access_tokens");
         let name = repository.split_once('/').map_or(repository, |(_, name)| name);
-        let body = json!({"repositories": [name], "permissions": purpose.permissions()});
-        let answer = match Box::pin(self.ask(Speaker::App, Method::POST, &path, Some(&body))).await {
+        let answer = match self.make_token(installation, Some(name), &purpose.permissions()).await {
             // it was installed anew, or the repository has moved to another owner
-            Err(error)
-                if is_known
-                    && matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY)) =>
-            {
+            Err(error) if is_known && matches!(error.status(), Some(NOT_FOUND | UNPROCESSABLE)) => {
                 self.tokens().put_installation(repository, None);
                 return Box::pin(self.mint(repository, purpose)).await;
             }
-            Err(GitHubError::Refused { request, status: StatusCode::UNPROCESSABLE_ENTITY, message }) => {
-                let needed = purpose.in_words().into();
-                return Err(GitHubError::Forbidden { request, message, needed, remedy: GRANT_APP });
+            Err(GitHubError::Refused { request, status: UNPROCESSABLE, message }) => {
+                match self.name_now(installation, repository).await {
+                    Some(now) => self.make_token(installation, Some(&now), &purpose.permissions()).await?,
+                    None => {
+                        let needed = purpose.in_words().into();
+                        return Err(GitHubError::Forbidden { request, message, needed, remedy: GRANT_APP });
+                    }
+                }
             }
             answer => answer?,
         };
@@ -213,6 +215,40 @@ impl GitHub {
             .map_or(SHORT_LIFE, |ends| Duration::from_secs(u64::try_from(ends.timestamp() - self.now()).unwrap_or(0)));
         self.tokens().put(repository, purpose, token.clone(), life);
         Ok(token)
+    }
+
+    /// <https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>; `name`: the one repository that it opens.
+    async fn make_token(
+        &self,
+        installation: u64,
+        name: Option<&str>,
+        permissions: &Value,
+    ) -> Result<Answer, GitHubError> {
+        let path = format!("/app/installations/{installation}/access_tokens");
+        let mut body = json!({"permissions": permissions});
+        if let Some(name) = name {
+            body["repositories"] = json!([name]);
+        }
+        Box::pin(self.ask(Speaker::App, Method::POST, &path, Some(&body))).await
+    }
+
+    /// What a repository is called that is no longer called so: GitHub leads from its old paths to the new ones, but makes tokens by the
+    /// new name alone. `None`: it is called so, or GitHub does not say.
+    async fn name_now(&self, installation: u64, repository: &str) -> Option<String> {
+        let answer = self.make_token(installation, None, &Purpose::Metadata.permissions()).await.ok()?;
+        let token = SecretString::from(answer.body["token"].as_str()?);
+        let speaker = Speaker::Repository(repository, Purpose::Metadata);
+        let answer = self.send(&token, speaker, &Method::GET, &format!("/repos/{repository}"), None).await.ok()?;
+        let full = answer.body["full_name"].as_str()?;
+        if full.eq_ignore_ascii_case(repository) {
+            return None;
+        }
+        tracing::warn!(
+            repository,
+            now = full,
+            "the repository is called otherwise at GitHub now: rename it under `repositories` in segue.yaml"
+        );
+        full.split_once('/').map(|(_, name)| name.to_owned())
     }
 
     async fn installation(&self, repository: &str) -> Result<u64, GitHubError> {

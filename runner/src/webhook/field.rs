@@ -10,6 +10,8 @@ use serde::{
 
 /// Texts longer than this (in bytes) are cut: a commit message has no upper bound, what we keep of it has.
 const TEXT_LIMIT: usize = 16 * 1024;
+/// Objects of a list that are kept.
+const LIST_LIMIT: usize = 20;
 
 /// A needed field that is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +93,14 @@ pub trait Shape: Sized {
     fn from_number(_: u64) -> Option<Self> {
         None
     }
+    /// From a list.
+    ///
+    /// # Errors
+    /// Those of the reader below: the JSON breaks off.
+    fn from_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<Option<Self>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
     /// From an object; `None` leaves the map unread.
     ///
     /// # Errors
@@ -130,6 +140,25 @@ impl<T: DeserializeOwned> Shape for Object<T> {
     const WANTED: &'static str = "an object";
     fn from_map<'de, A: MapAccess<'de>>(map: A) -> Result<Option<Self>, A::Error> {
         T::deserialize(MapAccessDeserializer::new(map)).map(|value| Some(Self(value)))
+    }
+}
+
+/// The first objects of a list; what else stands in it is passed over.
+#[derive(Debug, Default)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: DeserializeOwned> Shape for List<T> {
+    const WANTED: &'static str = "a list";
+    fn from_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<Option<Self>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<Field<Object<T>>>()? {
+            if let Field::Present(item) = item
+                && items.len() < LIST_LIMIT
+            {
+                items.push(item.0);
+            }
+        }
+        Ok(Some(Self(items)))
     }
 }
 
@@ -176,9 +205,8 @@ impl<'de, T: Shape> Visitor<'de> for FieldVisitor<T> {
     fn visit_unit<E>(self) -> Result<Field<T>, E> {
         Ok(Field::Absent)
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<T>, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Field::Wrong("a list"))
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Field<T>, A::Error> {
+        Ok(T::from_seq(seq)?.map_or(Field::Wrong("a list"), Field::Present))
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Field<T>, A::Error> {
         Ok(T::from_map(map)?.map_or(Field::Wrong("an object"), Field::Present))

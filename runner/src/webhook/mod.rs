@@ -33,7 +33,8 @@ use self::{
 };
 pub use self::{
     payload::{
-        Meaning as PayloadMeaning, PayloadError, check_client_payload, is_rollback_tag, read_slice as read_payload,
+        Meaning as PayloadMeaning, PayloadError, Upkeep, check_client_payload, is_rollback_tag,
+        read_slice as read_payload,
     },
     signature::SignatureError,
 };
@@ -137,6 +138,17 @@ impl Intake {
     fn admit(&self, meaning: payload::Meaning) -> (Option<String>, Meaning) {
         match meaning {
             payload::Meaning::Ignored { repository, reason } => (repository, Meaning::Ignored(reason)),
+            payload::Meaning::Upkeep(upkeep) => {
+                let is_ours = self.config.repositories.keys().any(|name| upkeep.concerns(name));
+                let reason = match upkeep.remedy.filter(|_| is_ours) {
+                    Some(remedy) => format!("{}: {remedy}", upkeep.reason),
+                    None => upkeep.reason,
+                };
+                if is_ours {
+                    tracing::warn!(reason, "GitHub tells of a repository of segue.yaml");
+                }
+                (upkeep.repository, Meaning::Ignored(reason))
+            }
             payload::Meaning::Asks(asked) => {
                 let (known, repository) = (&self.config.repositories, asked.repository.clone());
                 let is_known = known.is_empty() || known.contains_key(&repository);

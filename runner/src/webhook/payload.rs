@@ -2,6 +2,8 @@
 //! events and payloads"; fields are null or missing in practice wherever that is not contradicted (a fork that was deleted
 //! leaves `head.repo` null, a deleted branch `head_commit`, an old GitHub Enterprise no `draft`).
 
+mod upkeep;
+
 use std::io::Read;
 
 use segue_pipelines::checks::RERUN_FAILED;
@@ -12,7 +14,8 @@ use segue_schemas::{
 };
 use serde::Deserialize;
 
-use super::field::{Field, FieldError, Free, Object};
+pub use self::upkeep::Upkeep;
+use super::field::{Field, FieldError, Free, List, Object};
 use crate::{
     mirror::{RefName, RepositoryName},
     store::{Asked, AskedOf},
@@ -27,6 +30,8 @@ pub enum Meaning {
     Asks(Asked),
     /// Somebody wrote something, which may hold a command.
     Comment(Box<Trigger>, Written),
+    /// Nothing comes of it here, and the operator may have something to do.
+    Upkeep(Upkeep),
     /// Nothing comes of it.
     Ignored {
         /// `owner/name`, where the payload has a usable one.
@@ -116,11 +121,17 @@ struct Payload {
     check_suite: Field<Object<Check>>,
     requested_action: Field<Object<RequestedAction>>,
     zen: Field<String>,
+    changes: Field<Object<upkeep::Changes>>,
+    installation: Field<Object<upkeep::Installation>>,
+    account: Field<Object<Account>>,
+    repositories_added: Field<List<Repository>>,
+    repositories_removed: Field<List<Repository>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Commit {
+    id: Field<String>,
     message: Field<String>,
 }
 
@@ -206,6 +217,10 @@ fn interpret(event: &str, payload: Payload) -> Result<Meaning, PayloadError> {
         "issue_comment" => issue_comment(payload),
         "check_run" => check_run(payload),
         "check_suite" => check_suite(payload),
+        "repository" => Ok(upkeep::repository(payload)),
+        "installation" => Ok(upkeep::installation(payload)),
+        "installation_repositories" => Ok(upkeep::installation_repositories(payload)),
+        "installation_target" => Ok(upkeep::installation_target(payload)),
         "ping" => {
             let zen = payload.zen.get().map(|zen| format!(" ({zen})")).unwrap_or_default();
             Ok(ignored(payload.repository, format!("a ping{zen}: the webhook works, and asks for nothing")))
@@ -233,7 +248,12 @@ fn push(payload: Payload) -> Result<Meaning, PayloadError> {
     let git_ref = RefName::parse(&git_ref)
         .map_err(|error| FieldError::Invalid { path: "ref", reason: error.to_string() })?
         .into_string();
-    let message = payload.head_commit.get().and_then(|commit| commit.0.message.get()).unwrap_or_default();
+    let head = payload.head_commit.get().map(|commit| commit.0).unwrap_or_default();
+    let message = head.message.get().unwrap_or_default();
+    // of an annotated tag `after` is the tag's own object, to which no check can be made:
+    // https://github.blog/changelog/2021-10-01-the-push-webhook-payload-provides-a-consistent-head_commit-on-tag-creation/
+    let tagged = head.id.get().filter(|_| git_ref.starts_with("refs/tags/")).and_then(|id| id.parse().ok());
+    let after = tagged.unwrap_or(after);
     let forced = payload.forced.get().unwrap_or(false);
     let event = Event::Push { r#ref: git_ref, before, after, message, forced };
     Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))

@@ -22,7 +22,7 @@ use segue_pipelines::{
 use segue_runner::{
     planner::PlanError,
     up::{self, Reach, ServerOptions},
-    webhook::PayloadMeaning as Meaning,
+    webhook::{PayloadMeaning as Meaning, Upkeep},
 };
 use segue_schemas::{
     api::{CancelRequest, RunSummary, RunView, SecretValue},
@@ -281,7 +281,9 @@ fn trigger_of(event: EventName, told: &Told<'_>, args: &LocalArgs, snapshot: &Sn
         Meaning::Asks(_) => {
             Err(Failure::new("this event asks something of runs that are there, and starts none of its own"))
         }
-        Meaning::Ignored { reason, .. } => Err(Failure::new(format_args!("this event starts nothing: {reason}"))),
+        Meaning::Ignored { reason, .. } | Meaning::Upkeep(Upkeep { reason, .. }) => {
+            Err(Failure::new(format_args!("this event starts nothing: {reason}")))
+        }
     }
 }
 

@@ -46,6 +46,22 @@ async fn a_token_is_made_once_renewed_before_its_end_and_again_when_it_is_refuse
 }
 
 #[tokio::test]
+async fn a_repository_that_was_renamed_is_spoken_of_by_either_name() {
+    let there = stand_in().await;
+    let github = opened(&there.as_app(""));
+    checks(&github).await.unwrap();
+    there.rename(REPOSITORY, "acme/store");
+    checks(&github).await.unwrap();
+    there.revoke_tokens();
+    checks(&github).await.unwrap();
+    // a permission that is missing is told all the same
+    there.grant(Permissions::from([("metadata".into(), Level::Read)]));
+    there.revoke_tokens();
+    let error = checks(&github).await.unwrap_err();
+    assert!(matches!(error, GitHubError::Forbidden { .. } | GitHubError::Refused { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_token_may_do_what_it_is_for_and_nothing_else() {
     let there = stand_in().await;
     let github = opened(&there.as_app(""));

@@ -1,3 +1,5 @@
+mod mutated;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -75,6 +77,23 @@ fn a_push_becomes_a_trigger() {
         forced: false,
     };
     assert_eq!(trigger.event, expected);
+}
+
+#[test]
+fn of_a_tag_the_commit_counts_and_not_the_tags_own_object() {
+    let mut payload = push();
+    payload["ref"] = json!("refs/tags/v1.2.0");
+    payload["after"] = json!("c".repeat(40));
+    let after = |payload: &Value| match trigger(read_changed("push", payload.clone(), "", None)).event {
+        Event::Push { after, .. } => after.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(after(&payload), B);
+    payload["head_commit"] = Value::Null;
+    assert_eq!(after(&payload), "c".repeat(40));
+    payload["head_commit"] = json!({"id": B});
+    payload["ref"] = json!("refs/heads/main");
+    assert_eq!(after(&payload), "c".repeat(40), "a branch's push says itself what it brings");
 }
 
 #[test]
