@@ -61,6 +61,11 @@ impl Answer {
         self
     }
 
+    /// What it says, if that is JSON.
+    pub(super) fn body(&self) -> Option<&Value> {
+        self.body.as_ref().ok()
+    }
+
     pub(super) fn into_response(self, limits: &Limits) -> Response {
         let mut response =
             Response::builder().status(self.status).header("x-github-media-type", "github.v3; format=json");

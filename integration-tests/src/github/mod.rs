@@ -13,12 +13,13 @@ mod comments;
 mod deployments;
 mod hooks;
 mod limits;
+pub mod openapi;
 mod people;
 mod repositories;
 mod statuses;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -42,6 +43,7 @@ pub use checks::CheckRun;
 pub use comments::Comment;
 pub use deployments::Deployment;
 pub use hooks::Delivery;
+use openapi::Description;
 use repositories::Repository;
 pub use statuses::CommitStatus;
 
@@ -113,6 +115,10 @@ struct State {
     deployments: Vec<Deployment>,
     hook_url: Option<String>,
     next_id: u64,
+    /// What requests and answers are held against, where there is one.
+    description: Option<Arc<Description>>,
+    /// How they differed from it.
+    deviations: BTreeSet<String>,
 }
 
 impl State {
@@ -170,6 +176,8 @@ impl GitHub {
             deployments: Vec::new(),
             hook_url: None,
             next_id: 1_000,
+            description: Description::named()?,
+            deviations: BTreeSet::new(),
         };
         state.tokens.insert(PERSONAL_TOKEN.into(), Token::personal());
         state.repositories.insert(repository.into(), Repository::new(1, bare));
@@ -295,6 +303,17 @@ impl GitHub {
         self.state().requests.clone()
     }
 
+    /// Holds requests and answers against a description from now on.
+    pub fn hold_against(&self, description: Description) {
+        self.state().description = Some(Arc::new(description));
+    }
+
+    /// How they differed from it; a story that ends with some that were not taken fails.
+    #[must_use]
+    pub fn take_deviations(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().deviations).into_iter().collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -303,6 +322,12 @@ impl GitHub {
 impl Drop for GitHub {
     fn drop(&mut self) {
         self.server.abort();
+        let deviations = self.take_deviations();
+        assert!(
+            deviations.is_empty() || std::thread::panicking(),
+            "not as GitHub's description has it:\n{}",
+            deviations.join("\n")
+        );
     }
 }
 
@@ -371,7 +396,14 @@ fn checked(
     if let Some(refusal) = state.limits.refuse(method, state.now()) {
         return refusal;
     }
-    route(state, &asked).unwrap_or_else(|refusal| refusal)
+    let answer = route(state, &asked).unwrap_or_else(|refusal| refusal);
+    if let Some(description) = state.description.clone() {
+        state.deviations.extend(description.of_request(method, path, query, asked.body));
+        if let Some(body) = answer.body() {
+            state.deviations.extend(description.of_answer(method, path, answer.status.as_u16(), body));
+        }
+    }
+    answer
 }
 
 /// The paths, as <https://docs.github.com/en/rest> lists them.

@@ -59,7 +59,7 @@ impl super::GitHub {
         let mut state = self.state();
         let updated_at = state.next_time();
         if let Some(known) = state.repositories.get_mut(repository) {
-            let base = known.branch("main");
+            let base = known.branch("main").unwrap_or_else(|| head.to_owned());
             known.pulls.retain(|pull| pull["number"] != number);
             known.pulls.push(json!({
                 "number": number, "state": "open", "title": format!("The {branch} branch"), "draft": false,
