@@ -6,6 +6,7 @@
 mod broker;
 mod github;
 mod previews;
+mod protection;
 mod storage;
 
 use std::{net::SocketAddr, ops::Range};
@@ -18,12 +19,12 @@ use segue_schemas::{
 use crate::{
     diagnostic::{Code, Diagnostic, Findings, Source},
     document::{self, Entry, Node},
-    filter::Patterns,
     nearest::did_you_mean,
     preview,
     service::is_variable,
 };
 use previews::{PreviewFault, keys_of_previews, preview_faults};
+use protection::{ProtectionFault, protection_faults};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
 pub use github::{GitHubFault, github_faults};
@@ -104,10 +105,8 @@ impl<'n> Check<'n, '_, '_> {
                 self.refuse(&document::place(&entry.value, &["requires"]), message, None);
             }
             self.previews(entry, environment);
-            if let Err((index, error)) = Patterns::parse(&environment.branches) {
-                let branches = entry.value.get("branches");
-                let item = branches.and_then(|list| list.items().get(index)).map_or(0..0, |item| item.span.clone());
-                self.refuse(&item, error.to_string(), None);
+            for ProtectionFault { span, message, help } in protection_faults(environment, &entry.value) {
+                self.refuse(&span, message, help);
             }
         }
     }

@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod preview;
 pub mod progress;
+pub mod protection;
 pub mod rollout;
 pub mod schedule;
 pub mod service;

@@ -272,7 +272,7 @@ fn shortest_gap(minutes: &[bool; 60], hours: &[bool; 24], daily: bool) -> Option
     within.into_iter().chain(across).min()
 }
 
-fn nearest_zone(name: &str) -> String {
+pub(crate) fn nearest_zone(name: &str) -> String {
     let same_place = |zone: &&Tz| {
         let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_lowercase();
         zone.name().eq_ignore_ascii_case(name) || last(zone.name()) == last(name)

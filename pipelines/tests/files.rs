@@ -239,5 +239,8 @@ fn event(line: &str) -> (Trigger, Option<Vec<String>>) {
         },
         _ => panic!("`{line}` is no event that the cases know"),
     };
-    (Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), event }, changed)
+    (
+        Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), authors: Vec::new(), event },
+        changed,
+    )
 }

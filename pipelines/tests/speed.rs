@@ -34,6 +34,7 @@ fn push() -> Trigger {
         repository: "octo/app".into(),
         clone_url: None,
         actor: "mona".into(),
+        authors: Vec::new(),
         event: Event::Push {
             r#ref: "refs/heads/main".into(),
             before: format!("{:040x}", 1).parse().unwrap_or_else(|e| panic!("{e:?}")),

@@ -231,6 +231,36 @@ pub struct RunView {
     pub artifacts: Vec<Artifact>,
     /// The rollouts that its steps made, oldest first.
     pub rollouts: Vec<RolloutId>,
+    /// Who said yes to it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<GivenApproval>,
+}
+
+/// Somebody's yes to a run, for its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct GivenApproval {
+    /// For which environment; empty: that code from outside the repository may run.
+    pub environment: String,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why the environment's rules were passed by, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<String>,
+}
+
+impl GivenApproval {
+    /// In a sentence.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let Self { environment, by, bypass, .. } = self;
+        match (environment.as_str(), bypass) {
+            ("", _) => format!("{by} let this commit run, which is from outside the repository"),
+            (environment, None) => format!("{by} approved it for `{environment}`"),
+            (environment, Some(reason)) => format!("{by} passed by the rules of `{environment}`: {reason}"),
+        }
+    }
 }
 
 /// One attempt of a run.
@@ -467,6 +497,9 @@ pub struct ApproveRequest {
     /// Who approves; one person counts once. `admin` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Why the rules of the environment are passed by: approvals that are missing, a wait, a freeze. It is kept with the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<String>,
 }
 
 /// What was approved.
@@ -571,6 +604,9 @@ pub struct EnvironmentView {
     pub requires: Vec<String>,
     /// How many approvals a job for it needs.
     pub required_approvals: u32,
+    /// Until when nothing is deployed to it, or when that begins next; left out: no freeze is to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<String>,
     /// The services in it.
     pub services: Vec<ServiceView>,
 }

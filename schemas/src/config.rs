@@ -64,10 +64,23 @@ pub struct EnvironmentConfig {
     /// Environments in which an artifact must have been rolled out with success before it may come here. `[]`: none.
     /// Left out: `production` requires `staging`, others nothing.
     pub requires: Option<Vec<String>>,
-    /// Approvals that a job for it needs before it starts.
+    /// Approvals that a job for it needs before it starts, each of another person. Left out: one where `reviewers` are named, else none.
+    #[schemars(range(max = 100))]
     pub required_approvals: u32,
-    /// Branches and tags that may deploy to it, as patterns (`main`, `release/*`). Empty: all.
+    /// Whose approvals count: accounts of GitHub (`ada`) and teams of it (`acme/release`). Empty: of whoever may write to the repository.
+    pub reviewers: Vec<String>,
+    /// Whether nobody's approval counts for what they have pushed, written or started themselves.
+    pub prevent_self_review: bool,
+    /// Branches that may deploy to it, as patterns (`main`, `release/*`). Empty, and `tags` too: every branch and tag may.
     pub branches: Vec<String>,
+    /// Tags that may deploy to it, as patterns (`v*`).
+    pub tags: Vec<String>,
+    /// How long each job for it waits from when it could start, 30 days at most. Left out: not at all.
+    pub wait_timer: Option<Span>,
+    /// When nothing is deployed to it, but by a rollback.
+    pub freeze: Vec<FreezeConfig>,
+    /// Whether an administrator may let a job start all the same, with a reason that is kept (`segue approve --bypass REASON`).
+    pub admin_bypass: bool,
     /// Of `preview` alone: previews are at `pr-NUMBER-SERVICE.DOMAIN`. Left out: `preview.localhost`.
     pub domain: Option<String>,
     /// Of `preview` alone: the domain of previews of forks, which must share no cookies with others. Left out: forks have none.
@@ -88,7 +101,13 @@ impl Default for EnvironmentConfig {
             variables: IndexMap::new(),
             requires: None,
             required_approvals: 0,
+            reviewers: Vec::new(),
+            prevent_self_review: false,
             branches: Vec::new(),
+            tags: Vec::new(),
+            wait_timer: None,
+            freeze: Vec::new(),
+            admin_bypass: true,
             domain: None,
             fork_domain: None,
             https: None,
@@ -96,6 +115,30 @@ impl Default for EnvironmentConfig {
             time_to_live: None,
         }
     }
+}
+
+/// A time in which nothing is deployed: one that comes again (`cron` and `duration`), or one between two dates (`from` and `until`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct FreezeConfig {
+    /// When it begins, again and again: the five fields of `on.schedule`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// How long it lasts each time, a year at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
+    /// When it begins: `2026-12-20`, which is its midnight, or `2026-12-20T18:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// When it is over, written the same way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Whose clocks count, `Europe/Berlin`. Left out: UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What is told to whoever waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What holds for previews, defaults included.

@@ -16,6 +16,10 @@ pub struct Trigger {
     pub clone_url: Option<String>,
     /// Who did it.
     pub actor: String,
+    /// Whose work it brings, as far as that is told: the accounts of the newest commit's author and committer, and who opened the pull
+    /// request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authors: Vec<String>,
     /// What happened.
     pub event: Event,
 }

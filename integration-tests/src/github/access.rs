@@ -30,7 +30,7 @@ pub type Permissions = BTreeMap<String, Level>;
 pub(super) fn all_that_segue_asks_for() -> Permissions {
     let write =
         ["checks", "statuses", "deployments", "issues", "pull_requests"].map(|name| (name.to_owned(), Level::Write));
-    let read = ["contents", "metadata"].map(|name| (name.to_owned(), Level::Read));
+    let read = ["contents", "members", "metadata"].map(|name| (name.to_owned(), Level::Read));
     write.into_iter().chain(read).collect()
 }
 
@@ -151,6 +151,17 @@ pub(super) fn may(
         return Err(refusal.with("x-accepted-github-permissions", needed));
     }
     Ok(())
+}
+
+/// Somebody asks for something of the organization, who needs a permission for it.
+pub(super) fn may_of_organization(state: &State, asked: &Asked, permission: &str, level: Level) -> Result<(), Answer> {
+    let Token { of_installation: Some(scope) } = token(state, asked)? else { return Ok(()) };
+    if scope.permissions.get(permission).is_some_and(|had| *had >= level) {
+        return Ok(());
+    }
+    let needed = format!("{permission}={}", level.as_str());
+    let refusal = Answer::refusal(StatusCode::FORBIDDEN, "Resource not accessible by integration");
+    Err(refusal.with("x-accepted-github-permissions", needed))
 }
 
 /// Somebody asks for what Apps alone may do.

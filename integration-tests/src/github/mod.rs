@@ -114,6 +114,8 @@ struct State {
     deliveries: Vec<Delivery>,
     deployments: Vec<Deployment>,
     hook_url: Option<String>,
+    /// By `organization/team`: who is in it, `active` or `pending`.
+    teams: BTreeMap<String, BTreeMap<String, String>>,
     next_id: u64,
     /// What requests and answers are held against, where there is one.
     description: Option<Arc<Description>>,
@@ -175,6 +177,7 @@ impl GitHub {
             deliveries: Vec::new(),
             deployments: Vec::new(),
             hook_url: None,
+            teams: BTreeMap::new(),
             next_id: 1_000,
             description: Description::named()?,
             deviations: BTreeSet::new(),
@@ -277,6 +280,11 @@ impl GitHub {
         if let Some(known) = self.state().repositories.get_mut(repository) {
             known.people.insert(user.into(), permission.into());
         }
+    }
+
+    /// Somebody is in a team (`organization/team`), as `active` member or with an invitation (`pending`).
+    pub fn set_membership(&self, team: &str, user: &str, membership: &str) {
+        self.state().teams.entry(team.into()).or_default().insert(user.into(), membership.into());
     }
 
     /// The check runs of a commit, in the order of their making.
@@ -416,6 +424,9 @@ fn route(state: &mut State, asked: &Asked) -> Result<Answer, Answer> {
         ("POST", ["app", "hook", "deliveries", id, "attempts"]) => hooks::redeliver(state, asked, id),
         ("GET", ["app", "installations"]) => apps::installations(state, asked),
         ("POST", ["app", "installations", id, "access_tokens"]) => apps::access_token(state, asked, id),
+        ("GET", ["orgs", organization, "teams", team, "memberships", user]) => {
+            people::membership(state, asked, &format!("{organization}/{team}"), user)
+        }
         (method, ["repos", owner, name, rest @ ..]) => {
             let name = format!("{owner}/{name}");
             match state.renamed.get(&name) {

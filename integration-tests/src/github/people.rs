@@ -1,11 +1,11 @@
-//! What people may do. <https://docs.github.com/en/rest/collaborators/collaborators>
+//! What people may do, and in which teams they are. <https://docs.github.com/en/rest/collaborators/collaborators>
 
 use http::StatusCode;
 use serde_json::json;
 
 use super::{
     Asked, State,
-    access::{Level, is_person, may},
+    access::{Level, is_person, may, may_of_organization},
     answer::Answer,
 };
 
@@ -26,4 +26,11 @@ pub(super) fn user(state: &State, asked: &Asked) -> Result<Answer, Answer> {
         return Err(Answer::refusal(StatusCode::FORBIDDEN, "Resource not accessible by integration"));
     }
     Ok(Answer::ok(json!({"login": PERSON.0, "id": PERSON.1, "type": "User"})))
+}
+
+/// `GET /orgs/{org}/teams/{team_slug}/memberships/{username}`. <https://docs.github.com/en/rest/teams/members>
+pub(super) fn membership(state: &State, asked: &Asked, team: &str, user: &str) -> Result<Answer, Answer> {
+    may_of_organization(state, asked, "members", Level::Read)?;
+    let membership = state.teams.get(team).and_then(|team| team.get(user)).ok_or_else(Answer::not_found)?;
+    Ok(Answer::ok(json!({"state": membership, "role": "member", "url": format!("{}/teams/{team}/{user}", state.url)})))
 }

@@ -72,6 +72,7 @@ mod the_host_alone_brings_the_last_good_release_back;
 mod the_same_delivery_twice_runs_once;
 mod the_state_is_backed_up_and_restored;
 mod the_units_of_systemd_can_be_used;
+mod two_reviewers_let_production_start;
 mod two_servers_share_a_database;
 mod what_is_lost_is_done_once;
 

@@ -48,7 +48,7 @@ static EVENTS: LazyLock<Vec<Trigger>> = LazyLock::new(|| {
         inputs: Default::default(),
     };
     [push, pull_request, by_hand]
-        .map(|event| Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), event })
+        .map(|event| Trigger { repository: "octo/app".into(), clone_url: None, actor: "mona".into(), authors: Vec::new(), event })
         .into()
 });
 

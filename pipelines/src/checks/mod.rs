@@ -64,6 +64,9 @@ pub struct RunFacts {
     /// With what the attempt was asked for.
     #[serde(default)]
     pub terms: AttemptTerms,
+    /// Who said yes to it, each in a sentence.
+    #[serde(default)]
+    pub approvals: Vec<String>,
     /// Its jobs, in the plan's order.
     #[serde(default)]
     pub jobs: Vec<JobFacts>,
@@ -287,6 +290,9 @@ fn pipeline_summary(run: &RunFacts, state: CheckState) -> String {
     let mut text = format!("Run {}, attempt {}: `segue runs {}`\n", run.run, run.attempt, run.run);
     for term in run.terms.in_words() {
         text.push_str(&format!("- {}\n", markdown::escape(&term)));
+    }
+    for approval in &run.approvals {
+        text.push_str(&format!("- {}\n", markdown::escape(approval)));
     }
     if let Some(reason) = &run.reason {
         text.push_str(&format!("\n{}\n", markdown::escape(reason)));

@@ -30,6 +30,11 @@ pub enum Command {
         /// The commit, or the beginning of its name.
         commit: Option<String>,
     },
+    /// Let what waits pass by the rules of its environment.
+    Bypass {
+        /// Why.
+        reason: String,
+    },
     /// Deploy the pull request: start the pipeline [`DEPLOY`] with the environment as its input.
     Deploy {
         /// Where to.
@@ -44,11 +49,13 @@ pub enum Command {
     },
 }
 
-const COMMANDS: [&str; 6] = ["rerun", "cancel", "preview", "approve", "deploy", "rollback"];
+const COMMANDS: [&str; 7] = ["rerun", "cancel", "preview", "approve", "bypass", "deploy", "rollback"];
 /// The pipeline that `deploy` starts, and the input that says where to.
 pub const DEPLOY: (&str, &str) = ("deploy", "environment");
 /// Characters of a word that an answer repeats.
 const SHOWN_CHARS: usize = 60;
+/// Characters of a reason.
+const REASON_CHARS: usize = 300;
 
 /// The command of a comment: the one line that begins with `/segue`, outside of quotations, blocks of code and what markup hides.
 /// `None` where there is no such line.
@@ -94,6 +101,8 @@ fn read(words: &[&str]) -> Result<Command, String> {
         ["approve"] => Ok(Command::Approve { commit: None }),
         ["approve", commit] if is_commit(commit) => Ok(Command::Approve { commit: Some((*commit).to_owned()) }),
         ["approve", other] => Err(format!("`{}` is no commit: write at least 7 of its digits", shown(other))),
+        ["bypass"] => Err("say why: `/segue bypass the shop is down`".into()),
+        ["bypass", why @ ..] => Ok(Command::Bypass { reason: reason(&why.join(" ")) }),
         ["deploy", name] => Ok(Command::Deploy { environment: environment(name)? }),
         ["rollback", name] => Ok(Command::Rollback { environment: environment(name)?, service: None }),
         ["rollback", name, service] => {
@@ -115,6 +124,10 @@ fn read(words: &[&str]) -> Result<Command, String> {
     }
 }
 
+fn reason(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS).collect()
+}
+
 fn is_commit(text: &str) -> bool {
     (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
@@ -130,6 +143,7 @@ impl Command {
             Self::Preview => "make a preview".into(),
             Self::Approve { commit: None } => "approve what waits".into(),
             Self::Approve { commit: Some(commit) } => format!("approve the commit {commit}"),
+            Self::Bypass { reason } => format!("pass by the rules of the environment, because: {reason}"),
             Self::Deploy { environment } => format!("deploy to {environment}"),
             Self::Rollback { environment, service: None } => format!("roll {environment} back"),
             Self::Rollback { environment, service: Some(service) } => format!("roll {service} in {environment} back"),

@@ -18,6 +18,7 @@ fn commands_are_lines_that_begin_with_the_word() {
         ("/segue rollback production web", rollback(Some("web"))),
         ("/segue approve", Command::Approve { commit: None }),
         ("/segue approve 0123abc", Command::Approve { commit: Some("0123abc".into()) }),
+        ("/segue bypass  the shop\tis down", Command::Bypass { reason: "the shop is down".into() }),
         ("```\n/segue cancel\n```\n/segue preview", Command::Preview),
         ("> /segue cancel\n\n/segue rerun\nthanks", Command::Rerun),
         ("```rust\n/segue cancel\n````\n/segue rerun", Command::Rerun),
@@ -65,6 +66,7 @@ fn a_command_that_cannot_be_read_says_what_to_write() {
     for (body, words) in [
         ("/segue", "names no command"),
         ("/segue rerum", "did you mean `rerun`?"),
+        ("/segue bypass", "say why"),
         ("/segue deploy", "say one environment"),
         ("/segue deploy a b", "say one environment"),
         ("/segue rollback", "say one environment, and a service"),

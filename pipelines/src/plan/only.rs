@@ -84,7 +84,8 @@ jobs:
             pipeline: None,
             inputs: Default::default(),
         };
-        let trigger = Trigger { repository: "o/n".into(), clone_url: None, actor: "me".into(), event };
+        let trigger =
+            Trigger { repository: "o/n".into(), clone_url: None, actor: "me".into(), authors: Vec::new(), event };
         let planned = crate::plan::plan(&[("a.yml", FILE)], &trigger, None);
         let (plan, left_out) = without_deployments(planned.runs.into_iter().next().unwrap(), job);
         let left_out = left_out.into_iter().map(|one| (one.job, one.reason)).collect();

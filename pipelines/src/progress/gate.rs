@@ -1,3 +1,4 @@
+use segue_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::preview;
@@ -7,14 +8,8 @@ use crate::preview;
 pub struct GateFacts {
     /// The environment that the job changes.
     pub environment: Option<String>,
-    /// The run's ref, `refs/heads/main`.
-    pub git_ref: String,
-    /// Whether the environment's `branches` let that ref in.
-    pub ref_allowed: bool,
-    /// Approvals that the environment requires.
-    pub required_approvals: u32,
-    /// Different people's approvals of this job at this commit.
-    pub approvals: u32,
+    /// What the environment's own rules say ([`crate::protection::Rules::judge`]).
+    pub protection: Gate,
     /// Who refused, if somebody did.
     pub refused_by: Option<String>,
     /// Whether the code is the repository's own.
@@ -42,10 +37,17 @@ pub enum Gate {
         /// For what.
         reason: String,
     },
-    /// It opens by itself; the job stays `queued`.
+    /// It opens when somebody else has ended; the job stays `queued`.
     Closed {
         /// Until what.
         reason: String,
+    },
+    /// It opens at a time, if nothing else keeps it closed then: the job is shown as `waiting`.
+    ClosedUntil {
+        /// For what.
+        reason: String,
+        /// Not before.
+        until: Timestamp,
     },
     /// It will never open: the job fails.
     Refused {
@@ -60,19 +62,15 @@ pub fn gate(facts: &GateFacts) -> Gate {
     if let Some(who) = &facts.refused_by {
         return Gate::Refused { reason: format!("refused by {who}") };
     }
-    if let Some(environment) = &facts.environment {
-        // a fork's preview stands apart, and is asked for under rules of its own
-        if !facts.trusted && environment != preview::ENVIRONMENT {
-            let reason = format!("code from outside the repository does not come into the environment `{environment}`");
-            return Gate::Refused { reason };
-        }
-        if !facts.ref_allowed {
-            let reason = format!(
-                "`{}` may not be deployed to `{environment}`: it is not among the environment's `branches`",
-                facts.git_ref
-            );
-            return Gate::Refused { reason };
-        }
+    // a fork's preview stands apart, and is asked for under rules of its own
+    if let Some(environment) =
+        facts.environment.as_deref().filter(|name| !facts.trusted && *name != preview::ENVIRONMENT)
+    {
+        let reason = format!("code from outside the repository does not come into the environment `{environment}`");
+        return Gate::Refused { reason };
+    }
+    if let Gate::Refused { .. } = &facts.protection {
+        return facts.protection.clone();
     }
     if !facts.trusted && facts.keeps_foreign_out {
         let reason = "code from outside the repository does not run on a worker's host: give the job a `container`, or let it by \
@@ -83,14 +81,8 @@ pub fn gate(facts: &GateFacts) -> Gate {
         let reason = "the code comes from outside the repository; it runs once somebody has approved this commit";
         return Gate::AwaitPerson { reason: reason.into() };
     }
-    if let Some(environment) = &facts.environment
-        && facts.approvals < facts.required_approvals
-    {
-        let reason = format!(
-            "`{environment}` requires {} approval(s), this commit has {}",
-            facts.required_approvals, facts.approvals
-        );
-        return Gate::AwaitPerson { reason };
+    if facts.protection != Gate::Open {
+        return facts.protection.clone();
     }
     if facts.free_disk_mib < facts.low_disk_mib {
         let reason = format!(

@@ -465,10 +465,7 @@ fn a_rollout_after_a_failed_step_does_not_mend_the_job() {
 fn gates_say_what_they_wait_for() {
     let open = GateFacts {
         environment: Some("production".into()),
-        git_ref: "refs/heads/main".into(),
-        ref_allowed: true,
-        required_approvals: 1,
-        approvals: 1,
+        protection: Gate::Open,
         refused_by: None,
         trusted: true,
         foreign_code_approved: false,
@@ -481,6 +478,7 @@ fn gates_say_what_they_wait_for() {
         Gate::Open => "open".to_owned(),
         Gate::AwaitPerson { reason } => format!("person: {reason}"),
         Gate::Closed { reason } => format!("closed: {reason}"),
+        Gate::ClosedUntil { reason, until } => format!("until {}: {reason}", until.0),
         Gate::Refused { reason } => format!("refused: {reason}"),
     };
     assert_eq!(reason(&open), "open");
@@ -489,11 +487,18 @@ fn gates_say_what_they_wait_for() {
         change(&mut facts);
         reason(&facts)
     };
-    assert_eq!(with(|f| f.approvals = 0), "person: `production` requires 1 approval(s), this commit has 0");
+    let rule = |protection: Gate, change: fn(&mut GateFacts)| {
+        let mut facts = GateFacts { protection, ..open.clone() };
+        change(&mut facts);
+        reason(&facts)
+    };
+    let person = || Gate::AwaitPerson { reason: "0 of 1 approvals".into() };
+    let frozen = || Gate::ClosedUntil { reason: "frozen".into(), until: segue_schemas::time::Timestamp(7) };
+    let no_branch = || Gate::Refused { reason: "no such branch".into() };
+    assert_eq!(rule(person(), |_| {}), "person: 0 of 1 approvals");
+    assert_eq!(rule(frozen(), |_| {}), "until 7: frozen");
+    assert_eq!(rule(no_branch(), |f| f.foreign_code_approved = false), "refused: no such branch");
     assert_eq!(with(|f| f.refused_by = Some("ada".into())), "refused: refused by ada");
-    assert!(
-        with(|f| f.ref_allowed = false).starts_with("refused: `refs/heads/main` may not be deployed to `production`")
-    );
     assert!(with(|f| f.trusted = false).starts_with("refused: code from outside"));
     assert!(with(|f| (f.trusted, f.environment) = (false, None)).starts_with("person: the code comes from outside"));
     let outside = |f: &mut GateFacts| {
@@ -503,6 +508,10 @@ fn gates_say_what_they_wait_for() {
     assert_eq!(with(|f| f.keeps_foreign_out = true), "open", "the repository's own code may");
     assert!(with(|f| f.free_disk_mib = 100).starts_with("closed: only 100 MiB of disk are free"));
     assert_eq!(with(|f| f.environment_held_by = Some("run 7".into())), "closed: run 7 is changing `production`");
-    // what never opens is said first
-    assert!(with(|f| (f.ref_allowed, f.approvals) = (false, 0)).starts_with("refused"));
+    // what never opens is said first, then what needs a person
+    assert!(rule(person(), |f| f.refused_by = Some("ada".into())).starts_with("refused"));
+    let outside = |f: &mut GateFacts| (f.trusted, f.environment) = (false, Some("preview".into()));
+    assert!(rule(frozen(), outside).starts_with("person: the code comes from outside"));
+    assert!(rule(no_branch(), outside).starts_with("refused: no such branch"));
+    assert_eq!(rule(frozen(), |f| f.free_disk_mib = 100), "until 7: frozen");
 }

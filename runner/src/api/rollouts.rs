@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
+use segue_pipelines::protection::{Rules, required_approvals};
 use segue_schemas::{
     api::{
         EmergencyReport, EnvironmentList, EnvironmentView, ReleaseList, ReleaseQuery, RollbackRequest, RolloutEvent,
@@ -61,7 +62,7 @@ async fn environments(State(app): State<Arc<App>>) -> Result<Json<EnvironmentLis
     let mut items = Vec::new();
     for name in environment_names(&app.config, &served) {
         let own = served.extract_if(.., |record| record.environment == name).map(service).collect();
-        items.push(environment(&app.config, name, own));
+        items.push(environment(&app, name, own));
     }
     Ok(Json(EnvironmentList { items }))
 }
@@ -78,14 +79,15 @@ fn environment_names(config: &Config, served: &[ServedRecord]) -> Vec<String> {
     names
 }
 
-fn environment(config: &Config, name: String, services: Vec<ServiceView>) -> EnvironmentView {
+fn environment(app: &App, name: String, services: Vec<ServiceView>) -> EnvironmentView {
     let default = EnvironmentConfig::default();
-    let settings = config.environments.get(&name).unwrap_or(&default);
+    let settings = app.config.environments.get(&name).unwrap_or(&default);
     let required_by_default = if name == "production" { vec!["staging".to_owned()] } else { Vec::new() };
     EnvironmentView {
         hosts: settings.hosts.clone(),
         requires: settings.requires.clone().unwrap_or(required_by_default),
-        required_approvals: settings.required_approvals,
+        required_approvals: required_approvals(settings),
+        freeze: Rules::of(&name, settings).ok().and_then(|rules| rules.freeze_in_words(app.store.now())),
         services,
         name,
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
-use segue_pipelines::{attempts, progress::Deploys};
+use segue_pipelines::{attempts, progress::Deploys, protection::Yes};
 use segue_schemas::{
     api::{
         ApproveRequest, Approved, AttemptsDiff, AttemptsQuery, CancelRequest, DeliveryPage, DeliveryQuery,
@@ -86,7 +86,8 @@ async fn show(
     let attempt = detail.attempt.attempt;
     let artifacts = app.store.run_artifacts(id, attempt).await?;
     let (run, rollouts) = (views::run(detail.run.clone()), detail.rollouts.clone());
-    Ok(Json(RunView { run, attempts, attempt, jobs: views::jobs(detail), artifacts, rollouts }))
+    let approvals = detail.given.clone();
+    Ok(Json(RunView { run, attempts, attempt, jobs: views::jobs(detail), artifacts, rollouts, approvals }))
 }
 
 /// Two attempts of a run side by side: which job and which step came out otherwise.
@@ -197,15 +198,22 @@ async fn cancel(
     Ok(Json(views::run(app.store.cancel_run(id, by).await?)))
 }
 
-/// Approves what a run waits for, for the commit that it has.
+/// Approves what a run waits for, for the commit that it has, or lets it pass by its environment's rules.
 #[utoipa::path(post, path = "/runs/{id}/approve", tag = "runs", request_body = ApproveRequest, params(("id" = RunId, Path)),
-    responses((status = 200, body = Approved), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = Approved), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
 async fn approve(
     State(app): State<Arc<App>>,
     Path(id): Path<RunId>,
     OptionalBody(request): OptionalBody<ApproveRequest>,
 ) -> Result<Json<Approved>> {
-    let jobs = app.store.approve(id, request.job.as_deref(), somebody(request.by)).await?;
+    let bypass = match request.bypass {
+        None => None,
+        given => Some(reason(given).ok_or_else(|| ApiError::bad_request("`bypass` says why, and this says nothing"))?),
+    };
+    // whoever has the server's own token is taken at their word
+    let yes = Yes { by: somebody(request.by), teams: Vec::new(), bypass };
+    let jobs = app.store.approve(id, request.job.as_deref(), yes).await?;
     Ok(Json(Approved { jobs }))
 }
 

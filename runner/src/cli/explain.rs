@@ -249,6 +249,7 @@ pub fn trigger(told: Told<'_>, given: Value) -> Result<Meaning, Failure> {
                 repository: text("/repository/full_name").unwrap_or_else(|| "owner/name".into()),
                 clone_url: None,
                 actor: text("/sender/login").unwrap_or_else(|| "somebody".into()),
+                authors: Vec::new(),
                 event,
             })))
         }

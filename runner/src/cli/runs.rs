@@ -137,6 +137,9 @@ fn print_one(view: &RunView) {
             say!("  {term}");
         }
     }
+    for approval in &view.approvals {
+        say!("  {}, {}", approval.in_words(), show::ago(approval.at));
+    }
     if let Some(reason) = &run.reason {
         say!("{reason}");
     }

@@ -251,7 +251,7 @@ async fn queue(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut [Job], at: usiz
     if concurrency::enter_job(store, tx, run, job).await? {
         return Ok(true);
     }
-    match gates::judge(store, &mut tx.conn, run, job).await? {
+    match gates::judge(store, &mut tx.conn, run, job, tx.now).await? {
         Gate::Open | Gate::Closed { .. } => {
             job.becomes(JobStatus::Queued, None, tx.now)?;
             tx.ring(Bell::Jobs);
@@ -278,6 +278,12 @@ pub(super) fn shut(tx: &mut Tx, job: &mut Job, gate: Gate) -> Result<()> {
         Gate::AwaitPerson { reason } => {
             tx.ring(Bell::Leases);
             job.becomes(JobStatus::Waiting, Some(reason), tx.now)
+        }
+        Gate::ClosedUntil { reason, until } => {
+            tx.ring(Bell::PutOff);
+            job.becomes(JobStatus::Waiting, Some(reason), tx.now)?;
+            job.not_before = until.min(tx.now + gates::GATE_LIMIT);
+            Ok(())
         }
         Gate::Refused { reason } => {
             job.record.failure_class = Some(FailureClass::Configuration);

@@ -100,7 +100,7 @@ async fn attempt(
     if !has_turn(tx, &job).await? || !fits_workspace(store, tx, &mut job, &request.worker).await? {
         return Ok(None);
     }
-    match gates::judge(store, &mut tx.conn, &run, &job).await? {
+    match gates::judge(store, &mut tx.conn, &run, &job, tx.now).await? {
         Gate::Open => {}
         Gate::Closed { .. } => return Ok(None),
         gate => {

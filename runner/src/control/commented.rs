@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use segue_pipelines::{
     comment::{Command, DEPLOY, Outcome, Verdict},
     progress::Deploys,
+    protection::Yes,
 };
 use segue_schemas::{
     id::{CommitSha, DeliveryId, RunId},
@@ -40,11 +41,20 @@ pub struct PullHead {
     pub branch: String,
     /// Whether that is another repository's.
     pub is_fork: bool,
+    /// Who opened the pull request.
+    pub author: Option<String>,
 }
 
 impl Store {
-    /// Does what a comment asks, once, and notes what came of it. `written_at` is when it was written by the store's clock.
-    pub async fn obey(&self, comment: &Comment, pull: PullHead, written_at: Timestamp) -> Result<()> {
+    /// Does what a comment asks, once, and notes what came of it. `written_at` is when it was written by the store's clock, `teams` are
+    /// the reviewing teams that its author is in.
+    pub async fn obey(
+        &self,
+        comment: &Comment,
+        pull: PullHead,
+        teams: Vec<String>,
+        written_at: Timestamp,
+    ) -> Result<()> {
         let (store, asked) = (self.clone(), comment.clone());
         let done = self.write(move |tx| {
             Box::pin(async move {
@@ -52,7 +62,7 @@ impl Store {
                     return Ok(());
                 }
                 let Ok(command) = &asked.asks else { return Ok(()) };
-                let wish = Wish { store: &store, comment: &asked, pull: &pull, written_at };
+                let wish = Wish { store: &store, comment: &asked, pull: &pull, teams: &teams, written_at };
                 if let Some(text) = wish.perform(tx, command).await? {
                     comments::conclude(tx, &asked, &Outcome::new(Verdict::Done, text)).await?;
                 }
@@ -73,6 +83,7 @@ struct Wish<'w> {
     store: &'w Store,
     comment: &'w Comment,
     pull: &'w PullHead,
+    teams: &'w [String],
     written_at: Timestamp,
 }
 
@@ -83,7 +94,8 @@ impl Wish<'_> {
             Command::Rerun => self.rerun(tx, false).await.map(Some),
             Command::RerunAndDeploy => self.rerun(tx, true).await.map(Some),
             Command::Cancel => self.cancel(tx).await.map(Some),
-            Command::Approve { commit } => self.approve(tx, commit.as_deref()).await.map(Some),
+            Command::Approve { commit } => self.approve(tx, commit.as_deref(), None).await.map(Some),
+            Command::Bypass { reason } => self.approve(tx, None, Some(reason)).await.map(Some),
             Command::Rollback { environment, service } => {
                 self.rollback(tx, environment, service.as_deref()).await.map(Some)
             }
@@ -165,7 +177,7 @@ impl Wish<'_> {
     }
 
     /// Of one commit and no other: that which is named, or the head if it was there when the comment was written.
-    async fn approve(&self, tx: &mut Tx, named: Option<&str>) -> Result<String> {
+    async fn approve(&self, tx: &mut Tx, named: Option<&str>, bypass: Option<&str>) -> Result<String> {
         let head = self.pull.commit.as_str();
         let all = self.runs(tx).await?;
         let wanted: Vec<&RunRecord> =
@@ -176,13 +188,17 @@ impl Wish<'_> {
                 format!("{} is the beginning of several commits: write more of it", named.unwrap_or_default());
             return Err(StoreError::Refused(problem));
         }
-        let mut counted = Vec::new();
+        let (mut counted, mut discounted) = (Vec::new(), None);
         for run in wanted.iter().filter(|run| !run.status.is_final()) {
             if named.is_none() && self.came_after(tx, run).await? {
+                let again = if bypass.is_some() {
+                    "`/segue bypass` again".into()
+                } else {
+                    format!("`/segue approve {}`", run.commit)
+                };
                 return Err(StoreError::Refused(format!(
-                    "{} may have come after the comment: look at it, and write `/segue approve {}`",
-                    run.commit.short(),
-                    run.commit
+                    "{} may have come after the comment: look at it, and write {again}",
+                    run.commit.short()
                 )));
             }
             let jobs = jobs::of_attempt(&mut tx.conn, run.id, run.attempt).await?;
@@ -190,12 +206,18 @@ impl Wish<'_> {
                 continue;
             }
             // one person counts once, by whichever way
-            match say_yes(self.store, tx, run.id, None, self.comment.author.clone()).await {
+            let bypass = bypass.map(str::to_owned);
+            let yes = Yes { by: self.comment.author.clone(), teams: self.teams.to_vec(), bypass };
+            match say_yes(self.store, tx, run.id, None, &yes).await {
                 Ok(jobs) => counted.push(format!("{} of run {}", jobs.join(", "), run.id)),
                 // refused before anything was changed
                 Err(StoreError::Conflict(_)) => {}
+                Err(StoreError::Refused(reason)) => discounted = Some(reason),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(reason) = discounted.filter(|_| counted.is_empty()) {
+            return Err(StoreError::Refused(reason));
         }
         if counted.is_empty() {
             let of = commits.first().copied().unwrap_or_else(|| named.unwrap_or(head));
@@ -253,7 +275,13 @@ impl Wish<'_> {
             inputs: IndexMap::from([(input.to_owned(), environment.to_owned())]),
         };
         let (repository, actor) = (self.comment.repository.clone(), self.comment.author.clone());
-        let trigger = Trigger { repository: repository.clone(), clone_url: None, actor, event };
+        let trigger = Trigger {
+            repository: repository.clone(),
+            clone_url: None,
+            actor,
+            authors: self.pull.author.iter().cloned().collect(),
+            event,
+        };
         let id: DeliveryId = format!("comment-{}", self.comment.id)
             .parse()
             .map_err(|error| StoreError::Refused(format!("the comment's number can't be used: {error}")))?;

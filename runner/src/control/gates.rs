@@ -1,37 +1,37 @@
-//! Gathers what the gate of a job depends on; `segue_pipelines::progress::gate` judges it.
+//! Gathers what the gate of a job depends on; `segue_pipelines::progress::gate` and `segue_pipelines::protection` judge it.
 
-use segue_pipelines::progress::{Gate, GateFacts, gate};
-use segue_schemas::config::EnvironmentConfig;
+use std::time::Duration;
+
+use segue_pipelines::{
+    progress::{Gate, GateFacts, gate},
+    protection::{Rules, Wish, required_approvals},
+};
+use segue_schemas::{config::EnvironmentConfig, time::Timestamp};
 
 use super::concurrency;
 use crate::store::{
     Result, Store,
     sql::Conn,
     tables::{
-        jobs::Job,
+        jobs::{self, Job},
         runs::{self, Run},
     },
 };
 
+/// How long a job may wait at its gates from when it could have started, whatever keeps them closed.
+pub const GATE_LIMIT: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// Whether a job may start now.
-pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) -> Result<Gate> {
+pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job, now: Timestamp) -> Result<Gate> {
     let environment = job.record.plan.environment.as_deref();
-    let settings = environment.map(|name| store.environment(name));
-    let (mut approvals, mut foreign_code_approved) = (0, true);
-    if let (Some(name), Some(settings)) = (environment, &settings)
-        && settings.required_approvals > 0
-    {
-        approvals = runs::approvals(conn, &run.record, name).await?;
-    }
-    if !run.record.trusted {
-        foreign_code_approved = runs::approvals(conn, &run.record, "").await? > 0;
-    }
+    let protection = match environment.and_then(|name| store.config().environments.get_key_value(name)) {
+        Some((name, settings)) if is_protected(settings) => protection(conn, run, job, name, settings, now).await?,
+        _ => Gate::Open,
+    };
+    let foreign_code_approved = run.record.trusted || !runs::approvals(conn, &run.record, "").await?.is_empty();
     let judged = gate(&GateFacts {
         environment: environment.map(Into::into),
-        git_ref: run.record.git_ref.clone(),
-        ref_allowed: settings.as_ref().is_none_or(|s| lets_in(&s.branches, &run.record.git_ref)),
-        required_approvals: settings.as_ref().map_or(0, |s| s.required_approvals),
-        approvals,
+        protection,
         refused_by: None,
         trusted: run.record.trusted,
         foreign_code_approved,
@@ -45,6 +45,68 @@ pub(crate) async fn judge(store: &Store, conn: &mut Conn, run: &Run, job: &Job) 
         Gate::Open => concurrency::gate(conn, run, job).await,
         other => Ok(other),
     }
+}
+
+/// What the rules of the job's environment say.
+async fn protection(
+    conn: &mut Conn,
+    run: &Run,
+    job: &Job,
+    environment: &str,
+    settings: &EnvironmentConfig,
+    now: Timestamp,
+) -> Result<Gate> {
+    let rules = match Rules::of(environment, settings) {
+        Ok(rules) => rules,
+        // a configuration that was checked has nothing of that kind
+        Err(problem) => return Ok(Gate::Closed { reason: problem }),
+    };
+    let asks_people = required_approvals(settings) > 0 || settings.admin_bypass;
+    let wish = Wish {
+        git_ref: run.record.git_ref.clone(),
+        own: if settings.prevent_self_review { own(conn, run).await? } else { Vec::new() },
+        said_yes: if asks_people { runs::approvals(conn, &run.record, environment).await? } else { Vec::new() },
+        ready_at: if settings.wait_timer.is_some() { ready_at(conn, job).await? } else { now },
+    };
+    Ok(rules.judge(&wish, now))
+}
+
+/// Whether an environment has rules of its own: most have none, and nothing is read for them.
+fn is_protected(settings: &EnvironmentConfig) -> bool {
+    required_approvals(settings) > 0
+        || settings.wait_timer.is_some()
+        || !(settings.branches.is_empty() && settings.tags.is_empty() && settings.freeze.is_empty())
+}
+
+/// Whose change it is: who pushed, wrote or started it, and who asked for this attempt.
+pub(super) async fn own(conn: &mut Conn, run: &Run) -> Result<Vec<String>> {
+    let record = &run.record;
+    let asked = runs::attempts(conn, record).await?.into_iter().find(|attempt| attempt.attempt == record.attempt);
+    let asked = asked.map(|attempt| person(&attempt.requested_by).to_owned());
+    let mut own: Vec<String> = Vec::new();
+    for name in run.trigger.authors.iter().chain([&record.actor]).cloned().chain(asked) {
+        if !name.is_empty() && !own.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
+            own.push(name);
+        }
+    }
+    Ok(own)
+}
+
+/// The account in what is noted of who asked for something: `ada (in #7)`, `ada: because`.
+fn person(by: &str) -> &str {
+    by.split([' ', ':']).next().unwrap_or(by)
+}
+
+/// When a job's needs had ended.
+pub(super) async fn ready_at(conn: &mut Conn, job: &Job) -> Result<Timestamp> {
+    let begun = jobs::created_at(conn, job.record.id).await?;
+    let needs = &job.record.plan.needs;
+    if needs.is_empty() {
+        return Ok(begun);
+    }
+    let all = jobs::of_attempt(conn, job.record.run, job.record.attempt).await?;
+    let needed = all.iter().filter(|other| needs.iter().any(|need| need == other.record.plan.file_key()));
+    Ok(needed.filter_map(|other| other.record.ended_at).fold(begun, Timestamp::max))
 }
 
 impl Store {
@@ -72,44 +134,14 @@ impl Store {
     }
 }
 
-/// Whether a ref is among an environment's `branches`; none: all are.
-fn lets_in(patterns: &[String], git_ref: &str) -> bool {
-    let name = git_ref.strip_prefix("refs/heads/").or_else(|| git_ref.strip_prefix("refs/tags/")).unwrap_or(git_ref);
-    patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
-}
-
-/// `*` stands for any characters but `/`, `**` for any at all.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match pattern {
-        [] => name.is_empty(),
-        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|n| matches(rest, &name[n..])),
-        [b'*', rest @ ..] => {
-            let end = name.iter().position(|c| *c == b'/').unwrap_or(name.len());
-            (0..=end).any(|n| matches(rest, &name[n..]))
-        }
-        [c, rest @ ..] => name.first() == Some(c) && matches(rest, &name[1..]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::person;
 
     #[test]
-    fn an_environments_branches_are_patterns_over_the_short_name_of_the_ref() {
-        let cases: &[(&[&str], &str, bool)] = &[
-            (&[], "refs/heads/anything", true),
-            (&["main"], "refs/heads/main", true),
-            (&["main"], "refs/heads/maintenance", false),
-            (&["release/*"], "refs/heads/release/1", true),
-            (&["release/*"], "refs/heads/release/1/fix", false),
-            (&["release/**"], "refs/heads/release/1/fix", true),
-            (&["main", "v*"], "refs/tags/v1.2", true),
-            (&["main"], "refs/pull/1/merge", false),
-        ];
-        for (patterns, git_ref, expected) in cases {
-            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            assert_eq!(lets_in(&patterns, git_ref), *expected, "{patterns:?} {git_ref}");
+    fn who_asked_is_an_account_whatever_is_noted_beside_it() {
+        for (noted, account) in [("ada", "ada"), ("ada (in #7)", "ada"), ("ada: it was slow", "ada"), ("", "")] {
+            assert_eq!(person(noted), account);
         }
     }
 }

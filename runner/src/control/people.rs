@@ -2,15 +2,19 @@
 
 use std::collections::HashSet;
 
-use segue_pipelines::progress::{CancelAction, Deploys, Gate, JobView, Selection, cancel, rerun};
+use segue_pipelines::{
+    progress::{CancelAction, Deploys, Gate, JobView, Selection, cancel, rerun},
+    protection::{Rules, Yes},
+};
 use segue_schemas::{
     deploy::RolloutCommand,
     id::RunId,
     status::{JobStatus, RunStatus},
+    time::Timestamp,
 };
 
 use super::{
-    advance::{advance, wait_for_called},
+    advance::{advance, shut, wait_for_called},
     concurrency::enter_run,
     gates,
     rollback::order,
@@ -47,9 +51,12 @@ impl Store {
 
     /// Says yes, for the run's commit, to the jobs that wait for an approval (`None`), or to the one with this key. One person
     /// counts once. Gives the keys of the jobs that it counted for.
-    pub async fn approve(&self, run: RunId, job: Option<&str>, by: String) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where nothing waits, [`StoreError::Refused`] where that person's yes counts for none of it.
+    pub async fn approve(&self, run: RunId, job: Option<&str>, yes: Yes) -> Result<Vec<String>> {
         let (store, key) = (self.clone(), job.map(str::to_owned));
-        self.write(move |tx| Box::pin(async move { say_yes(&store, tx, run, key.as_deref(), by).await })).await
+        self.write(move |tx| Box::pin(async move { say_yes(&store, tx, run, key.as_deref(), &yes).await })).await
     }
 }
 
@@ -186,23 +193,38 @@ pub(super) async fn say_yes(
     tx: &mut Tx,
     id: RunId,
     key: Option<&str>,
-    by: String,
+    yes: &Yes,
 ) -> Result<Vec<String>> {
     let (run, jobs) = load(tx, id).await?;
-    let mut counted = Vec::new();
+    let own = gates::own(&mut tx.conn, &run).await?;
+    let (mut counted, mut discounted) = (Vec::new(), None);
     for job in jobs.iter().filter(|j| key.is_none_or(|key| j.record.plan.key == key)) {
-        if !waits_for_a_person(job) {
+        // who passes the rules by helps what waits for a time as well
+        if !waits_at_a_gate(job) || (yes.bypass.is_none() && !waits_for_a_person(job)) {
             continue;
         }
+        let asks_for_code = !run.record.trusted && yes.bypass.is_none();
+        let mut counts = asks_for_code;
         if let Some(environment) = &job.record.plan.environment {
-            runs::approve(&mut tx.conn, &run.record, environment, &by, tx.now).await?;
+            match store.discounts(environment, &own, yes) {
+                Some(reason) => discounted = Some(reason),
+                None => {
+                    runs::approve(&mut tx.conn, &run.record, environment, yes, tx.now).await?;
+                    counts = true;
+                }
+            }
         }
-        if !run.record.trusted {
-            runs::approve(&mut tx.conn, &run.record, "", &by, tx.now).await?;
+        if asks_for_code {
+            runs::approve(&mut tx.conn, &run.record, "", yes, tx.now).await?;
         }
-        counted.push(job.record.plan.key.clone());
+        if counts {
+            counted.push(job.record.plan.key.clone());
+        }
     }
     if counted.is_empty() {
+        if let Some(reason) = discounted {
+            return Err(StoreError::Refused(reason));
+        }
         let what = key.map_or_else(
             || format!("no job of run {id} waits"),
             |key| format!("job `{key}` of run {id} does not wait"),
@@ -213,24 +235,57 @@ pub(super) async fn say_yes(
     Ok(counted)
 }
 
-fn waits_for_a_person(job: &Job) -> bool {
+impl Store {
+    /// Why somebody's yes does not count in an environment; `None`: it does.
+    fn discounts(&self, environment: &str, own: &[String], yes: &Yes) -> Option<String> {
+        match Rules::of(environment, &self.environment(environment)) {
+            Ok(rules) => rules.discounts(own, yes),
+            Err(problem) => Some(problem),
+        }
+    }
+}
+
+fn waits_at_a_gate(job: &Job) -> bool {
     job.record.status == JobStatus::Waiting && job.record.rollout.is_none() && job.record.plan.call.is_none()
 }
 
-/// An approval for an environment, or for the commit, may open the gate of each waiting job of the run.
+fn waits_for_a_person(job: &Job) -> bool {
+    waits_at_a_gate(job) && job.not_before == Timestamp(0)
+}
+
+/// Asks the gates of a run's waiting jobs again.
+pub(super) async fn look_at_gates(store: &Store, tx: &mut Tx, id: RunId) -> Result<()> {
+    let (run, jobs) = load(tx, id).await?;
+    open_gates(store, tx, run, jobs).await
+}
+
+/// An approval for an environment, or for the commit, or a time that has come may open the gate of each waiting job of the run.
 async fn open_gates(store: &Store, tx: &mut Tx, run: Run, mut jobs: Vec<Job>) -> Result<()> {
     for job in &mut jobs {
-        if !waits_for_a_person(job) {
+        if !waits_at_a_gate(job) {
             continue;
         }
-        match gates::judge(store, &mut tx.conn, &run, job).await? {
+        match gates::judge(store, &mut tx.conn, &run, job, tx.now).await? {
             Gate::Open | Gate::Closed { .. } => {
                 job.becomes(JobStatus::Queued, None, tx.now)?;
                 tx.ring(Bell::Jobs);
                 tx.ring(Bell::Leases);
             }
-            Gate::AwaitPerson { reason } => job.record.reason = Some(reason),
-            Gate::Refused { reason } => job.becomes(JobStatus::Failed, Some(reason), tx.now)?,
+            Gate::AwaitPerson { reason } => {
+                if job.not_before > Timestamp(0) {
+                    // from now on it waits for a person
+                    job.record.queued_at = Some(tx.now);
+                    tx.ring(Bell::Leases);
+                }
+                job.not_before = Timestamp(0);
+                job.record.reason = Some(reason);
+            }
+            Gate::ClosedUntil { reason, until } => {
+                job.not_before = until.min(tx.now + gates::GATE_LIMIT);
+                job.record.reason = Some(reason);
+                tx.ring(Bell::PutOff);
+            }
+            gate @ Gate::Refused { .. } => shut(tx, job, gate)?,
         }
         jobs::save(&mut tx.conn, job).await?;
     }

@@ -10,7 +10,9 @@ use segue_schemas::{
     time::Timestamp,
 };
 
-use super::{advance::advance_run, resume::resume_after, retry::fail_or_begin_again, rollback::close_unstarted};
+use super::{
+    advance::advance_run, gates, people, resume::resume_after, retry::fail_or_begin_again, rollback::close_unstarted,
+};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     tables::{
@@ -64,7 +66,7 @@ impl Store {
         let mut conn = self.read().await?;
         let leases = [jobs::next_expiry(&mut conn).await?, rollouts::next_expiry(&mut conn).await?];
         let queued = jobs::idle_since(&mut conn, JobStatus::Queued).await?.map(|since| since + QUEUE_LIMIT);
-        let waiting = jobs::idle_since(&mut conn, JobStatus::Waiting).await?.map(|since| since + APPROVAL_LIMIT);
+        let waiting = jobs::waiting_since(&mut conn).await?.map(|since| since + APPROVAL_LIMIT);
         let unstarted = rollouts::unstarted_since(&mut conn).await?.map(|since| since + ROLLOUT_QUEUE_LIMIT);
         let put_off = rollouts::next_not_before(&mut conn, self.now()).await?;
         let begins_again = jobs::next_put_off(&mut conn).await?;
@@ -142,9 +144,8 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         (JobStatus::Queued, QUEUE_LIMIT, "no worker took it"),
         (JobStatus::Waiting, APPROVAL_LIMIT, "nobody approved it"),
     ] {
-        let overdue = |job: &Job| job.record.queued_at.is_some_and(|since| since + limit <= tx.now);
-        let idle = jobs::idle(&mut tx.conn, status, AT_ONCE).await?;
-        for job in idle.into_iter().filter(overdue).collect::<Vec<_>>() {
+        let since = Timestamp(tx.now.0.saturating_sub(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)));
+        for job in jobs::overdue(&mut tx.conn, status, since, AT_ONCE).await? {
             ended += 1;
             let reason = format!("{what} within {} hours", limit.as_secs() / 3600);
             fail(store, tx, job, FailureClass::Infrastructure, reason).await?;
@@ -155,6 +156,7 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         let reason = format!("it did not begin within {} hours", ROLLOUT_QUEUE_LIMIT.as_secs() / 3600);
         close_unstarted(store, tx, rollout, reason).await?;
     }
+    ended += open_in_time(store, tx).await?;
     if jobs::put_on(&mut tx.conn, tx.now).await? > 0 {
         tx.ring(Bell::Jobs);
     }
@@ -163,6 +165,29 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         tx.ring(Bell::Rollouts);
     }
     Ok((ended, lost))
+}
+
+/// Asks the gates again that wait for a time which has come; how many. What has waited for too long fails.
+async fn open_in_time(store: &Store, tx: &mut Tx) -> Result<usize> {
+    let due = jobs::gates_due(&mut tx.conn, tx.now, AT_ONCE).await?;
+    for id in &due {
+        let job = jobs::load(&mut tx.conn, *id).await?;
+        // another one of its run has had it looked at
+        if job.not_before.0 == 0 || job.not_before > tx.now {
+            continue;
+        }
+        people::look_at_gates(store, tx, job.record.run).await?;
+        let job = jobs::load(&mut tx.conn, *id).await?;
+        if job.not_before.0 > 0 && gates::ready_at(&mut tx.conn, &job).await? + gates::GATE_LIMIT <= tx.now {
+            let days = gates::GATE_LIMIT.as_secs() / 86_400;
+            let reason = format!(
+                "its gates did not open within {days} days: {}",
+                job.record.reason.as_deref().unwrap_or_default()
+            );
+            fail(store, tx, job, FailureClass::Infrastructure, reason).await?;
+        }
+    }
+    Ok(due.len())
 }
 
 async fn fail(store: &Store, tx: &mut Tx, mut job: Job, class: FailureClass, reason: String) -> Result<()> {

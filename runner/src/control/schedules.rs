@@ -111,7 +111,13 @@ async fn deliver(tx: &mut Tx, one: &ScheduleRecord, due: Timestamp) -> Result<bo
         event: event.name().into(),
         repository: Some(repository.clone()),
         payload: Payload::Inline(String::new()),
-        meaning: Meaning::Starts(Trigger { repository, clone_url: None, actor: "schedule".into(), event }),
+        meaning: Meaning::Starts(Trigger {
+            repository,
+            clone_url: None,
+            actor: "schedule".into(),
+            authors: Vec::new(),
+            event,
+        }),
     };
     let new = deliveries::insert(&mut tx.conn, &delivery, tx.now).await?;
     tx.ring(Bell::Deliveries);

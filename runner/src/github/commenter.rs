@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use segue_pipelines::comment::{Outcome, Verdict, marker, reply};
+use segue_pipelines::comment::{Command, Outcome, Verdict, marker, reply};
 use segue_schemas::{id::DeliveryId, time::Timestamp};
 use serde_json::{Value, json};
 
 use super::{
     GitHubError, Purpose, Speaker, Teller, Urgency,
+    people::Right,
     teller::{GIVE_UP_AFTER, PAGES, Trial, Trouble, owner_of},
 };
 use crate::{
@@ -100,13 +101,22 @@ impl Teller {
 
     /// Does what its author may ask; `Some`: it is done later.
     async fn perform(&mut self, owner: &str, comment: &Comment) -> Tried<Option<Timestamp>> {
-        if !self.may_write(comment).await? {
+        let right = self.right_of(&comment.repository, &comment.author).await?;
+        if right < Right::Write {
             let text = format!("{} has no write access to {}", comment.author, comment.repository);
             self.store.conclude_comment(comment, Outcome::new(Verdict::Stranger, text)).await?;
             return Ok(None);
         }
         if let Err(problem) = &comment.asks {
             self.store.conclude_comment(comment, Outcome::new(Verdict::Unclear, problem)).await?;
+            return Ok(None);
+        }
+        if right < Right::Admin && matches!(comment.asks, Ok(Command::Bypass { .. })) {
+            let text = format!(
+                "{} does not administer {}, and only who does passes rules by",
+                comment.author, comment.repository
+            );
+            self.store.conclude_comment(comment, Outcome::new(Verdict::Refused, text)).await?;
             return Ok(None);
         }
         let written_at = self.github.by_our_clock(comment.written_at);
@@ -120,19 +130,12 @@ impl Teller {
         }
         self.react(comment, "eyes").await?;
         let pull = self.pull(comment).await?;
-        self.store.obey(comment, pull, written_at).await?;
+        let teams = match comment.asks {
+            Ok(Command::Approve { .. }) => self.teams_of(&comment.repository, &comment.author).await?,
+            _ => Vec::new(),
+        };
+        self.store.obey(comment, pull, teams, written_at).await?;
         Ok(None)
-    }
-
-    /// <https://docs.github.com/en/rest/collaborators/collaborators#get-repository-permissions-for-a-user>: `maintain` is told as `write`.
-    async fn may_write(&self, comment: &Comment) -> Tried<bool> {
-        let path = format!("/repos/{}/collaborators/{}/permission", comment.repository, comment.author);
-        match self.github.ask(speaker(comment), Method::GET, &path, None).await {
-            Ok(answer) => Ok(matches!(answer.body["permission"].as_str(), Some("admin" | "write"))),
-            // nobody that it knows
-            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     async fn pull(&self, comment: &Comment) -> Tried<PullHead> {
@@ -145,7 +148,8 @@ impl Teller {
             return Err(GitHubError::Away { place: self.github.place().into(), problem }.into());
         };
         let is_fork = head["repo"]["full_name"].as_str() != Some(&comment.repository);
-        Ok(PullHead { commit, branch: branch.into(), is_fork })
+        let author = answer.body["user"]["login"].as_str().map(Into::into);
+        Ok(PullHead { commit, branch: branch.into(), is_fork, author })
     }
 
     /// What came of a deployment that was asked for; `None`: it is not planned yet.

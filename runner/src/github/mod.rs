@@ -12,6 +12,7 @@ mod client;
 mod commenter;
 mod deployer;
 mod error;
+mod people;
 mod previewer;
 mod reconciler;
 mod sweeper;

@@ -51,6 +51,7 @@ enum Trouble {
 struct Listed {
     pull: Pull,
     title: String,
+    author: Option<String>,
     draft: bool,
     head_ref: String,
     head_repository: Option<String>,
@@ -199,7 +200,13 @@ impl Listed {
             before: None,
             updated_at: self.pull.updated_at,
         };
-        Trigger { repository: repository.into(), clone_url: None, actor: "segue".into(), event }
+        Trigger {
+            repository: repository.into(),
+            clone_url: None,
+            actor: "segue".into(),
+            authors: self.author.iter().cloned().collect(),
+            event,
+        }
     }
 }
 
@@ -221,6 +228,7 @@ fn read(item: &Value) -> Option<Listed> {
     Some(Listed {
         pull,
         title: text(&item["title"]).unwrap_or_default(),
+        author: text(&item["user"]["login"]),
         draft: item["draft"].as_bool().unwrap_or(false),
         head_ref: branch(&item["head"])?,
         head_repository: text(&item["head"]["repo"]["full_name"]),

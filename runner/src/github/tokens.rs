@@ -23,6 +23,8 @@ pub enum Purpose {
     Comments,
     /// Making deployments.
     Deployments,
+    /// Reading who is in which team.
+    Teams,
     /// Reading what the repository is.
     Metadata,
 }
@@ -36,6 +38,7 @@ impl Purpose {
             Self::Statuses => json!({"statuses": "write"}),
             Self::Comments => json!({"metadata": "read", "pull_requests": "write"}),
             Self::Deployments => json!({"deployments": "write"}),
+            Self::Teams => json!({"members": "read"}),
             Self::Metadata => json!({"metadata": "read"}),
         }
     }
@@ -48,6 +51,7 @@ impl Purpose {
             Self::Statuses => "statuses: write",
             Self::Comments => "pull_requests: write",
             Self::Deployments => "deployments: write",
+            Self::Teams => "members: read (of the organization)",
             Self::Metadata => "metadata: read",
         }
     }

@@ -93,6 +93,7 @@ impl Planner {
             repository: repository.to_owned(),
             clone_url: None,
             actor: request.by.unwrap_or_else(|| "admin".into()),
+            authors: Vec::new(),
             event: Event::WorkflowDispatch {
                 r#ref: String::new(),
                 commit: CommitSha::zero(),
@@ -137,6 +138,7 @@ impl Planner {
             repository: repository.to_owned(),
             clone_url: None,
             actor: request.by.unwrap_or_else(|| "admin".into()),
+            authors: Vec::new(),
             event: Event::RepositoryDispatch {
                 r#ref: String::new(),
                 commit: CommitSha::zero(),

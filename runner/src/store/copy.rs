@@ -53,6 +53,7 @@ const TABLES: &[&str] = &[
     "github_checks",
     "github_left_out",
     "github_comments",
+    "github_buttons",
     "github_deployments",
     "pulls",
     "previews",

@@ -127,8 +127,11 @@ impl Store {
     async fn why_waiting(&self, conn: &mut Conn, workers: &[WorkerRecord], job: &Job) -> Result<String> {
         let record = &job.record;
         let run = runs::load(conn, record.run).await?;
-        match crate::control::gates::judge(self, conn, &run, job).await? {
-            Gate::AwaitPerson { reason } | Gate::Closed { reason } | Gate::Refused { reason } => return Ok(reason),
+        match crate::control::gates::judge(self, conn, &run, job, self.now()).await? {
+            Gate::AwaitPerson { reason }
+            | Gate::Closed { reason }
+            | Gate::ClosedUntil { reason, .. }
+            | Gate::Refused { reason } => return Ok(reason),
             Gate::Open => {}
         }
         if let Some(reason) = self.why_held_back(conn, &run, job).await? {

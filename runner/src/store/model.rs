@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use segue_pipelines::{progress::Deploys, schedule::Schedule};
 use segue_schemas::{
-    api::{AttemptTerms, HeldJob},
+    api::{AttemptTerms, GivenApproval, HeldJob},
     config::NotificationEvent,
     deploy::{Release, Rollout, RolloutCommand},
     id::{CommitSha, DeliveryId, Epoch, JobId, RolloutId, RunId, WorkerId},
@@ -409,6 +409,8 @@ pub struct RunDetail {
     pub approvals: Vec<ApprovalRecord>,
     /// Its rollouts, oldest first.
     pub rollouts: Vec<RolloutId>,
+    /// Who said yes to it, oldest first.
+    pub given: Vec<GivenApproval>,
 }
 
 /// Where a job's log lies.

@@ -1,6 +1,6 @@
 //! What people look at. Each query has a snapshot of its own.
 
-use segue_pipelines::progress::Gate;
+use segue_pipelines::{progress::Gate, protection::required_approvals};
 use segue_schemas::{
     artifact::Artifact,
     deploy::{JournalEntry, Release},
@@ -65,7 +65,8 @@ impl Store {
         }
         let ids: Vec<JobId> = jobs.iter().map(|(job, _)| job.id).collect();
         let rollouts = rollouts::of_run(&mut conn, id, &ids).await?;
-        Ok(RunDetail { run: run.record, trigger: run.trigger, attempt, jobs, approvals, rollouts })
+        let given = runs::given(&mut conn, &run.record).await?;
+        Ok(RunDetail { run: run.record, trigger: run.trigger, attempt, jobs, approvals, rollouts, given })
     }
 
     /// Every attempt of a run, oldest first.
@@ -203,12 +204,9 @@ impl Store {
             return Ok(None);
         }
         let environment = record.plan.environment.as_deref();
-        let required = environment.map_or(0, |name| self.environment(name).required_approvals);
+        let required = environment.map_or(0, |name| required_approvals(&self.environment(name)));
         let (key, required) = if run.record.trusted { (environment.unwrap_or_default(), required) } else { ("", 1) };
-        let sql =
-            "SELECT approver FROM approvals WHERE run_id = $1 AND environment = $2 AND commit_sha = $3 ORDER BY at";
-        let rows = conn.all(sql, args![run.record.id, key, &run.record.commit]).await?;
-        let by = rows.iter().map(|row| row.text("approver")).collect::<Result<_>>()?;
+        let by = runs::approvals(conn, &run.record, key).await?.into_iter().map(|yes| yes.by).collect();
         Ok(Some(ApprovalRecord { job: record.id, required, by }))
     }
 
@@ -220,7 +218,7 @@ impl Store {
             return Ok(None);
         }
         if (run.concurrency.is_some() || plan.concurrency.is_some())
-            && let Gate::Closed { reason } = crate::control::gates::judge(self, conn, run, job).await?
+            && let Gate::Closed { reason } = crate::control::gates::judge(self, conn, run, job, self.now()).await?
         {
             return Ok(Some(format!("waits: {reason}")));
         }

@@ -8,6 +8,7 @@ use segue_pipelines::{
     progress::SkipCause,
 };
 use segue_schemas::{
+    api::GivenApproval,
     id::{CommitSha, RunId},
     status::RunStatus,
     time::Timestamp,
@@ -122,6 +123,7 @@ impl Store {
             });
         }
         let is_shadow = run.status == RunStatus::Skipped && has_better(&mut conn, &run).await?;
+        let approvals = runs::given(&mut conn, &run).await?.iter().map(GivenApproval::in_words).collect();
         let facts = RunFacts {
             run: run.id,
             attempt: run.attempt,
@@ -134,6 +136,7 @@ impl Store {
             started_at: run.started_at,
             ended_at: run.ended_at,
             terms: run.terms.shown,
+            approvals,
             jobs: facts,
         };
         Ok(Some(ShowFacts { repository: run.repository, commit: run.commit, run: facts, is_newest }))

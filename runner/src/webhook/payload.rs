@@ -133,6 +133,15 @@ struct Payload {
 struct Commit {
     id: Field<String>,
     message: Field<String>,
+    author: Field<Object<Signature>>,
+    committer: Field<Object<Signature>>,
+}
+
+/// Who wrote or made a commit; the account, where its address is one's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Signature {
+    username: Field<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -195,6 +204,7 @@ struct PullRequest {
     draft: Field<bool>,
     state: Field<String>,
     updated_at: Field<String>,
+    user: Field<Object<Account>>,
     /// Not GitHub's: `segue explain` can say it.
     head_message: Field<String>,
     head: Field<Object<Branch>>,
@@ -254,9 +264,11 @@ fn push(payload: Payload) -> Result<Meaning, PayloadError> {
     // https://github.blog/changelog/2021-10-01-the-push-webhook-payload-provides-a-consistent-head_commit-on-tag-creation/
     let tagged = head.id.get().filter(|_| git_ref.starts_with("refs/tags/")).and_then(|id| id.parse().ok());
     let after = tagged.unwrap_or(after);
+    let signed = [head.author, head.committer].map(|one| one.get().and_then(|one| one.0.username.get()));
+    let authors = accounts(signed);
     let forced = payload.forced.get().unwrap_or(false);
     let event = Event::Push { r#ref: git_ref, before, after, message, forced };
-    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, authors, event })))
 }
 
 fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
@@ -268,6 +280,7 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         Some(number) => number,
         None => pull_request.number.need("pull_request.number")?,
     };
+    let authors = accounts([pull_request.user.get().and_then(|user| user.0.login.get())]);
     let head = pull_request.head.need("pull_request.head")?.0;
     let base = pull_request.base.need("pull_request.base")?.0;
     let event = Event::PullRequest {
@@ -287,7 +300,7 @@ fn pull_request(payload: Payload) -> Result<Meaning, PayloadError> {
         before: payload.before.get().and_then(|sha| sha.parse().ok()),
         updated_at: pull_request.updated_at.get().and_then(|at| at.parse().ok()).unwrap_or_default(),
     };
-    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, authors, event })))
 }
 
 fn repository_dispatch(payload: Payload) -> Result<Meaning, PayloadError> {
@@ -298,7 +311,7 @@ fn repository_dispatch(payload: Payload) -> Result<Meaning, PayloadError> {
     let client_payload = serde_json::Value::Object(payload.client_payload.get().unwrap_or_default().0);
     check_client_payload(&client_payload).map_err(|reason| FieldError::Invalid { path: "client_payload", reason })?;
     let event = Event::RepositoryDispatch { r#ref: default_branch, commit: CommitSha::zero(), action, client_payload };
-    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, event })))
+    Ok(Meaning::Trigger(Box::new(Trigger { repository, clone_url, actor, authors: Vec::new(), event })))
 }
 
 /// Whether a `client_payload` keeps GitHub's limits: an object or nothing, of ten keys and 64 KiB at most.
@@ -342,7 +355,15 @@ fn issue_comment(payload: Payload) -> Result<Meaning, PayloadError> {
         body: comment.body.get().unwrap_or_default(),
         author_association: comment.author_association.get().unwrap_or_default(),
     };
-    Ok(Meaning::Comment(Box::new(Trigger { repository, clone_url, actor, event }), written))
+    Ok(Meaning::Comment(Box::new(Trigger { repository, clone_url, actor, authors: Vec::new(), event }), written))
+}
+
+/// Those that are names of people's accounts, each once. What GitHub itself commits (a merge by its button) is nobody's.
+fn accounts(names: impl IntoIterator<Item = Option<String>>) -> Vec<String> {
+    let mut found: Vec<String> =
+        names.into_iter().flatten().filter(|name| is_login(name) && name != "web-flow").collect();
+    found.dedup();
+    found
 }
 
 /// Whether a text is an account's name, which becomes part of a path. Those that an enterprise manages have an underscore.

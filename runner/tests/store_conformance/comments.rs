@@ -41,13 +41,13 @@ async fn take(world: &World, guid: &str, comment: &Comment) {
 /// Takes it, does it, and gives what came of it.
 async fn obeyed(world: &World, guid: &str, comment: &Comment, pull: &PullHead) -> Outcome {
     take(world, guid, comment).await;
-    world.store.obey(comment, pull.clone(), comment.written_at).await.unwrap();
+    world.store.obey(comment, pull.clone(), Vec::new(), comment.written_at).await.unwrap();
     let kept = world.store.comment(&comment.repository, comment.id).await.unwrap().unwrap();
     kept.outcome.expect("an outcome")
 }
 
 fn head(commit: &CommitSha, is_fork: bool) -> PullHead {
-    PullHead { commit: commit.clone(), branch: "topic".into(), is_fork }
+    PullHead { commit: commit.clone(), branch: "topic".into(), is_fork, author: None }
 }
 
 fn pull_request(head: u64, from: &str, number: u64) -> Trigger {
@@ -55,6 +55,7 @@ fn pull_request(head: u64, from: &str, number: u64) -> Trigger {
         repository: "o/r".into(),
         clone_url: None,
         actor: "eve".into(),
+        authors: Vec::new(),
         event: Event::PullRequest {
             action: "synchronize".into(),
             number,
@@ -87,7 +88,7 @@ pub async fn a_command_of_a_comment_is_done_once_and_answered_until_it_is(world:
 
     let pull = head(&commit(5), false);
     for _ in 0..2 {
-        world.store.obey(&asked, pull.clone(), asked.written_at).await.unwrap();
+        world.store.obey(&asked, pull.clone(), Vec::new(), asked.written_at).await.unwrap();
     }
     assert_eq!(world.status(run).await, RunStatus::Cancelled);
     assert_eq!(world.store.run(run).await.unwrap().cancelled_by.as_deref(), Some("ada (in #7)"));
@@ -120,7 +121,7 @@ pub async fn a_comment_cancels_and_approves_what_is_its_pull_requests_alone(worl
     let push = world.run_of(world.push("o/r"), vec![job("a", &[])]).await;
     let pushed = world.store.run(push).await.unwrap().commit;
     // a fork's branch has the name and the commit of one of ours
-    let fork = PullHead { commit: pushed, branch: "main".into(), is_fork: true };
+    let fork = PullHead { commit: pushed, branch: "main".into(), is_fork: true, author: None };
     let outcome = obeyed(&world, "d1", &comment(&world, 1, Command::Cancel), &fork).await;
     assert_eq!((outcome.verdict, outcome.text.as_str()), (Verdict::Refused, "nothing of #7 runs"));
     assert_eq!((world.status(others).await, world.status(push).await), (RunStatus::Queued, RunStatus::Queued));

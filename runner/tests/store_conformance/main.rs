@@ -88,6 +88,9 @@ macro_rules! on {
             people::{
                 an_approval_is_bound_to_the_commit_and_counts_people,
                 a_ref_that_an_environment_does_not_let_in_fails,
+                a_reviewer_is_named_and_reviews_nothing_of_their_own,
+                a_gate_opens_in_time_and_is_closed_at_the_claim_where_its_time_is_over,
+                what_never_opens_ends_and_who_passes_by_is_kept,
                 foreign_code_waits_for_a_yes_and_never_deploys,
                 foreign_code_runs_on_no_host_unless_the_operator_lets_it,
                 cancelling_takes_back_what_waits_and_tells_what_runs,

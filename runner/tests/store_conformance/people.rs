@@ -1,9 +1,11 @@
 use std::time::Duration;
 
-use segue_pipelines::progress::Deploys;
+use segue_pipelines::{progress::Deploys, protection::Yes};
 use segue_runner::store::{Again, AttemptKind, StoreError, TokenKind};
 use segue_schemas::{
-    config::{EnvironmentConfig, NotificationConfig, NotificationEvent, NotificationKind},
+    config::{EnvironmentConfig, FreezeConfig, NotificationConfig, NotificationEvent, NotificationKind},
+    duration::Span,
+    id::RunId,
     status::{Conclusion, JobStatus, RunStatus},
     trigger::{Event, Trigger},
     worker_api::AttachArtifact,
@@ -33,7 +35,7 @@ pub async fn an_approval_is_bound_to_the_commit_and_counts_people(world: World) 
     let test = world.claim(&worker).await;
     world.finish(&test, Conclusion::Success).await;
     assert_eq!(world.status(run).await, RunStatus::Waiting);
-    assert_eq!(world.jobs(run).await[1], "deploy waiting: `production` requires 2 approval(s), this commit has 0");
+    assert_eq!(world.jobs(run).await[1], "deploy waiting: `production` has 0 of 2 approvals");
     for _ in 0..2 {
         assert_eq!(world.store.approve(run, Some("deploy"), "ada".into()).await.unwrap(), ["deploy"]);
         assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "one person counts once");
@@ -51,7 +53,7 @@ pub async fn an_approval_is_bound_to_the_commit_and_counts_people(world: World) 
     let other = world.run(plan).await;
     let test = world.claim(&worker).await;
     world.finish(&test, Conclusion::Success).await;
-    assert!(world.jobs(other).await[1].contains("this commit has 0"));
+    assert!(world.jobs(other).await[1].contains("0 of 2 approvals"));
 }
 
 pub async fn a_ref_that_an_environment_does_not_let_in_fails(world: World) {
@@ -216,4 +218,116 @@ pub async fn foreign_code_runs_on_no_host_unless_the_operator_lets_it(world: Wor
         "{jobs:?}"
     );
     assert!(world.store.approve(run, None, "ada".into()).await.is_err(), "nothing waits for a yes");
+}
+
+/// A world whose production has these rules, and a run that deploys to it.
+async fn guarded(world: World, rules: impl FnOnce(&mut EnvironmentConfig)) -> (World, RunId) {
+    let world = world
+        .configured(|config| {
+            config.environments.insert("production".into(), environment(rules));
+        })
+        .await;
+    let mut deploy = job("deploy", &[]);
+    deploy.environment = Some("production".into());
+    let trigger = Trigger { authors: vec!["linus".into()], ..world.push("o/r") };
+    let run = world.run_of(trigger, vec![deploy]).await;
+    (world, run)
+}
+
+pub async fn a_reviewer_is_named_and_reviews_nothing_of_their_own(world: World) {
+    let (world, run) = guarded(world, |rules| {
+        (rules.required_approvals, rules.prevent_self_review) = (2, true);
+        rules.reviewers = ["ada", "linus", "grace", "acme/release"].map(str::to_owned).to_vec();
+    })
+    .await;
+    let approve = async |yes: Yes| world.store.approve(run, None, yes).await;
+    // `ada` pushed it, `linus` wrote it, and who asks for another attempt started that
+    for (by, why) in
+        [("Ada", "has pushed, written or started this"), ("linus", "written"), ("bob", "none of the reviewers")]
+    {
+        let refused = approve(by.into()).await;
+        assert!(matches!(&refused, Err(StoreError::Refused(reason)) if reason.contains(why)), "{by}: {refused:?}");
+    }
+    assert_eq!(approve("grace".into()).await.unwrap(), ["deploy"]);
+    assert_eq!(approve("Grace".into()).await.unwrap(), ["deploy"]);
+    let worker = world.worker("w", "1").await;
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "one person counts once, however written");
+    let of_team = Yes { teams: vec!["acme/release".into()], ..Yes::from("bob") };
+    assert_eq!(approve(of_team).await.unwrap(), ["deploy"]);
+    let deploy = world.claim(&worker).await;
+    world.finish(&deploy, Conclusion::Failure).await;
+    // who asks for it again does not count any more
+    world.store.rerun(run, Again::of(AttemptKind::Whole, "grace (in #7)").deploying(Deploys::Repeat)).await.unwrap();
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none());
+    assert!(world.jobs(run).await[0].contains("1 of 2 approvals (by bob)"), "{:?}", world.jobs(run).await);
+    let given = world.store.run_detail(run, None).await.unwrap().given;
+    assert_eq!(given.len(), 3, "what was said is kept: {given:?}");
+}
+
+pub async fn a_gate_opens_in_time_and_is_closed_at_the_claim_where_its_time_is_over(world: World) {
+    // the clock begins on a Tuesday, 2023-11-14T22:13:20Z
+    let freeze = |cron: &str, hours: u64| FreezeConfig {
+        cron: Some(cron.into()),
+        duration: Some(Span::seconds(hours * 3600)),
+        ..FreezeConfig::default()
+    };
+    let (world, run) = guarded(world, |rules| {
+        rules.wait_timer = Some(Span::seconds(600));
+        rules.freeze = vec![freeze("0 23 14 NOV *", 48)];
+    })
+    .await;
+    let worker = world.worker("w", "1").await;
+    assert!(
+        world.jobs(run).await[0].starts_with("deploy waiting: `production` waits 10m"),
+        "{:?}",
+        world.jobs(run).await
+    );
+    assert_eq!(world.store.next_expiry().await.unwrap(), Some(world.store.now() + Duration::from_secs(600)));
+    assert!(matches!(world.store.approve(run, None, "ada".into()).await, Err(StoreError::Conflict(_))));
+    let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Jobs);
+    world.pass(Duration::from_secs(600));
+    world.store.reap_expired().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("its time has come");
+    assert_eq!(world.jobs(run).await, ["deploy queued"]);
+    // nobody took it before the freeze began: the claim finds the gate closed
+    world.pass(Duration::from_secs(3600));
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none());
+    assert_eq!(world.jobs(run).await, ["deploy waiting: `production` is frozen until 2023-11-16 23:00 UTC"]);
+    assert_eq!(world.status(run).await, RunStatus::Waiting);
+    // a day in the queue is its limit, and waiting for a time is none
+    world.pass(Duration::from_secs(40 * 3600));
+    world.store.reap_expired().await.unwrap();
+    assert!(world.jobs(run).await[0].starts_with("deploy waiting"), "{:?}", world.jobs(run).await);
+    let next = world.store.next_expiry().await.unwrap().unwrap();
+    world.pass(next.since(world.store.now()));
+    world.store.reap_expired().await.unwrap();
+    assert_eq!(world.claim(&worker).await.plan.key, "deploy");
+}
+
+pub async fn what_never_opens_ends_and_who_passes_by_is_kept(world: World) {
+    let (world, run) = guarded(world, |rules| {
+        rules.required_approvals = 1;
+        let (cron, duration) = (Some("0 0 * * *".into()), Some(Span::seconds(86_400)));
+        rules.freeze = vec![FreezeConfig { cron, duration, ..FreezeConfig::default() }];
+    })
+    .await;
+    assert!(world.jobs(run).await[0].contains("0 of 1 approvals; it is frozen until"), "{:?}", world.jobs(run).await);
+    world.store.approve(run, None, "grace".into()).await.unwrap();
+    assert!(world.jobs(run).await[0].starts_with("deploy waiting: `production` is frozen until"));
+    assert_eq!(world.status(run).await, RunStatus::Waiting);
+    let mut deploy = job("deploy", &[]);
+    deploy.environment = Some("production".into());
+    let other = world.run(vec![deploy]).await;
+    let bypass = Yes { bypass: Some("incident 42".into()), ..Yes::from("root") };
+    assert_eq!(world.store.approve(other, None, bypass).await.unwrap(), ["deploy"]);
+    let worker = world.worker("w", "1").await;
+    assert_eq!(world.claim(&worker).await.run, other);
+    let given = world.store.run_detail(other, None).await.unwrap().given;
+    assert_eq!((given[0].by.as_str(), given[0].bypass.as_deref()), ("root", Some("incident 42")));
+    for _ in 0..4 {
+        world.pass(Duration::from_secs(30 * 24 * 3600));
+        world.store.reap_expired().await.unwrap();
+    }
+    let jobs = world.jobs(run).await;
+    assert!(jobs[0].starts_with("deploy failed: its gates did not open within 90 days"), "{jobs:?}");
 }

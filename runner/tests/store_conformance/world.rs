@@ -183,6 +183,7 @@ impl World {
             repository: repository.into(),
             clone_url: Some(format!("https://example.invalid/{repository}.git")),
             actor: "ada".into(),
+            authors: Vec::new(),
             event: Event::Push {
                 r#ref: "refs/heads/main".into(),
                 before: commit(n),

@@ -135,6 +135,8 @@ impl Job {
         if to.is_final() {
             job.ended_at = Some(now);
         }
+        // who puts it off says so afterwards
+        self.not_before = Timestamp(0);
         Ok(())
     }
 
@@ -492,16 +494,47 @@ pub(crate) async fn next_expiry(conn: &mut Conn) -> Result<Option<Timestamp>> {
     conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
 }
 
-/// When the next job that was put off may begin.
+/// When the next job that was put off may begin, or the next gate opens that waits for a time.
 pub(crate) async fn next_put_off(conn: &mut Conn) -> Result<Option<Timestamp>> {
-    let sql = "SELECT MIN(not_before) AS next FROM jobs WHERE status = 'queued' AND not_before > 0";
+    let sql = "SELECT MIN(next) AS next FROM (
+        SELECT MIN(not_before) AS next FROM jobs WHERE status = 'queued' AND not_before > 0
+        UNION ALL SELECT MIN(not_before) AS next FROM jobs WHERE status = 'waiting' AND not_before > 0) AS both_kinds";
     conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
+}
+
+/// Jobs that wait for a time which has come.
+pub(crate) async fn gates_due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<JobId>> {
+    let sql = "SELECT id FROM jobs WHERE status = 'waiting' AND not_before > 0 AND not_before <= $1
+        ORDER BY not_before, id LIMIT $2";
+    conn.all(sql, args![now, limit]).await?.iter().map(|row| row.parsed("id")).collect()
+}
+
+/// When a job was stored: with its attempt, with the call that it is of, or in the place of a matrix.
+pub(crate) async fn created_at(conn: &mut Conn, id: JobId) -> Result<Timestamp> {
+    let row = conn.first("SELECT created_at FROM jobs WHERE id = $1", args![id]).await?;
+    row.ok_or_else(|| StoreError::not_found("job", id))?.time("created_at")
 }
 
 /// Notes that jobs which were put off may begin now; how many.
 pub(crate) async fn put_on(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     let sql = "UPDATE jobs SET not_before = 0 WHERE status = 'queued' AND not_before > 0 AND not_before <= $1";
     conn.run(sql, args![now]).await
+}
+
+/// Jobs that have been queued, or have waited for a person, since a time or for longer. Who waits for a time is none of them.
+pub(crate) async fn overdue(conn: &mut Conn, status: JobStatus, since: Timestamp, limit: u32) -> Result<Vec<Job>> {
+    let sql =
+        "SELECT * FROM jobs WHERE status = $1 AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL
+            AND queued_at <= $2 AND NOT (status = 'waiting' AND not_before > 0)
+        ORDER BY queued_at LIMIT $3";
+    conn.all(sql, args![status.as_str(), since, limit]).await?.iter().map(job).collect()
+}
+
+/// Since when the job that has waited for a person for longest has.
+pub(crate) async fn waiting_since(conn: &mut Conn) -> Result<Option<Timestamp>> {
+    let sql = "SELECT MIN(queued_at) AS since FROM jobs
+        WHERE status = 'waiting' AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL AND not_before = 0";
+    conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("since"))
 }
 
 /// Jobs that are queued, or wait for a person, oldest first.
@@ -513,7 +546,7 @@ pub(crate) async fn idle(conn: &mut Conn, status: JobStatus, limit: u32) -> Resu
     conn.all(sql, args![status.as_str(), limit]).await?.iter().map(job).collect()
 }
 
-/// Since when the job that has been queued, or has waited for a person, for longest has.
+/// Since when the job that has been queued for longest has.
 pub(crate) async fn idle_since(conn: &mut Conn, status: JobStatus) -> Result<Option<Timestamp>> {
     let sql = "SELECT MIN(queued_at) AS since FROM jobs
         WHERE status = $1 AND status IN ('queued', 'waiting', 'recovering') AND rollout_id IS NULL";

@@ -1,6 +1,7 @@
 use indexmap::IndexMap;
-use segue_pipelines::progress::Rerun;
+use segue_pipelines::{progress::Rerun, protection::Yes};
 use segue_schemas::{
+    api::GivenApproval,
     id::{CommitSha, DeliveryId, RunId},
     plan::ConcurrencyPlan,
     status::RunStatus,
@@ -254,23 +255,51 @@ fn attempt(row: &Row) -> Result<AttemptRecord> {
     })
 }
 
-/// People who said yes to a run at a commit, for an environment (`""`: for foreign code at all).
-pub(crate) async fn approvals(conn: &mut Conn, run: &RunRecord, environment: &str) -> Result<u32> {
-    let sql = "SELECT COUNT(*) AS n FROM approvals WHERE run_id = $1 AND environment = $2 AND commit_sha = $3";
-    let row = conn.first(sql, args![run.id, environment, &run.commit]).await?;
-    row.map_or(Ok(0), |row| row.count("n"))
+/// Who said yes to a run at its commit, for an environment (`""`: for foreign code at all), the first one first.
+pub(crate) async fn approvals(conn: &mut Conn, run: &RunRecord, environment: &str) -> Result<Vec<Yes>> {
+    let sql = "SELECT approver, teams, bypass FROM approvals
+        WHERE run_id = $1 AND environment = $2 AND commit_sha = $3 ORDER BY at, approver";
+    let rows = conn.all(sql, args![run.id, environment, &run.commit]).await?;
+    let yes = |row: &Row| {
+        Ok(Yes {
+            by: row.text("approver")?,
+            teams: row.maybe_json("teams")?.unwrap_or_default(),
+            bypass: row.maybe_text("bypass")?,
+        })
+    };
+    rows.iter().map(yes).collect()
 }
 
+/// Every yes to a run at its commit, oldest first; 200 at most.
+pub(crate) async fn given(conn: &mut Conn, run: &RunRecord) -> Result<Vec<GivenApproval>> {
+    let sql = "SELECT environment, approver, at, bypass FROM approvals WHERE run_id = $1 AND commit_sha = $2
+        ORDER BY at, approver LIMIT 200";
+    let rows = conn.all(sql, args![run.id, &run.commit]).await?;
+    let given = |row: &Row| {
+        Ok(GivenApproval {
+            environment: row.text("environment")?,
+            by: row.text("approver")?,
+            at: row.time("at")?,
+            bypass: row.maybe_text("bypass")?,
+        })
+    };
+    rows.iter().map(given).collect()
+}
+
+/// Stores a yes. One person has one; who passes the rules by as well has done both.
 pub(crate) async fn approve(
     conn: &mut Conn,
     run: &RunRecord,
     environment: &str,
-    by: &str,
+    yes: &Yes,
     now: Timestamp,
 ) -> Result<()> {
-    let sql = "INSERT INTO approvals (run_id, environment, commit_sha, approver, at) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT DO NOTHING";
-    conn.run(sql, args![run.id, environment, &run.commit, by, now]).await?;
+    let sql = "INSERT INTO approvals (run_id, environment, commit_sha, approver, at, teams, bypass)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (run_id, environment, commit_sha, approver) DO UPDATE SET
+            teams = COALESCE(excluded.teams, approvals.teams), bypass = COALESCE(excluded.bypass, approvals.bypass)";
+    let teams = (!yes.teams.is_empty()).then(|| to_json(&yes.teams)).transpose()?;
+    conn.run(sql, args![run.id, environment, &run.commit, &yes.by, now, teams, yes.bypass.as_ref()]).await?;
     Ok(())
 }
 

@@ -111,6 +111,22 @@ fn a_pull_request_becomes_a_trigger() {
 }
 
 #[test]
+fn whose_work_it_is_is_known_by_accounts() {
+    let by = |author: Value, committer: Value| {
+        let head = json!({"message": "m", "author": author, "committer": committer});
+        trigger(read_changed("push", push(), "/head_commit", Some(head))).authors
+    };
+    let named = |name: &str| json!({"name": "Somebody", "username": name});
+    assert_eq!(by(named("ada"), named("grace")), ["ada", "grace"]);
+    assert_eq!(by(named("ada"), named("ada")), ["ada"]);
+    assert_eq!(by(named("ada"), named("web-flow")), ["ada"]);
+    assert_eq!(by(named("../x"), json!({"name": "no account"})), [""; 0]);
+    assert_eq!(by(json!(7), Value::Null), [""; 0]);
+    let opened = read_changed("pull_request", pull_request(), "/pull_request/user", Some(json!({"login": "eve"})));
+    assert_eq!(trigger(opened).authors, ["eve"]);
+}
+
+#[test]
 fn what_may_be_null_or_missing_is_done_without() {
     for (event, payload, pointer) in [
         ("push", push(), "/head_commit"),
