@@ -31,7 +31,7 @@ pub struct Freeze {
 
 #[derive(Debug, Clone)]
 enum When {
-    Again { schedule: Schedule, duration: Duration },
+    Again { schedule: Box<Schedule>, duration: Duration },
     Once { from: Timestamp, until: Timestamp },
 }
 
@@ -169,7 +169,7 @@ fn again(cron: &str, duration: Duration, timezone: Option<&str>) -> Result<When,
             format!("`duration` is {}, and up to 366 days are allowed", segue_schemas::duration::Span(duration));
         return Err(fault("duration", message, "write how long it lasts each time, `64h`"));
     }
-    Ok(When::Again { schedule, duration })
+    Ok(When::Again { schedule: Box::new(schedule), duration })
 }
 
 fn once(from: &str, until: &str, zone: Tz) -> Result<When, FreezeFault> {
