@@ -1,14 +1,18 @@
 //! What was done at a host without the server, put on record once the server hears of it: an emergency rollback leaves its
-//! mark in the host's route until the next change. Comes in: a host's state. Goes out: records in the store.
+//! mark in the host's route until the next change; and what it carries of previews against what there is to be. Comes in: a host's state. Goes out: records in the store.
 //!
 //! Whatever the mark, no claim is given out from then on at or below an epoch that a host has seen.
 
+use segue_pipelines::preview::ENVIRONMENT;
 use segue_schemas::{
     deploy::Release,
-    host_api::{EmergencyResult, HostState, RouteState},
+    host_api::{EmergencyResult, HostState, Instance, InstanceState, RouteState},
 };
 
-use crate::store::{Result, Store};
+use crate::{
+    control::Carried,
+    store::{Result, Store},
+};
 
 /// Records every emergency rollback that a host's state shows. One that is on record already changes nothing.
 ///
@@ -23,7 +27,22 @@ pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
             failed = Err(error);
         }
     }
+    let carried = state.routes.iter().filter(|route| route.environment == ENVIRONMENT);
+    store.host_carries(host, carried.filter_map(|route| preview(route, state)).collect()).await?;
     failed
+}
+
+/// What a route of the environment of previews carries; `None`: nothing that is known.
+fn preview(route: &RouteState, state: &HostState) -> Option<Carried> {
+    let release = serving(route, state)?.clone();
+    let of_pair =
+        |instance: &&Instance| instance.environment == route.environment && instance.release.service == route.service;
+    Some(Carried {
+        name: route.service.clone(),
+        address: route.rules.iter().find_map(|rule| rule.host.clone()),
+        release,
+        is_asleep: state.instances.iter().filter(of_pair).all(|one| one.state == InstanceState::Asleep),
+    })
 }
 
 async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState) -> Result<()> {
@@ -58,7 +77,7 @@ fn emergency(route: &RouteState, state: &HostState) -> Option<(EmergencyResult, 
 /// The release that has all the traffic, if one has.
 fn whole<'s>(route: &RouteState, state: &'s HostState) -> Option<&'s Release> {
     let release = serving(route, state)?;
-    let has_it = |instance: &segue_schemas::host_api::Instance| instance.release.id == release.id;
+    let has_it = |instance: &Instance| instance.release.id == release.id;
     let mut weighty = route.targets.iter().filter(|target| target.weight > 0);
     weighty.all(|t| state.instances.iter().any(|i| i.id == t.instance && has_it(i))).then_some(release)
 }

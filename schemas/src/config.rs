@@ -92,6 +92,9 @@ pub struct EnvironmentConfig {
     pub at_most: Option<u32>,
     /// Of `preview` alone: how long one lives after the newest push. Left out: 14 days.
     pub time_to_live: Option<Span>,
+    /// Of `preview` alone: after how long without a request one is stopped, until the next request starts it again; `0s`: never. Holds
+    /// from a preview's next push on. Left out: 1 hour.
+    pub sleep_after: Option<Span>,
 }
 
 impl Default for EnvironmentConfig {
@@ -113,6 +116,7 @@ impl Default for EnvironmentConfig {
             https: None,
             at_most: None,
             time_to_live: None,
+            sleep_after: None,
         }
     }
 }
@@ -154,6 +158,8 @@ pub struct PreviewConfig {
     pub at_most: u32,
     /// How long one lives after the newest push.
     pub time_to_live: Span,
+    /// After how long without a request one is put to sleep; `None`: never.
+    pub sleep_after: Option<Span>,
 }
 
 impl EnvironmentConfig {
@@ -166,6 +172,7 @@ impl EnvironmentConfig {
             https: self.https.unwrap_or(false),
             at_most: self.at_most.unwrap_or(20),
             time_to_live: self.time_to_live.unwrap_or(Span::seconds(14 * 24 * 3600)),
+            sleep_after: Some(self.sleep_after.unwrap_or(Span::seconds(3600))).filter(|after| !after.0.is_zero()),
         }
     }
 }

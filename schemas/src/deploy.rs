@@ -46,6 +46,24 @@ pub struct ServiceSpec {
     pub routes: Vec<RouteRule>,
 }
 
+impl ServiceSpec {
+    /// A service of that name of which nothing else is known: for taking it away.
+    #[must_use]
+    pub fn named(name: String) -> Self {
+        Self {
+            name,
+            command: Vec::new(),
+            env: IndexMap::new(),
+            health: Health::default(),
+            warm_up: Vec::new(),
+            drain: default_drain(),
+            keep_warm: default_keep_warm(),
+            replicas: default_replicas(),
+            routes: Vec::new(),
+        }
+    }
+}
+
 fn default_drain() -> Span {
     Span::seconds(30)
 }
@@ -223,6 +241,9 @@ pub struct RolloutSpec {
     pub is_rollback: bool,
     /// Variables of the environment, below those of the service.
     pub variables: IndexMap<String, String>,
+    /// After how long without a request its instances are put to sleep, until the next one; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_after: Option<Span>,
 }
 
 /// A person's word to a rollout.

@@ -59,6 +59,9 @@ pub struct StartInstance {
     /// (an emergency rollback to a kept release, a reboot).
     #[serde(default)]
     pub health: Health,
+    /// After how long without a request the host stops it, to start it again for the next one; `None`: never.
+    #[serde(default)]
+    pub sleep_after_ms: Option<u64>,
 }
 
 /// Where an artifact (a zstd-compressed tar, named by the digest of its bytes) comes from.
@@ -112,6 +115,8 @@ pub enum InstanceState {
         /// How it ended: `exit code 1`, `signal 9`.
         exit: String,
     },
+    /// It was stopped because nobody asked for it; the next request starts it again.
+    Asleep,
     /// It was told to stop.
     Stopped,
     /// It could not be started at all.
@@ -275,7 +280,8 @@ pub struct HostState {
     pub routes: Vec<RouteState>,
     /// Releases that are unpacked here and can be started without fetching anything, newest first.
     pub releases: Vec<Release>,
-    /// How often the host has changed weights without a rollout's word, by the dead-man's switch or in an emergency.
+    /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
+    /// instance to sleep, or woken it.
     #[serde(default)]
     pub restorations: u64,
 }

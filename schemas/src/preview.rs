@@ -50,6 +50,8 @@ pub enum PreviewState {
     Starting,
     /// It can be reached.
     Serving,
+    /// It can be reached: the next request starts it again.
+    Asleep,
     /// It never came to serve.
     Failed,
     /// It is being taken away.
@@ -65,6 +67,7 @@ impl PreviewState {
         match self {
             Self::Starting => "starting",
             Self::Serving => "serving",
+            Self::Asleep => "asleep",
             Self::Failed => "failed",
             Self::Removing => "removing",
             Self::Gone => "gone",

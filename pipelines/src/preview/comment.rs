@@ -65,8 +65,11 @@ fn row(one: &Told) -> String {
     };
     let state = match (one.state, &one.coming) {
         (PreviewState::Starting, _) => "is on its way".into(),
-        (PreviewState::Serving, Some(next)) => format!("serves, and `{}` is on its way", next.short()),
+        (PreviewState::Serving | PreviewState::Asleep, Some(next)) => {
+            format!("serves, and `{}` is on its way", next.short())
+        }
         (PreviewState::Serving, None) if one.reason.is_some() => because("serves, and a newer commit does not"),
+        (PreviewState::Asleep, None) => "is asleep, until the next request".into(),
         (PreviewState::Serving, None) => "serves".into(),
         (PreviewState::Failed, _) => because("did not become ready"),
         (PreviewState::Removing, _) => because("is taken away"),

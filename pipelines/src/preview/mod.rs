@@ -9,7 +9,7 @@ mod pull;
 mod room;
 
 pub use comment::{Told, comment, is_comment};
-pub use name::{LONGEST_NAME, name};
+pub use name::{LONGEST_NAME, is_preview, name};
 pub use pull::Pull;
 pub use room::{Occupant, makes_room};
 

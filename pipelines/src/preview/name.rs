@@ -18,6 +18,13 @@ pub fn name(repository: &str, number: u64, service: &str, is_taken: bool) -> Str
     format!("{}-{digest}", head.trim_end_matches('-'))
 }
 
+/// Whether a name is one that previews have: `pr-NUMBER-...`.
+#[must_use]
+pub fn is_preview(name: &str) -> bool {
+    let number = name.strip_prefix("pr-").and_then(|rest| rest.split_once('-')).map(|(number, _)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// The letters, digits and single dashes of a name.
 fn label(service: &str) -> String {
     let mut label = String::with_capacity(service.len());
@@ -70,10 +77,18 @@ mod tests {
         for service in ["web", "WEB", "a.b_c", "___", long.as_str(), dashes.as_str()] {
             for (number, is_taken) in [(1, false), (1, true), (u64::MAX, false)] {
                 let name = name("acme/shop", number, service, is_taken);
+                assert!(is_preview(&name), "{name}");
                 assert!(name.len() <= LONGEST_NAME, "{name}");
                 let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
                 assert!(is_plain && !name.starts_with('-') && !name.ends_with('-'), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn others_are_told_apart_from_previews() {
+        for name in ["web", "pr-", "pr--web", "pr-7", "pr-7x-web", "api-pr-7-web", ""] {
+            assert!(!is_preview(name), "{name}");
         }
     }
 

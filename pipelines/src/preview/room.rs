@@ -7,14 +7,14 @@ use segue_schemas::time::Timestamp;
 pub struct Occupant {
     /// Its name.
     pub name: String,
-    /// Whether nothing of it serves.
+    /// Whether nothing of it runs that serves.
     pub is_idle: bool,
     /// When it was last pushed to.
     pub touched_at: Timestamp,
 }
 
-/// The previews that go, so that one more is no more than `at_most`: those of which nothing serves first, of them and then of the
-/// others the one without a push for longest.
+/// The previews that go, so that one more is no more than `at_most`: those that are asleep or came to nothing first, of them and then of the
+/// others the one that was not pushed to or woken for longest.
 #[must_use]
 pub fn makes_room(mut there: Vec<Occupant>, at_most: u32) -> Vec<String> {
     let kept = usize::try_from(at_most).unwrap_or(usize::MAX).saturating_sub(1);

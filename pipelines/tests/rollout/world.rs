@@ -387,6 +387,7 @@ fn spec(strategy: Strategy) -> RolloutSpec {
         previous: None,
         is_rollback: false,
         variables: IndexMap::new(),
+        sleep_after: None,
     }
 }
 

@@ -26,7 +26,7 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
         show::json(&list)?;
         return Ok(Exit::Done);
     }
-    let mut table = show::table(&["pull request", "service", "state", "commit", "pushed", "address", "why"]);
+    let mut table = show::table(&["pull request", "service", "state", "commit", "used", "address", "why"]);
     for preview in &list.items {
         table.add_row(vec![
             format!("{}#{}", preview.repository, preview.number),

@@ -9,13 +9,14 @@
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, and `resume` goes
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
-//! `absent` records what a host carries that had been away; `schedules` makes deliveries of times that have come;
+//! `absent` records what a host carries that had been away, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
 mod advance;
 mod asked;
 mod caches;
+mod carried;
 mod claim;
 mod commented;
 mod concurrency;
@@ -40,6 +41,7 @@ mod snapshots;
 pub(crate) mod tokens;
 mod workers;
 
+pub use carried::Carried;
 pub use commented::PullHead;
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};

@@ -118,6 +118,8 @@ pub(super) struct Wanted {
     preview: Preview,
     /// The variables of its service.
     pub(super) variables: IndexMap<String, String>,
+    /// After how long without a request it is put to sleep.
+    pub(super) sleep_after: Option<Span>,
 }
 
 /// Makes of a rollout that a step asks for one of the pull request's own copy, and makes room for it.
@@ -191,7 +193,7 @@ pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut 
     let mut variables = if is_fork { IndexMap::new() } else { store.environment(ENVIRONMENT).variables };
     variables.insert(URL.into(), url);
     variables.insert(NUMBER.into(), number.to_string());
-    Ok(Wanted { preview, variables })
+    Ok(Wanted { preview, variables, sleep_after: settings.sleep_after })
 }
 
 /// Where previews of forks are.
@@ -218,7 +220,7 @@ async fn make_room(store: &Store, tx: &mut Tx, at_most: u32) -> Result<()> {
         previews::list(&mut tx.conn, false).await?.into_iter().filter(|one| one.state.is_there()).collect();
     let occupants = there.iter().map(|one| Occupant {
         name: one.name.clone(),
-        is_idle: one.state == PreviewState::Failed,
+        is_idle: matches!(one.state, PreviewState::Failed | PreviewState::Asleep),
         touched_at: one.touched_at,
     });
     let gone = makes_room(occupants.collect(), at_most);
@@ -266,7 +268,7 @@ pub(super) fn url_of(spec: &RolloutSpec) -> Option<&String> {
 }
 
 /// Has a preview taken away: what comes to it ends, and a rollout of its own takes away what is there.
-async fn remove(store: &Store, tx: &mut Tx, preview: &Preview, reason: &str) -> Result<()> {
+pub(super) async fn remove(store: &Store, tx: &mut Tx, preview: &Preview, reason: &str) -> Result<()> {
     let mut preview = preview.clone();
     preview.state = PreviewState::Removing;
     preview.reason = Some(reason.to_owned());

@@ -184,6 +184,7 @@ pub(super) async fn create(
         previous: Some(serving.current),
         is_rollback: true,
         variables: settings.variables,
+        sleep_after: None,
     };
     let mut rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
     if let Some((run, job, step)) = asker.of_step {

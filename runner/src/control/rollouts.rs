@@ -156,6 +156,7 @@ async fn create(
         strategy: create.strategy,
         previous: serving.map(|s| s.current),
         is_rollback: false,
+        sleep_after: wanted.as_ref().and_then(|wanted| wanted.sleep_after),
         variables: wanted.as_ref().map_or(settings.variables, |wanted| wanted.variables.clone()),
     };
     let url = previews::url_of(&spec).cloned();

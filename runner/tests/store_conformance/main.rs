@@ -167,6 +167,7 @@ macro_rules! on {
                 what_asks_too_late_or_for_no_pull_request_is_refused,
                 the_one_idle_for_longest_makes_room_and_time_ends_others,
                 every_change_of_a_preview_is_to_be_told_below_its_pull_request,
+                what_a_host_carries_is_compared_with_what_there_is_to_be,
             }
             random::{
                 invariants_hold_under_random_operations,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use segue_runner::store::StoreError;
+use segue_runner::{control::Carried, store::StoreError};
 use segue_schemas::{
     config::EnvironmentConfig,
     deploy::{JournalKind, Strategy},
@@ -192,4 +192,59 @@ pub async fn every_change_of_a_preview_is_to_be_told_below_its_pull_request(worl
     hear(&world, told(&world, 7, "closed", commit(10), 12)).await;
     assert_eq!(due().await.len(), 1);
     assert!(!world.store.preview_facts("o/r", 7).await.unwrap().is_open);
+}
+
+pub async fn what_a_host_carries_is_compared_with_what_there_is_to_be(world: World) {
+    let worker = world.worker("w", "1").await;
+    let created = serving(&world, &worker, told(&world, 7, "opened", commit(10), 10)).await;
+    let preview = only(&world).await;
+    let one = |name: &str, is_asleep| Carried {
+        name: name.into(),
+        address: Some(format!("{name}.preview.localhost")),
+        release: created.release.clone(),
+        is_asleep,
+    };
+    let carries = async |carried: Vec<Carried>| world.store.host_carries("local", carried).await.unwrap();
+    let quiet = async || assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+
+    carries(vec![one(&preview.name, true)]).await;
+    assert_eq!(only(&world).await.state, PreviewState::Asleep);
+    world.pass(Duration::from_secs(60));
+    carries(vec![one(&preview.name, false)]).await;
+    let woken = only(&world).await;
+    assert_eq!((woken.state, woken.expires_at), (PreviewState::Serving, preview.expires_at));
+    assert!(woken.touched_at > preview.touched_at, "it was used");
+
+    // nobody's, by name and address; what else stands in that environment is somebody's
+    let elsewhere = Carried { address: Some("pr-9-api.example.com".into()), ..one("pr-9-api", false) };
+    carries(vec![one(&preview.name, false), one("api", false), elsewhere]).await;
+    quiet().await;
+    let mut stray = one("pr-8-api", false);
+    stray.release.service = "pr-8-api".into();
+    for _ in 0..2 {
+        carries(vec![one(&preview.name, false), stray.clone()]).await;
+    }
+    let claim = removal(&world, &worker).await;
+    assert_eq!(claim.rollout.spec.service.name, "pr-8-api");
+    world.end_rollout(&claim, RolloutStatus::Succeeded).await;
+    quiet().await;
+
+    // what a host told before a preview came there says nothing of it
+    serving(&world, &worker, told(&world, 7, "synchronize", commit(11), 11)).await;
+    carries(vec![]).await;
+    assert_eq!(only(&world).await.state, PreviewState::Serving);
+    world.store.host_carries("other", vec![]).await.unwrap();
+    world.pass(Duration::from_secs(121));
+    world.store.host_carries("other", vec![]).await.unwrap();
+    assert_eq!(only(&world).await.state, PreviewState::Serving);
+    carries(vec![]).await;
+    let lost = only(&world).await;
+    assert_eq!(lost.state, PreviewState::Removing);
+    assert!(lost.reason.is_some_and(|reason| reason.contains("`local` does not carry it")));
+    let claim = removal(&world, &worker).await;
+    world.end_rollout(&claim, RolloutStatus::Succeeded).await;
+    assert_eq!(world.store.previews().await.unwrap(), []);
+    // told of once more before it had gone
+    carries(vec![one(&preview.name, false)]).await;
+    removal(&world, &worker).await;
 }

@@ -320,6 +320,7 @@ const fn state_word(state: &InstanceState) -> &'static str {
         InstanceState::Preparing => "being prepared",
         InstanceState::Running => "running",
         InstanceState::BackingOff { .. } => "waiting to be started again",
+        InstanceState::Asleep => "asleep",
         InstanceState::Stopped => "stopped",
         InstanceState::Failed { .. } => "failed",
     }

@@ -4,6 +4,7 @@
 use indexmap::IndexMap;
 use segue_schemas::{
     deploy::{Release, RolloutSpec, RouteRule},
+    duration::Span,
     host_api::{Fence, StartInstance},
     id::InstanceId,
     worker_api::RolloutClaim,
@@ -36,6 +37,7 @@ pub(super) fn start(claim: &RolloutClaim, instance: InstanceId, release: Release
         command: spec.service.command.clone(),
         stop_timeout_ms: STOP_TIMEOUT_MS,
         health: spec.service.health.clone(),
+        sleep_after_ms: spec.sleep_after.map(Span::as_millis),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Tells the server what the hosts that this worker reaches have done without it: when the worker starts, when a host comes
-//! back, and when a host has changed weights by its dead-man's switch or in an emergency. Whatever the server hears twice
-//! changes nothing the second time.
+//! back, and when a host has changed weights by its dead-man's switch or in an emergency, or has put something to sleep or woken it; and
+//! ever again, as the server may know less than it did. Whatever the server hears twice changes nothing the second time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,6 +18,8 @@ use crate::host::client::HostClient;
 
 /// How long a host holds its answer back while there is no news.
 const HOLD: Duration = Duration::from_secs(60);
+/// How long the server may go without a word of a host that has nothing new to say.
+const AGAIN: Duration = Duration::from_secs(600);
 /// Pauses between tries to reach a host or the server grow from the first to the second of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How long a start waits for the first word about every host.
@@ -70,6 +72,7 @@ async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, sa
     let mut first_try = Some(said);
     // what the server has heard; none where the host was away since
     let mut told: Option<u64> = None;
+    let mut told_at = Instant::now();
     let mut pause = PAUSES.0;
     loop {
         let asked_at = Instant::now();
@@ -78,8 +81,11 @@ async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, sa
             None => host.state().await,
         };
         let news = match asked {
-            Ok(state) if told == Some(state.restorations) => None,
-            Ok(state) => Some(tell(server, name, &state).await),
+            Ok(state) if told == Some(state.restorations) && told_at.elapsed() < AGAIN => None,
+            Ok(state) => {
+                told_at = Instant::now();
+                Some(tell(server, name, &state).await)
+            }
             Err(error) => Some(Err(error.to_string())),
         };
         drop(first_try.take());

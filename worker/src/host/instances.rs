@@ -19,7 +19,7 @@ use super::{
     output,
     process::{self, Launch, Process},
     refusal,
-    state::{InstanceRecord, Recorded, Retire, RunSpec},
+    state::{InstanceRecord, Nap, Recorded, Retire, RunSpec},
     unix_http,
 };
 
@@ -46,6 +46,8 @@ impl Host {
                 let message = format!("instance `{id}` is already here with another release; choose another name");
                 return Err(refusal(HostErrorCode::BadRequest, message));
             }
+            // who rolls out wants it running
+            self.wake(&start.fence.environment, &start.fence.service).await?;
             return self.prepared(&id).await;
         }
         let host = self.clone();
@@ -265,6 +267,7 @@ impl Host {
         loop {
             let mut process = match found.take() {
                 Some(process) => process,
+                None if !self.is_woken(one).await => return Ok(()),
                 None => match self.start_process(one).await? {
                     Some(process) => process,
                     None => return Ok(()),
@@ -277,6 +280,13 @@ impl Host {
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "stopped");
                     return self.note(one, |i| i.process = None).await;
+                }
+                patience = self.must_sleep(one) => {
+                    let exit = process.terminate(patience).await;
+                    tracing::info!(instance = %id, %exit, "asleep");
+                    self.note(one, |i| i.process = None).await?;
+                    pause = FIRST_PAUSE;
+                    continue;
                 }
             };
             if began.elapsed() > WELL_AFTER {
@@ -371,6 +381,26 @@ impl Host {
         }
         let limit = one.among(&self.store.current()).map_or(0, |i| i.run.stop_timeout_ms);
         Duration::from_millis(limit).min(MAX_WAIT)
+    }
+
+    /// Waits until an instance is put to sleep; its time from TERM to KILL.
+    async fn must_sleep(&self, one: &Life) -> Duration {
+        let mut watch = self.store.watch();
+        let sleeps = |recorded: &Arc<Recorded>| one.among(recorded).is_some_and(|i| i.nap == Nap::Asleep);
+        // the sender is in `self`
+        let _ = watch.wait_for(sleeps).await;
+        let limit = one.among(&self.store.current()).map_or(0, |i| i.run.stop_timeout_ms);
+        Duration::from_millis(limit).min(MAX_WAIT)
+    }
+
+    /// Waits until an instance is not asleep; `false`: it is to end.
+    async fn is_woken(&self, one: &Life) -> bool {
+        let mut watch = self.store.watch();
+        let awake = |recorded: &Arc<Recorded>| one.among(recorded).is_none_or(|i| i.nap != Nap::Asleep);
+        tokio::select! {
+            _ = watch.wait_for(awake) => true,
+            _ = self.must_end(one) => false,
+        }
     }
 
     async fn note(

@@ -22,6 +22,7 @@ mod clock;
 mod ensure;
 mod instances;
 mod keep;
+mod naps;
 mod output;
 mod process;
 mod proxy_child;
@@ -195,6 +196,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let well = host.clone();
     tokio::spawn(host.proxy.clone().run(async move { well.wait_for_serving(awaited).await }));
     tokio::spawn(host.clone().keep_time());
+    tokio::spawn(host.clone().send_to_sleep());
+    tokio::spawn(host.clone().wake_on_request());
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);
     tokio::spawn(async move {
         if let Err(error) = bounds.await {

@@ -26,12 +26,13 @@ use super::{
     output,
     process::{Process, record_of},
     refusal,
-    state::{Recorded, Store, write_atomically},
+    state::{Nap, Recorded, Store, write_atomically},
     unix_http::{self, CallError},
 };
 use crate::proxy::{
     control::{InFlightCount, ProxyState},
     fetch_listeners,
+    hold::HeldRoutes,
     table::{RouteTable, TableRoute, TableTarget},
 };
 
@@ -235,6 +236,19 @@ impl ProxyChild {
         (StatusCode::OK, serde_json::to_vec(&none).unwrap_or_default().into())
     }
 
+    /// Which services requests wait for because they sleep, once another than the `after`-th has begun to; `None`: no proxy says so.
+    pub async fn held(&self, after: u64, wait: Duration) -> Option<HeldRoutes> {
+        let path = format!("/v1/held?after={after}&wait_ms={}", wait.as_millis());
+        let ask = async {
+            let living = self.wait_for_living().await;
+            unix_http::call(&living.control, Method::GET, &path, None, wait + CALL_LIMIT).await.ok()
+        };
+        match tokio::time::timeout(wait + CALL_LIMIT, ask).await {
+            Ok(Some((StatusCode::OK, body))) => serde_json::from_slice(&body).ok(),
+            _ => None,
+        }
+    }
+
     /// Waits until nothing is in flight at an instance, at most `limit`; what is in flight then.
     pub async fn drain(&self, instance: &str, limit: Duration) -> u64 {
         let Some(living) = self.living() else { return 0 };
@@ -434,11 +448,16 @@ pub fn table_of(recorded: &Recorded) -> RouteTable {
         let (address, release) = (instance.address(), instance.release.id.0);
         Some(TableTarget { instance: t.instance.clone(), address, weight: t.weight, release })
     };
-    let routes = recorded.routes.iter().filter(|r| !r.rules.is_empty()).map(|r| TableRoute {
-        environment: r.environment.clone(),
-        service: r.service.clone(),
-        rules: r.rules.clone(),
-        targets: r.targets.iter().filter_map(target).collect(),
+    let routes = recorded.routes.iter().filter(|r| !r.rules.is_empty()).map(|r| {
+        let mut targets: Vec<TableTarget> = r.targets.iter().filter_map(target).collect();
+        let is_awake = |t: &TableTarget| recorded.instances.get(&t.instance).is_some_and(|i| i.nap == Nap::Awake);
+        // where some are awake they take it all; where none is, it waits for one
+        let asleep = targets.iter().any(|t| t.weight > 0) && !targets.iter().any(|t| t.weight > 0 && is_awake(t));
+        if !asleep {
+            targets.retain(is_awake);
+        }
+        let (environment, service, rules) = (r.environment.clone(), r.service.clone(), r.rules.clone());
+        TableRoute { environment, service, rules, targets, asleep }
     });
     RouteTable { routes: routes.collect() }
 }

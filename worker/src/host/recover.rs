@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use segue_schemas::{host_api::HostError, id::InstanceId};
 
-use super::{Host, process::Process};
+use super::{Host, process::Process, state::Nap};
 
 /// How long connections wait, after a reboot, for the services that are to answer them; then those that are well get theirs.
 const WELL_LIMIT: Duration = Duration::from_secs(10);
@@ -71,7 +71,10 @@ impl Host {
             }
             let index = found.iter().position(|(known, _)| known == id);
             let process = index.and_then(|i| found[i].1.take());
-            if process.is_none() && recorded.serving(id).is_some() {
+            if instance.nap == Nap::Held {
+                tokio::spawn(self.clone().give_back(vec![id.clone()]));
+            }
+            if process.is_none() && recorded.serving(id).is_some() && instance.nap == Nap::Awake {
                 awaited.push(id.clone());
             }
             tracing::info!(instance = %id, found = process.is_some(), rebooted, "recorded");

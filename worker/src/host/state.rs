@@ -72,6 +72,22 @@ pub struct RunSpec {
     pub stop_timeout_ms: u64,
     /// How readiness is told.
     pub health: Health,
+    /// After how long without a request it is put to sleep; `None`: never.
+    #[serde(default)]
+    pub sleep_after_ms: Option<u64>,
+}
+
+/// Whether an instance sleeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nap {
+    /// Its process runs, and gets its requests.
+    #[default]
+    Awake,
+    /// Its process runs; requests wait: it is on its way to sleep, or back.
+    Held,
+    /// It has no process; requests wait, and wake it.
+    Asleep,
 }
 
 /// An instance.
@@ -101,6 +117,9 @@ pub struct InstanceRecord {
     pub failed: Option<String>,
     /// When it is to go by itself.
     pub retire: Option<Retire>,
+    /// Whether it sleeps.
+    #[serde(default)]
+    pub nap: Nap,
 }
 
 /// A retirement to come.
@@ -234,6 +253,7 @@ impl Recorded {
             last_exit: None,
             failed: None,
             retire: None,
+            nap: Nap::Awake,
         };
         self.instances.shift_remove(&id);
         self.instances.insert(id, record);
@@ -330,6 +350,7 @@ impl RunSpec {
             env: start.env.clone(),
             stop_timeout_ms: start.stop_timeout_ms,
             health: start.health.clone(),
+            sleep_after_ms: start.sleep_after_ms,
         }
     }
 }
@@ -359,6 +380,7 @@ impl InstanceRecord {
         let state = match (&self.failed, &self.process, &self.last_exit) {
             _ if self.is_stopped() => InstanceState::Stopped,
             (Some(reason), ..) => InstanceState::Failed { reason: reason.clone() },
+            _ if self.nap == Nap::Asleep => InstanceState::Asleep,
             _ if !self.prepared => InstanceState::Preparing,
             (_, Some(_), _) => InstanceState::Running,
             (_, None, Some(exit)) => InstanceState::BackingOff { exit: exit.clone() },

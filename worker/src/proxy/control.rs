@@ -5,6 +5,7 @@
 //! | `GET /v1/state` | -> [`ProxyState`] |
 //! | `PUT /v1/routes` | [`RouteTable`] -> `{}`, once every request that is accepted from now on goes by it |
 //! | `GET /v1/observations/{environment}/{service}?after=&wait_ms=&limit=` | -> [`segue_schemas::host_api::ObservationBatch`] |
+//! | `GET /v1/held?after=&wait_ms=` | -> [`HeldRoutes`](super::hold::HeldRoutes), once more than `after` requests have begun to wait for what sleeps, or the time is over |
 //! | `GET /v1/in-flight/{instance}?wait_ms=` | -> `{"in_flight": n}`, when there are none or the time is over |
 
 use std::{sync::Arc, time::Duration};
@@ -39,6 +40,9 @@ pub struct ProxyState {
     pub in_flight: IndexMap<String, u64>,
     /// The newest observation of each route, as (environment, service, sequence).
     pub newest: Vec<(String, String, u64)>,
+    /// How long ago that was, in milliseconds, of each route that has one.
+    #[serde(default)]
+    pub idle_ms: Vec<(String, String, u64)>,
 }
 
 /// The answer of `GET /v1/in-flight/{instance}`.
@@ -81,6 +85,10 @@ impl Control {
                 let after = call.number("after").unwrap_or(0);
                 json(&route.log.read(after, limit.clamp(1, MAX_BATCH), wait).await)
             }
+            (&Method::GET, ["v1", "held"]) => {
+                let after = call.number("after").unwrap_or(u64::MAX);
+                json(&self.routing.waiting.held(after, wait).await)
+            }
             (&Method::GET, ["v1", "in-flight", instance]) => {
                 let count = self.routing.current().in_flight(instance);
                 let in_flight = match count {
@@ -96,12 +104,18 @@ impl Control {
     fn state(&self) -> ProxyState {
         let routing = self.routing.current();
         let newest = |r: &Arc<super::table::Route>| (r.environment.clone(), r.service.clone(), r.log.newest());
+        let idle = |r: &Arc<super::table::Route>| {
+            let unused = r.log.newest_at()?.elapsed();
+            let ms = u64::try_from(unused.as_millis()).unwrap_or(u64::MAX);
+            Some((r.environment.clone(), r.service.clone(), ms))
+        };
         ProxyState {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             listen: self.listen.clone(),
             in_flight: routing.all_in_flight().map(|(id, count)| (id.to_string(), count)).collect(),
             newest: routing.routes.iter().map(newest).collect(),
+            idle_ms: routing.routes.iter().filter_map(idle).collect(),
         }
     }
 }

@@ -22,6 +22,7 @@
 
 mod client;
 pub mod control;
+pub mod hold;
 mod listeners;
 pub mod observations;
 pub mod table;

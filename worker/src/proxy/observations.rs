@@ -58,6 +58,8 @@ pub struct ObservationLog {
 struct Ring {
     /// The sequence number of the newest entry.
     newest: u64,
+    /// When it came.
+    newest_at: Option<Instant>,
     entries: VecDeque<Observed>,
 }
 
@@ -65,7 +67,7 @@ impl ObservationLog {
     /// An empty log of the `generation`-th proxy process of this host.
     #[must_use]
     pub fn new(generation: u64) -> Self {
-        let ring = Ring { newest: generation * GENERATION, entries: VecDeque::new() };
+        let ring = Ring { newest: generation * GENERATION, newest_at: None, entries: VecDeque::new() };
         Self { generation, ring: Mutex::new(ring), arrived: Notify::new() }
     }
 
@@ -78,6 +80,7 @@ impl ObservationLog {
             }
             ring.entries.push_back(observed);
             ring.newest += 1;
+            ring.newest_at = Some(Instant::now());
         }
         self.arrived.notify_waiters();
     }
@@ -85,6 +88,11 @@ impl ObservationLog {
     /// The sequence number of the newest.
     pub fn newest(&self) -> u64 {
         self.ring().newest
+    }
+
+    /// When the newest came; `None`: none did.
+    pub fn newest_at(&self) -> Option<Instant> {
+        self.ring().newest_at
     }
 
     /// What came after `after`, oldest first, at most `limit`; waits up to `wait` for the first.

@@ -35,6 +35,9 @@ pub struct TableRoute {
     pub rules: Vec<RouteRule>,
     /// Where to.
     pub targets: Vec<TableTarget>,
+    /// Whether all of them sleep, or are on their way there or back: its requests wait.
+    #[serde(default)]
+    pub asleep: bool,
 }
 
 /// One instance of a route.
@@ -77,6 +80,7 @@ pub struct Route {
     pub service: String,
     /// Its targets with weight.
     targets: Vec<Arc<Upstream>>,
+    asleep: bool,
     /// What was observed of it.
     pub log: Arc<ObservationLog>,
 }
@@ -122,6 +126,13 @@ pub struct Choice {
 pub enum NoChoice {
     /// No rule matches.
     NoRoute,
+    /// What is to answer sleeps.
+    Asleep {
+        /// The environment.
+        environment: String,
+        /// The service.
+        service: String,
+    },
     /// The route has no target with weight.
     NoTarget {
         /// The environment.
@@ -144,6 +155,7 @@ impl Routing {
                 environment: route.environment.clone(),
                 service: route.service.clone(),
                 targets,
+                asleep: route.asleep,
                 log: log.unwrap_or_else(|| Arc::new(ObservationLog::new(generation))),
             });
             for rule in &route.rules {
@@ -196,6 +208,9 @@ impl Routing {
     /// wins.
     pub fn choose(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
         let route = self.find(host, path).ok_or(NoChoice::NoRoute)?;
+        if route.asleep {
+            return Err(NoChoice::Asleep { environment: route.environment.clone(), service: route.service.clone() });
+        }
         let untried = |u: &&Arc<Upstream>| !tried.contains(&u.instance);
         let all_tried = !route.targets.iter().any(|u| untried(&u));
         let open = || route.targets.iter().filter(|u| all_tried || untried(u));
@@ -332,6 +347,7 @@ mod tests {
             service: (*service).into(),
             rules: rules.clone(),
             targets: targets.clone(),
+            asleep: false,
         });
         Routing::new(&RouteTable { routes: routes.collect() }, &Routing::default(), 1)
     }

@@ -15,8 +15,10 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use segue_schemas::{deploy::Outcome, id::InstanceId, time::Timestamp};
+use tokio::sync::watch;
 
 use super::{
+    hold::{HOLD_LIMIT, RETRY_AFTER_SECONDS, Waiting},
     observations::Observed,
     table::{Choice, NoChoice, Routing},
 };
@@ -45,22 +47,50 @@ static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// A request is given to an instance, and counted there, under the lock. Once a new table is in place, no request can any
 /// more be given to an instance by the old one, and all that were are counted: so a drain that begins then misses none.
 #[derive(Debug, Default)]
-pub struct SharedRouting(RwLock<Arc<Routing>>);
+pub struct SharedRouting {
+    table: RwLock<Arc<Routing>>,
+    /// Set with each new table.
+    replaced: watch::Sender<()>,
+    /// Requests that wait for what sleeps.
+    pub waiting: Arc<Waiting>,
+}
 
 impl SharedRouting {
     /// The table in force.
     pub fn current(&self) -> Arc<Routing> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts the table in force that `make` builds from the one before.
     pub fn replace(&self, make: impl FnOnce(&Routing) -> Routing) {
-        let mut guard = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *guard = Arc::new(make(&guard));
+        {
+            let mut guard = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            *guard = Arc::new(make(&guard));
+        }
+        self.replaced.send_replace(());
     }
 
     fn choose(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).choose(host, path, tried)
+        self.table.read().unwrap_or_else(PoisonError::into_inner).choose(host, path, tried)
+    }
+
+    /// The same, once what sleeps is awake; as it is at the latest when [`HOLD_LIMIT`] is over, or at once where too many wait.
+    async fn choose_awake(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+        let choice = self.choose(host, path, tried);
+        let Err(NoChoice::Asleep { environment, service }) = &choice else { return choice };
+        let mut replaced = self.replaced.subscribe();
+        let Some(_place) = self.waiting.enter(environment, service) else { return choice };
+        let deadline = tokio::time::Instant::now() + HOLD_LIMIT;
+        loop {
+            let choice = self.choose(host, path, tried);
+            if !matches!(choice, Err(NoChoice::Asleep { .. })) {
+                return choice;
+            }
+            // the sender is in `self`
+            if tokio::time::timeout_at(deadline, replaced.changed()).await.is_err() {
+                return choice;
+            }
+        }
     }
 }
 
@@ -80,6 +110,8 @@ pub struct Passage {
     unreachable: Vec<InstanceId>,
     /// What the client is told when the request fails.
     words: Option<String>,
+    /// Whether it is told to come again.
+    comes_again: bool,
 }
 
 /// One try at one instance.
@@ -137,9 +169,10 @@ impl ProxyHttp for Traffic {
     async fn upstream_peer(&self, session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
         let request = session.req_header();
         let host = host_of(request);
-        let choice = match self.routing.choose(host, request.uri.path(), &passage.unreachable) {
+        let choice = match self.routing.choose_awake(host, request.uri.path(), &passage.unreachable).await {
             Ok(choice) => choice,
             Err(none) => {
+                passage.comes_again = matches!(none, NoChoice::Asleep { .. });
                 let (status, words) = words_for(&none, host, request.uri.path());
                 passage.words = Some(words);
                 return Err(Error::new_in(ErrorType::HTTPStatus(status)));
@@ -260,7 +293,7 @@ impl ProxyHttp for Traffic {
         if status > 0 {
             let words = passage.words.take().unwrap_or_else(|| error.etype().as_str().to_owned());
             // The client may be gone; there is nobody else to tell.
-            let _ = respond(session, status, words).await;
+            let _ = respond(session, status, words, passage.comes_again).await;
         }
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
@@ -286,17 +319,23 @@ impl ProxyHttp for Traffic {
     }
 }
 
-async fn respond(session: &mut Session, status: u16, words: String) -> Result<()> {
+async fn respond(session: &mut Session, status: u16, words: String, comes_again: bool) -> Result<()> {
     let body = Bytes::from(format!("{words}\n"));
     let mut response = Downstream::generate_error(status);
     response.set_content_length(body.len())?;
     response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    if comes_again {
+        response.insert_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())?;
+    }
     session.as_downstream_mut().write_error_response(response, body).await
 }
 
 fn words_for(none: &NoChoice, host: &str, path: &str) -> (u16, String) {
     match none {
         NoChoice::NoRoute => (404, format!("no service is routed at host `{host}`, path `{path}`")),
+        NoChoice::Asleep { service, .. } => {
+            (503, format!("{service} sleeps and is being woken: come again in {RETRY_AFTER_SECONDS} seconds"))
+        }
         NoChoice::NoTarget { environment, service } => {
             (503, format!("{service}: no instance has traffic in environment `{environment}`"))
         }

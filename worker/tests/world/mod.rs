@@ -156,6 +156,7 @@ impl World {
             env: IndexMap::new(),
             stop_timeout_ms: 5000,
             health: Health { path: "/".into(), tries: 100, interval: Span::millis(50), timeout: Span::seconds(2) },
+            sleep_after_ms: None,
         }
     }
 

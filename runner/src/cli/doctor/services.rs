@@ -156,7 +156,7 @@ fn well(title: &str, state: &HostState) -> Check {
                 Some(format!("{} ended with {exit} and is started again", instance.id))
             }
             InstanceState::Failed { reason } => Some(format!("{} can't be started: {reason}", instance.id)),
-            InstanceState::Preparing | InstanceState::Running | InstanceState::Stopped => None,
+            InstanceState::Preparing | InstanceState::Running | InstanceState::Asleep | InstanceState::Stopped => None,
         })
         .collect();
     if state.proxy_pid.is_none() {

@@ -132,6 +132,7 @@ fn rollout(strategy: Strategy) -> Rollout {
             previous: Some(release(OLD)),
             is_rollback: false,
             variables: [].into(),
+            sleep_after: None,
         },
         status: RolloutStatus::Queued,
         run: None,
