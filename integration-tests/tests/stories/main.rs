@@ -63,6 +63,7 @@ mod previews_are_told_of_in_one_comment;
 mod previews_follow_a_pull_request_to_its_end;
 mod previews_go_though_nobody_tells_of_the_end;
 mod previews_of_forks_stand_apart;
+mod previews_sleep_and_wake;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
 mod services_stand_beside_a_job_in_a_container;
