@@ -67,6 +67,7 @@ impl<'n> Check<'n, '_, '_> {
         self.worker();
         self.notifications();
         self.github();
+        self.public_url();
         self.broker();
         self.storage();
         self.limits();
@@ -175,6 +176,15 @@ impl<'n> Check<'n, '_, '_> {
         }
     }
 
+    fn public_url(&mut self) {
+        let Some(url) = &self.config.public_url else { return };
+        if !is_public(url) {
+            let help =
+                "write where people reach the server, without anything behind its path: `https://ci.example.com`";
+            self.refuse(&self.place(&["public-url"]), format!("`{url}` is no such address"), Some(help.into()));
+        }
+    }
+
     fn broker(&mut self) {
         for BrokerFault { key, message, help } in broker_faults(&self.config.broker) {
             self.refuse(&self.place(&["broker", key]), message, Some(help));
@@ -249,6 +259,15 @@ impl<'n> Check<'n, '_, '_> {
     fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.findings.error(Code::InvalidValue, span, message, help);
     }
+}
+
+/// Whether a text is an address that links can begin with: nothing in it ends a link or says who asks.
+fn is_public(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:[]".contains(c);
+    rest.is_some_and(|rest| {
+        rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && rest.chars().all(is_plain)
+    })
 }
 
 const NAME_HELP: &str = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";

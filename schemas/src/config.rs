@@ -21,6 +21,8 @@ pub struct Config {
     pub hosts: IndexMap<String, HostConfig>,
     /// GitHub.
     pub github: GitHubConfig,
+    /// Where people reach the server: `https://ci.example.com`. Checks on GitHub then link runs and logs there. Left out: they link nothing.
+    pub public_url: Option<String>,
     /// The worker that `segue up` and `segue worker` start.
     pub worker: WorkerConfig,
     /// Who is told.

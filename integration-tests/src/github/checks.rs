@@ -44,6 +44,8 @@ pub struct CheckRun {
     pub summary: String,
     /// All annotations that were sent.
     pub annotations: Vec<Value>,
+    /// Where there is more.
+    pub details_url: Option<String>,
     /// The identifiers of its buttons.
     pub actions: Vec<String>,
     /// The states that it went through, and when each was there.
@@ -109,6 +111,9 @@ fn check(body: &Value, required_of_output: &[&str]) -> Result<(), Answer> {
     one_of(&body["conclusion"], &CONCLUSIONS)?;
     if body["status"] == "completed" && body["conclusion"].is_null() {
         return Err(Answer::invalid("\"conclusion\" wasn't supplied."));
+    }
+    if body["details_url"].as_str().is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+        return Err(Answer::validation("CheckRun", "details_url", "invalid"));
     }
     if let Some(actions) = body["actions"].as_array() {
         if actions.len() > ACTIONS {
@@ -195,6 +200,9 @@ fn change(run: &mut CheckRun, body: &Value) {
         run.status = "completed".into();
     } else if run.status != "completed" {
         run.conclusion = None;
+    }
+    if let Some(url) = body["details_url"].as_str() {
+        run.details_url = Some(url.to_owned());
     }
     set(&mut run.title, &body["output"]["title"]);
     set(&mut run.summary, &body["output"]["summary"]);

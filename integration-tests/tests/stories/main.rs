@@ -45,6 +45,7 @@ mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
 mod github_buttons_run_again;
+mod github_buttons_say_yes_and_bring_back;
 mod github_comments_are_commands;
 mod github_forks_wait_for_their_very_commit;
 mod github_hears_of_what_was_left_out;

@@ -12,7 +12,7 @@ use segue_schemas::{
 use serde_json::Value;
 
 use crate::{
-    RUN_LIMIT,
+    RUN_LIMIT, check_shown,
     github_comments_are_commands::{answered, say},
     with_github,
 };
@@ -132,6 +132,8 @@ async fn the_newest_head_is_shown_whatever_the_order_of_its_webhooks() -> Result
     let run = stand.api()?.planned(&outdated, RUN_LIMIT).await?.runs[0].0;
     let view = stand.api()?.ended(run, RUN_LIMIT).await?;
     assert!(view.jobs[0].reason.as_ref().is_some_and(|reason| reason.contains("newer commit")), "{view:#?}");
+    assert_eq!(view.run.status, RunStatus::Cancelled, "it is no failure: {view:#?}");
+    check_shown(&github, &second, "preview", "skipped", RUN_LIMIT).await?;
     pull.answers(Ok("3"), RUN_LIMIT).await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ mod status;
 
 use segue_schemas::{
     api::AttemptTerms,
-    id::RunId,
+    id::{JobId, RunId},
     status::{FailureClass, JobStatus, RunStatus, StepStatus},
     time::Timestamp,
     worker_api::StepReport,
@@ -25,6 +25,10 @@ pub use status::{CommitState, CommitStatus, commit_status};
 
 /// What the button for what failed is called in the event of its being pressed.
 pub const RERUN_FAILED: &str = "rerun-failed";
+/// The same of the button that says yes to what waits.
+pub const APPROVE: &str = "approve";
+/// The same of the button that brings back what served before.
+pub const ROLL_BACK: &str = "roll-back";
 /// Characters of a title.
 const TITLE_CHARS: usize = 200;
 /// Bytes of a summary; GitHub takes 65,535 characters.
@@ -67,6 +71,9 @@ pub struct RunFacts {
     /// Who said yes to it, each in a sentence.
     #[serde(default)]
     pub approvals: Vec<String>,
+    /// Where people reach the server, where that is known.
+    #[serde(default)]
+    pub public_url: Option<String>,
     /// Its jobs, in the plan's order.
     #[serde(default)]
     pub jobs: Vec<JobFacts>,
@@ -76,6 +83,9 @@ pub struct RunFacts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobFacts {
+    /// Its number, by which its log is found.
+    #[serde(default)]
+    pub id: Option<JobId>,
     /// Its key, unique in the attempt.
     pub key: String,
     /// Its name.
@@ -94,6 +104,15 @@ pub struct JobFacts {
     /// Whether it was skipped for what became of others, and not by its own condition.
     #[serde(default)]
     pub is_blocked: bool,
+    /// Whether it was cancelled because a newer commit has come in the place of its own.
+    #[serde(default)]
+    pub is_outdated: bool,
+    /// Whether it waits for somebody's yes.
+    #[serde(default)]
+    pub awaits_approval: bool,
+    /// Whether what it deployed serves now, and something served before it that it can be brought back to.
+    #[serde(default)]
+    pub can_roll_back: bool,
     /// Where what it deployed can be seen.
     #[serde(default)]
     pub environment_url: Option<String>,
@@ -124,6 +143,9 @@ pub struct Check {
     pub title: String,
     /// Markdown.
     pub summary: String,
+    /// Where there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details_url: Option<String>,
     /// What is shown beside lines of files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub annotations: Vec<CheckAnnotation>,
@@ -217,11 +239,30 @@ pub fn left_out(pipeline: &str, file: &str, reason: &str) -> Check {
         state: CheckState::Skipped,
         title: line(&format!("Not for this change: {reason}")),
         summary: bounded(format!("{} is not run: {}\n", markdown::escape(file), markdown::escape(reason))),
+        details_url: None,
         annotations: Vec::new(),
         actions: Vec::new(),
         started_at: None,
         ended_at: None,
     }
+}
+
+/// Where what the API has below a path is found, where people can reach the server.
+fn link(run: &RunFacts, path: &str) -> Option<String> {
+    Some(format!("{}/api/v1/{path}", run.public_url.as_ref()?.trim_end_matches('/')))
+}
+
+fn run_link(run: &RunFacts) -> Option<String> {
+    link(run, &format!("runs/{}", run.run))
+}
+
+fn log_link(run: &RunFacts, job: &JobFacts) -> Option<String> {
+    link(run, &format!("jobs/{}/logs", job.id?))
+}
+
+/// Whether what did not come to its end is of a commit in whose place a newer one has come: then it stands in nobody's way.
+fn is_outdated(run: &RunFacts) -> bool {
+    matches!(run.status, RunStatus::Cancelled | RunStatus::Skipped) && run.jobs.iter().any(|job| job.is_outdated)
 }
 
 fn of_pipeline(run: &RunFacts) -> Check {
@@ -230,6 +271,7 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Running | RunStatus::Waiting => CheckState::InProgress,
         RunStatus::Succeeded => CheckState::Success,
         RunStatus::Failed => CheckState::Failure,
+        RunStatus::Cancelled if is_outdated(run) => CheckState::Skipped,
         RunStatus::Cancelled => CheckState::Cancelled,
         // branch protection lets pass what is skipped
         RunStatus::Skipped if run.jobs.iter().any(|job| job.is_blocked) => CheckState::Cancelled,
@@ -243,17 +285,32 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Succeeded => format!("Succeeded{took}"),
         RunStatus::Failed if run.diagnostics.is_some() => format!("{} can't be used", run.file),
         RunStatus::Failed => format!("Failed{took}: {}", failed(run)),
+        RunStatus::Cancelled if is_outdated(run) => {
+            let reason = run.jobs.iter().find(|job| job.is_outdated).and_then(|job| job.reason.as_deref());
+            format!("Skipped: {}", reason.unwrap_or("a newer commit has come"))
+        }
         RunStatus::Cancelled => format!("Cancelled{took}"),
         RunStatus::Skipped => run.reason.clone().unwrap_or_else(|| "Skipped".into()),
     };
     // a file that can't be used is mended, not run again
-    let can_rerun = matches!(run.status, RunStatus::Failed | RunStatus::Cancelled) && run.diagnostics.is_none();
-    let rerun = CheckAction {
-        label: "Rerun what failed",
-        description: "Run the jobs that did not succeed",
-        identifier: RERUN_FAILED,
-    };
-    let actions = if can_rerun { vec![rerun] } else { Vec::new() };
+    let can_rerun = matches!(run.status, RunStatus::Failed | RunStatus::Cancelled)
+        && run.diagnostics.is_none()
+        && !is_outdated(run);
+    let mut actions = Vec::new();
+    if can_rerun {
+        actions.push(CheckAction {
+            label: "Rerun what failed",
+            description: "Run the jobs that did not succeed",
+            identifier: RERUN_FAILED,
+        });
+    }
+    if run.jobs.iter().any(|job| job.awaits_approval) {
+        actions.push(CheckAction {
+            label: "Approve",
+            description: "Say yes to every job that waits for it",
+            identifier: APPROVE,
+        });
+    }
     let annotations = run.diagnostics.as_deref().map(annotations::of_diagnostics).unwrap_or_default();
     Check {
         job: None,
@@ -261,6 +318,7 @@ fn of_pipeline(run: &RunFacts) -> Check {
         state,
         title: line(&title),
         summary: bounded(pipeline_summary(run, state)),
+        details_url: run_link(run),
         annotations,
         actions,
         started_at: run.started_at,
@@ -306,7 +364,12 @@ fn pipeline_summary(run: &RunFacts, state: CheckState) -> String {
             let reason = job.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             let how = markdown::cell(&format!("{}{reason}", job.status));
             let time = span(job.started_at, job.ended_at).unwrap_or_default();
-            text.push_str(&format!("| {} | {how} | {time} |\n", markdown::cell(&job.name)));
+            let name = markdown::cell(&job.name);
+            let name = match log_link(run, job).filter(|_| job.started_at.is_some()) {
+                Some(url) => format!("[{name}]({url})"),
+                None => name,
+            };
+            text.push_str(&format!("| {name} | {how} | {time} |\n"));
         }
         if run.jobs.len() > LISTED_JOBS {
             text.push_str(&format!("\nand {} more\n", run.jobs.len() - LISTED_JOBS));
@@ -323,8 +386,9 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         JobStatus::Failed if job.may_fail => CheckState::Neutral,
         JobStatus::Failed if job.failure_class == Some(FailureClass::Timeout) => CheckState::TimedOut,
         JobStatus::Failed => CheckState::Failure,
+        JobStatus::Cancelled if job.is_outdated => CheckState::Skipped,
         JobStatus::Cancelled => CheckState::Cancelled,
-        JobStatus::Skipped if job.is_blocked => CheckState::Cancelled,
+        JobStatus::Skipped if job.is_blocked && !is_outdated(run) => CheckState::Cancelled,
         JobStatus::Skipped => CheckState::Skipped,
     };
     let took = took(job.started_at, job.ended_at);
@@ -337,11 +401,21 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         JobStatus::Succeeded => format!("Succeeded{took}"),
         JobStatus::Failed if job.may_fail => format!("Failed{took}, which is allowed{}", reason()),
         JobStatus::Failed => format!("Failed{took}{}", reason()),
+        JobStatus::Cancelled if job.is_outdated => format!("Skipped{}", reason()),
         JobStatus::Cancelled => format!("Cancelled{took}{}", reason()),
         JobStatus::Skipped if job.is_blocked => format!("Not run{}", reason()),
         JobStatus::Skipped => job.reason.clone().unwrap_or_else(|| "Skipped".into()),
     };
     let is_over = state.conclusion().is_some();
+    let mut actions = Vec::new();
+    if job.awaits_approval {
+        let description = "Say yes to this job, at this commit";
+        actions.push(CheckAction { label: "Approve", description, identifier: APPROVE });
+    }
+    if job.can_roll_back {
+        let description = "Bring back the release that was before";
+        actions.push(CheckAction { label: "Roll back", description, identifier: ROLL_BACK });
+    }
     let (annotations, others) = if is_over { annotations::of_steps(&job.steps) } else { Default::default() };
     Check {
         job: Some(job.key.clone()),
@@ -349,15 +423,20 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         state,
         title: line(&title),
         summary: bounded(job_summary(run, job, is_over, &others)),
+        details_url: log_link(run, job).filter(|_| job.started_at.is_some()).or_else(|| run_link(run)),
         annotations,
-        actions: Vec::new(),
+        actions,
         started_at: job.started_at,
         ended_at: job.ended_at,
     }
 }
 
 fn job_summary(run: &RunFacts, job: &JobFacts, is_over: bool, others: &[String]) -> String {
-    let mut text = format!("Run {}, attempt {}: `segue logs {}`\n", run.run, run.attempt, run.run);
+    let mut text = format!("Run {}, attempt {}: `segue logs {}`", run.run, run.attempt, run.run);
+    if let Some(url) = log_link(run, job).filter(|_| job.started_at.is_some()) {
+        text.push_str(&format!(" ([log]({url}))"));
+    }
+    text.push('\n');
     if let Some(reason) = &job.reason {
         text.push_str(&format!("\n{}\n", markdown::escape(reason)));
     }

@@ -16,6 +16,9 @@ pub struct CommitStatus {
     pub context: String,
     /// One line.
     pub description: String,
+    /// Where there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_url: Option<String>,
 }
 
 /// How it stands, in GitHub's words.
@@ -50,5 +53,5 @@ pub fn commit_status(check: &Check) -> CommitStatus {
     } else {
         title.chars().take(DESCRIPTION_CHARS - 1).chain(['…']).collect()
     };
-    CommitStatus { state, context: check.name.clone(), description }
+    CommitStatus { state, context: check.name.clone(), description, target_url: check.details_url.clone() }
 }

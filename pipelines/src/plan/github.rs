@@ -3,12 +3,13 @@
 use segue_schemas::trigger::{Event, Trigger};
 use serde_json::{Value, json};
 
-/// What `github.` can be followed by. The worker adds `job` and `workspace`, which are not known before.
-pub const GITHUB_CONTEXT_KEYS: [&str; 18] = [
+/// What `github.` can be followed by. The worker adds `event_path`, `job` and `workspace`, which are not known before.
+pub const GITHUB_CONTEXT_KEYS: [&str; 19] = [
     "actor",
     "base_ref",
     "event",
     "event_name",
+    "event_path",
     "head_ref",
     "job",
     "ref",

@@ -50,7 +50,7 @@ impl Store {
                     previews::hear(&store, tx, trigger).await?;
                 }
                 if let Meaning::Asks(asked) = &delivery.meaning {
-                    let ignored = asked::perform(&store, tx, asked).await?;
+                    let ignored = asked::perform(&store, tx, asked, &delivery.id).await?;
                     if let Some(reason) = ignored {
                         let state = DeliveryState::Ignored;
                         deliveries::settle(&mut tx.conn, &delivery.id, state, Some(&reason), tx.now).await?;

@@ -200,7 +200,7 @@ pub(super) async fn say_yes(
     let (mut counted, mut discounted) = (Vec::new(), None);
     for job in jobs.iter().filter(|j| key.is_none_or(|key| j.record.plan.key == key)) {
         // who passes the rules by helps what waits for a time as well
-        if !waits_at_a_gate(job) || (yes.bypass.is_none() && !waits_for_a_person(job)) {
+        if !job.waits_at_a_gate() || (yes.bypass.is_none() && !job.waits_for_a_person()) {
             continue;
         }
         let asks_for_code = !run.record.trusted && yes.bypass.is_none();
@@ -245,14 +245,6 @@ impl Store {
     }
 }
 
-fn waits_at_a_gate(job: &Job) -> bool {
-    job.record.status == JobStatus::Waiting && job.record.rollout.is_none() && job.record.plan.call.is_none()
-}
-
-fn waits_for_a_person(job: &Job) -> bool {
-    waits_at_a_gate(job) && job.not_before == Timestamp(0)
-}
-
 /// Asks the gates of a run's waiting jobs again.
 pub(super) async fn look_at_gates(store: &Store, tx: &mut Tx, id: RunId) -> Result<()> {
     let (run, jobs) = load(tx, id).await?;
@@ -262,7 +254,7 @@ pub(super) async fn look_at_gates(store: &Store, tx: &mut Tx, id: RunId) -> Resu
 /// An approval for an environment, or for the commit, or a time that has come may open the gate of each waiting job of the run.
 async fn open_gates(store: &Store, tx: &mut Tx, run: Run, mut jobs: Vec<Job>) -> Result<()> {
     for job in &mut jobs {
-        if !waits_at_a_gate(job) {
+        if !job.waits_at_a_gate() {
             continue;
         }
         match gates::judge(store, &mut tx.conn, &run, job, tx.now).await? {

@@ -125,8 +125,8 @@ pub(super) struct Wanted {
 /// Makes of a rollout that a step asks for one of the pull request's own copy, and makes room for it.
 ///
 /// # Errors
-/// [`StoreError::Refused`] where the run is for no pull request, for one that is closed or has a newer commit, or for a fork that gets
-/// no preview.
+/// [`StoreError::Refused`] where the run is for no pull request, for one that is closed, or for a fork that gets no preview;
+/// [`StoreError::Outdated`] where the pull request has a newer commit.
 pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut CreateRollout) -> Result<Wanted> {
     let refused = |why: String| Err(StoreError::Refused(why));
     let settings = settings(store);
@@ -152,7 +152,8 @@ pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut 
     }
     if pull.head != *commit {
         let (newer, older) = (pull.head.short(), commit.short());
-        return refused(format!("#{number} has the newer commit {newer}: {older} is not shown any more"));
+        let why = format!("#{number} has the newer commit {newer}: {older} is not shown any more");
+        return Err(StoreError::Outdated(why));
     }
     let is_fork = !run.record.trusted;
     let domain = if is_fork { fork_domain(store, &settings)? } else { settings.domain.clone() };

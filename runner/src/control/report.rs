@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_pipelines::progress::Loss;
+use segue_pipelines::progress::{Loss, SkipCause};
 use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Epoch, JobId},
@@ -205,7 +205,8 @@ impl Store {
 async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result<(Reported, bool)> {
     let (mut all, at) = jobs::with_its_attempt(&mut tx.conn, id).await?;
     let known = &all[at];
-    let is_told = known.record.status == finish.conclusion.job_status();
+    let is_told = known.record.status == finish.conclusion.job_status()
+        || (known.record.status == JobStatus::Cancelled && is_outdated(known, finish.conclusion));
     let begins_again = known.record.status == JobStatus::Queued && known.retries > 0;
     if known.record.epoch == finish.epoch && (is_told || begins_again) {
         return Ok((reported(known), is_told));
@@ -215,7 +216,10 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
     job.record.outputs = finish.outputs;
     job.record.heard_at = Some(tx.now);
     job.record.next_step = None;
-    let is_over = if finish.conclusion == Conclusion::Failure {
+    let is_over = if is_outdated(&job, finish.conclusion) {
+        job.becomes(JobStatus::Cancelled, finish.reason, tx.now)?;
+        true
+    } else if finish.conclusion == Conclusion::Failure {
         let class = finish.failure_class.unwrap_or(FailureClass::Script);
         fail_or_begin_again(tx, &mut job, class, finish.reason).await?
     } else {
@@ -241,6 +245,11 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
         advance_run(store, tx, run.record.id).await?;
     }
     Ok((answer, is_over))
+}
+
+/// Whether a job failed because a newer commit has come in the place of its own.
+fn is_outdated(job: &Job, conclusion: Conclusion) -> bool {
+    conclusion == Conclusion::Failure && job.skip_cause == Some(SkipCause::Superseded)
 }
 
 async fn begin_wait(store: &Store, tx: &mut Tx, id: JobId, wait: JobWait) -> Result<Reported> {

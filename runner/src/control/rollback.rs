@@ -1,5 +1,6 @@
 //! Words of people to rollouts, and the ways back.
 
+use segue_pipelines::preview::ENVIRONMENT;
 use segue_schemas::{
     config::NotificationEvent,
     deploy::{JournalEntry, JournalKind, Release, RolloutCommand, RolloutSpec, Strategy},
@@ -13,6 +14,7 @@ use super::rollouts::{end, next_id, ring, serve, tell};
 use crate::store::{
     Bell, Result, RollbackTarget, Store, StoreError, Tx,
     tables::{
+        previews,
         releases::{self, Serving},
         rollouts::{self, StoredRollout},
     },
@@ -142,6 +144,12 @@ pub(super) async fn create(
     asker: Asker,
 ) -> Result<RolloutId> {
     let by = asker.name;
+    if environment == ENVIRONMENT && previews::find(&mut tx.conn, service).await?.is_some() {
+        return Err(StoreError::Refused(format!(
+            "`{service}` is a preview, which shows its pull request's newest commit: push another, or have it made again by \
+             `/segue preview`"
+        )));
+    }
     let serving = releases::serving(&mut tx.conn, environment, service).await?.ok_or_else(|| {
         StoreError::Refused(format!(
             "nothing has been deployed as `{service}` to `{environment}` yet: there is no way back"

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::PoisonError, time::Duration};
 
 use indexmap::IndexMap;
+use segue_pipelines::progress::SkipCause;
 use segue_schemas::{
     config::NotificationEvent,
     deploy::{JournalEntry, Release, RolloutSpec, Strategy},
@@ -38,7 +39,26 @@ impl Store {
     pub async fn create_rollout(&self, job: JobId, create: CreateRollout) -> Result<CreatedRollout> {
         let store = self.clone();
         let bytes = self.artifact_wanted(&create.digest).await?;
-        self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create, bytes).await })).await
+        let epoch = create.epoch;
+        let created =
+            self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create, bytes).await })).await;
+        if let Err(StoreError::Outdated(why)) = &created {
+            self.outdate(job, epoch, why.clone()).await?;
+        }
+        created
+    }
+
+    /// Notes that a newer commit has come in the place of a job's: what the job can't do now is no failure of it.
+    async fn outdate(&self, job: JobId, epoch: Epoch, why: String) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut job = jobs::load_held(&mut tx.conn, job, epoch).await?;
+                job.skip_cause = Some(SkipCause::Superseded);
+                job.stop_reason = Some(why);
+                jobs::save(&mut tx.conn, &job).await
+            })
+        })
+        .await
     }
 
     /// Leases a rollout: one that lost its driver, else the first of a free pair, rollbacks before others. `None`: listen
@@ -366,6 +386,10 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
 pub(super) async fn serve(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> Result<()> {
     let (ended, environment) = (&rollout.record.rollout, rollout.environment());
     let release = &ended.spec.release;
+    // what it shows of its deployment is another thing from now on
+    if let Some(before) = releases::run_that_serves(&mut tx.conn, environment, &release.service).await? {
+        tx.ring(Bell::Run(before));
+    }
     releases::set_serving(&mut tx.conn, environment, release, ended.id, tx.now).await?;
     if !previews::has_points(&ended.spec) {
         return Ok(());

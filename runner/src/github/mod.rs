@@ -13,6 +13,7 @@ mod commenter;
 mod deployer;
 mod error;
 mod people;
+mod presser;
 mod previewer;
 mod reconciler;
 mod sweeper;

@@ -128,9 +128,15 @@ impl Teller {
             let comments = self.store.due_comments(AT_A_TIME).await?;
             let deployments = self.store.due_deployments(AT_A_TIME).await?;
             let previews = self.store.due_previews(AT_A_TIME).await?;
+            let buttons = self.store.due_buttons(AT_A_TIME).await?;
             let is_done = runs.is_empty() && left_out.is_empty() && comments.is_empty() && deployments.is_empty();
-            if is_done && previews.is_empty() {
+            if is_done && previews.is_empty() && buttons.is_empty() {
                 break;
+            }
+            for one in buttons {
+                if let Some(pause) = self.press(&one).await? {
+                    return Ok((Some(Instant::now() + pause), false));
+                }
             }
             for one in comments {
                 if let Some(pause) = self.heed(&one).await? {
@@ -164,6 +170,7 @@ impl Teller {
             self.store.next_comment_due().await?,
             self.store.next_deployment_due().await?,
             self.store.next_previews_due().await?,
+            self.store.next_button_due().await?,
         ];
         let next = due.into_iter().flatten().min();
         Ok((next.map(|due| Instant::now() + due.since(self.store.now())), true))
@@ -513,6 +520,9 @@ fn body(check: &Check) -> Value {
         "output": {"title": check.title, "summary": check.summary},
         "actions": check.actions,
     });
+    if let Some(url) = &check.details_url {
+        body["details_url"] = json!(url);
+    }
     if let Some(conclusion) = check.state.conclusion() {
         body["conclusion"] = json!(conclusion);
     }

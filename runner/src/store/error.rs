@@ -32,6 +32,9 @@ pub enum StoreError {
     /// A gate says no, and why.
     #[error("{0}")]
     Refused(String),
+    /// It is for a commit in whose place a newer one has come.
+    #[error("{0}")]
+    Outdated(String),
     /// What was asked contradicts what is stored.
     #[error("{0}")]
     Conflict(String),

@@ -7,6 +7,7 @@
 //! values of `schemas`. Goes out: records, never rows. Never here: HTTP, YAML, git, and no sleep but for the next expiry.
 
 mod bells;
+pub(crate) mod buttons;
 mod clock;
 pub(crate) mod comments;
 mod common;
@@ -45,6 +46,7 @@ use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
 pub(crate) use bells::LogBells;
+pub use buttons::DueButton;
 pub use clock::Clock;
 pub use comments::{Comment, DueComment, Strangers};
 pub(crate) use common::SharedLock;

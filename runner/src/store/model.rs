@@ -1,7 +1,11 @@
 //! What goes into the store's operations and comes out of its queries, where `schemas` has no type for it.
 
 use indexmap::IndexMap;
-use segue_pipelines::{progress::Deploys, schedule::Schedule};
+use segue_pipelines::{
+    checks::{APPROVE, ROLL_BACK},
+    progress::Deploys,
+    schedule::Schedule,
+};
 use segue_schemas::{
     api::{AttemptTerms, GivenApproval, HeldJob},
     config::NotificationEvent,
@@ -82,6 +86,39 @@ pub enum AskedOf {
     },
     /// Every check of a commit.
     Commit(CommitSha),
+    /// A button of a check that not everybody who sees it may press: GitHub is asked first.
+    Button {
+        /// GitHub's number of the check.
+        id: i64,
+        /// Which.
+        button: Button,
+    },
+}
+
+/// A button of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Button {
+    /// Says yes to what waits.
+    Approve,
+    /// Brings back what served before.
+    RollBack,
+}
+
+impl Button {
+    /// What it is called in the event of its being pressed, and in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => APPROVE,
+            Self::RollBack => ROLL_BACK,
+        }
+    }
+
+    /// The button of that name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Approve, Self::RollBack].into_iter().find(|button| button.as_str() == word)
+    }
 }
 
 /// What became of an accepted delivery.

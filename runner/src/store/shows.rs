@@ -5,12 +5,13 @@ use std::{collections::HashMap, time::Duration};
 
 use segue_pipelines::{
     checks::{JobFacts, RunFacts},
+    preview::ENVIRONMENT,
     progress::SkipCause,
 };
 use segue_schemas::{
     api::GivenApproval,
     id::{CommitSha, RunId},
-    status::RunStatus,
+    status::{JobStatus, RunStatus},
     time::Timestamp,
 };
 
@@ -18,7 +19,7 @@ use super::{
     Bell, Result, Store, StoreError, Tx,
     due::Due,
     sql::{Conn, args},
-    tables::{jobs, runs},
+    tables::{jobs, releases, runs},
 };
 
 /// A run of which GitHub is to be told.
@@ -99,6 +100,7 @@ impl Store {
         }
         let mut facts = Vec::new();
         for job in jobs::of_attempt(&mut conn, id, run.attempt).await? {
+            let awaits_approval = job.waits_for_a_person();
             let is_blocked = job.skip_cause.is_some_and(|cause| cause != SkipCause::Condition);
             let record = job.record;
             let (mut steps, mut summaries) = (Vec::new(), Vec::new());
@@ -107,7 +109,11 @@ impl Store {
                 steps = jobs::steps(&mut conn, record.id).await?;
                 summaries = jobs::summary_texts(&mut conn, record.id).await?;
             }
+            let can_roll_back = record.status == JobStatus::Succeeded
+                && record.plan.environment.as_deref().is_some_and(|name| name != ENVIRONMENT)
+                && releases::has_way_back(&mut conn, record.id).await?;
             facts.push(JobFacts {
+                id: Some(record.id),
                 key: record.plan.key,
                 name: record.plan.name,
                 status: record.status,
@@ -115,6 +121,9 @@ impl Store {
                 failure_class: record.failure_class,
                 may_fail: record.plan.continue_on_error,
                 is_blocked,
+                is_outdated: record.status == JobStatus::Cancelled && job.skip_cause == Some(SkipCause::Superseded),
+                awaits_approval,
+                can_roll_back,
                 environment_url: record.environment_url,
                 started_at: record.started_at,
                 ended_at: record.ended_at,
@@ -137,6 +146,7 @@ impl Store {
             ended_at: run.ended_at,
             terms: run.terms.shown,
             approvals,
+            public_url: self.config().public_url.clone(),
             jobs: facts,
         };
         Ok(Some(ShowFacts { repository: run.repository, commit: run.commit, run: facts, is_newest }))

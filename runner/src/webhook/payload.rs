@@ -18,7 +18,7 @@ pub use self::upkeep::Upkeep;
 use super::field::{Field, FieldError, Free, List, Object};
 use crate::{
     mirror::{RefName, RepositoryName},
-    store::{Asked, AskedOf},
+    store::{Asked, AskedOf, Button},
 };
 
 /// What a delivery means.
@@ -378,9 +378,11 @@ fn check_run(payload: Payload) -> Result<Meaning, PayloadError> {
     let (repository, _) = identify(payload.repository)?;
     let action = payload.action.need("action")?;
     let identifier = payload.requested_action.get().and_then(|action| action.0.identifier.get()).unwrap_or_default();
+    let button = Button::parse(&identifier).filter(|_| action == "requested_action");
     let failed = match action.as_str() {
         "rerequested" => false,
         "requested_action" if identifier == RERUN_FAILED => true,
+        "requested_action" if button.is_some() => false,
         "requested_action" => {
             let reason = format!("a check has no button `{identifier}`");
             return Ok(Meaning::Ignored { repository: Some(repository), reason });
@@ -392,7 +394,12 @@ fn check_run(payload: Payload) -> Result<Meaning, PayloadError> {
     };
     let id = payload.check_run.need("check_run")?.0.id.need("check_run.id")?;
     let id = i64::try_from(id).unwrap_or(i64::MAX);
-    Ok(Meaning::Asks(Asked { repository, by, what: AskedOf::Check { id, failed } }))
+    let what = button.map_or(AskedOf::Check { id, failed }, |button| AskedOf::Button { id, button });
+    if button.is_some() && !is_login(&by) {
+        let reason = format!("nobody is known to have pressed the button `{identifier}`");
+        return Ok(Meaning::Ignored { repository: Some(repository), reason });
+    }
+    Ok(Meaning::Asks(Asked { repository, by, what }))
 }
 
 /// <https://docs.github.com/en/webhooks/webhook-events-and-payloads#check_suite>

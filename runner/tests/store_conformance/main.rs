@@ -156,6 +156,7 @@ macro_rules! on {
                 a_pipeline_that_was_left_out_is_told_once_unless_it_runs,
                 every_change_of_a_rollout_is_to_be_told_and_that_of_what_served_before,
                 a_button_of_a_check_runs_what_it_stands_for_once,
+                a_button_says_yes_or_brings_back_once_and_only_while_it_applies,
             }
             comments::{
                 a_command_of_a_comment_is_done_once_and_answered_until_it_is,
@@ -165,6 +166,7 @@ macro_rules! on {
             previews::{
                 a_preview_lives_as_long_as_its_pull_request_is_open,
                 what_asks_too_late_or_for_no_pull_request_is_refused,
+                a_run_of_an_older_commit_is_skipped_and_no_preview_goes_back,
                 the_one_idle_for_longest_makes_room_and_time_ends_others,
                 every_change_of_a_preview_is_to_be_told_below_its_pull_request,
                 what_a_host_carries_is_compared_with_what_there_is_to_be,

@@ -1,19 +1,23 @@
 use std::time::Duration;
 
-use segue_runner::{control::Carried, store::StoreError};
+use segue_pipelines::checks::{CheckState, checks};
+use segue_runner::{
+    control::Carried,
+    store::{RollbackTarget, StoreError},
+};
 use segue_schemas::{
-    config::EnvironmentConfig,
+    config::{EnvironmentConfig, GitHubAppConfig, GitHubAppId},
     deploy::{JournalKind, Strategy},
     duration::Span,
     id::CommitSha,
     preview::{Preview, PreviewState},
-    status::{RolloutStatus, RunStatus},
+    status::{Conclusion, RolloutStatus, RunStatus},
     time::Timestamp,
     trigger::{Event, Trigger},
     worker_api::{ClaimRequest, CreateRollout, CreatedRollout, JobClaim, RolloutClaim},
 };
 
-use crate::world::{World, commit, deploy_job, report};
+use crate::world::{World, commit, deploy_job, finish, report};
 
 /// What GitHub tells of a pull request.
 fn told(world: &World, number: u64, action: &str, head: CommitSha, at: i64) -> Trigger {
@@ -116,7 +120,7 @@ pub async fn a_preview_lives_as_long_as_its_pull_request_is_open(world: World) {
 pub async fn what_asks_too_late_or_for_no_pull_request_is_refused(world: World) {
     let worker = world.worker("w", "1").await;
     let refused = |asked: segue_runner::store::Result<CreatedRollout>, words: &str| match asked {
-        Err(StoreError::Refused(why)) => assert!(why.contains(words), "{why}"),
+        Err(StoreError::Refused(why) | StoreError::Outdated(why)) => assert!(why.contains(words), "{why}"),
         other => panic!("{other:?}"),
     };
     let push = asking(&world, &worker, world.push("o/r")).await;
@@ -128,6 +132,32 @@ pub async fn what_asks_too_late_or_for_no_pull_request_is_refused(world: World) 
     refused(ask(&world, &old).await, "#7 is closed");
     assert_eq!(world.store.previews().await.unwrap(), []);
     assert_eq!(world.status(old.run).await, RunStatus::Running, "it makes no preview by its action, and is left alone");
+}
+
+pub async fn a_run_of_an_older_commit_is_skipped_and_no_preview_goes_back(world: World) {
+    let app = GitHubAppConfig { id: Some(GitHubAppId::Number(1)), private_key_file: Some("key".into()) };
+    let world = world.configured(|config| config.github.app = app).await;
+    let worker = world.worker("w", "1").await;
+    serving(&world, &worker, told(&world, 7, "opened", commit(10), 1)).await;
+    let name = world.store.previews().await.unwrap().remove(0).name;
+    let back = world.store.create_rollback("preview", &name, RollbackTarget::Previous, "ada".into()).await;
+    assert!(matches!(&back, Err(StoreError::Refused(why)) if why.contains("is a preview")), "{back:?}");
+
+    let old = asking(&world, &worker, told(&world, 7, "synchronize", commit(11), 2)).await;
+    hear(&world, told(&world, 7, "synchronize", commit(12), 3)).await;
+    assert!(matches!(ask(&world, &old).await, Err(StoreError::Outdated(_))));
+    let end = finish(&old, Conclusion::Failure);
+    world.store.finish_job(old.job, end.clone()).await.unwrap();
+    world.store.finish_job(old.job, end).await.expect("the same end once more changes nothing");
+    assert_eq!(world.status(old.run).await, RunStatus::Cancelled);
+    assert!(world.jobs(old.run).await[0].contains("#7 has the newer commit"), "{:?}", world.jobs(old.run).await);
+    let facts = world.store.show_facts(old.run, None).await.unwrap().unwrap();
+    let shown: Vec<CheckState> = checks(&facts.run).iter().map(|check| check.state).collect();
+    assert_eq!(shown, [CheckState::Skipped, CheckState::Skipped]);
+    // a failure of its own stays one
+    let own = asking(&world, &worker, told(&world, 8, "opened", commit(20), 1)).await;
+    world.store.finish_job(own.job, finish(&own, Conclusion::Failure)).await.unwrap();
+    assert_eq!(world.status(own.run).await, RunStatus::Failed);
 }
 
 pub async fn the_one_idle_for_longest_makes_room_and_time_ends_others(world: World) {

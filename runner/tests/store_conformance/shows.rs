@@ -1,16 +1,22 @@
 //! What GitHub is to be told of.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
-use segue_runner::store::{Asked, AskedOf, DeliveryState, DueShow, LeftOut, Meaning, NewDelivery, ShownCheck};
+use segue_pipelines::checks::{Check, checks};
+use segue_runner::store::{
+    Asked, AskedOf, Button, DeliveryState, DueButton, DueShow, LeftOut, Meaning, NewDelivery, ShownCheck,
+};
 use segue_schemas::{
-    config::{Config, GitHubAppConfig, GitHubAppId},
+    config::{Config, EnvironmentConfig, GitHubAppConfig, GitHubAppId},
     id::RunId,
-    status::{Conclusion, JobStatus, RunStatus},
+    status::{Conclusion, JobStatus, RolloutStatus, RunStatus},
     time::Timestamp,
 };
 
-use crate::world::{World, job};
+use crate::world::{World, deploy_job, job};
 
 /// Longer than changes are gathered.
 const LATER: Duration = Duration::from_secs(2);
@@ -179,6 +185,93 @@ pub async fn a_button_of_a_check_runs_what_it_stands_for_once(world: World) {
     assert_eq!((again.run.attempt, again.attempt.requested_by.as_str(), jobs.len()), (2, "ada", 2));
     assert_eq!(jobs.iter().filter(|carried| **carried).count(), 1, "what succeeded is carried over");
     assert!(world.store.next_deliveries(10).await.unwrap().is_empty(), "the planner has nothing to do with it");
+}
+
+/// The buttons of a run's checks, by job.
+async fn buttons(world: &World, run: RunId) -> Vec<String> {
+    let facts = world.store.show_facts(run, None).await.unwrap().unwrap();
+    let of_check = |check: Check| {
+        let of = check.job.unwrap_or_default();
+        check.actions.into_iter().map(move |action| format!("{of} {}", action.identifier)).collect::<Vec<_>>()
+    };
+    checks(&facts.run).into_iter().flat_map(of_check).collect()
+}
+
+pub async fn a_button_says_yes_or_brings_back_once_and_only_while_it_applies(world: World) {
+    let guarded = EnvironmentConfig { required_approvals: 1, ..EnvironmentConfig::default() };
+    let world = world.configured(told).await;
+    let world = world.reconfigured(|config| drop(config.environments.insert("staging".into(), guarded))).await;
+    let worker = world.worker("w", "1").await;
+    let number = AtomicI64::new(70);
+    let deploy = async |bytes: &[u8]| {
+        let run = world.run(vec![deploy_job("deploy", "staging")]).await;
+        assert_eq!(buttons(&world, run).await, [" approve", "deploy approve"]);
+        let id = number.fetch_add(1, Ordering::SeqCst);
+        let shown = ShownCheck { id: Some(id), ..ShownCheck::default() };
+        world.store.check_shown(run, 1, "deploy", shown).await.unwrap();
+        let pressed = pressed(&world, id, Button::Approve).await;
+        world.store.press(&pressed, Vec::new()).await.unwrap();
+        assert_eq!(
+            became(&world, &pressed).await,
+            (DeliveryState::Planned, format!("ada pressed `approve`: it counts for deploy of run {run}"))
+        );
+        world.store.press(&pressed, Vec::new()).await.expect("once more changes nothing");
+        let claim = world.claim(&worker).await;
+        let created = world.ask(&claim, bytes).await.unwrap();
+        world.wait(&claim, created.rollout).await;
+        let rollout = world.claim_rollout(&worker).await;
+        world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+        (run, id)
+    };
+    let (first, _) = deploy(b"one").await;
+    assert_eq!(buttons(&world, first).await, [""; 0], "there is nothing before it");
+    let (second, of_second) = deploy(b"two").await;
+    assert_eq!(buttons(&world, second).await, ["deploy roll-back"]);
+    world.pass(LATER);
+    for one in due(&world).await {
+        shown(&world, &one).await;
+    }
+    world.pass(LATER);
+    let (third, of_third) = deploy(b"three").await;
+    assert!(due(&world).await.iter().any(|due| due.run == second), "its button goes");
+    assert_eq!(
+        (buttons(&world, second).await, buttons(&world, third).await),
+        (vec![], vec!["deploy roll-back".to_owned()])
+    );
+
+    let late = pressed(&world, of_second, Button::RollBack).await;
+    world.store.press(&late, Vec::new()).await.unwrap();
+    let (state, reason) = became(&world, &late).await;
+    assert!(state == DeliveryState::Ignored && reason.contains("does not serve `staging` any more"), "{reason}");
+    let back = pressed(&world, of_third, Button::RollBack).await;
+    world.store.press(&back, Vec::new()).await.unwrap();
+    let (state, reason) = became(&world, &back).await;
+    assert!(state == DeliveryState::Planned && reason.ends_with("brings `web` in `staging` back"), "{reason}");
+    let rollout = world.claim_rollout(&worker).await;
+    assert!(rollout.rollout.spec.is_rollback);
+    // who may not press it, and when GitHub could not be asked
+    let stranger = pressed(&world, of_third, Button::RollBack).await;
+    let until = world.store.now() + Duration::from_secs(90);
+    world.store.button_put_off(&stranger, until, Some("it is away".into())).await.unwrap();
+    assert_eq!(world.store.next_button_due().await.unwrap(), Some(until));
+    world.store.refuse_button(&stranger, "ada has no write access to o/r".into()).await.unwrap();
+    assert_eq!(became(&world, &stranger).await.0, DeliveryState::Ignored);
+    assert_eq!(world.store.next_button_due().await.unwrap(), None);
+}
+
+/// A button that the webhook tells of, as it is due.
+async fn pressed(world: &World, id: i64, button: Button) -> DueButton {
+    let asked = Asked { repository: "o/r".into(), by: "ada".into(), what: AskedOf::Button { id, button } };
+    let delivery = NewDelivery { meaning: Meaning::Asks(asked), ..world.delivery(world.push("o/r")) };
+    world.store.accept_delivery(delivery).await.unwrap();
+    let mut due = world.store.due_buttons(10).await.unwrap();
+    assert_eq!((due.len(), due[0].check, due[0].button), (1, id, button));
+    due.remove(0)
+}
+
+async fn became(world: &World, pressed: &DueButton) -> (DeliveryState, String) {
+    let delivery = world.store.delivery(&pressed.delivery).await.unwrap();
+    (delivery.state, delivery.reason.unwrap_or_default())
 }
 
 pub async fn every_change_of_a_rollout_is_to_be_told_and_that_of_what_served_before(world: World) {

@@ -17,6 +17,15 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Beginnings of names that belong to the runner.
 pub const RESERVED: [&str; 3] = ["SEGUE_", "GITHUB_", "RUNNER_"];
 
+/// The file that holds what happened, in the directory of command files.
+pub const EVENT_FILE: &str = "event.json";
+
+/// What it holds: the same as the expression `github.event`. What the webhook brought besides is not kept with a run.
+#[must_use]
+pub fn event(claim: &JobClaim) -> String {
+    claim.contexts.get("github").and_then(|github| github.get("event")).unwrap_or(&json!({})).to_string()
+}
+
 /// How the job stands, for conditions and for `job.status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -62,7 +71,7 @@ pub fn job_contexts(claim: &JobClaim, workspace: &Workspace, worker: &str) -> Co
             contexts.set(name, Value::from(json!({})));
         }
     }
-    contexts.set("github", Value::from(github(claim, &workspace.work())));
+    contexts.set("github", Value::from(github(claim, workspace)));
     contexts.set("runner", Value::from(runner(workspace, worker, claim.debug)));
     let secrets: Map<String, Json> = claim.secrets.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     contexts.set("secrets", Value::from(Json::Object(secrets)));
@@ -185,7 +194,7 @@ pub fn process_env(
         ),
     }
     let contexts = [
-        (github(claim, &workspace.work()), "GITHUB_", "SEGUE_"),
+        (github(claim, workspace), "GITHUB_", "SEGUE_"),
         (runner(workspace, worker, claim.debug), "RUNNER_", "SEGUE_RUNNER_"),
     ];
     for (context, theirs, ours) in contexts {
@@ -220,7 +229,7 @@ fn env_context(env: &IndexMap<String, String>) -> Value {
 }
 
 /// The context that came with the claim, and what only the worker knows or what every job has.
-fn github(claim: &JobClaim, work: &Path) -> Json {
+fn github(claim: &JobClaim, workspace: &Workspace) -> Json {
     let mut github = claim.contexts.get("github").and_then(Json::as_object).cloned().unwrap_or_default();
     let mut default = |name: &str, value: Json| {
         github.entry(name).or_insert(value);
@@ -231,7 +240,8 @@ fn github(claim: &JobClaim, work: &Path) -> Json {
     default("run_attempt", json!(claim.attempt.to_string()));
     default("workflow", json!(claim.pipeline));
     github.insert("job".into(), json!(claim.plan.key));
-    github.insert("workspace".into(), json!(work.to_string_lossy()));
+    github.insert("workspace".into(), json!(workspace.work().to_string_lossy()));
+    github.insert("event_path".into(), json!(workspace.commands().join(EVENT_FILE).to_string_lossy()));
     Json::Object(github)
 }
 

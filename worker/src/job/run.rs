@@ -342,6 +342,7 @@ impl JobRunner {
             workspace.create(&self.spares)?;
             JobState::default()
         };
+        workspace.command_file(context::EVENT_FILE, context::event(claim).as_bytes())?;
         let (engine, place) = self.open(claim).await?;
         let leased = Leased {
             control_plane: self.control_plane.clone(),

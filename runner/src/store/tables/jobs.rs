@@ -140,6 +140,16 @@ impl Job {
         Ok(())
     }
 
+    /// Whether it waits for its gates: for a person, or for a time.
+    pub(crate) fn waits_at_a_gate(&self) -> bool {
+        self.record.status == JobStatus::Waiting && self.record.rollout.is_none() && self.record.plan.call.is_none()
+    }
+
+    /// Whether it waits for somebody's yes.
+    pub(crate) fn waits_for_a_person(&self) -> bool {
+        self.waits_at_a_gate() && self.not_before == Timestamp(0)
+    }
+
     /// Whether it is queued to begin once more, from its first step.
     pub(crate) fn begins_again(&self) -> bool {
         self.record.status == JobStatus::Queued && self.record.epoch > Epoch(0) && self.record.next_step.is_none()

@@ -1,6 +1,6 @@
 use segue_schemas::{
     deploy::Release,
-    id::{ReleaseId, RolloutId, RunId},
+    id::{JobId, ReleaseId, RolloutId, RunId},
     time::Timestamp,
 };
 
@@ -81,6 +81,21 @@ pub(crate) async fn serving(conn: &mut Conn, environment: &str, service: &str) -
 pub(crate) async fn is_serving(conn: &mut Conn, environment: &str, service: &str, rollout: RolloutId) -> Result<bool> {
     let sql = "SELECT rollout_id FROM current_releases WHERE environment = $1 AND service = $2 AND rollout_id = $3";
     Ok(conn.first(sql, args![environment, service, rollout]).await?.is_some())
+}
+
+/// Whether what a job's newest rollout brought serves, and something served before.
+pub(crate) async fn has_way_back(conn: &mut Conn, job: JobId) -> Result<bool> {
+    let sql = "SELECT r.id FROM rollouts r JOIN current_releases c ON c.rollout_id = r.id
+        WHERE r.job_id = $1 AND c.previous_id IS NOT NULL LIMIT 1";
+    Ok(conn.first(sql, args![job]).await?.is_some())
+}
+
+/// The run whose rollout brought what serves.
+pub(crate) async fn run_that_serves(conn: &mut Conn, environment: &str, service: &str) -> Result<Option<RunId>> {
+    let sql = "SELECT r.run_id FROM current_releases c JOIN rollouts r ON r.id = c.rollout_id
+        WHERE c.environment = $1 AND c.service = $2";
+    let row = conn.first(sql, args![environment, service]).await?;
+    row.map_or(Ok(None), |row| Ok(row.maybe_int("run_id")?.map(RunId)))
 }
 
 /// From now on this release serves; what served before is the way back.
