@@ -9,7 +9,7 @@ use http::StatusCode;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::Value;
 
-use super::{APP_ID, Asked, State, answer::Answer};
+use super::{APP_ID, Asked, CLIENT_ID, State, answer::Answer};
 
 /// How long an App's own token may live at most, in seconds.
 const LONGEST: i64 = 600;
@@ -107,7 +107,8 @@ pub(super) fn as_app(state: &State, asked: &Asked) -> Result<(), Answer> {
     };
     let now = state.now().timestamp();
     let issuer = &claims["iss"];
-    if issuer.as_u64() != Some(APP_ID) && issuer.as_str() != Some(&APP_ID.to_string()) {
+    let is_name = |text: &str| text == APP_ID.to_string() || text == CLIENT_ID;
+    if issuer.as_u64() != Some(APP_ID) && !issuer.as_str().is_some_and(is_name) {
         return refuse("'Issuer' claim ('iss') must be an Integer");
     }
     let (Some(issued), Some(expires)) = (claims["iat"].as_i64(), claims["exp"].as_i64()) else {

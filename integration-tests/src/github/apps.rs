@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    APP_ID, Asked, INSTALLATION_ID, State,
+    APP_ID, Asked, CLIENT_ID, INSTALLATION_ID, State,
     access::{Level, Permissions, Scope, Token, as_app},
     answer::{Answer, page},
 };
@@ -15,11 +15,10 @@ use super::{
 /// `GET /app`
 pub(super) fn app(state: &State, asked: &Asked) -> Result<Answer, Answer> {
     as_app(state, asked)?;
-    let events = ["check_run", "check_suite", "issue_comment", "pull_request", "push"];
     Ok(Answer::ok(json!({
-        "id": APP_ID, "slug": "segue-test", "name": "segue-test", "client_id": "Iv23liExample",
+        "id": APP_ID, "slug": "segue-test", "name": "segue-test", "client_id": CLIENT_ID,
         "owner": {"login": "acme", "type": "Organization"}, "html_url": "https://github.com/apps/segue-test",
-        "permissions": shown(&state.granted), "events": events, "installations_count": 1,
+        "permissions": shown(&state.granted), "events": state.events, "installations_count": u8::from(state.is_installed),
     })))
 }
 
@@ -33,7 +32,7 @@ pub(super) fn hook_config(state: &State, asked: &Asked) -> Result<Answer, Answer
 /// `GET /app/installations`
 pub(super) fn installations(state: &State, asked: &Asked) -> Result<Answer, Answer> {
     as_app(state, asked)?;
-    let (items, link) = page(vec![installation(state)], asked, &state.url);
+    let (items, link) = page(state.is_installed.then(|| installation(state)).into_iter().collect(), asked, &state.url);
     let answer = Answer::ok(Value::Array(items));
     Ok(match link {
         Some(link) => answer.with("link", link),
@@ -44,7 +43,7 @@ pub(super) fn installations(state: &State, asked: &Asked) -> Result<Answer, Answ
 /// `GET /repos/{owner}/{repo}/installation`
 pub(super) fn installation_of(state: &State, asked: &Asked, repository: &str) -> Result<Answer, Answer> {
     as_app(state, asked)?;
-    if !state.repositories.contains_key(repository) {
+    if !state.is_installed || !state.repositories.contains_key(repository) {
         return Err(Answer::not_found());
     }
     Ok(Answer::ok(installation(state)))

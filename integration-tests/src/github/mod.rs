@@ -13,6 +13,7 @@ mod comments;
 mod deployments;
 mod hooks;
 mod limits;
+mod manifest;
 pub mod openapi;
 mod people;
 mod repositories;
@@ -49,6 +50,8 @@ pub use statuses::CommitStatus;
 
 /// The App's number.
 pub const APP_ID: u64 = 4711;
+/// The name by which the App may call itself as well.
+pub const CLIENT_ID: &str = "Iv23liExample";
 /// The number of its one installation.
 pub const INSTALLATION_ID: u64 = 4242;
 /// A token of a person, where the story has one.
@@ -103,6 +106,14 @@ struct State {
     /// What the installation grants.
     granted: Permissions,
     is_suspended: bool,
+    /// Whether the App is installed.
+    is_installed: bool,
+    /// What the App hears of.
+    events: Value,
+    /// The App's private key.
+    pem: String,
+    /// Apps that are being made.
+    confirmed: Vec<manifest::Confirmed>,
     token_life: Duration,
     tokens: BTreeMap<String, Token>,
     repositories: BTreeMap<String, Repository>,
@@ -167,6 +178,10 @@ impl GitHub {
             key,
             granted: access::all_that_segue_asks_for(),
             is_suspended: false,
+            is_installed: true,
+            events: serde_json::json!(["check_run", "check_suite", "issue_comment", "pull_request", "push"]),
+            pem: std::fs::read_to_string(folder.path().join("app.pem"))?,
+            confirmed: Vec::new(),
             token_life: Duration::from_secs(3600),
             tokens: BTreeMap::new(),
             repositories: BTreeMap::new(),
@@ -357,6 +372,11 @@ async fn handle(
     let mut state = lock(&state);
     let path: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
     let query = answer::query(uri.query());
+    if method == Method::POST
+        && let Some(page) = manifest::confirm(&mut state, &path, uri.query(), &body)
+    {
+        return page;
+    }
     let fault = fault_at(&mut state, &method, uri.path()).or_else(|| next_fault(&mut state));
     let answer = match fault {
         Some(Fault::BadGateway) => Answer::page(StatusCode::BAD_GATEWAY),
@@ -417,6 +437,7 @@ fn checked(
 /// The paths, as <https://docs.github.com/en/rest> lists them.
 fn route(state: &mut State, asked: &Asked) -> Result<Answer, Answer> {
     match (asked.method.as_str(), asked.path) {
+        ("POST", ["app-manifests", code, "conversions"]) => manifest::convert(state, asked, code),
         ("GET", ["app"]) => apps::app(state, asked),
         ("GET", ["user"]) => people::user(state, asked),
         ("GET", ["app", "hook", "config"]) => apps::hook_config(state, asked),

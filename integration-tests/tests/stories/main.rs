@@ -44,6 +44,7 @@ mod an_engine_that_is_gone_fails_no_job_for_good;
 mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
 mod commands_end_as_they_say;
+mod github_app_is_made_by_setup;
 mod github_buttons_run_again;
 mod github_buttons_say_yes_and_bring_back;
 mod github_comments_are_commands;

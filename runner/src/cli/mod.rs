@@ -16,6 +16,7 @@ pub mod ending;
 mod eval;
 mod explain;
 pub mod follow;
+mod github;
 mod host;
 mod local;
 pub mod logging;
@@ -93,6 +94,8 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Doctor(doctor::Args),
+    #[command(name = "github")]
+    GitHub(github::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     SampleService(crate::sample_service::Args),
@@ -140,6 +143,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Backup(args) => backup::run_backup(args),
         Command::Restore(args) => backup::run_restore(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::GitHub(args) => github::run(args),
         Command::Completions(args) => completions::run(&args),
         Command::SampleService(args) => crate::sample_service::run(&args),
     }

@@ -9,7 +9,7 @@ use super::Check;
 
 const NAME: &str = "github";
 /// What Segue does there as an App, and hears of, by permission and level.
-const NEEDED: [(&str, &str); 5] = [
+pub const NEEDED: [(&str, &str); 5] = [
     ("checks", "write"),
     ("contents", "read"),
     ("deployments", "write"),
@@ -18,8 +18,10 @@ const NEEDED: [(&str, &str); 5] = [
 ];
 /// The events that start something.
 const EVENTS: [&str; 3] = ["push", "pull_request", "issue_comment"];
+/// The events that an App of Segue's is made with: also those of its checks' buttons, and of a repository that is renamed.
+pub const HEARD: [&str; 6] = ["push", "pull_request", "issue_comment", "check_run", "check_suite", "repository"];
 /// Where events are taken.
-const WEBHOOK_PATH: &str = "/webhooks/github";
+pub const WEBHOOK_PATH: &str = "/webhooks/github";
 
 /// Everything that concerns GitHub; nothing where the configuration names neither an App nor a token.
 pub async fn github(config: &Config) -> Vec<Check> {
@@ -45,6 +47,12 @@ pub async fn github(config: &Config) -> Vec<Check> {
         });
     }
     checks
+}
+
+/// What concerns an App that was just made, and is installed nowhere yet.
+pub async fn of_new_app(config: &Config) -> Vec<Check> {
+    let apart = Config { github: config.github.clone(), ..Config::default() };
+    github(&apart).await
 }
 
 fn of_app(app: &Value) -> Vec<Check> {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use self::github::{HEARD, NEEDED, WEBHOOK_PATH, github as of_github, of_new_app};
 use super::{
     configuration::ConfigArgs,
     connection::ServerArgs,
@@ -41,7 +42,7 @@ pub struct Args {
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+pub enum State {
     Good,
     /// Works, and should be known.
     Remark,
@@ -50,7 +51,7 @@ enum State {
 
 /// One check.
 #[derive(Debug, Serialize)]
-struct Check {
+pub struct Check {
     /// What was looked at.
     name: String,
     state: State,
@@ -62,6 +63,11 @@ struct Check {
 }
 
 impl Check {
+    /// Whether something is missing.
+    pub const fn is_bad(&self) -> bool {
+        matches!(self.state, State::Bad)
+    }
+
     fn good(name: &str, found: impl Into<String>) -> Self {
         Self { name: name.into(), state: State::Good, found: found.into(), remedy: None }
     }
@@ -83,7 +89,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     } else {
         checks.iter().for_each(print);
     }
-    let is_bad = checks.iter().any(|check| check.state == State::Bad);
+    let is_bad = checks.iter().any(Check::is_bad);
     Ok(if is_bad { Exit::Failed } else { Exit::Done })
 }
 
@@ -126,7 +132,8 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks
 }
 
-fn print(check: &Check) {
+/// Prints a line for people, and one with what to do.
+pub fn print(check: &Check) {
     let (word, tone) = match check.state {
         State::Good => ("good", show::Tone::Good),
         State::Remark => ("note", show::Tone::Look),
