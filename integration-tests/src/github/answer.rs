@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::{body::Body, response::Response};
 use futures_util::stream;
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::limits::Limits;
 
@@ -66,11 +67,26 @@ impl Answer {
         self.body.as_ref().ok()
     }
 
+    /// Itself with its tag, or 304 without a body (`Err`) where the asker has it already.
+    pub(super) fn unless_same(self, method: &Method, headers: &HeaderMap) -> Result<Self, Self> {
+        let (&Method::GET, StatusCode::OK, Ok(body)) = (method, self.status, &self.body) else { return Ok(self) };
+        let etag = format!("W/\"{}\"", hex::encode(Sha256::digest(body.to_string().as_bytes())));
+        let is_same = headers.get("if-none-match").is_some_and(|had| had.as_bytes() == etag.as_bytes());
+        if is_same {
+            Err(Self::json(StatusCode::NOT_MODIFIED, Value::Null).with("etag", etag))
+        } else {
+            Ok(self.with("etag", etag))
+        }
+    }
+
     pub(super) fn into_response(self, limits: &Limits) -> Response {
         let mut response =
             Response::builder().status(self.status).header("x-github-media-type", "github.v3; format=json");
         for (name, value) in limits.headers().into_iter().chain(self.headers) {
             response = response.header(name, value);
+        }
+        if self.status == StatusCode::NOT_MODIFIED {
+            return response.body(Body::empty()).unwrap_or_default();
         }
         let (kind, body) = match self.body {
             Ok(json) => ("application/json; charset=utf-8", json.to_string()),

@@ -60,6 +60,11 @@ impl Limits {
         None
     }
 
+    /// The last request does not count.
+    pub(super) fn give_back(&mut self) {
+        self.remaining += 1;
+    }
+
     pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
         vec![
             ("x-ratelimit-limit", LIMIT.to_string()),

@@ -431,7 +431,14 @@ fn checked(
             state.deviations.extend(description.of_answer(method, path, answer.status.as_u16(), body));
         }
     }
-    answer
+    match answer.unless_same(method, headers) {
+        Ok(answer) => answer,
+        Err(same) => {
+            // <https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests-if-appropriate>
+            state.limits.give_back();
+            same
+        }
+    }
 }
 
 /// The paths, as <https://docs.github.com/en/rest> lists them.

@@ -39,3 +39,41 @@ async fn a_delivery_that_came_while_nobody_was_there_is_asked_for_and_run_once()
     assert_eq!(github.asked_again(), ["missed-1"], "what is known is not asked for");
     Ok(())
 }
+
+/// Looks that find all as it was cost nothing of what may be asked in an hour, and what changes is seen all the same.
+#[tokio::test]
+async fn what_is_as_it_was_is_not_sent_again() -> Result<()> {
+    let (stand, github) = with_github(", gather: 50ms, sweep-every: 300ms").await?;
+    let on_pulls = "on: [pull_request]\njobs:\n  one:\n    runs-on: [linux]\n    steps:\n      - run: echo hello\n";
+    let head = stand.repository.commit("first", &[(".segue/pipelines/one.yml", on_pulls)])?;
+    stand.repository.push("main")?;
+    stand.repository.push("topic")?;
+    github.set_pull("acme/shop", 7, &head, "topic", "acme/shop");
+    let body = serde_json::to_vec(&github.pull_payload("acme/shop", 7, "opened", None))?;
+    assert_eq!(stand.webhook()?.send("opened", "pull_request", &body).await?.status(), 202);
+    check_shown(&github, &head, "one", "success", LIMIT).await?;
+
+    let unchanged = |ending: &str| {
+        let requests = github.requests();
+        requests.iter().filter(|one| one.path.ends_with(ending) && one.status == 304).count()
+    };
+    let begun = Instant::now();
+    while unchanged("/pulls") < 2 || unchanged("/app/hook/deliveries") < 2 {
+        ensure!(begun.elapsed() < LIMIT, "nothing is asked as it was: {:#?}", github.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // a push that nobody tells of, and a delivery that failed
+    let second = stand.repository.commit("second", &[])?;
+    stand.repository.push("topic")?;
+    github.set_pull("acme/shop", 7, &second, "topic", "acme/shop");
+    github.set_clock(TimeDelta::seconds(-120));
+    github.missed("missed-2", "push");
+    github.set_clock(TimeDelta::zero());
+    check_shown(&github, &second, "one", "success", LIMIT).await?;
+    let begun = Instant::now();
+    while github.asked_again().is_empty() {
+        ensure!(begun.elapsed() < LIMIT, "nothing was asked for: {:#?}", github.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}

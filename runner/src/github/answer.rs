@@ -16,12 +16,14 @@ const MESSAGE_CHARS: usize = 300;
 /// An answer that is no refusal.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The status, 2xx.
+    /// The status: 2xx, or 304.
     pub status: StatusCode,
     /// The body; `Null` where there is none.
     pub body: Value,
     /// The address of the next page of a list.
     pub next: Option<String>,
+    /// By which GitHub knows the answer again.
+    pub etag: Option<String>,
 }
 
 /// What an answer comes to.
@@ -45,7 +47,8 @@ pub(super) enum Meaning {
 
 /// Reads status and headers; `now` in seconds of GitHub's clock since 1970.
 pub(super) fn meaning(status: StatusCode, headers: &HeaderMap, message: &str, now: i64) -> Meaning {
-    if status.is_success() {
+    // the second is said only to who asked for it
+    if status.is_success() || status == StatusCode::NOT_MODIFIED {
         return Meaning::Good;
     }
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
@@ -94,6 +97,12 @@ pub(super) fn next_page(headers: &HeaderMap) -> Option<String> {
     Some(rest.split_once('>')?.0.to_owned())
 }
 
+/// By which GitHub knows an answer again; one that would be unbounded is none.
+pub(super) fn etag_of(headers: &HeaderMap) -> Option<String> {
+    let etag = headers.get("etag")?.to_str().ok()?;
+    (etag.len() <= 200).then(|| etag.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -108,8 +117,9 @@ mod tests {
     fn limits_are_told_from_refusals_and_say_how_long() {
         let limited = |seconds, is_told| Meaning::Limited { wait: Duration::from_secs(seconds), is_told };
         type Headers<'c> = &'c [(&'static str, &'c str)];
-        let cases: [(u16, Headers, &str, Meaning); 12] = [
+        let cases: [(u16, Headers, &str, Meaning); 13] = [
             (201, &[], "", Meaning::Good),
+            (304, &[], "", Meaning::Good),
             (401, &[], "Bad credentials", Meaning::Unauthorized),
             (403, &[("retry-after", "30")], "You have exceeded a secondary rate limit", limited(30, true)),
             (429, &[("retry-after", "0")], "", limited(1, true)),

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, GitHubError, Purpose,
-    answer::{Meaning, meaning, message, next_page},
+    answer::{Meaning, etag_of, meaning, message, next_page},
     app::App,
     error::{GRANT_APP, GRANT_TOKEN},
     tokens::Tokens,
@@ -64,6 +64,15 @@ pub enum Speaker<'r> {
     App,
     /// For a repository (`owner/name`).
     Repository(&'r str, Purpose),
+}
+
+/// One request.
+struct Asked<'r> {
+    method: Method,
+    path: &'r str,
+    body: Option<&'r Value>,
+    /// What is known of the answer.
+    etag: Option<&'r str>,
 }
 
 impl GitHub {
@@ -157,14 +166,32 @@ impl GitHub {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer, GitHubError> {
+        self.ask_as(speaker, &Asked { method, path, body, etag: None }).await
+    }
+
+    /// Asks for what may be as it was when it was answered with this `etag`; `None`: it is.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_unless_same(
+        &self,
+        speaker: Speaker<'_>,
+        path: &str,
+        etag: Option<&str>,
+    ) -> Result<Option<Answer>, GitHubError> {
+        let answer = self.ask_as(speaker, &Asked { method: Method::GET, path, body: None, etag }).await?;
+        Ok((answer.status != StatusCode::NOT_MODIFIED).then_some(answer))
+    }
+
+    async fn ask_as(&self, speaker: Speaker<'_>, asked: &Asked<'_>) -> Result<Answer, GitHubError> {
         let token = self.token(speaker).await?;
-        match self.send(&token, speaker, &method, path, body).await {
+        match self.send(&token, speaker, asked).await {
             Err(GitHubError::Unauthorized { .. }) if self.is_app() => {
                 if let Speaker::Repository(repository, purpose) = speaker {
                     self.tokens().forget(repository, purpose);
                 }
                 let token = self.token(speaker).await?;
-                self.send(&token, speaker, &method, path, body).await
+                self.send(&token, speaker, asked).await
             }
             answer => answer,
         }
@@ -238,7 +265,9 @@ impl GitHub {
         let answer = self.make_token(installation, None, &Purpose::Metadata.permissions()).await.ok()?;
         let token = SecretString::from(answer.body["token"].as_str()?);
         let speaker = Speaker::Repository(repository, Purpose::Metadata);
-        let answer = self.send(&token, speaker, &Method::GET, &format!("/repos/{repository}"), None).await.ok()?;
+        let path = format!("/repos/{repository}");
+        let asked = Asked { method: Method::GET, path: &path, body: None, etag: None };
+        let answer = self.send(&token, speaker, &asked).await.ok()?;
         let full = answer.body["full_name"].as_str()?;
         if full.eq_ignore_ascii_case(repository) {
             return None;
@@ -268,27 +297,24 @@ impl GitHub {
         Ok(id)
     }
 
-    async fn send(
-        &self,
-        token: &SecretString,
-        speaker: Speaker<'_>,
-        method: &Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Answer, GitHubError> {
+    async fn send(&self, token: &SecretString, speaker: Speaker<'_>, asked: &Asked<'_>) -> Result<Answer, GitHubError> {
+        let Asked { method, path, body, etag } = asked;
         // a page's address is GitHub's own word, and is to stay on the host that knows the token
-        let rest = path.strip_prefix(&self.inner.base).unwrap_or(path);
+        let rest = path.strip_prefix(self.inner.base.as_str()).unwrap_or(path);
         if !rest.starts_with('/') {
             return Err(self.away("it named a next page that is elsewhere"));
         }
-        let request = http::Request::builder()
+        let mut request = http::Request::builder()
             .method(method.clone())
             .uri(format!("{}{rest}", self.inner.base))
             .header("authorization", format!("Bearer {}", token.expose_secret()))
             .header("accept", "application/vnd.github+json");
+        if let Some(etag) = etag {
+            request = request.header("if-none-match", *etag);
+        }
         let client = &self.inner.client;
         // it adds the version of the API
-        let request = client.build_request(request, body).map_err(|error| self.away(&cause(&error)))?;
+        let request = client.build_request(request, *body).map_err(|error| self.away(&cause(&error)))?;
         let response = client.execute(request).await.map_err(|error| self.away(&cause(&error)))?;
         let (head, body) = response.into_parts();
         let (status, headers) = (head.status, head.headers);
@@ -297,7 +323,7 @@ impl GitHub {
         let said = message(&body, status);
         let request = || format!("{method} {}", path.split('?').next().unwrap_or_default());
         match meaning(status, &headers, &said, self.now()) {
-            Meaning::Good => Ok(Answer { status, body, next: next_page(&headers) }),
+            Meaning::Good => Ok(Answer { status, body, next: next_page(&headers), etag: etag_of(&headers) }),
             Meaning::Limited { wait, is_told } => Err(GitHubError::Limited { wait, is_told, message: said }),
             Meaning::Away => Err(self.away(&said)),
             Meaning::Unauthorized => Err(self.unauthorized(speaker, said)),

@@ -16,7 +16,7 @@ use segue_schemas::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{GitHub, GitHubError, Purpose, Speaker};
+use super::{GitHub, GitHubError, Purpose, Speaker, pages::Pages};
 use crate::{
     mirror::RefName,
     store::{Store, StoreError},
@@ -33,6 +33,7 @@ const CLOSED_PAGES: usize = 3;
 pub struct Reconciler {
     store: Store,
     github: GitHub,
+    lists: Pages<Listed>,
     every: Duration,
     again: Duration,
 }
@@ -65,11 +66,11 @@ impl Reconciler {
     pub fn new(store: Store, github: GitHub) -> Self {
         let config = &store.config().github;
         let (every, again) = (config.sweep_every.0, config.longest_pause.0.min(config.sweep_every.0));
-        Self { store, github, every, again }
+        Self { store, github, lists: Pages::default(), every, again }
     }
 
     /// Looks at once, and then ever again, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = tokio::select! {
                 pause = self.look() => pause,
@@ -83,7 +84,7 @@ impl Reconciler {
     }
 
     /// Looks at every repository of which a pull request was heard; how long until the next look.
-    async fn look(&self) -> Duration {
+    async fn look(&mut self) -> Duration {
         let repositories = match self.store.repositories_with_pulls().await {
             Ok(repositories) => repositories,
             Err(error) => {
@@ -111,7 +112,7 @@ impl Reconciler {
     }
 
     /// How many pull requests stood otherwise.
-    async fn compare(&self, repository: &str) -> Result<usize, Trouble> {
+    async fn compare(&mut self, repository: &str) -> Result<usize, Trouble> {
         let known: BTreeSet<u64> = self.store.open_pulls(repository).await?.into_iter().collect();
         let mut news = 0;
         let listed = self.list(repository, "state=open&sort=created&direction=asc", PAGES, |_| false).await?;
@@ -146,21 +147,15 @@ impl Reconciler {
 
     /// <https://docs.github.com/en/rest/pulls/pulls#list-pull-requests>
     async fn list(
-        &self,
+        &mut self,
         repository: &str,
         which: &str,
         pages: usize,
-        mut has_enough: impl FnMut(&[Listed]) -> bool + Send,
+        has_enough: impl FnMut(&[Listed]) -> bool + Send,
     ) -> Result<Vec<Listed>, GitHubError> {
-        let mut all = Vec::new();
         let path = format!("/repos/{repository}/pulls?{which}&per_page=100");
-        let gather = |page: &Value| {
-            let before = all.len();
-            all.extend(page.as_array().into_iter().flatten().filter_map(read));
-            has_enough(&all[before..]).then_some(())
-        };
-        self.github.look_through(Speaker::Repository(repository, Purpose::Comments), path, pages, gather).await?;
-        Ok(all)
+        let speaker = Speaker::Repository(repository, Purpose::Comments);
+        self.lists.look_through(&self.github, speaker, path, pages, read, has_enough).await
     }
 
     /// One pull request; `None`: what GitHub says of it can't be used. One that it does not know is closed.

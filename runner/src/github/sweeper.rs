@@ -11,7 +11,7 @@ use segue_schemas::{id::DeliveryId, time::Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{GitHub, GitHubError, Speaker};
+use super::{GitHub, GitHubError, Speaker, pages::Pages};
 use crate::store::{Store, StoreError};
 
 /// How old a delivery may be that is sent again.
@@ -27,6 +27,7 @@ const PAGES: usize = 50;
 pub struct Sweeper {
     store: Store,
     github: GitHub,
+    list: Pages<Tried>,
     every: Duration,
 }
 
@@ -44,11 +45,11 @@ impl Sweeper {
     #[must_use]
     pub fn new(store: Store, github: GitHub) -> Self {
         let every = store.config().github.sweep_every.0;
-        Self { store, github, every }
+        Self { store, github, list: Pages::default(), every }
     }
 
     /// Looks at once, and then ever again, until `stop`. What can't be asked now is asked at the next look.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 swept = self.sweep() => match swept {
@@ -66,7 +67,7 @@ impl Sweeper {
     }
 
     /// How many were asked for.
-    async fn sweep(&self) -> Result<usize, GitHubError> {
+    async fn sweep(&mut self) -> Result<usize, GitHubError> {
         let mut asked = 0;
         let now = self.store.now();
         for (id, guid) in missed(&self.tried(now).await?, now) {
@@ -83,15 +84,10 @@ impl Sweeper {
     }
 
     /// What GitHub tried in the last days, newest first.
-    async fn tried(&self, now: Timestamp) -> Result<Vec<Tried>, GitHubError> {
-        let mut all = Vec::new();
+    async fn tried(&mut self, now: Timestamp) -> Result<Vec<Tried>, GitHubError> {
         let path = "/app/hook/deliveries?per_page=100".to_owned();
-        let gather = |page: &Value| {
-            all.extend(page.as_array().into_iter().flatten().filter_map(read));
-            all.last().is_some_and(|last: &Tried| now.since(last.at) > KEPT).then_some(())
-        };
-        self.github.look_through(Speaker::App, path, PAGES, gather).await?;
-        Ok(all)
+        let is_old = |page: &[Tried]| page.last().is_some_and(|last| now.since(last.at) > KEPT);
+        self.list.look_through(&self.github, Speaker::App, path, PAGES, read, is_old).await
     }
 }
 

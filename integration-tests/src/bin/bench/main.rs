@@ -6,6 +6,7 @@
 mod benches;
 mod depth;
 mod figures;
+mod github;
 mod language;
 mod latency;
 mod logs;
@@ -22,8 +23,20 @@ use anyhow::{Result, bail};
 use figures::Figure;
 
 // the language comes first: it measures the largest of all processes so far
-const PARTS: [&str; 11] =
-    ["language", "latency", "throughput", "webhooks", "logs", "memory", "traffic", "proxy", "host", "judge", "scale"];
+const PARTS: [&str; 12] = [
+    "language",
+    "latency",
+    "throughput",
+    "webhooks",
+    "github",
+    "logs",
+    "memory",
+    "traffic",
+    "proxy",
+    "host",
+    "judge",
+    "scale",
+];
 /// Measured only when they are named: 100,000 jobs, and a million runs on record, take a quarter of an hour.
 const LONG: [&str; 2] = ["endurance", "depth"];
 
@@ -61,6 +74,7 @@ async fn measure(part: &str) -> Result<Vec<Figure>> {
         "latency" => latency::measure().await,
         "throughput" => throughput::measure().await,
         "webhooks" => webhooks::measure().await,
+        "github" => github::measure().await,
         "logs" => logs::measure().await,
         "memory" => memory::measure().await,
         "traffic" => traffic::measure().await,

@@ -62,6 +62,34 @@ async fn a_repository_that_was_renamed_is_spoken_of_by_either_name() {
 }
 
 #[tokio::test]
+async fn what_is_as_it_was_is_kept_and_not_sent_again() {
+    use crate::github::pages::Pages;
+    let there = stand_in().await;
+    let github = opened(&there.as_app(""));
+    for number in 1..=150 {
+        there.set_pull(REPOSITORY, number, &"a".repeat(40), "topic", REPOSITORY);
+    }
+    let mut pages = Pages::default();
+    let mut look = async || {
+        let path = format!("/repos/{REPOSITORY}/pulls?state=open&per_page=100");
+        let speaker = Speaker::Repository(REPOSITORY, Purpose::Comments);
+        pages.look_through(&github, speaker, path, 5, |item| item["number"].as_u64(), |_| false).await.unwrap()
+    };
+    let statuses = || {
+        let requests = there.requests();
+        let of_pulls = requests.iter().filter(|one| one.path.ends_with("/pulls"));
+        of_pulls.map(|one| one.status.as_u16()).collect::<Vec<_>>()
+    };
+    let all = look().await;
+    assert_eq!((all.len(), statuses()), (150, vec![200, 200]));
+    assert_eq!(look().await, all);
+    assert_eq!(statuses(), [200, 200, 304, 304]);
+    there.set_pull_state(REPOSITORY, 130, "closed");
+    assert_eq!(look().await.len(), 149);
+    assert_eq!(statuses()[4..], [304, 200], "what has changed is sent");
+}
+
+#[tokio::test]
 async fn a_token_may_do_what_it_is_for_and_nothing_else() {
     let there = stand_in().await;
     let github = opened(&there.as_app(""));
