@@ -28,7 +28,8 @@ const EVENTS: [(&str, &[&str]); 8] = [
     ("deployment", &["deployments"]),
     ("status", &["statuses"]),
 ];
-const PERMISSIONS: [&str; 7] = ["checks", "contents", "deployments", "issues", "metadata", "pull_requests", "statuses"];
+const PERMISSIONS: [&str; 8] =
+    ["checks", "contents", "deployments", "issues", "members", "metadata", "pull_requests", "statuses"];
 
 /// An App that somebody has confirmed, until its code is given back.
 pub(super) struct Confirmed {

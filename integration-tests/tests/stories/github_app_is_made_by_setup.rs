@@ -109,7 +109,7 @@ async fn an_app_is_made_written_down_verified_and_speaks_for_the_first_push() ->
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("segue.yaml");
     std::fs::write(&config, "# ours\nrepositories: {acme/shop: {}}\n")?;
-    let arguments = ["--organization", "acme", "--config", "segue.yaml", "--write", "--json"];
+    let arguments = ["--organization", "acme", "--teams", "--config", "segue.yaml", "--write", "--json"];
     let setup = Setup::start(&github, folder.path(), &arguments)?;
 
     // somebody else's page leads the browser here, with a code of theirs

@@ -96,9 +96,11 @@ pub fn name(text: &str) -> Result<String, String> {
 }
 
 /// <https://docs.github.com/en/apps/sharing-github-apps/registering-a-github-app-from-a-manifest#github-app-manifest-parameters>
-pub fn manifest(name: &str, home: &str, hook: &str, back: &str) -> Value {
-    let permissions: Map<String, Value> =
-        NEEDED.iter().map(|(name, level)| ((*name).to_owned(), json!(level))).collect();
+///
+/// `reads_teams`: whether it reads who is in the organization's teams, where those are reviewers of environments.
+pub fn manifest(name: &str, home: &str, hook: &str, back: &str, reads_teams: bool) -> Value {
+    let needed = NEEDED.into_iter().chain(reads_teams.then_some(("members", "read")));
+    let permissions: Map<String, Value> = needed.map(|(name, level)| (name.to_owned(), json!(level))).collect();
     json!({
         "name": name, "url": home, "description": "From push to production: checks, deployments and commands of Segue",
         "hook_attributes": {"url": hook, "active": true}, "redirect_url": back, "public": false,

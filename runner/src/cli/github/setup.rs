@@ -50,6 +50,9 @@ pub struct Args {
     /// Whom it is to belong to [default: your own account]
     #[arg(long, value_name = "NAME", value_parser = manifest::organization)]
     organization: Option<String>,
+    /// Let it read who is in the organization's teams, where those are reviewers of environments
+    #[arg(long, requires = "organization")]
+    teams: bool,
     /// Its name, which nobody else's App may have [default: Segue and a few letters]
     #[arg(long, value_parser = manifest::name)]
     name: Option<String>,
@@ -150,7 +153,8 @@ async fn code(args: &Args, place: &Place, hook: &str) -> Result<String, Failure>
         // names are GitHub's, and `Segue` is taken
         format!("Segue {}", state.chars().rev().filter(char::is_ascii_alphanumeric).take(6).collect::<String>())
     });
-    let manifest = manifest::manifest(&name, &args.url, hook, &format!("http://{address}{BACK}"));
+    let back = format!("http://{address}{BACK}");
+    let manifest = manifest::manifest(&name, &args.url, hook, &back, args.teams);
     let first = page::manifest(&place.new_app(args.organization.as_deref(), state), &manifest);
     if let Some(file) = &args.page {
         std::fs::write(file, &first).explain(format_args!("cannot write {}", file.display()))?;
