@@ -131,7 +131,12 @@ pub const ACTIONS: [Action; 12] = [
     },
     Action {
         name: crate::preview::ACTION,
-        inputs: &[required("service", Kind::Name), optional("artifact", Kind::Name), optional("path", Kind::Path)],
+        inputs: &[
+            required("service", Kind::Name),
+            optional("artifact", Kind::Name),
+            optional("path", Kind::Path),
+            optional("seed", Kind::Text),
+        ],
         one_of: &["artifact", "path"],
         deploys: true,
     },

@@ -244,6 +244,18 @@ pub struct RolloutSpec {
     /// After how long without a request its instances are put to sleep, until the next one; `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_after: Option<Span>,
+    /// The folder of its own that it has beside its releases; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSpec>,
+}
+
+/// A folder that a service has to itself in its environment, for as long as it is there: over pushes, sleeps and restarts. The variable
+/// `SEGUE_DATA` holds its path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct DataSpec {
+    /// The shell command that fills it before the service is first started, in the release's directory and with the service's variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 /// A person's word to a rollout.

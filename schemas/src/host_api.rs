@@ -22,7 +22,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    deploy::{Health, Observation, Release, RouteRule},
+    deploy::{DataSpec, Health, Observation, Release, RouteRule},
     id::{Epoch, InstanceId},
     time::Timestamp,
 };
@@ -62,6 +62,9 @@ pub struct StartInstance {
     /// After how long without a request the host stops it, to start it again for the next one; `None`: never.
     #[serde(default)]
     pub sleep_after_ms: Option<u64>,
+    /// The folder of its own that its service has in the environment; `None`: none.
+    #[serde(default)]
+    pub data: Option<DataSpec>,
 }
 
 /// Where an artifact (a zstd-compressed tar, named by the digest of its bytes) comes from.

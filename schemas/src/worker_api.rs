@@ -533,6 +533,9 @@ pub struct CreateRollout {
     /// Whether it is the run's pull request that is to have a copy of the service of its own.
     #[serde(default)]
     pub preview: bool,
+    /// Of such a copy: the shell command that fills its data folder when it is first made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 /// A rollout was made.

@@ -3,6 +3,7 @@
 // The lint knows tests by their attribute; what they share has none.
 #![allow(clippy::unwrap_used)]
 
+mod data;
 mod naps;
 mod world;
 

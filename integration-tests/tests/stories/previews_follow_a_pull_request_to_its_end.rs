@@ -27,9 +27,16 @@ async fn a_pull_request_has_its_copy_from_open_to_closed_and_again() -> Result<(
         let guid = pull.push(version, &pipeline("true")).await?;
         let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
         // the rollout ends before the job does, which goes on after it
-        let view = stand.api()?.ended(run, RUN_LIMIT).await?;
+        let api = stand.api()?;
+        let reached = async {
+            pull.answers(Ok(version), RUN_LIMIT).await?;
+            Ok(std::time::UNIX_EPOCH.elapsed()?.as_millis())
+        };
+        let (view, reached) = tokio::try_join!(api.ended(run, RUN_LIMIT), reached)?;
         assert_eq!(view.run.status, RunStatus::Succeeded, "{view:#?}");
         pull.answers(Ok(version), Duration::from_secs(2)).await?;
+        let built = view.jobs[0].steps[1].ended_at.expect("it was built").0;
+        eprintln!("figure: it could be reached {} ms after its build had ended", reached.saturating_sub(built as u128));
         let log = stand.api()?.log(&view.jobs[0].id).await?;
         let port = stand.proxy.rsplit(':').next().unwrap_or_default();
         let url = format!("http://pr-7-api.preview.localhost:{port}");

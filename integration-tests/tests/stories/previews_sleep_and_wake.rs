@@ -14,6 +14,8 @@ use segue_schemas::preview::PreviewState;
 
 use crate::RUN_LIMIT;
 
+const SEED: &str = "path: dist, seed: 'echo $SEGUE_PULL_REQUEST >> $SEGUE_DATA/seeds'}";
+
 async fn with_settings(settings: &str) -> Result<(Stand, GitHub)> {
     let mut stand = Stand::prepare("")?;
     let github = GitHub::start(&stand.repository.name, stand.repository.bare()).await?;
@@ -46,9 +48,12 @@ async fn until_none_runs(stand: &Stand) -> Result<()> {
 async fn a_preview_that_nobody_asks_for_sleeps_until_the_next_request() -> Result<()> {
     let (mut stand, github) = with_settings("environments: {preview: {sleep-after: 1s}}\n").await?;
     let mut pull = Pull::new(&stand, &github, 7, "acme/shop");
-    let guid = pull.push("1", &pipeline("true")).await?;
+    let pipeline = pipeline("true").replace("path: dist}", SEED);
+    let seeds = stand.data().join("host/data/preview/pr-7-api/seeds");
+    let guid = pull.push("1", &pipeline).await?;
     let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
     stand.api()?.ended(run, RUN_LIMIT).await?;
+    ensure!(std::fs::read_to_string(&seeds)? == "7\n", "it is seeded when it is first made");
     pull.is_listed(Some(PreviewState::Asleep), RUN_LIMIT).await?;
     until_none_runs(&stand).await?;
     let listed = stand.segue(&["previews"])?;
@@ -76,12 +81,15 @@ async fn a_preview_that_nobody_asks_for_sleeps_until_the_next_request() -> Resul
 
     // a push takes the place of what sleeps
     pull.is_listed(Some(PreviewState::Asleep), RUN_LIMIT).await?;
-    let guid = pull.push("2", &pipeline("true")).await?;
+    let guid = pull.push("2", &pipeline).await?;
     let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
     stand.api()?.ended(run, RUN_LIMIT).await?;
     ensure!(pull.answer("preview.localhost").await? == Ok("2".into()), "the newer one answers");
+    ensure!(std::fs::read_to_string(&seeds)? == "7\n", "and never again, neither by a push nor by a sleep");
     pull.turn("closed").await?;
     pull.answers(Err(404), RUN_LIMIT).await?;
+    pull.is_listed(None, RUN_LIMIT).await?;
+    ensure!(!seeds.parent().is_some_and(std::path::Path::exists), "its data go with it");
     until_none_runs(&stand).await
 }
 

@@ -388,6 +388,7 @@ fn spec(strategy: Strategy) -> RolloutSpec {
         is_rollback: false,
         variables: IndexMap::new(),
         sleep_after: None,
+        data: None,
     }
 }
 

@@ -193,6 +193,7 @@ pub(super) async fn create(
         is_rollback: true,
         variables: settings.variables,
         sleep_after: None,
+        data: None,
     };
     let mut rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
     if let Some((run, job, step)) = asker.of_step {

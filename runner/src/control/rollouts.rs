@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use segue_pipelines::progress::SkipCause;
 use segue_schemas::{
     config::NotificationEvent,
-    deploy::{JournalEntry, Release, RolloutSpec, Strategy},
+    deploy::{DataSpec, JournalEntry, Release, RolloutSpec, Strategy},
     host_api::ArtifactSource,
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
     status::RolloutStatus,
@@ -177,6 +177,7 @@ async fn create(
         previous: serving.map(|s| s.current),
         is_rollback: false,
         sleep_after: wanted.as_ref().and_then(|wanted| wanted.sleep_after),
+        data: wanted.is_some().then(|| DataSpec { seed: create.seed.take() }),
         variables: wanted.as_ref().map_or(settings.variables, |wanted| wanted.variables.clone()),
     };
     let url = previews::url_of(&spec).cloned();

@@ -308,6 +308,7 @@ impl World {
             digest: self.artifact(bytes).await,
             strategy: Strategy::HotSwap,
             preview: false,
+            seed: None,
         }
     }
 

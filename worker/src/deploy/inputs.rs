@@ -22,6 +22,7 @@ pub const CANARY: &str = "segue/canary";
 pub const PROMOTE: &str = "segue/promote";
 
 const COMMON_INPUTS: &[&str] = &["service", "artifact", "path"];
+const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "seed"];
 const PROMOTE_INPUTS: &[&str] = &["service", "from"];
 const CANARY_INPUTS: &[&str] = &[
     "stages",
@@ -91,6 +92,8 @@ pub struct Inputs {
     pub source: Source,
     /// How.
     pub strategy: Strategy,
+    /// Of [`PREVIEW`] alone: the shell command that fills the preview's data folder when it is first made.
+    pub seed: Option<String>,
 }
 
 impl Inputs {
@@ -103,7 +106,12 @@ impl Inputs {
         let given = Given { action, with };
         let is_promote = action == PROMOTE;
         let is_canary = action == CANARY || (is_promote && given.text("stages").is_some());
-        given.only_known(if is_promote { PROMOTE_INPUTS } else { COMMON_INPUTS }, is_canary || is_promote)?;
+        let own = match action {
+            PROMOTE => PROMOTE_INPUTS,
+            PREVIEW => PREVIEW_INPUTS,
+            _ => COMMON_INPUTS,
+        };
+        given.only_known(own, is_canary || is_promote)?;
         let service = given.text("service").ok_or_else(|| given.missing("service", SERVICE_REMEDY))?;
         if !is_name(service) {
             return Err(given.invalid("service", format!("`{service}` is not a service's name; {SERVICE_REMEDY}")));
@@ -112,6 +120,7 @@ impl Inputs {
             service: service.into(),
             source: if is_promote { given.serving()? } else { given.source()? },
             strategy: if is_canary { Strategy::Canary(given.canary()?) } else { Strategy::HotSwap },
+            seed: given.text("seed").map(str::to_owned),
         })
     }
 }

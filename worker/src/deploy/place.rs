@@ -38,6 +38,7 @@ pub(super) fn start(claim: &RolloutClaim, instance: InstanceId, release: Release
         stop_timeout_ms: STOP_TIMEOUT_MS,
         health: spec.service.health.clone(),
         sleep_after_ms: spec.sleep_after.map(Span::as_millis),
+        data: spec.data.clone(),
     })
 }
 

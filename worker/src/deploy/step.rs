@@ -46,7 +46,8 @@ pub async fn prepare_rollout(
     };
     let (epoch, step) = (place.claim().epoch, place.step());
     let preview = action == PREVIEW;
-    Ok(CreateRollout { epoch, step, service, environment, digest, strategy: inputs.strategy, preview })
+    let Inputs { strategy, seed, .. } = inputs;
+    Ok(CreateRollout { epoch, step, service, environment, digest, strategy, preview, seed })
 }
 
 /// The service's file, from the workspace or from the commit.

@@ -16,6 +16,7 @@ use tokio::{net::TcpStream, time::Instant};
 use super::{
     Host,
     clock::{Deadline, now},
+    data::{self, Furnished},
     output,
     process::{self, Launch, Process},
     refusal,
@@ -310,6 +311,15 @@ impl Host {
     /// Starts the process of an instance; `None` when it was told to stop meanwhile or can't be started.
     async fn start_process(&self, one: &Life) -> Result<Option<Process>, HostError> {
         let id = &one.id;
+        match self.furnish(one).await? {
+            Furnished::Ready => {}
+            Furnished::Ended => return Ok(None),
+            Furnished::Failed(reason) => {
+                tracing::error!(instance = %id, reason, "can't be started");
+                self.note(one, move |i| i.failed = Some(reason)).await?;
+                return Ok(None);
+            }
+        }
         let Some(port) = one.among(&self.store.current()).map(|i| i.port) else { return Ok(None) };
         // The port stays the instance's own over restarts, unless somebody else has taken it.
         let moved = !process::is_free(port);
@@ -329,7 +339,7 @@ impl Host {
         if *self.closing.borrow() {
             return Ok(None);
         }
-        match self.launch(id, instance) {
+        match self.launch(id, instance, &instance.run.command, &self.mark(id)) {
             Ok(process) => {
                 let record = process.record;
                 self.note(one, move |i| i.process = Some(record)).await?;
@@ -348,7 +358,14 @@ impl Host {
         }
     }
 
-    fn launch(&self, id: &InstanceId, instance: &InstanceRecord) -> Result<Process, String> {
+    /// Starts a command of an instance, in its release's directory and with its variables.
+    pub(super) fn launch(
+        &self,
+        id: &InstanceId,
+        instance: &InstanceRecord,
+        command: &[String],
+        mark: &str,
+    ) -> Result<Process, String> {
         let directory = self.releases.path(&instance.release.digest);
         let output = output::path(&self.output, id);
         let opened = output::open(&output).map_err(|e| format!("{} can't be opened: {e}", output.display()))?;
@@ -358,20 +375,24 @@ impl Host {
             ("SEGUE_ENVIRONMENT", instance.environment.clone()),
         ];
         let given = instance.run.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let data = instance.run.data.as_ref().map(|_| {
+            let folder = self.data_folder(&instance.environment, &instance.release.service);
+            (data::VARIABLE.to_owned(), folder.display().to_string())
+        });
         let launch = Launch {
-            command: &instance.run.command,
-            env: given.chain(own.map(|(name, value)| (name.to_owned(), value))).collect(),
+            command,
+            env: given.chain(own.map(|(name, value)| (name.to_owned(), value))).chain(data).collect(),
             directory: &directory,
             port: instance.port,
             output: opened,
-            mark: &self.mark(id),
+            mark,
         };
-        let program = instance.run.command.first().cloned().unwrap_or_default();
+        let program = command.first().cloned().unwrap_or_default();
         Process::start(launch).map_err(|e| format!("`{program}` can't be run in {}: {e}", directory.display()))
     }
 
     /// Waits until an instance is told to stop or everything is; its time from TERM to KILL.
-    async fn must_end(&self, one: &Life) -> Duration {
+    pub(super) async fn must_end(&self, one: &Life) -> Duration {
         let (mut watch, mut closing) = (self.store.watch(), self.closing.subscribe());
         let stopping = |recorded: &Arc<Recorded>| one.among(recorded).is_none_or(|i| i.stopping);
         // The senders are in `self` and outlive this.
@@ -439,13 +460,13 @@ impl Host {
 
 /// One instance, told from another that has its name later.
 #[derive(Debug, Clone)]
-struct Life {
-    id: InstanceId,
+pub(super) struct Life {
+    pub(super) id: InstanceId,
     life: u64,
 }
 
 impl Life {
-    fn among<'a>(&self, recorded: &'a Recorded) -> Option<&'a InstanceRecord> {
+    pub(super) fn among<'a>(&self, recorded: &'a Recorded) -> Option<&'a InstanceRecord> {
         recorded.instances.get(&self.id).filter(|i| i.life == self.life)
     }
 

@@ -13,12 +13,14 @@
 //! | `state.json` | what is recorded |
 //! | `lock` | held by the host, so that there are never two |
 //! | `releases/<digest>/` | unpacked releases, in which services run |
+//! | `data/<environment>/<service>/` | what services keep beside their releases |
 //! | `output/<instance>.log` | what services print, at most 16 MiB each; `proxy.log` and the host's own `host.log` |
 //! | `proxy-<n>.sock`, `routes.json` | the proxy's control socket, the routes that it starts with |
 
 mod api;
 pub mod client;
 mod clock;
+mod data;
 mod ensure;
 mod instances;
 mod keep;
@@ -192,6 +194,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let boot_id = clock::boot_id(&host.options.boot_id).map_err(file(&host.options.boot_id))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    host.clear_left_data().await;
     let awaited = host.recover(boot_id).await?;
     let well = host.clone();
     tokio::spawn(host.proxy.clone().run(async move { well.wait_for_serving(awaited).await }));

@@ -29,6 +29,9 @@ pub const MARK: &str = "SEGUE_INSTANCE";
 /// of those sits on an instance's port while the instance is started again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// How an end with success is described.
+const SUCCESS: &str = "exit code 0";
+
 /// Ports that are tried.
 const PORT_TRIES: u32 = 200;
 
@@ -147,6 +150,15 @@ impl Process {
                 "unknown (it was started by an earlier host process)".to_owned()
             }
         }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// How it ended, if not with success.
+    pub async fn succeeded(&mut self) -> Result<(), String> {
+        let exit = self.ended().await;
+        if exit == SUCCESS { Ok(()) } else { Err(exit) }
     }
 
     /// TERM to the group, KILL when it has not ended after `patience`.

@@ -1,4 +1,4 @@
-//! A service is taken away: its route, everything that runs of it, and what was kept of it for a way back. What stays is the epoch,
+//! A service is taken away: its route, everything that runs of it, its data, and what was kept of it for a way back. What stays is the epoch,
 //! by which whoever drove it before is refused.
 
 use std::sync::Arc;
@@ -24,7 +24,9 @@ impl Host {
             recorded.take_away(&fence)
         });
         let instances = change.await?;
-        self.proxy.push().await?;
+        let pushed = self.proxy.push().await;
+        self.clear_data(&environment, &service).await;
+        pushed?;
         tracing::info!(environment, service, instances = instances.len(), "taken away");
         self.tidy(&[]);
         Ok(Removed { instances })
@@ -48,6 +50,7 @@ impl Recorded {
             self.send_away(id)?;
         }
         self.kept.retain(|kept| kept.environment != *environment || kept.release.service != *service);
+        self.furnished.retain(|(e, s)| e != environment || s != service);
         self.forget_epochs();
         Ok(running)
     }

@@ -200,7 +200,7 @@ enum Destination {
     /// To instances that run.
     Live(Release, Vec<Target>),
     /// To a release that has to be started.
-    Kept(KeptRelease),
+    Kept(Box<KeptRelease>),
 }
 
 fn find_destination(
@@ -242,7 +242,7 @@ fn find_destination(
         return Ok(Destination::Live(release.clone(), live));
     }
     let kept = recorded.kept.iter().filter(of_pair).find(|k| k.release.id == wanted);
-    kept.cloned().map(Destination::Kept).ok_or_else(|| {
+    kept.cloned().map(|kept| Destination::Kept(Box::new(kept))).ok_or_else(|| {
         let there: Vec<String> = recorded.kept.iter().rev().filter(of_pair).map(|k| k.release.id.to_string()).collect();
         let message = format!(
             "release {wanted} of {} is not kept here; releases that are: {}",

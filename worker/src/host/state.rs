@@ -10,7 +10,7 @@ use std::{
 
 use indexmap::IndexMap;
 use segue_schemas::{
-    deploy::{Health, Release, RouteRule},
+    deploy::{DataSpec, Health, Release, RouteRule},
     host_api::{Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance, Target},
     id::{Epoch, InstanceId},
     time::Timestamp,
@@ -59,6 +59,9 @@ pub struct Recorded {
     /// How often weights were changed without a rollout's word.
     #[serde(default)]
     pub restorations: u64,
+    /// The services, as (environment, service), whose data folders are there and filled.
+    #[serde(default)]
+    pub furnished: Vec<(String, String)>,
 }
 
 /// How a release is run.
@@ -75,6 +78,9 @@ pub struct RunSpec {
     /// After how long without a request it is put to sleep; `None`: never.
     #[serde(default)]
     pub sleep_after_ms: Option<u64>,
+    /// The folder of its own that its service has; `None`: none.
+    #[serde(default)]
+    pub data: Option<DataSpec>,
 }
 
 /// Whether an instance sleeps.
@@ -351,6 +357,7 @@ impl RunSpec {
             stop_timeout_ms: start.stop_timeout_ms,
             health: start.health.clone(),
             sleep_after_ms: start.sleep_after_ms,
+            data: start.data.clone(),
         }
     }
 }

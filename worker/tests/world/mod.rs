@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -157,6 +157,7 @@ impl World {
             stop_timeout_ms: 5000,
             health: Health { path: "/".into(), tries: 100, interval: Span::millis(50), timeout: Span::seconds(2) },
             sleep_after_ms: None,
+            data: None,
         }
     }
 

@@ -133,6 +133,7 @@ fn rollout(strategy: Strategy) -> Rollout {
             is_rollback: false,
             variables: [].into(),
             sleep_after: None,
+            data: None,
         },
         status: RolloutStatus::Queued,
         run: None,
