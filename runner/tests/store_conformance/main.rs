@@ -90,6 +90,7 @@ macro_rules! on {
                 a_ref_that_an_environment_does_not_let_in_fails,
                 a_reviewer_is_named_and_reviews_nothing_of_their_own,
                 a_gate_opens_in_time_and_is_closed_at_the_claim_where_its_time_is_over,
+                a_job_that_has_begun_goes_on_whatever_begins_meanwhile,
                 what_never_opens_ends_and_who_passes_by_is_kept,
                 foreign_code_waits_for_a_yes_and_never_deploys,
                 foreign_code_runs_on_no_host_unless_the_operator_lets_it,

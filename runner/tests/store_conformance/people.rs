@@ -6,12 +6,12 @@ use segue_schemas::{
     config::{EnvironmentConfig, FreezeConfig, NotificationConfig, NotificationEvent, NotificationKind},
     duration::Span,
     id::RunId,
-    status::{Conclusion, JobStatus, RunStatus},
+    status::{Conclusion, JobStatus, RolloutStatus, RunStatus},
     trigger::{Event, Trigger},
     worker_api::AttachArtifact,
 };
 
-use crate::world::{World, commit, finish, job, running};
+use crate::world::{World, commit, deploy_job, finish, job, running, script};
 
 fn environment(change: impl FnOnce(&mut EnvironmentConfig)) -> EnvironmentConfig {
     let mut environment = EnvironmentConfig::default();
@@ -302,6 +302,29 @@ pub async fn a_gate_opens_in_time_and_is_closed_at_the_claim_where_its_time_is_o
     world.pass(next.since(world.store.now()));
     world.store.reap_expired().await.unwrap();
     assert_eq!(world.claim(&worker).await.plan.key, "deploy");
+}
+
+pub async fn a_job_that_has_begun_goes_on_whatever_begins_meanwhile(world: World) {
+    let (cron, duration) = (Some("0 23 14 NOV *".into()), Some(Span::seconds(86_400)));
+    let freeze = vec![FreezeConfig { cron, duration, ..FreezeConfig::default() }];
+    let guarded = environment(|rules| rules.freeze = freeze);
+    let world = world.configured(|config| drop(config.environments.insert("staging".into(), guarded))).await;
+    let worker = world.worker("w", "1").await;
+    let mut plan = deploy_job("deploy", "staging");
+    plan.steps.push(script());
+    let run = world.run(vec![plan.clone()]).await;
+    let job = world.claim(&worker).await;
+    let created = world.ask(&job, b"v1").await.unwrap();
+    world.wait(&job, created.rollout).await;
+    let rollout = world.claim_rollout(&worker).await;
+    // the freeze begins while it is rolled out
+    world.pass(Duration::from_secs(3600));
+    world.end_rollout(&rollout, RolloutStatus::Succeeded).await;
+    let other = world.run(vec![plan]).await;
+    let resumed = world.claim(&worker).await;
+    assert_eq!((resumed.job, resumed.resume.map(|resume| resume.next_step)), (job.job, Some(1)));
+    assert!(world.jobs(other).await[0].starts_with("deploy waiting: `staging` is frozen"), "what has not begun waits");
+    assert_eq!(world.status(run).await, RunStatus::Running);
 }
 
 pub async fn what_never_opens_ends_and_who_passes_by_is_kept(world: World) {
