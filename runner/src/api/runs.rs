@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     mirror::RefName,
-    store::{Again, AttemptKind, RunFilter},
+    store::{Again, AttemptKind, RunFilter, RunRecord},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -129,7 +129,7 @@ async fn dispatch(
     OptionalBody(request): OptionalBody<DispatchRequest>,
 ) -> Result<impl IntoResponse> {
     let (delivery, made) = app.planner.dispatch(&format!("{owner}/{name}"), request).await?;
-    Ok((StatusCode::CREATED, Json(dispatched(&app, delivery, made).await?)))
+    Ok((StatusCode::CREATED, Json(dispatched(delivery, made))))
 }
 
 /// Tells a repository that something happened elsewhere.
@@ -142,15 +142,11 @@ async fn repository_dispatch(
     Body(request): Body<RepositoryDispatchRequest>,
 ) -> Result<impl IntoResponse> {
     let (delivery, made) = app.planner.repository_dispatch(&format!("{owner}/{name}"), request).await?;
-    Ok((StatusCode::CREATED, Json(dispatched(&app, delivery, made).await?)))
+    Ok((StatusCode::CREATED, Json(dispatched(delivery, made))))
 }
 
-async fn dispatched(app: &App, delivery: DeliveryId, made: Vec<RunId>) -> Result<Dispatched> {
-    let mut runs = Vec::with_capacity(made.len());
-    for id in made {
-        runs.push(views::run(app.store.run(id).await?));
-    }
-    Ok(Dispatched { delivery, runs })
+fn dispatched(delivery: DeliveryId, made: Vec<RunRecord>) -> Dispatched {
+    Dispatched { delivery, runs: made.into_iter().map(views::run).collect() }
 }
 
 /// Runs a run once more: a new attempt with the same commit, and the same inputs unless others are given.

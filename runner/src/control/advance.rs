@@ -25,8 +25,9 @@ use crate::store::{
 
 /// Does what follows from the jobs of a run's newest attempt as they stand. Whoever changed one of them has saved it.
 ///
-/// Progress is asked again until it has nothing to say: what a gate makes of a job may have consequences of its own.
-pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: Vec<Job>) -> Result<()> {
+/// Progress is asked again until it has nothing to say: what a gate makes of a job may have consequences of its own. Gives the run
+/// as it stands after it.
+pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: Vec<Job>) -> Result<RunRecord> {
     let before = run.record.clone();
     tx.ring(Bell::Run(run.record.id));
     // each pass ends or queues a job, or is the last
@@ -65,6 +66,21 @@ pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: 
     if concurrency::release(tx, &run, &jobs).await? {
         tx.ring(Bell::Jobs);
     }
+    Ok(run.record)
+}
+
+/// Queues those jobs of a new run that nothing can keep back before any of them is stored, so that they are stored once.
+pub(super) async fn queue_first(store: &Store, tx: &mut Tx, run: &Run, jobs: &mut [Job]) -> Result<()> {
+    for action in progress::advance(&view(store, run, jobs)) {
+        let Action::Queue { job: key } = action else { continue };
+        let Some(at) = jobs.iter().position(|job| job.record.plan.key == key) else { continue };
+        let plan = &jobs[at].record.plan;
+        // what a gate, a group or an expression makes of the others is written to the row that they have by then
+        let is_free = plan.environment.is_none() && plan.concurrency.is_none() && run.record.trusted;
+        if is_free && is_settled(plan) {
+            queue(store, tx, run, jobs, at).await?;
+        }
+    }
     Ok(())
 }
 
@@ -72,15 +88,16 @@ pub(super) async fn advance(store: &Store, tx: &mut Tx, mut run: Run, mut jobs: 
 pub(super) async fn advance_run(store: &Store, tx: &mut Tx, id: segue_schemas::id::RunId) -> Result<()> {
     let run = runs::load(&mut tx.conn, id).await?;
     let jobs = jobs::of_attempt(&mut tx.conn, id, run.record.attempt).await?;
-    advance(store, tx, run, jobs).await
+    advance(store, tx, run, jobs).await.map(drop)
 }
 
 /// A run that ended without its jobs having a say: its pipeline can't be planned, or was to be left out.
-pub(super) async fn end_unplanned(store: &Store, tx: &mut Tx, mut run: Run, status: RunStatus) -> Result<()> {
+pub(super) async fn end_unplanned(store: &Store, tx: &mut Tx, mut run: Run, status: RunStatus) -> Result<RunRecord> {
     become_status(&mut run, status, tx)?;
     runs::save(&mut tx.conn, &run.record).await?;
     tx.ring(Bell::Run(run.record.id));
-    tell(store, tx, &run.record).await
+    tell(store, tx, &run.record).await?;
+    Ok(run.record)
 }
 
 fn view(store: &Store, run: &Run, jobs: &[Job]) -> RunView {

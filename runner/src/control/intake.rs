@@ -12,7 +12,7 @@ use segue_schemas::{
 };
 
 use super::{
-    advance::{advance, end_unplanned},
+    advance::{advance, end_unplanned, queue_first},
     asked,
     concurrency::enter_run,
     previews,
@@ -142,7 +142,11 @@ impl Store {
                     meaning: Meaning::Planned(trigger.clone()),
                 };
                 if !deliveries::insert(&mut tx.conn, &delivery, tx.now).await? {
-                    return Ok(DispatchOutcome { runs: runs::of_delivery(&mut tx.conn, &key).await?, new: false });
+                    let mut known = Vec::new();
+                    for id in runs::of_delivery(&mut tx.conn, &key).await? {
+                        known.push(runs::load(&mut tx.conn, id).await?.record);
+                    }
+                    return Ok(DispatchOutcome { runs: known, new: false });
                 }
                 let made = insert_runs(&store, tx, &key, &trigger, new).await?;
                 Ok(DispatchOutcome { runs: made, new: true })
@@ -176,7 +180,7 @@ async fn record_planned(store: &Store, tx: &mut Tx, id: &DeliveryId, planning: P
                 }
                 None => {
                     let made = insert_runs(store, tx, id, &trigger, new).await?;
-                    (DeliveryState::Planned, None, PlanOutcome::Made(made))
+                    (DeliveryState::Planned, None, PlanOutcome::Made(made.iter().map(|run| run.id).collect()))
                 }
             }
         }
@@ -199,7 +203,7 @@ async fn insert_runs(
     delivery: &DeliveryId,
     trigger: &Trigger,
     new: Vec<NewRun>,
-) -> Result<Vec<RunId>> {
+) -> Result<Vec<RunRecord>> {
     let mut made = Vec::with_capacity(new.len());
     for run in new {
         made.push(insert_run(store, tx, delivery, trigger, run).await?);
@@ -213,7 +217,7 @@ async fn insert_run(
     delivery: &DeliveryId,
     trigger: &Trigger,
     new: NewRun,
-) -> Result<RunId> {
+) -> Result<RunRecord> {
     let id = RunId(tx.conn.next_number("run").await?);
     let (plan, diagnostics, skipped) = match new {
         NewRun::Planned(plan) => {
@@ -258,8 +262,7 @@ async fn insert_run(
     runs::insert(&mut tx.conn, &run, Some(delivery)).await?;
     runs::insert_attempt(&mut tx.conn, id, 1, AttemptKind::First, &run.record.actor, &run.record.terms, tx.now).await?;
     if run.record.diagnostics.is_some() {
-        end_unplanned(store, tx, run, RunStatus::Failed).await?;
-        return Ok(id);
+        return end_unplanned(store, tx, run, RunStatus::Failed).await;
     }
     let mut planned = Vec::with_capacity(plans.len());
     for (position, plan) in plans.into_iter().enumerate() {
@@ -268,16 +271,19 @@ async fn insert_run(
             job.skip_cause = Some(SkipCause::Condition);
             job.becomes(JobStatus::Skipped, Some(reason.clone()), tx.now)?;
         }
-        jobs::insert(&mut tx.conn, &job, tx.now).await?;
         planned.push(job);
     }
-    if skipped.is_some() {
-        end_unplanned(store, tx, run, RunStatus::Skipped).await?;
-    } else {
-        enter_run(store, tx, &mut run, &mut planned).await?;
-        advance(store, tx, run, planned).await?;
+    if run.concurrency_plan.is_none() && skipped.is_none() {
+        queue_first(store, tx, &run, &mut planned).await?;
     }
-    Ok(id)
+    for job in &planned {
+        jobs::insert(&mut tx.conn, job, tx.now).await?;
+    }
+    if skipped.is_some() {
+        return end_unplanned(store, tx, run, RunStatus::Skipped).await;
+    }
+    enter_run(store, tx, &mut run, &mut planned).await?;
+    advance(store, tx, run, planned).await
 }
 
 /// The trap of running everything twice: a push to a branch with an open pull request is two events. The same pipeline of the

@@ -8,7 +8,7 @@ use segue_schemas::{id::JobId, time::Timestamp};
 
 use crate::store::{
     Result, Store, Tx,
-    tables::jobs::{self, Job},
+    tables::jobs::{self, Job, Shelf},
 };
 
 /// Queued jobs that are looked at per repository, priority and set of labels before a claim goes on to others.
@@ -20,8 +20,8 @@ const COMPARED: usize = 32;
 
 /// The queued jobs that a worker's labels fit, the best first.
 pub(super) struct Order {
-    /// Sets of labels that fit, each with a priority; the highest last.
-    shelves: Vec<(i64, String)>,
+    /// What fits, by priority and set of labels; the highest last.
+    shelves: Vec<Shelf>,
     /// What is queued at the priority that is looked at, by repository; the best last.
     queues: Vec<Queue>,
     /// The queue of which only the first was looked at, and that one: mostly it is to be had, and no other is looked at.
@@ -43,9 +43,9 @@ impl Order {
     /// Looks for which labels something is queued.
     pub(super) async fn new(tx: &mut Tx, offered: &[String]) -> Result<Self> {
         let fits = |labels: &str| labels.split(',').filter(|l| !l.is_empty()).all(|l| offered.iter().any(|o| o == l));
-        let queued = jobs::queued_labels(&mut tx.conn).await?.into_iter().filter(|(labels, _)| fits(labels));
-        let mut shelves: Vec<(i64, String)> = queued.map(|(labels, priority)| (priority, labels)).collect();
-        shelves.sort_unstable();
+        let mut shelves = jobs::shelves(&mut tx.conn).await?;
+        shelves.retain(|shelf| fits(&shelf.labels));
+        shelves.sort_unstable_by(|a, b| (a.priority, &a.labels).cmp(&(b.priority, &b.labels)));
         Ok(Self { shelves, queues: Vec::new(), behind_first: None, left: VecDeque::new() })
     }
 
@@ -71,8 +71,16 @@ impl Order {
                 }
                 continue;
             }
-            let Some(priority) = self.shelves.last().map(|(priority, _)| *priority) else { return Ok(None) };
-            while let Some((_, labels)) = self.shelves.pop_if(|(other, _)| *other == priority) {
+            let Some(highest) = self.shelves.pop() else { return Ok(None) };
+            let priority = highest.priority;
+            let is_alone = self.shelves.last().is_none_or(|shelf| shelf.priority != priority);
+            if is_alone && let Some(repository) = highest.only {
+                self.queues.push(Queue { labels: highest.labels, priority, repository, since: tx.now });
+                continue;
+            }
+            let others = std::iter::from_fn(|| self.shelves.pop_if(|shelf| shelf.priority == priority));
+            let shelves: Vec<Shelf> = std::iter::once(highest).chain(others).collect();
+            for Shelf { labels, .. } in shelves {
                 for (repository, since) in repositories(store, tx, &labels, priority).await? {
                     self.queues.push(Queue { labels: labels.clone(), priority, repository, since });
                 }

@@ -90,7 +90,7 @@ pub(super) async fn cancel_jobs(store: &Store, tx: &mut Tx, id: RunId, by: Strin
         }
     }
     let (run, jobs) = load(tx, id).await?;
-    advance(store, tx, run, jobs).await
+    advance(store, tx, run, jobs).await.map(drop)
 }
 
 pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, again: Again) -> Result<()> {
@@ -166,7 +166,7 @@ pub(super) async fn open_attempt(store: &Store, tx: &mut Tx, id: RunId, again: A
         jobs.push(job);
     }
     enter_run(store, tx, &mut run, &mut jobs).await?;
-    advance(store, tx, run, jobs).await
+    advance(store, tx, run, jobs).await.map(drop)
 }
 
 /// A job takes over how it ended in the attempt before.
@@ -281,5 +281,5 @@ async fn open_gates(store: &Store, tx: &mut Tx, run: Run, mut jobs: Vec<Job>) ->
         }
         jobs::save(&mut tx.conn, job).await?;
     }
-    advance(store, tx, run, jobs).await
+    advance(store, tx, run, jobs).await.map(drop)
 }

@@ -212,6 +212,8 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
         return Ok((reported(known), is_told));
     }
     let mut job = jobs::held_under(known.clone(), finish.epoch)?;
+    // asked before anything is written: writes that no question follows are said at once
+    let run = runs::load(&mut tx.conn, job.record.run).await?;
     jobs::save_steps(&mut tx.conn, &job, &finish.steps).await?;
     job.record.outputs = finish.outputs;
     job.record.heard_at = Some(tx.now);
@@ -237,7 +239,7 @@ async fn end(store: &Store, tx: &mut Tx, id: JobId, finish: JobFinish) -> Result
         jobs::save_log(&mut tx.conn, id, finish.log_bytes, closed_at).await?;
     }
     jobs::save(&mut tx.conn, &job).await?;
-    let (answer, run) = (reported(&job), runs::load(&mut tx.conn, job.record.run).await?);
+    let answer = reported(&job);
     if run.record.attempt == job.record.attempt {
         all[at] = job;
         advance(store, tx, run, all).await?;

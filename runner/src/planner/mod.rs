@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     mirror::{InvalidName, MirrorError, Mirrors, RefName, RepositoryName, Source, Wanted},
     scheduler::Scheduler,
-    store::{Delivery, NewRun, PlanOutcome, Planning, Store, StoreError},
+    store::{Delivery, NewRun, PlanOutcome, Planning, RunRecord, Store, StoreError},
     telemetry::Metrics,
     webhook::check_client_payload,
 };
@@ -87,7 +87,7 @@ impl Planner {
         &self,
         repository: &str,
         request: DispatchRequest,
-    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+    ) -> Result<(DeliveryId, Vec<RunRecord>), PlanError> {
         let name = RepositoryName::parse(repository)?;
         let mut trigger = Trigger {
             repository: repository.to_owned(),
@@ -125,7 +125,7 @@ impl Planner {
         &self,
         repository: &str,
         request: RepositoryDispatchRequest,
-    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+    ) -> Result<(DeliveryId, Vec<RunRecord>), PlanError> {
         let name = RepositoryName::parse(repository)?;
         let problem = match request.event_type.chars().count() {
             1..=100 => check_client_payload(&request.client_payload).err(),
@@ -156,7 +156,7 @@ impl Planner {
         name: &RepositoryName,
         trigger: Trigger,
         key: Option<DeliveryId>,
-    ) -> Result<(DeliveryId, Vec<RunId>), PlanError> {
+    ) -> Result<(DeliveryId, Vec<RunRecord>), PlanError> {
         let runs = match self.read(name, &trigger).await? {
             Planning::Runs(runs) | Planning::Located(_, runs) => runs,
             Planning::Ignored(reason) | Planning::Failed(reason) => return Err(PlanError::NothingMatches(reason)),
@@ -184,7 +184,7 @@ impl Planner {
             other @ (NewRun::Broken { .. } | NewRun::Skipped { .. }) => Some(other),
         });
         let outcome = self.store.create_dispatch_run(new_key()?, trigger, runs.collect()).await?;
-        Ok(outcome.runs)
+        Ok(outcome.runs.iter().map(|run| run.id).collect())
     }
 
     /// Plans one delivery and stores what came of it, or puts it off. An error is the store's own: the delivery stays as

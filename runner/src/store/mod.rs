@@ -6,6 +6,7 @@
 //! [`Store`] too, but live in [`crate::control`], which asks `segue_pipelines` what to do and does it. Comes in: checked
 //! values of `schemas`. Goes out: records, never rows. Never here: HTTP, YAML, git, and no sleep but for the next expiry.
 
+pub(crate) mod behind;
 mod bells;
 pub(crate) mod buttons;
 mod clock;

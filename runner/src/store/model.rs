@@ -216,10 +216,10 @@ pub enum Planning {
 }
 
 /// What a person started by hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DispatchOutcome {
     /// Its runs, or those that the same key started before.
-    pub runs: Vec<RunId>,
+    pub runs: Vec<RunRecord>,
     /// Whether they were made now.
     pub new: bool,
 }

@@ -17,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
-use super::{Bell, Doorbell, LogBells, Result, StoreError, bells, sqlite::MIGRATIONS};
+use super::{Bell, Doorbell, LogBells, Result, StoreError, behind::Behind, bells, sqlite::MIGRATIONS};
 use crate::auth;
 
 /// The file of a data directory that tells its server from the others; there where the state is in a database, and nowhere else.
@@ -101,7 +101,15 @@ impl Database {
     /// The writer's connection, made when it is first needed.
     pub(super) fn session(&self) -> Session {
         let (sender, server) = (self.sender, self.server);
-        Session { options: self.options.clone(), sender, server, connection: None, lost: None, pending: "" }
+        Session {
+            options: self.options.clone(),
+            sender,
+            server,
+            connection: None,
+            lost: None,
+            pending: "",
+            behind: Behind::default(),
+        }
     }
 
     /// A snapshot.
@@ -261,6 +269,8 @@ pub(crate) struct Session {
     lost: Option<Instant>,
     /// What is to be said before the next statement of the transaction itself: it costs no way of its own.
     pending: &'static str,
+    /// What the operation has written, and the database was not told yet.
+    pub(super) behind: Behind,
 }
 
 impl Session {
@@ -275,6 +285,7 @@ impl Session {
 
     pub(super) async fn begin(&mut self) -> Result<Timestamp> {
         self.pending = "";
+        self.behind.clear();
         // one that broke while nobody used it is found out here, and nothing was done on it
         if self.connection.is_some() {
             match self.try_begin().await {

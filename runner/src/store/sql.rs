@@ -6,11 +6,11 @@ use std::str::FromStr;
 use segue_schemas::time::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Column as _, PgConnection, Postgres, Row as _, Sqlite, SqliteConnection, Transaction, TypeInfo as _, ValueRef as _,
-    postgres::PgRow, sqlite::SqliteRow,
+    AssertSqlSafe, Column as _, PgConnection, Postgres, Row as _, SqlSafeStr, Sqlite, SqliteConnection, Transaction,
+    TypeInfo as _, ValueRef as _, postgres::PgRow, sqlite::SqliteRow,
 };
 
-use super::{Bell, Result, StoreError, postgres::Session};
+use super::{Bell, Result, StoreError, behind::Of, postgres::Session};
 
 /// A parameter.
 #[derive(Debug, Clone)]
@@ -102,6 +102,7 @@ impl Conn {
 
     /// Runs a statement; gives the number of rows that it changed.
     pub(crate) async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
+        self.write_out().await?;
         Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).execute(raw).await?.rows_affected(),
             Raw::Postgres(raw) => bound_postgres(sql, args).execute(raw).await?.rows_affected(),
@@ -110,6 +111,7 @@ impl Conn {
 
     /// Every row of the answer. The caller's statement bounds their number.
     pub(crate) async fn all(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        self.write_out().await?;
         Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_all(raw).await?.into_iter().map(Row::Sqlite).collect(),
             Raw::Postgres(raw) => {
@@ -120,16 +122,71 @@ impl Conn {
 
     /// The first row, if there is one.
     pub(crate) async fn first(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
+        self.write_out().await?;
         Ok(match self.raw(sql)? {
             Raw::Sqlite(raw) => bound_sqlite(sql, args).fetch_optional(raw).await?.map(Row::Sqlite),
             Raw::Postgres(raw) => bound_postgres(sql, args).fetch_optional(raw).await?.map(Row::Postgres),
         })
     }
 
+    /// Writes what nobody asks the outcome of: before the next question, or the operation's end, at the latest. It reads nothing that
+    /// other writes change.
+    pub(crate) async fn put(&mut self, of: Of, sql: &'static str, args: Vec<Value>) -> Result<()> {
+        self.put_with(of, "", sql, args).await
+    }
+
+    /// The same of one that goes by other queries (`name AS (query), ...`), which PostgreSQL alone is asked.
+    pub(crate) async fn put_with(
+        &mut self,
+        of: Of,
+        with: &'static str,
+        sql: &'static str,
+        args: Vec<Value>,
+    ) -> Result<()> {
+        let Self::Postgres(session) = self else { return self.run(sql, args).await.map(drop) };
+        if !session.behind.has_room_for(&of) {
+            self.write_out().await?;
+        }
+        if let Self::Postgres(session) = self {
+            session.behind.push(of, with, sql, args);
+        }
+        Ok(())
+    }
+
+    /// Writes what waits to be written.
+    pub(crate) async fn write_out(&mut self) -> Result<()> {
+        let Self::Postgres(session) = self else { return Ok(()) };
+        let Some((sql, args)) = session.behind.take() else { return Ok(()) };
+        tracing::trace!(target: "segue::sql", sql);
+        bound_postgres(AssertSqlSafe(sql), args).execute(session.connection()?).await?;
+        Ok(())
+    }
+
+    /// Lets go of what waits to be written: the operation that it is of is undone.
+    pub(crate) fn forget_unwritten(&mut self) {
+        if let Self::Postgres(session) = self {
+            session.behind.clear();
+        }
+    }
+
+    /// A write whose answer is wanted, said together with those that wait.
+    async fn ask(&mut self, of: Of, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
+        let Self::Postgres(session) = self else { return self.first(sql, args).await };
+        let is_apart = session.behind.has_room_for(&of);
+        if !is_apart {
+            self.write_out().await?;
+        }
+        let Self::Postgres(session) = self else { return Ok(None) };
+        let (sql, args) = session.behind.take_with(sql, args);
+        tracing::trace!(target: "segue::sql", sql);
+        let asked = bound_postgres(AssertSqlSafe(sql), args).fetch_optional(session.connection()?).await?;
+        Ok(asked.map(Row::Postgres))
+    }
+
     /// The next number of a counter.
     pub(crate) async fn next_number(&mut self, counter: &'static str) -> Result<i64> {
         let sql = "UPDATE counters SET value = value + 1 WHERE name = $1 RETURNING value";
-        match self.first(sql, args![counter]).await? {
+        match self.ask(Of::row("counters", counter), sql, args![counter]).await? {
             Some(row) => row.int("value"),
             None => Err(StoreError::corrupt("counters", format!("there is no counter `{counter}`"))),
         }
@@ -194,7 +251,7 @@ fn bound_sqlite(
 }
 
 fn bound_postgres(
-    sql: &'static str,
+    sql: impl SqlSafeStr,
     args: Vec<Value>,
 ) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
     args.into_iter().fold(sqlx::query(sql), |query, value| match value {

@@ -7,7 +7,11 @@ use segue_schemas::{
     time::Timestamp,
 };
 
-use super::{Result, Store, sql::args, tables::jobs};
+use super::{
+    Result, Store,
+    sql::args,
+    tables::jobs::{self, Shelf},
+};
 
 /// What waits for workers, at one moment.
 #[derive(Debug, Default)]
@@ -28,7 +32,7 @@ impl Store {
         for row in conn.all("SELECT DISTINCT labels FROM workers", args![]).await? {
             waiting.offered.push(parts(&row.text("labels")?));
         }
-        for (labels, priority) in jobs::queued_labels(&mut conn).await? {
+        for Shelf { labels, priority, .. } in jobs::shelves(&mut conn).await? {
             waiting.queued.push(parts(&labels));
             if priority < jobs::BEGUN_PRIORITY {
                 continue;

@@ -79,10 +79,14 @@ where
         Box::pin(async move {
             let Some(work) = self.work.take().filter(|_| !self.caller.is_closed()) else { return false };
             let result = match AssertUnwindSafe(work(tx)).catch_unwind().await {
-                Ok(result) => result,
+                Ok(Ok(done)) => tx.conn.write_out().await.map(|()| done),
+                Ok(Err(error)) => Err(error),
                 Err(_) => Err(StoreError::Unavailable("the operation broke off; the log says where".into())),
             };
             let keep = result.is_ok();
+            if !keep {
+                tx.conn.forget_unwritten();
+            }
             self.result = Some(result);
             keep
         })

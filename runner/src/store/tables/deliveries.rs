@@ -8,6 +8,7 @@ use segue_schemas::{
 
 use crate::store::{
     Delivery, DeliveryState, Meaning, NewDelivery, Payload, Result, StoreError,
+    behind::Of,
     sql::{Conn, Row, args, to_json},
 };
 
@@ -43,15 +44,12 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
     };
     let waits = state == DeliveryState::Accepted;
     let settled = (!waits).then_some(now);
-    // of one that is known it is a number that nobody has
-    let position = conn.next_number("delivery").await?;
-    let sql =
-        "INSERT INTO deliveries (id, position, event, repository, received_at, payload, payload_file, payload_bytes,
+    let sql = "INSERT INTO deliveries (id, position, event, repository, received_at, payload, payload_file, payload_bytes,
             trigger_json, state, reason, settled_at, server)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
+        VALUES ($1, (SELECT value + 1 FROM counters WHERE name = 'delivery'), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        ON CONFLICT (id) DO NOTHING";
     let args = args![
         &delivery.id,
-        position,
         &delivery.event,
         delivery.repository.as_ref(),
         now,
@@ -67,11 +65,17 @@ pub(crate) async fn insert(conn: &mut Conn, delivery: &NewDelivery, now: Timesta
     if conn.run(sql, args).await? == 0 {
         return Ok(false);
     }
+    let sql = "UPDATE counters SET value = value + 1 WHERE name = 'delivery'";
+    conn.put(Of::row("counters", "delivery"), sql, args![]).await?;
     if waits {
         let sql = "INSERT INTO outbox (kind, subject, created_at) VALUES ('delivery', $1, $2)";
-        conn.run(sql, args![&delivery.id, now]).await?;
+        conn.put(of_outbox(&delivery.id), sql, args![&delivery.id, now]).await?;
     }
     Ok(true)
+}
+
+fn of_outbox(id: &DeliveryId) -> Of {
+    Of::row("outbox", id)
 }
 
 pub(crate) async fn find(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Delivery>> {
@@ -123,9 +127,8 @@ pub(crate) async fn settle(
     now: Timestamp,
 ) -> Result<()> {
     let sql = "UPDATE deliveries SET state = $2, reason = $3, settled_at = $4 WHERE id = $1";
-    conn.run(sql, args![id, state.as_str(), reason, now]).await?;
-    conn.run("DELETE FROM outbox WHERE kind = 'delivery' AND subject = $1", args![id]).await?;
-    Ok(())
+    conn.put(Of::row("deliveries", id), sql, args![id, state.as_str(), reason, now]).await?;
+    conn.put(of_outbox(id), "DELETE FROM outbox WHERE kind = 'delivery' AND subject = $1", args![id]).await
 }
 
 /// Puts a delivery off.

@@ -13,6 +13,7 @@ use segue_schemas::{
 use super::snapshots::Begins;
 use crate::store::{
     JobRecord, LogRecord, Result, StoreError,
+    behind::Of,
     sql::{Conn, Row, args, from_word, to_json},
 };
 
@@ -180,12 +181,18 @@ pub(crate) fn joined(labels: &[String]) -> String {
     labels.join(",")
 }
 
+fn of(job: JobId) -> Of {
+    Of::row("jobs", job)
+}
+
+/// A job as it stands before anybody has held it.
 pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result<()> {
     let (r, plan) = (&job.record, &job.record.plan);
     let sql =
         "INSERT INTO jobs (id, run_id, attempt, position, job_key, name, repository, labels, environment, priority,
-            plan_json, status, created_at, part, matrix_of, max_parallel, planned_json, begins_json)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+            plan_json, status, created_at, part, matrix_of, max_parallel, planned_json, begins_json, reason,
+            failure_class, skip_cause, queued_at, ended_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
     let part = plan.combination.as_ref();
     let args = args![
         r.id,
@@ -206,9 +213,13 @@ pub(crate) async fn insert(conn: &mut Conn, job: &Job, now: Timestamp) -> Result
         part.and_then(|part| part.max_parallel),
         job.planned.as_ref().map(to_json).transpose()?,
         job.begins.as_ref().map(to_json).transpose()?,
+        r.reason.as_ref(),
+        r.failure_class.map(FailureClass::as_str),
+        job.skip_cause.map(SkipCause::as_str),
+        r.queued_at,
+        r.ended_at,
     ];
-    conn.run(sql, args).await?;
-    Ok(())
+    conn.put(of(r.id), sql, args).await
 }
 
 /// Stores a plan in which something was evaluated.
@@ -273,8 +284,7 @@ pub(crate) async fn save(conn: &mut Conn, job: &Job) -> Result<()> {
         job.waiting_may_fail,
         job.token_hash.as_ref(),
     ];
-    conn.run(sql, args).await?;
-    Ok(())
+    conn.put(of(r.id), sql, args).await
 }
 
 pub(crate) async fn load(conn: &mut Conn, id: JobId) -> Result<Job> {
@@ -359,23 +369,40 @@ pub(crate) async fn extend_all(conn: &mut Conn, until: Timestamp, moved_by_ms: i
     Ok(())
 }
 
+/// What is queued of one priority for one set of labels.
+pub(crate) struct Shelf {
+    pub(crate) labels: String,
+    pub(crate) priority: i64,
+    /// The repository, where all of it is of one.
+    pub(crate) only: Option<String>,
+}
+
 /// The sets of labels for which something is queued, each with the priorities that are, the highest first.
 ///
 /// Each is found by a seek behind the one before (a loose index scan), so this costs what there are of them, not what is queued.
 /// The first is found as the others are and each is asked for by itself (`LIMIT`): PostgreSQL would read all for a `MIN` or a join.
-pub(crate) async fn queued_labels(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+pub(crate) async fn shelves(conn: &mut Conn) -> Result<Vec<Shelf>> {
     let sql = "WITH RECURSIVE sets (labels) AS (
             SELECT (SELECT j.labels FROM jobs j WHERE j.status = 'queued' ORDER BY j.labels LIMIT 1)
             UNION ALL
             SELECT (SELECT MIN(j.labels) FROM jobs j WHERE j.status = 'queued' AND j.labels > sets.labels)
             FROM sets WHERE sets.labels IS NOT NULL)
-        SELECT labels, priority FROM sets
-            CROSS JOIN (SELECT 0 AS priority UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS priorities
+        SELECT labels, priority,
+            (SELECT j.repository FROM jobs j WHERE j.status = 'queued' AND j.labels = sets.labels
+                AND j.priority = priorities.priority ORDER BY j.repository LIMIT 1) AS first,
+            (SELECT j.repository FROM jobs j WHERE j.status = 'queued' AND j.labels = sets.labels
+                AND j.priority = priorities.priority ORDER BY j.repository DESC LIMIT 1) AS last
+        FROM sets CROSS JOIN (SELECT 0 AS priority UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS priorities
         WHERE (SELECT 1 FROM jobs j WHERE j.status = 'queued' AND j.labels = sets.labels
             AND j.priority = priorities.priority ORDER BY j.repository LIMIT 1) IS NOT NULL
         ORDER BY priority DESC";
     let rows = conn.all(sql, args![]).await?;
-    rows.iter().map(|row| Ok((row.text("labels")?, row.int("priority")?))).collect()
+    let shelf = |row: &Row| {
+        let (first, last) = (row.maybe_text("first")?, row.maybe_text("last")?);
+        let only = first.filter(|first| Some(first) == last.as_ref());
+        Ok(Shelf { labels: row.text("labels")?, priority: row.int("priority")?, only })
+    };
+    rows.iter().map(shelf).collect()
 }
 
 /// Repositories that have something of this priority queued for a set of labels, in the order of their names, behind a name; each
@@ -617,8 +644,9 @@ async fn save_step(conn: &mut Conn, job: JobId, step: &StepReport) -> Result<()>
         annotations,
         step.summary_bytes,
     ];
-    conn.run(sql, args).await?;
-    Ok(())
+    // it is written under the lease, and not with the lease's end
+    let of = Of::row("steps", format_args!("{job}/{}", step.index)).by("jobs", job);
+    conn.put(of, sql, args).await
 }
 
 /// The steps of a job that are not pending, in order.
@@ -705,8 +733,7 @@ pub(crate) async fn log(conn: &mut Conn, job: JobId) -> Result<Option<LogRecord>
 
 pub(crate) async fn insert_log(conn: &mut Conn, job: JobId, path: &str, now: Timestamp) -> Result<()> {
     let sql = "INSERT INTO logs (job_id, path, bytes, created_at) VALUES ($1, $2, 0, $3)";
-    conn.run(sql, args![job, path, now]).await?;
-    Ok(())
+    conn.put(of_log(job), sql, args![job, path, now]).await
 }
 
 /// The same of a log that lies in the database, with what [`take_over_log`] does.
@@ -717,10 +744,9 @@ pub(crate) async fn begin_shared_log(
     epoch: Epoch,
     now: Timestamp,
 ) -> Result<()> {
-    let sql = "WITH made AS (INSERT INTO logs (job_id, path, bytes, created_at) VALUES ($1, $2, 0, $4))
-        INSERT INTO log_ends (job_id, epoch, bytes) VALUES ($1, $3, 0)";
-    conn.run(sql, args![job, path, epoch, now]).await?;
-    Ok(())
+    insert_log(conn, job, path, now).await?;
+    let sql = "INSERT INTO log_ends (job_id, epoch, bytes) VALUES ($1, $2, 0)";
+    conn.put(Of::row("log_ends", job), sql, args![job, epoch]).await
 }
 
 /// Takes a log that lies in the database over for the holder of an epoch; gives its length. From now on chunks under lower ones
@@ -741,20 +767,17 @@ pub(crate) async fn end_shared_log(
     bytes: u64,
     closed_at: Option<Timestamp>,
 ) -> Result<()> {
-    let sql = "WITH chunk AS (SELECT convert_to($3, 'UTF8') AS content),
+    let with = "chunk AS (SELECT convert_to($3, 'UTF8') AS content),
         known AS (SELECT bytes FROM log_ends WHERE job_id = $1 FOR UPDATE),
         grown AS (
             UPDATE log_ends SET bytes = $2 + octet_length(content) FROM known, chunk
             WHERE log_ends.job_id = $1 AND known.bytes >= $2 AND known.bytes < $2 + octet_length(content)
-            RETURNING known.bytes AS before),
-        ended AS (
-            UPDATE logs SET bytes = CASE WHEN bytes < $4 THEN $4 ELSE bytes END, closed_at = COALESCE($5, closed_at)
-            WHERE job_id = $1)
-        INSERT INTO log_chunks (job_id, start, content)
+            RETURNING known.bytes AS before)";
+    let sql = "INSERT INTO log_chunks (job_id, start, content)
         SELECT $1, before, substring(content FROM CAST(before - $2 + 1 AS INT)) FROM grown, chunk";
     let offset = bytes.saturating_sub(tail.len() as u64);
-    conn.run(sql, args![job, offset, tail, bytes, closed_at]).await?;
-    Ok(())
+    conn.put_with(Of::row("log_ends", job), with, sql, args![job, offset, tail]).await?;
+    save_log(conn, job, bytes, closed_at).await
 }
 
 /// Removes a log that lies in the database.
@@ -768,8 +791,11 @@ pub(crate) async fn remove_log(conn: &mut Conn, job: JobId) -> Result<()> {
 pub(crate) async fn save_log(conn: &mut Conn, job: JobId, bytes: u64, closed_at: Option<Timestamp>) -> Result<()> {
     let sql = "UPDATE logs SET bytes = CASE WHEN bytes < $2 THEN $2 ELSE bytes END, closed_at = COALESCE($3, closed_at)
         WHERE job_id = $1";
-    conn.run(sql, args![job, bytes, closed_at]).await?;
-    Ok(())
+    conn.put(of_log(job), sql, args![job, bytes, closed_at]).await
+}
+
+fn of_log(job: JobId) -> Of {
+    Of::row("logs", job)
 }
 
 /// An artifact of an attempt.

@@ -11,6 +11,7 @@ use segue_schemas::{
 
 use crate::store::{
     Again, AttemptKind, AttemptRecord, Result, RunFilter, RunRecord, StoreError, Terms,
+    behind::Of,
     sql::{Conn, Row, args, to_json},
 };
 
@@ -104,8 +105,11 @@ pub(crate) async fn insert(conn: &mut Conn, run: &Run, delivery: Option<&Deliver
         to_json(&run.inputs)?,
         run.concurrency_plan.as_ref().map(to_json).transpose()?,
     ];
-    conn.run(sql, args).await?;
-    Ok(())
+    conn.put(of(r.id), sql, args).await
+}
+
+fn of(run: RunId) -> Of {
+    Of::row("runs", run)
 }
 
 /// Stores the run's concurrency group.
@@ -129,8 +133,7 @@ pub(crate) async fn save(conn: &mut Conn, run: &RunRecord) -> Result<()> {
         run.ended_at,
         stored(&run.terms)?,
     ];
-    conn.run(sql, args).await?;
-    Ok(())
+    conn.put(of(run.id), sql, args).await
 }
 
 /// Terms as they are stored; most attempts have none.
@@ -228,8 +231,8 @@ pub(crate) async fn insert_attempt(
 ) -> Result<()> {
     let sql = "INSERT INTO attempts (run_id, attempt, kind, requested_by, status, created_at, terms_json)
         VALUES ($1, $2, $3, $4, 'queued', $5, $6)";
-    conn.run(sql, args![run, attempt, kind.as_str(), by, now, stored(terms)?]).await?;
-    Ok(())
+    let of = Of::row("attempts", format_args!("{run}/{attempt}"));
+    conn.put(of, sql, args![run, attempt, kind.as_str(), by, now, stored(terms)?]).await
 }
 
 /// The attempts of a run, oldest first.
