@@ -44,7 +44,7 @@ async fn a_pull_requests_previews_are_told_of_in_one_comment_to_their_end() -> R
     let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
     stand.api()?.ended(run, RUN_LIMIT).await?;
     pull.answers(Ok("1"), RUN_LIMIT).await?;
-    stand.until_said("previews have no comment yet", RUN_LIMIT).await?;
+    stand.until_said("the comment about previews of", RUN_LIMIT).await?;
     ensure!(github.answers(7).is_empty(), "{:#?}", github.answers(7));
 
     // its first answer is lost
@@ -72,7 +72,7 @@ async fn a_pull_requests_previews_are_told_of_in_one_comment_to_their_end() -> R
     ensure!(!comment.body.contains(&url), "nothing is there any more: {comment:#?}");
     let foreign = github.comment(foreign).expect("it is nobody else's");
     ensure!(foreign.earlier.is_empty(), "{foreign:#?}");
-    let said = stand.server_output().matches("previews have no comment").count();
+    let said = stand.server_output().matches("the comment about previews of").count();
     ensure!(said == 1, "what can't be done is said once, not {said} times");
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::{Method, StatusCode};
 use segue_pipelines::comment::{Command, Outcome, Verdict, marker, reply};
 use segue_schemas::{id::DeliveryId, time::Timestamp};
@@ -12,11 +13,12 @@ use serde_json::{Value, json};
 use super::{
     GitHubError, Purpose, Speaker, Teller, Urgency,
     people::Right,
-    teller::{GIVE_UP_AFTER, PAGES, Trial, Trouble, owner_of},
+    settle::Due,
+    teller::{GIVE_UP_AFTER, PAGES, Trouble, owner_of},
 };
 use crate::{
     control::PullHead,
-    store::{Comment, DeliveryState, DueComment, Result},
+    store::{Comment, DeliveryState, DueComment, Result, Store},
 };
 
 /// How old a command may be that is done: what was written before the server or GitHub was away may fit no longer.
@@ -28,51 +30,43 @@ const STRANGERS_AN_HOUR: u64 = 20;
 
 type Tried<T> = std::result::Result<T, Trouble>;
 
+#[async_trait]
+impl Due for DueComment {
+    fn name(&self) -> String {
+        format!("the answer to comment {} of {}", self.comment.id, self.comment.repository)
+    }
+
+    fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Who deleted the comment waits for nothing.
+    fn is_last_try(&self, now: Timestamp, error: &GitHubError) -> bool {
+        error.status() == Some(StatusCode::NOT_FOUND) || now.since(self.created_at) >= GIVE_UP_AFTER
+    }
+
+    async fn told(&self, store: &Store, _: Timestamp) -> Result<()> {
+        store.comment_told(&self.comment, None).await
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.comment_put_off(&self.comment, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.comment_told(&self.comment, Some(error)).await
+    }
+}
+
 impl Teller {
     /// Looks at one comment; `Some`: GitHub can't be reached, and is left alone for so long.
     pub(super) async fn heed(&mut self, due: &DueComment) -> Result<Option<Duration>> {
-        let comment = &due.comment;
-        let owner = owner_of(&comment.repository);
-        let held = self.held_until(&owner);
-        if held > self.store.now() {
-            self.store.comment_put_off(comment, held, None).await?;
+        let owner = owner_of(&due.comment.repository);
+        if self.is_held(&owner, due).await? {
             return Ok(None);
         }
-        let error = match self.attend(&owner, due).await {
-            Ok(later) => {
-                self.well(&owner);
-                match later {
-                    None => self.store.comment_told(comment, None).await?,
-                    Some(until) => self.store.comment_put_off(comment, until, None).await?,
-                }
-                return Ok(None);
-            }
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::GitHub(error)) => error,
-        };
-        let now = self.store.now();
-        match self.trouble(&owner, &error) {
-            Trial::Away(pause) => {
-                self.store.comment_put_off(comment, now + pause, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.comment_put_off(comment, until, None).await?,
-            // who deleted the comment waits for nothing
-            Trial::Refused if error.status() == Some(StatusCode::NOT_FOUND) => {
-                self.store.comment_told(comment, Some(error.to_string())).await?;
-            }
-            Trial::Refused if now.since(due.created_at) >= GIVE_UP_AFTER => {
-                tracing::error!(repository = comment.repository, comment = comment.id, %error, "a comment is not answered");
-                self.store.comment_told(comment, Some(error.to_string())).await?;
-            }
-            Trial::Refused => {
-                if due.tries == 0 {
-                    tracing::warn!(repository = comment.repository, comment = comment.id, %error, "a comment is not answered yet");
-                }
-                self.store.comment_put_off(comment, now + self.pause(due.tries), Some(error.to_string())).await?;
-            }
-        }
-        Ok(None)
+        let tried = self.attend(&owner, due).await;
+        self.settle(&owner, due, tried).await
     }
 
     /// Does and answers; `Some`: it goes on then.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::{Method, StatusCode};
 use segue_pipelines::checks::{Deployment, DeploymentState, deployment};
 use segue_schemas::{id::RolloutId, time::Timestamp};
@@ -10,11 +11,45 @@ use serde_json::{Value, json};
 
 use super::{
     GitHubError, Purpose, Speaker, Teller, Urgency,
-    teller::{GIVE_UP_AFTER, PAGES, Trial, Trouble, digest, owner_of},
+    settle::Due,
+    teller::{GIVE_UP_AFTER, PAGES, Trouble, digest, owner_of},
 };
-use crate::store::{DeploymentFacts, DueDeployment, Result};
+use crate::store::{DeploymentFacts, DueDeployment, Result, Store};
 
 type Tried<T> = std::result::Result<T, Trouble>;
+
+/// One in the outbox, with the rollout's end.
+struct Shown<'d> {
+    due: &'d DueDeployment,
+    ended_at: Option<Timestamp>,
+}
+
+#[async_trait]
+impl Due for Shown<'_> {
+    fn name(&self) -> String {
+        format!("the deployment of rollout {}", self.due.rollout)
+    }
+
+    fn tries(&self) -> u32 {
+        self.due.tries
+    }
+
+    fn is_last_try(&self, now: Timestamp, _: &GitHubError) -> bool {
+        self.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER)
+    }
+
+    async fn told(&self, store: &Store, next: Timestamp) -> Result<()> {
+        store.deployment_shown(self.due, next, None).await
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.deployment_put_off(self.due.rollout, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.deployment_shown(self.due, store.now(), Some(error)).await
+    }
+}
 
 impl Teller {
     /// Tells of one rollout; `Some`: GitHub can't be reached, and is left alone for so long.
@@ -26,43 +61,12 @@ impl Teller {
             return Ok(None);
         }
         let owner = owner_of(&facts.repository);
-        let held = self.held_until(&owner);
-        if held > self.store.now() {
-            self.store.deployment_put_off(due.rollout, held, None).await?;
+        let one = Shown { due, ended_at: facts.ended_at };
+        if self.is_held(&owner, &one).await? {
             return Ok(None);
         }
-        let error = match self.show_deployment(&owner, due, &facts).await {
-            Ok(later) => {
-                self.well(&owner);
-                match later {
-                    None => self.store.deployment_shown(due, self.store.now() + self.config.gather.0, None).await?,
-                    Some(until) => self.store.deployment_put_off(due.rollout, until, None).await?,
-                }
-                return Ok(None);
-            }
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::GitHub(error)) => error,
-        };
-        let now = self.store.now();
-        match self.trouble(&owner, &error) {
-            Trial::Away(pause) => {
-                self.store.deployment_put_off(due.rollout, now + pause, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.deployment_put_off(due.rollout, until, None).await?,
-            Trial::Refused if facts.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER) => {
-                tracing::error!(rollout = %due.rollout, %error, "GitHub won't show this deployment");
-                self.store.deployment_shown(due, now, Some(error.to_string())).await?;
-            }
-            Trial::Refused => {
-                if due.tries == 0 {
-                    tracing::warn!(rollout = %due.rollout, %error, "GitHub does not show this deployment yet");
-                }
-                let until = now + self.pause(due.tries);
-                self.store.deployment_put_off(due.rollout, until, Some(error.to_string())).await?;
-            }
-        }
-        Ok(None)
+        let tried = self.show_deployment(&owner, due, &facts).await;
+        self.settle(&owner, &one, tried).await
     }
 
     /// Brings what GitHub shows of a rollout to what holds; `Some`: the rest can be told from then on.

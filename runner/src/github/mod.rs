@@ -17,6 +17,7 @@ mod people;
 mod presser;
 mod previewer;
 mod reconciler;
+mod settle;
 mod sweeper;
 mod teller;
 mod tokens;

@@ -3,49 +3,29 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use segue_schemas::time::Timestamp;
+
 use super::{
-    Teller,
+    GitHubError, Teller,
     people::Right,
-    teller::{GIVE_UP_AFTER, Trial, Trouble, owner_of},
+    settle::Due,
+    teller::{Trouble, owner_of},
 };
-use crate::store::{Button, DueButton, Result};
+use crate::store::{Button, DueButton, Result, Store};
 
 /// How old a wish may be that is fulfilled: what was pressed before the server or GitHub was away may fit no longer.
-const FRESH: Duration = Duration::from_secs(3600);
+pub(super) const FRESH: Duration = Duration::from_secs(3600);
 
 impl Teller {
     /// Looks at one button; `Some`: GitHub can't be reached, and is left alone for so long.
     pub(super) async fn press(&mut self, pressed: &DueButton) -> Result<Option<Duration>> {
         let owner = owner_of(&pressed.repository);
-        let held = self.held_until(&owner);
-        if held > self.store.now() {
-            self.store.button_put_off(pressed, held, None).await?;
+        if self.is_held(&owner, pressed).await? {
             return Ok(None);
         }
-        let error = match self.fulfil(pressed).await {
-            Ok(()) => {
-                self.well(&owner);
-                return Ok(None);
-            }
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::GitHub(error)) => error,
-        };
-        let now = self.store.now();
-        match self.trouble(&owner, &error) {
-            Trial::Away(pause) => {
-                self.store.button_put_off(pressed, now + pause, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.button_put_off(pressed, until, None).await?,
-            Trial::Refused if now.since(pressed.created_at) >= GIVE_UP_AFTER.min(FRESH) => {
-                self.store.refuse_button(pressed, error.to_string()).await?;
-            }
-            Trial::Refused => {
-                let until = now + self.pause(pressed.tries);
-                self.store.button_put_off(pressed, until, Some(error.to_string())).await?;
-            }
-        }
-        Ok(None)
+        let tried = self.fulfil(pressed).await.map(|()| None);
+        self.settle(&owner, pressed, tried).await
     }
 
     async fn fulfil(&self, pressed: &DueButton) -> std::result::Result<(), Trouble> {
@@ -62,5 +42,33 @@ impl Teller {
             Button::RollBack => Vec::new(),
         };
         Ok(self.store.press(pressed, teams).await?)
+    }
+}
+
+#[async_trait]
+impl Due for DueButton {
+    fn name(&self) -> String {
+        format!("what {} may do in {}", self.by, self.repository)
+    }
+
+    fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    fn is_last_try(&self, now: Timestamp, _: &GitHubError) -> bool {
+        now.since(self.created_at) >= FRESH
+    }
+
+    /// What came of it is with the delivery already.
+    async fn told(&self, _: &Store, _: Timestamp) -> Result<()> {
+        Ok(())
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.button_put_off(self, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.refuse_button(self, error).await
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::{Method, StatusCode};
 use segue_pipelines::preview::{comment, is_comment};
 use segue_schemas::{preview::PreviewState, time::Timestamp};
@@ -10,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::{
     GitHubError, Purpose, Speaker, Teller, Urgency,
-    teller::{PAGES, Trial, Trouble, digest, owner_of},
+    settle::Due,
+    teller::{PAGES, Trouble, digest, owner_of},
 };
-use crate::store::{DuePreviews, PreviewFacts, Result};
+use crate::store::{DuePreviews, PreviewFacts, Result, Store};
 
 /// Tries that are refused one after the other until one is the last: those of a day, with pauses of five minutes.
 const MOST_TRIES: u32 = 288;
@@ -23,47 +25,15 @@ impl Teller {
     /// Tells of one pull request's previews; `Some`: GitHub can't be reached, and is left alone for so long.
     pub(super) async fn tell_previews(&mut self, due: &DuePreviews) -> Result<Option<Duration>> {
         let owner = owner_of(&due.repository);
-        let held = self.held_until(&owner);
-        if held > self.store.now() {
-            self.store.previews_put_off(due, held, None).await?;
+        if self.is_held(&owner, due).await? {
             return Ok(None);
         }
         let mut facts = self.store.preview_facts(&due.repository, due.number).await?;
         for (one, check) in facts.previews.iter_mut().zip(&facts.checks) {
             one.log = check.map(|check| format!("{}/{}/runs/{check}", self.github.web(), due.repository));
         }
-        let error = match self.show_previews(&owner, due, &facts).await {
-            Ok(later) => {
-                self.well(&owner);
-                match later {
-                    None => self.store.previews_shown(due, self.store.now() + self.config.gather.0, None).await?,
-                    Some(until) => self.store.previews_put_off(due, until, None).await?,
-                }
-                return Ok(None);
-            }
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::GitHub(error)) => error,
-        };
-        let now = self.store.now();
-        match self.trouble(&owner, &error) {
-            Trial::Away(pause) => {
-                self.store.previews_put_off(due, now + pause, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.previews_put_off(due, until, None).await?,
-            // what changes after that is tried again
-            Trial::Refused if due.tries >= MOST_TRIES => {
-                tracing::error!(repository = due.repository, number = due.number, %error, "previews have no comment");
-                self.store.previews_shown(due, now, Some(error.to_string())).await?;
-            }
-            Trial::Refused => {
-                if due.tries == 0 {
-                    tracing::warn!(repository = due.repository, number = due.number, %error, "previews have no comment yet");
-                }
-                self.store.previews_put_off(due, now + self.pause(due.tries), Some(error.to_string())).await?;
-            }
-        }
-        Ok(None)
+        let tried = self.show_previews(&owner, due, &facts).await;
+        self.settle(&owner, due, tried).await
     }
 
     /// Brings the comment to what holds; `Some`: it is written then.
@@ -132,6 +102,33 @@ impl Teller {
             Some(page.as_array()?.iter().find(is_ours)?["id"].as_i64())
         };
         Ok(self.github.look_through(speaker(due), path, PAGES, ours).await?.flatten())
+    }
+}
+
+#[async_trait]
+impl Due for DuePreviews {
+    fn name(&self) -> String {
+        format!("the comment about previews of {}#{}", self.repository, self.number)
+    }
+
+    fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    fn is_last_try(&self, _: Timestamp, _: &GitHubError) -> bool {
+        self.tries >= MOST_TRIES
+    }
+
+    async fn told(&self, store: &Store, next: Timestamp) -> Result<()> {
+        store.previews_shown(self, next, None).await
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.previews_put_off(self, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.previews_shown(self, store.now(), Some(error)).await
     }
 }
 

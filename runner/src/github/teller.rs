@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use async_trait::async_trait;
 use http::Method;
 use segue_pipelines::checks::{Check, checks, commit_status, left_out};
 use segue_schemas::{config::GitHubConfig, time::Timestamp};
@@ -11,7 +12,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Budget, GitHub, GitHubError, Purpose, Speaker, Urgency};
+use super::{
+    Budget, GitHub, GitHubError, Purpose, Speaker, Urgency,
+    settle::{Due, Tried},
+};
 use crate::{
     outgoing::at,
     store::{Bell, DueShow, LeftOut, Result, ShowFacts, ShownCheck, Store, StoreError},
@@ -53,12 +57,65 @@ struct Owner {
     untold: u32,
 }
 
-/// How looking at a run went on.
-enum Outcome {
-    /// GitHub shows all of it.
-    Shown,
-    /// The rest can be told from then on.
-    Later(Timestamp),
+/// A run in the outbox, with its end.
+struct Shown<'d> {
+    due: &'d DueShow,
+    ended_at: Option<Timestamp>,
+}
+
+#[async_trait]
+impl Due for Shown<'_> {
+    fn name(&self) -> String {
+        format!("run {}", self.due.run)
+    }
+
+    fn tries(&self) -> u32 {
+        self.due.tries
+    }
+
+    fn is_last_try(&self, now: Timestamp, _: &GitHubError) -> bool {
+        self.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER)
+    }
+
+    async fn told(&self, store: &Store, next: Timestamp) -> Result<()> {
+        store.run_shown(self.due, next, None).await
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.show_put_off(self.due.run, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.run_shown(self.due, store.now(), Some(error)).await
+    }
+}
+
+#[async_trait]
+impl Due for LeftOut {
+    fn name(&self) -> String {
+        format!("that {} of {} was left out", self.file, self.repository)
+    }
+
+    fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// It is forgotten after a week.
+    fn is_last_try(&self, _: Timestamp, _: &GitHubError) -> bool {
+        false
+    }
+
+    async fn told(&self, store: &Store, _: Timestamp) -> Result<()> {
+        store.left_out_told(self, None).await
+    }
+
+    async fn put_off(&self, store: &Store, until: Timestamp, error: Option<String>) -> Result<()> {
+        store.left_out_put_off(self, until, error).await
+    }
+
+    async fn give_up(&self, store: &Store, error: String) -> Result<()> {
+        store.left_out_told(self, Some(error)).await
+    }
 }
 
 /// What follows from a try that failed.
@@ -180,32 +237,12 @@ impl Teller {
     async fn tell(&mut self, due: &DueShow) -> Result<Option<Duration>> {
         let Some(facts) = self.store.show_facts(due.run, None).await? else { return Ok(None) };
         let owner = owner_of(&facts.repository);
-        let error = match self.show(&owner, &facts).await {
-            Ok(outcome) => {
-                self.well(&owner);
-                match outcome {
-                    Outcome::Shown => {
-                        let next = self.store.now() + self.config.gather.0;
-                        self.store.run_shown(due, next, None).await?;
-                    }
-                    Outcome::Later(until) => self.store.show_put_off(due.run, until, None).await?,
-                }
-                return Ok(None);
-            }
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::GitHub(error)) => error,
-        };
-        match self.trouble(&owner, &error) {
-            // a server that shares the database may reach it, or this one after a restart
-            Trial::Away(pause) => {
-                let until = self.store.now() + pause;
-                self.store.show_put_off(due.run, until, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.show_put_off(due.run, until, None).await?,
-            Trial::Refused => self.refused(due, &facts, &error).await?,
+        let one = Shown { due, ended_at: facts.run.ended_at };
+        if self.is_held(&owner, &one).await? {
+            return Ok(None);
         }
-        Ok(None)
+        let tried = self.show(&owner, &facts).await;
+        self.settle(&owner, &one, tried).await
     }
 
     /// Tells of a pipeline that was left out, unless a run shows it meanwhile; `Some`: GitHub can't be reached.
@@ -215,11 +252,16 @@ impl Teller {
             return Ok(None);
         }
         let owner = owner_of(&one.repository);
-        let held = self.owner(&owner).held_until;
-        let until = if held > self.store.now() { Err(held) } else { self.take(&owner, Urgency::Passing) };
-        if let Err(until) = until {
-            self.store.left_out_put_off(one, until, None).await?;
+        if self.is_held(&owner, one).await? {
             return Ok(None);
+        }
+        let tried = self.show_left_out(&owner, one).await;
+        self.settle(&owner, one, tried).await
+    }
+
+    async fn show_left_out(&mut self, owner: &str, one: &LeftOut) -> Tried {
+        if let Err(until) = self.take(owner, Urgency::Passing) {
+            return Ok(Some(until));
         }
         let check = left_out(&one.pipeline, &one.file, &one.reason);
         let (purpose, path, told) = if self.github.is_app() {
@@ -231,27 +273,7 @@ impl Teller {
             (Purpose::Statuses, path, json!(commit_status(&check)))
         };
         let speaker = Speaker::Repository(&one.repository, purpose);
-        let error = match self.github.ask(speaker, Method::POST, &path, Some(&told)).await {
-            Ok(_) => {
-                self.well(&owner);
-                self.store.left_out_told(one, None).await?;
-                return Ok(None);
-            }
-            Err(error) => error,
-        };
-        match self.trouble(&owner, &error) {
-            Trial::Away(pause) => {
-                let until = self.store.now() + pause;
-                self.store.left_out_put_off(one, until, Some(error.to_string())).await?;
-                return Ok(Some(pause));
-            }
-            Trial::Held(until) => self.store.left_out_put_off(one, until, None).await?,
-            // it is forgotten after a week
-            Trial::Refused => {
-                let until = self.store.now() + self.pause(one.tries);
-                self.store.left_out_put_off(one, until, Some(error.to_string())).await?;
-            }
-        }
+        self.github.ask(speaker, Method::POST, &path, Some(&told)).await?;
         Ok(None)
     }
 
@@ -283,43 +305,24 @@ impl Teller {
         }
     }
 
-    /// What somebody has to mend is tried again for a day: it may be mended.
-    async fn refused(&self, due: &DueShow, facts: &ShowFacts, error: &GitHubError) -> Result<()> {
-        let now = self.store.now();
-        if facts.run.ended_at.is_some_and(|ended| now.since(ended) >= GIVE_UP_AFTER) {
-            tracing::error!(run = %due.run, %error, "GitHub won't show this run");
-            return self.store.run_shown(due, now, Some(error.to_string())).await;
-        }
-        if due.tries == 0 {
-            tracing::warn!(run = %due.run, repository = facts.repository, %error, "GitHub does not show this run yet");
-        }
-        self.store.show_put_off(due.run, now + self.pause(due.tries), Some(error.to_string())).await
-    }
-
     /// The pause after so many failures: it doubles, up to the longest.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         self.config.first_pause.0.saturating_mul(1 << failures.min(16)).min(self.config.longest_pause.0)
     }
 
     /// Brings what GitHub shows of a run to what holds.
-    async fn show(&mut self, owner: &str, facts: &ShowFacts) -> std::result::Result<Outcome, Trouble> {
-        let held = self.owner(owner).held_until;
-        if held > self.store.now() {
-            return Ok(Outcome::Later(held));
-        }
-        let mut outcome = self.show_attempt(owner, facts).await?;
+    async fn show(&mut self, owner: &str, facts: &ShowFacts) -> Tried {
+        let mut later = self.show_attempt(owner, facts).await?;
         // a rerun may have begun before the end of what it repeats was told
         for attempt in (1..facts.run.attempt).rev().take(EARLIER_ATTEMPTS) {
             let Some(earlier) = self.store.show_facts(facts.run.run, Some(attempt)).await? else { break };
-            if let Outcome::Later(until) = self.show_attempt(owner, &earlier).await? {
-                outcome = Outcome::Later(until);
-            }
+            later = self.show_attempt(owner, &earlier).await?.or(later);
         }
-        Ok(outcome)
+        Ok(later)
     }
 
     /// The same of one attempt. Of an earlier one nothing is made any more.
-    async fn show_attempt(&mut self, owner: &str, facts: &ShowFacts) -> std::result::Result<Outcome, Trouble> {
+    async fn show_attempt(&mut self, owner: &str, facts: &ShowFacts) -> Tried {
         let (run, attempt) = (facts.run.run, facts.run.attempt);
         let shown = self.store.shown_checks(run, attempt).await?;
         let mut wanted: Vec<(Check, Option<&ShownCheck>)> = checks(&facts.run)
@@ -342,8 +345,8 @@ impl Teller {
         let (mut later, mut refused) = (None::<Timestamp>, None);
         for (check, known) in wanted {
             match self.show_check(owner, facts, &check, known).await {
-                Ok(Outcome::Shown) => {}
-                Ok(Outcome::Later(until)) => later = Some(later.map_or(until, |known| known.min(until))),
+                Ok(None) => {}
+                Ok(Some(until)) => later = Some(later.map_or(until, |known| known.min(until))),
                 // one that GitHub refuses keeps no other from being shown
                 Err(Trouble::GitHub(error @ GitHubError::Refused { .. })) => refused = Some(error),
                 Err(trouble) => return Err(trouble),
@@ -351,8 +354,8 @@ impl Teller {
         }
         match (refused, later) {
             (Some(error), _) => Err(error.into()),
-            (None, Some(until)) => Ok(Outcome::Later(until)),
-            (None, None) => Ok(Outcome::Shown),
+            (None, Some(until)) => Ok(Some(until)),
+            (None, None) => Ok(None),
         }
     }
 
@@ -366,17 +369,11 @@ impl Teller {
         digest(&body)
     }
 
-    async fn show_check(
-        &mut self,
-        owner: &str,
-        facts: &ShowFacts,
-        check: &Check,
-        known: Option<&ShownCheck>,
-    ) -> std::result::Result<Outcome, Trouble> {
+    async fn show_check(&mut self, owner: &str, facts: &ShowFacts, check: &Check, known: Option<&ShownCheck>) -> Tried {
         let urgency = urgency(check, known);
         if !self.github.is_app() {
             if let Err(until) = self.take(owner, urgency) {
-                return Ok(Outcome::Later(until));
+                return Ok(Some(until));
             }
             return self.show_status(facts, check).await;
         }
@@ -386,7 +383,7 @@ impl Teller {
         let digest = self.digest(check);
         loop {
             if let Err(until) = self.take(owner, urgency) {
-                return Ok(Outcome::Later(until));
+                return Ok(Some(until));
             }
             if std::mem::take(&mut may_be_there) {
                 now_shown.id = self.find(facts, check).await?;
@@ -409,7 +406,7 @@ impl Teller {
             now_shown.digest.clone_from(&digest);
             self.note(facts, check, now_shown.clone()).await?;
             if now_shown.annotations >= check.annotations.len() {
-                return Ok(Outcome::Shown);
+                return Ok(None);
             }
         }
     }
@@ -454,12 +451,12 @@ impl Teller {
         Ok(self.github.look_through(speaker, path, PAGES, ours).await?.flatten())
     }
 
-    async fn show_status(&self, facts: &ShowFacts, check: &Check) -> std::result::Result<Outcome, Trouble> {
+    async fn show_status(&self, facts: &ShowFacts, check: &Check) -> Tried {
         let speaker = Speaker::Repository(&facts.repository, Purpose::Statuses);
         let path = format!("/repos/{}/statuses/{}", facts.repository, facts.commit);
         self.github.ask(speaker, Method::POST, &path, Some(&json!(commit_status(check)))).await?;
         self.note(facts, check, ShownCheck { digest: self.digest(check), ..ShownCheck::default() }).await?;
-        Ok(Outcome::Shown)
+        Ok(None)
     }
 
     async fn note(&self, facts: &ShowFacts, check: &Check, shown: ShownCheck) -> Result<()> {
