@@ -97,6 +97,10 @@ pub struct EnvironmentConfig {
     /// Of `preview` alone: after how long without a request one is stopped, until the next request starts it again; `0s`: never. Holds
     /// from a preview's next push on. Left out: 1 hour.
     pub sleep_after: Option<Span>,
+    /// Of `preview` alone: whether a preview that a host carries and nothing is known of is taken away there, and one that its host does
+    /// not carry any more is no longer listed. For hosts of which each has a name of its own and no other Segue uses. Left out: no, both
+    /// are told in the log.
+    pub remove_unknown: Option<bool>,
 }
 
 impl Default for EnvironmentConfig {
@@ -119,6 +123,7 @@ impl Default for EnvironmentConfig {
             at_most: None,
             time_to_live: None,
             sleep_after: None,
+            remove_unknown: None,
         }
     }
 }
@@ -162,6 +167,8 @@ pub struct PreviewConfig {
     pub time_to_live: Span,
     /// After how long without a request one is put to sleep; `None`: never.
     pub sleep_after: Option<Span>,
+    /// Whether a host's word is enough to take away what is unknown, and to forget what it has lost.
+    pub remove_unknown: bool,
 }
 
 impl EnvironmentConfig {
@@ -175,6 +182,7 @@ impl EnvironmentConfig {
             at_most: self.at_most.unwrap_or(20),
             time_to_live: self.time_to_live.unwrap_or(Span::seconds(14 * 24 * 3600)),
             sleep_after: Some(self.sleep_after.unwrap_or(Span::seconds(3600))).filter(|after| !after.0.is_zero()),
+            remove_unknown: self.remove_unknown.unwrap_or(false),
         }
     }
 }

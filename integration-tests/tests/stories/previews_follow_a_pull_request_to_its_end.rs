@@ -140,7 +140,7 @@ async fn the_newest_head_is_shown_whatever_the_order_of_its_webhooks() -> Result
     let view = stand.api()?.ended(run, RUN_LIMIT).await?;
     assert!(view.jobs[0].reason.as_ref().is_some_and(|reason| reason.contains("newer commit")), "{view:#?}");
     assert_eq!(view.run.status, RunStatus::Cancelled, "it is no failure: {view:#?}");
-    check_shown(&github, &second, "preview", "skipped", RUN_LIMIT).await?;
+    check_shown(&github, &second, "preview", "cancelled", RUN_LIMIT).await?;
     pull.answers(Ok("3"), RUN_LIMIT).await?;
     Ok(())
 }

@@ -88,6 +88,6 @@ async fn a_removal_outlives_the_server_and_the_worker_that_began_it() -> Result<
     pull.is_listed(None, RUN_LIMIT).await?;
     let shown = stand.segue(&["rollout", "show", &rollout])?;
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    ensure!(shown.contains("took the removal over, epoch 3"), "another worker went on with it: {shown}");
+    ensure!(shown.matches("took the removal over").count() >= 2, "another worker went on with it: {shown}");
     Ok(())
 }

@@ -95,7 +95,7 @@ async fn a_preview_that_nobody_asks_for_sleeps_until_the_next_request() -> Resul
 
 #[tokio::test]
 async fn a_preview_that_the_database_knows_nothing_of_is_taken_away() -> Result<()> {
-    let (mut stand, github) = with_settings("").await?;
+    let (mut stand, github) = with_settings("environments: { preview: { remove-unknown: true } }\n").await?;
     // a backup from before the preview
     stand.stop_server(Duration::from_secs(60)).await?;
     let backup = stand.folder().join("backup");

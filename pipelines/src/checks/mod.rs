@@ -260,18 +260,12 @@ fn log_link(run: &RunFacts, job: &JobFacts) -> Option<String> {
     link(run, &format!("jobs/{}/logs", job.id?))
 }
 
-/// Whether what did not come to its end is of a commit in whose place a newer one has come: then it stands in nobody's way.
-fn is_outdated(run: &RunFacts) -> bool {
-    matches!(run.status, RunStatus::Cancelled | RunStatus::Skipped) && run.jobs.iter().any(|job| job.is_outdated)
-}
-
 fn of_pipeline(run: &RunFacts) -> Check {
     let state = match run.status {
         RunStatus::Queued => CheckState::Queued,
         RunStatus::Running | RunStatus::Waiting => CheckState::InProgress,
         RunStatus::Succeeded => CheckState::Success,
         RunStatus::Failed => CheckState::Failure,
-        RunStatus::Cancelled if is_outdated(run) => CheckState::Skipped,
         RunStatus::Cancelled => CheckState::Cancelled,
         // branch protection lets pass what is skipped
         RunStatus::Skipped if run.jobs.iter().any(|job| job.is_blocked) => CheckState::Cancelled,
@@ -285,17 +279,16 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Succeeded => format!("Succeeded{took}"),
         RunStatus::Failed if run.diagnostics.is_some() => format!("{} can't be used", run.file),
         RunStatus::Failed => format!("Failed{took}: {}", failed(run)),
-        RunStatus::Cancelled if is_outdated(run) => {
+        // it is no skip, which branch protection lets pass: a push back to this commit makes it the newest again
+        RunStatus::Cancelled if run.jobs.iter().any(|job| job.is_outdated) => {
             let reason = run.jobs.iter().find(|job| job.is_outdated).and_then(|job| job.reason.as_deref());
-            format!("Skipped: {}", reason.unwrap_or("a newer commit has come"))
+            format!("Cancelled: {}", reason.unwrap_or("a newer commit has come"))
         }
         RunStatus::Cancelled => format!("Cancelled{took}"),
         RunStatus::Skipped => run.reason.clone().unwrap_or_else(|| "Skipped".into()),
     };
     // a file that can't be used is mended, not run again
-    let can_rerun = matches!(run.status, RunStatus::Failed | RunStatus::Cancelled)
-        && run.diagnostics.is_none()
-        && !is_outdated(run);
+    let can_rerun = matches!(run.status, RunStatus::Failed | RunStatus::Cancelled) && run.diagnostics.is_none();
     let mut actions = Vec::new();
     if can_rerun {
         actions.push(CheckAction {
@@ -386,9 +379,8 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         JobStatus::Failed if job.may_fail => CheckState::Neutral,
         JobStatus::Failed if job.failure_class == Some(FailureClass::Timeout) => CheckState::TimedOut,
         JobStatus::Failed => CheckState::Failure,
-        JobStatus::Cancelled if job.is_outdated => CheckState::Skipped,
         JobStatus::Cancelled => CheckState::Cancelled,
-        JobStatus::Skipped if job.is_blocked && !is_outdated(run) => CheckState::Cancelled,
+        JobStatus::Skipped if job.is_blocked => CheckState::Cancelled,
         JobStatus::Skipped => CheckState::Skipped,
     };
     let took = took(job.started_at, job.ended_at);
@@ -401,7 +393,6 @@ fn of_job(run: &RunFacts, job: &JobFacts) -> Check {
         JobStatus::Succeeded => format!("Succeeded{took}"),
         JobStatus::Failed if job.may_fail => format!("Failed{took}, which is allowed{}", reason()),
         JobStatus::Failed => format!("Failed{took}{}", reason()),
-        JobStatus::Cancelled if job.is_outdated => format!("Skipped{}", reason()),
         JobStatus::Cancelled => format!("Cancelled{took}{}", reason()),
         JobStatus::Skipped if job.is_blocked => format!("Not run{}", reason()),
         JobStatus::Skipped => job.reason.clone().unwrap_or_else(|| "Skipped".into()),

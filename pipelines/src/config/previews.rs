@@ -59,6 +59,7 @@ pub(super) fn keys_of_previews(environment: &EnvironmentConfig) -> Vec<&'static 
         ("at-most", environment.at_most.is_some()),
         ("time-to-live", environment.time_to_live.is_some()),
         ("sleep-after", environment.sleep_after.is_some()),
+        ("remove-unknown", environment.remove_unknown.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, is_written)| is_written.then_some(key))

@@ -113,6 +113,16 @@ async fn press(store: &Store, tx: &mut Tx, pressed: &DueButton, teams: Vec<Strin
                     "what `{key}` of run {run} has deployed does not serve `{environment}` any more"
                 )));
             }
+            // to interrupt what is on its way is more than the button says
+            if let Some(open) = rollouts::open_of_pair(&mut tx.conn, &environment, &service).await?.first() {
+                let id = open.id();
+                let way = if open.record.rollout.spec.is_rollback {
+                    "brings it back already"
+                } else {
+                    "is on its way there; `segue rollback` interrupts it"
+                };
+                return Err(StoreError::Refused(format!("rollout {id} of `{service}` to `{environment}` {way}")));
+            }
             let by = Asker { name: format!("{} (by a check's button)", pressed.by), of_step: None };
             let id = rollback::create(store, tx, &environment, &service, RollbackTarget::Previous, by).await?;
             Ok(format!("rollout {id} brings `{service}` in `{environment}` back"))

@@ -8,11 +8,14 @@ use indexmap::IndexMap;
 use segue_pipelines::preview::{ENVIRONMENT, is_preview};
 use segue_schemas::{
     config::PreviewConfig,
-    deploy::{Release, RolloutSpec, ServiceSpec, Strategy},
+    deploy::{Release, Rollout, RolloutSpec, ServiceSpec, Strategy},
     preview::{Preview, PreviewState},
 };
 
-use super::{previews::remove, rollouts::next_id};
+use super::{
+    previews::remove,
+    rollouts::{all_hosts, next_id},
+};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     sql::Conn,
@@ -24,6 +27,11 @@ use crate::store::{
 
 /// How long ago a preview must have come to serve that a host is believed to have lost: what a host tells is younger.
 const SETTLED: Duration = Duration::from_secs(120);
+
+const UNKNOWN: &str = "the host carries a preview that nothing is known of here; where no other Segue uses the host, \
+    `environments.preview.remove-unknown: true` has it taken away";
+const LOST: &str = "the host does not carry a preview that serves there; where every host has a name of its own, \
+    `environments.preview.remove-unknown: true` has it no longer listed, and a push makes it again";
 
 /// A service that a host carries in the environment of previews.
 #[derive(Debug, Clone)]
@@ -50,11 +58,18 @@ enum Difference {
 
 impl Store {
     /// A host carries these services in the environment of previews, and no others.
+    ///
+    /// What is a stray or lost by a host's word alone is taken away where `remove-unknown` says that the word can be relied on: another
+    /// Segue at the same host knows of what is a stray here, and another host of the same name carries what is lost here.
     pub async fn host_carries(&self, host: &str, carried: Vec<Carried>) -> Result<()> {
+        if !all_hosts(self)?.contains_key(host) {
+            return Ok(());
+        }
         if differences(self, &mut self.read().await?, host, &carried).await?.is_empty() {
             return Ok(());
         }
         let (store, host) = (self.clone(), host.to_owned());
+        let acts = self.environment(ENVIRONMENT).previews().remove_unknown;
         self.write(move |tx| {
             Box::pin(async move {
                 for difference in differences(&store, &mut tx.conn, &host, &carried).await? {
@@ -66,6 +81,12 @@ impl Store {
                             preview.state = state;
                             // its comment says what a push or its end has changed
                             previews::save(&mut tx.conn, &preview).await?;
+                        }
+                        Difference::Stray(carried) if !acts => {
+                            tracing::warn!(host, preview = carried.name, "{UNKNOWN}");
+                        }
+                        Difference::Lost(preview) if !acts => {
+                            tracing::warn!(host, preview = preview.name, "{LOST}");
                         }
                         Difference::Stray(carried) => take_away(tx, &host, carried).await?,
                         Difference::Lost(preview) => {
@@ -85,6 +106,8 @@ async fn differences(store: &Store, conn: &mut Conn, host: &str, carried: &[Carr
     let mut found = Vec::new();
     for one in carried {
         match previews::find(conn, &one.name).await? {
+            // one of an earlier place goes with its pull request, and says nothing of the one that is
+            Some(known) if known.state != PreviewState::Gone && !is_at(conn, host, &known).await? => {}
             Some(known) if known.state == PreviewState::Serving && one.is_asleep => {
                 found.push(Difference::Nap(known, PreviewState::Asleep));
             }
@@ -119,14 +142,23 @@ async fn is_stray(store: &Store, conn: &mut Conn, one: &Carried) -> Result<bool>
 
 /// Whether it came to serve at that host, so long ago that the host would tell of it.
 async fn is_lost(store: &Store, conn: &mut Conn, host: &str, preview: &Preview) -> Result<bool> {
-    let Some(rollout) = preview.rollout else { return Ok(false) };
-    let rollout = match rollouts::load(conn, rollout).await {
-        Ok(found) => found.record.rollout,
-        Err(StoreError::NotFound { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let is_here = rollout.spec.hosts.iter().any(|name| name == host);
-    Ok(is_here && rollout.ended_at.is_some_and(|ended| store.now().since(ended) >= SETTLED))
+    let rollout = newest(conn, host, preview).await?;
+    Ok(rollout.and_then(|it| it.ended_at).is_some_and(|ended| store.now().since(ended) >= SETTLED))
+}
+
+/// Whether its newest rollout is that host's.
+async fn is_at(conn: &mut Conn, host: &str, preview: &Preview) -> Result<bool> {
+    Ok(newest(conn, host, preview).await?.is_some())
+}
+
+/// The preview's newest rollout, where it is that host's.
+async fn newest(conn: &mut Conn, host: &str, preview: &Preview) -> Result<Option<Rollout>> {
+    let Some(rollout) = preview.rollout else { return Ok(None) };
+    match rollouts::load(conn, rollout).await {
+        Ok(found) => Ok(Some(found.record.rollout).filter(|it| it.spec.hosts.iter().any(|name| name == host))),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Has a host take away what nobody knows of.

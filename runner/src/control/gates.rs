@@ -80,13 +80,15 @@ fn is_protected(settings: &EnvironmentConfig) -> bool {
         || !(settings.branches.is_empty() && settings.tags.is_empty() && settings.freeze.is_empty())
 }
 
-/// Whose change it is: who pushed, wrote or started it, and who asked for this attempt.
+/// Whose change it is: who pushed, wrote or started it, in whichever run the commit came, and who asked for this attempt.
 pub(super) async fn own(conn: &mut Conn, run: &Run) -> Result<Vec<String>> {
     let record = &run.record;
     let asked = runs::attempts(conn, record).await?.into_iter().find(|attempt| attempt.attempt == record.attempt);
     let asked = asked.map(|attempt| person(&attempt.requested_by).to_owned());
+    // what starts by the clock, or by somebody's word, does not say who wrote it: the push that brought it does
+    let elsewhere = runs::people_of_commit(conn, &record.repository, &record.commit).await?;
     let mut own: Vec<String> = Vec::new();
-    for name in run.trigger.authors.iter().chain([&record.actor]).cloned().chain(asked) {
+    for name in run.trigger.authors.iter().chain([&record.actor]).cloned().chain(asked).chain(elsewhere) {
         if !name.is_empty() && !own.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
             own.push(name);
         }

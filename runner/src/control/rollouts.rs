@@ -29,6 +29,11 @@ use crate::store::{
     },
 };
 
+/// Rollouts that a claim looks at before it gives up.
+const LOOKED_AT: usize = 16;
+/// How long a rollout is put off whose host is not configured.
+const UNPLACED_PAUSE: Duration = Duration::from_secs(60);
+
 impl Store {
     /// Stores the rollout that a step asks for, and the release if it is new. The same step of the same job gets the same
     /// rollout.
@@ -265,12 +270,28 @@ fn hosts(store: &Store, names: &[String]) -> Result<IndexMap<String, String>> {
     names.iter().map(socket).collect()
 }
 
+/// The next rollout whose hosts there are. One of a host that is not configured any more is put off, so that it keeps no other back.
+async fn next_with_hosts(store: &Store, tx: &mut Tx) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
+    for _ in 0..LOOKED_AT {
+        let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
+        match hosts(store, &rollout.record.rollout.spec.hosts) {
+            Ok(hosts) => return Ok(Some((rollout, hosts))),
+            Err(error) => {
+                tracing::error!(rollout = %rollout.id(), %error, "a rollout can't begin");
+                rollout.not_before = tx.now + UNPLACED_PAUSE;
+                rollouts::save(&mut tx.conn, &rollout).await?;
+            }
+        }
+    }
+    Ok(None)
+}
+
 async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Option<RolloutClaim>> {
     // a rollout takes no job's place; what matters is that the worker is the one that is registered
     if workers::room(tx, &request.worker, &request.incarnation).await?.draining {
         return Ok(None);
     }
-    let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
+    let Some((mut rollout, hosts)) = next_with_hosts(store, tx).await? else { return Ok(None) };
     let (environment, service) = (rollout.environment().to_owned(), rollout.service().to_owned());
     if !rollout.active {
         // what serves now is what it replaces, not what served when it queued up
@@ -298,7 +319,7 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
         Some((release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned())))
     };
     Ok(Some(RolloutClaim {
-        hosts: hosts(store, &spec.hosts)?,
+        hosts,
         artifacts: sources.filter_map(file).collect::<BTreeMap<_, _>>(),
         epoch: rollout.record.epoch,
         journal: rollouts::journal(&mut tx.conn, rollout.id(), 0).await?,

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::{GitHub, GitHubError, Speaker};
 
+/// Items of a full page, as it is asked for.
+pub(super) const PER_PAGE: usize = 100;
 /// Pages that are kept; past that, all are forgotten, and asked for whole once.
 const KEPT: usize = 64;
 
@@ -51,7 +53,10 @@ impl<T: Clone> Pages<T> {
             let (items, next) = match github.ask_unless_same(speaker, &path, etag.as_deref()).await? {
                 Some(answer) => {
                     let items: Vec<T> = answer.body.as_array().into_iter().flatten().filter_map(read).collect();
-                    self.keep(&path, answer.etag, &items, answer.next.clone());
+                    // a full last page is the same still when another comes behind it
+                    let is_full = answer.body.as_array().is_some_and(|page| page.len() >= PER_PAGE);
+                    let etag = answer.etag.filter(|_| answer.next.is_some() || !is_full);
+                    self.keep(&path, etag, &items, answer.next.clone());
                     (items, answer.next)
                 }
                 None => self.known.get(&path).map(|page| (page.items.clone(), page.next.clone())).unwrap_or_default(),

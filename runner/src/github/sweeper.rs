@@ -11,7 +11,7 @@ use segue_schemas::{id::DeliveryId, time::Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{GitHub, GitHubError, Speaker, pages::Pages};
+use super::{GitHub, GitHubError, Speaker, pages::Pages, presser::FRESH};
 use crate::store::{Store, StoreError};
 
 /// How old a delivery may be that is sent again.
@@ -38,6 +38,8 @@ struct Tried {
     guid: String,
     at: Timestamp,
     is_taken: bool,
+    /// Whether somebody pressed a button of a check.
+    is_pressed: bool,
 }
 
 impl Sweeper {
@@ -97,6 +99,7 @@ fn read(delivery: &Value) -> Option<Tried> {
         guid: delivery["guid"].as_str()?.to_owned(),
         at: delivery["delivered_at"].as_str()?.parse().ok()?,
         is_taken: delivery["status_code"].as_u64().is_some_and(|code| (200..300).contains(&code)),
+        is_pressed: delivery["event"] == "check_run" && delivery["action"] == "requested_action",
     })
 }
 
@@ -109,6 +112,8 @@ fn missed(tried: &[Tried], now: Timestamp) -> Vec<(u64, String)> {
     let mut missed: Vec<&Tried> = by_guid
         .into_values()
         .filter(|tries| tries.len() < TRIES && !tries.iter().any(|one| one.is_taken))
+        // what was pressed long ago may fit no longer, and would look new
+        .filter(|tries| !tries.iter().any(|one| one.is_pressed && now.since(one.at) >= FRESH))
         .filter_map(|tries| tries.into_iter().max_by_key(|one| one.id))
         .filter(|newest| (SETTLED..KEPT).contains(&now.since(newest.at)))
         .collect();
@@ -125,7 +130,7 @@ mod tests {
         let now = Timestamp(1_000_000_000_000);
         let tried = |id, guid: &str, seconds_ago: u64, is_taken| {
             let at = Timestamp(now.0 - i64::try_from(seconds_ago * 1000).unwrap());
-            Tried { id, guid: guid.into(), at, is_taken }
+            Tried { id, guid: guid.into(), at, is_taken, is_pressed: guid.starts_with("button") }
         };
         let mut all = vec![
             tried(9, "again", 100, true),
@@ -135,9 +140,12 @@ mod tests {
             tried(5, "once", 400, false),
             tried(4, "again", 500, false),
             tried(1, "old", 4 * 24 * 3600, false),
+            tried(3, "button of an hour ago", 3700, false),
+            tried(2, "button", 2000, false),
         ];
-        assert_eq!(missed(&all, now), [(5, "once".to_owned()), (7, "twice".to_owned())]);
+        let button = (2, "button".to_owned());
+        assert_eq!(missed(&all, now), [button.clone(), (5, "once".to_owned()), (7, "twice".to_owned())]);
         all.extend((10..13).map(|id| tried(id, "twice", 150, false)));
-        assert_eq!(missed(&all, now), [(5, "once".to_owned())], "what fails again and again is left");
+        assert_eq!(missed(&all, now), [button, (5, "once".to_owned())], "what fails again and again is left");
     }
 }

@@ -344,9 +344,16 @@ pub async fn what_never_opens_ends_and_who_passes_by_is_kept(world: World) {
     let bypass = Yes { bypass: Some("incident 42".into()), ..Yes::from("root") };
     assert_eq!(world.store.approve(other, None, bypass).await.unwrap(), ["deploy"]);
     let worker = world.worker("w", "1").await;
-    assert_eq!(world.claim(&worker).await.run, other);
+    let claim = world.claim(&worker).await;
+    assert_eq!(claim.run, other);
     let given = world.store.run_detail(other, None).await.unwrap().given;
     assert_eq!((given[0].by.as_str(), given[0].bypass.as_deref()), ("root", Some("incident 42")));
+    // the incident is over, and the freeze holds for who begins it again: the commit is the same, the time is not
+    world.pass(Duration::from_secs(1));
+    world.finish(&claim, Conclusion::Failure).await;
+    let again = Again::of(AttemptKind::Failed, "ada").deploying(Deploys::Repeat);
+    world.store.rerun(other, again).await.unwrap();
+    assert!(world.jobs(other).await[0].contains("is frozen until"), "{:?}", world.jobs(other).await);
     for _ in 0..4 {
         world.pass(Duration::from_secs(30 * 24 * 3600));
         world.store.reap_expired().await.unwrap();

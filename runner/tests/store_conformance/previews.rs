@@ -245,12 +245,23 @@ pub async fn what_a_host_carries_is_compared_with_what_there_is_to_be(world: Wor
     assert_eq!((woken.state, woken.expires_at), (PreviewState::Serving, preview.expires_at));
     assert!(woken.touched_at > preview.touched_at, "it was used");
 
+    // another Segue may use the host, and another host may have its name: nothing goes by its word alone
+    let mut stray = one("pr-8-api", false);
+    stray.release.service = "pr-8-api".into();
+    carries(vec![one(&preview.name, false), stray.clone()]).await;
+    world.pass(Duration::from_secs(121));
+    carries(vec![]).await;
+    assert_eq!(only(&world).await.state, PreviewState::Serving);
+    quiet().await;
+
+    let relied_on = EnvironmentConfig { remove_unknown: Some(true), ..EnvironmentConfig::default() };
+    let world = world.reconfigured(|config| drop(config.environments.insert("preview".into(), relied_on))).await;
+    let carries = async |carried: Vec<Carried>| world.store.host_carries("local", carried).await.unwrap();
+    let quiet = async || assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
     // nobody's, by name and address; what else stands in that environment is somebody's
     let elsewhere = Carried { address: Some("pr-9-api.example.com".into()), ..one("pr-9-api", false) };
     carries(vec![one(&preview.name, false), one("api", false), elsewhere]).await;
     quiet().await;
-    let mut stray = one("pr-8-api", false);
-    stray.release.service = "pr-8-api".into();
     for _ in 0..2 {
         carries(vec![one(&preview.name, false), stray.clone()]).await;
     }

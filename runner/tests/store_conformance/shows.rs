@@ -247,6 +247,11 @@ pub async fn a_button_says_yes_or_brings_back_once_and_only_while_it_applies(wor
     world.store.press(&back, Vec::new()).await.unwrap();
     let (state, reason) = became(&world, &back).await;
     assert!(state == DeliveryState::Planned && reason.ends_with("brings `web` in `staging` back"), "{reason}");
+    // pressed by two at once: the second must not call off what the first has begun
+    let again = pressed(&world, of_third, Button::RollBack).await;
+    world.store.press(&again, Vec::new()).await.unwrap();
+    let (state, reason) = became(&world, &again).await;
+    assert!(state == DeliveryState::Ignored && reason.contains("brings it back already"), "{reason}");
     let rollout = world.claim_rollout(&worker).await;
     assert!(rollout.rollout.spec.is_rollback);
     // who may not press it, and when GitHub could not be asked

@@ -69,11 +69,16 @@ impl Host {
                 }
             }
         }
+        let of = one.clone();
         let noted = self.store.change(move |recorded| {
-            recorded.furnished.push(pair);
-            Ok(())
+            // where it was taken away meanwhile, so was the folder
+            let is_there = of.among(recorded).is_some_and(|instance| !instance.stopping);
+            if is_there && !recorded.furnished.contains(&pair) {
+                recorded.furnished.push(pair);
+            }
+            Ok(if is_there { Furnished::Ready } else { Furnished::Ended })
         });
-        noted.await.map(|()| Furnished::Ready)
+        noted.await
     }
 
     /// Where a service's data are, or would be.

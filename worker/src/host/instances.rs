@@ -235,7 +235,7 @@ impl Host {
             let recorded = self.store.current();
             let Some(instance) = recorded.instances.get(id).filter(|i| i.is_usable()) else { return false };
             let Health { path, timeout, interval, .. } = &instance.run.health;
-            if instance.process.is_some() {
+            if instance.process.is_some() && !instance.is_ending {
                 let answer = probe_once(instance, path, timeout.0.min(limit)).await;
                 if answer.status.is_some_and(|s| (200..400).contains(&s)) {
                     return true;
@@ -261,6 +261,20 @@ impl Host {
         });
     }
 
+    /// Whether a process ends because its instance sleeps still: whoever wakes it from then on waits for the next process.
+    async fn begins_to_end(&self, one: &Life) -> Result<bool, HostError> {
+        let of = one.clone();
+        let begins = self.store.change_regardless(move |recorded| {
+            let asleep = of.among_mut(recorded).filter(|instance| instance.nap == Nap::Asleep);
+            let is_asleep = asleep.is_some();
+            if let Some(instance) = asleep {
+                instance.is_ending = true;
+            }
+            Ok(is_asleep)
+        });
+        begins.await
+    }
+
     async fn look_after(&self, one: &Life, found: Option<Process>) -> Result<(), HostError> {
         let id = &one.id;
         let mut found = found;
@@ -283,9 +297,13 @@ impl Host {
                     return self.note(one, |i| i.process = None).await;
                 }
                 patience = self.must_sleep(one) => {
+                    if !self.begins_to_end(one).await? {
+                        found = Some(process);
+                        continue;
+                    }
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "asleep");
-                    self.note(one, |i| i.process = None).await?;
+                    self.note(one, |i| (i.process, i.is_ending) = (None, false)).await?;
                     pause = FIRST_PAUSE;
                     continue;
                 }
@@ -342,7 +360,7 @@ impl Host {
         match self.launch(id, instance, &instance.run.command, &self.mark(id)) {
             Ok(process) => {
                 let record = process.record;
-                self.note(one, move |i| i.process = Some(record)).await?;
+                self.note(one, move |i| (i.process, i.is_ending) = (Some(record), false)).await?;
                 tracing::info!(instance = %id, pid = record.pid, address = %instance.address(), "started");
                 if moved {
                     // Recorded; told to the proxy now or, if there is none, to the next one.

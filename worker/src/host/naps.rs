@@ -112,7 +112,8 @@ impl Host {
         let pushed = self.proxy.push().await;
         let is_quiet = pushed.is_ok() && self.unused_for(one).await.is_some_and(|unused| unused >= one.after);
         let targets = one.targets.clone();
-        let settled = self.store.change(move |recorded| {
+        // a full disk must not leave it held for ever
+        let settled = self.store.change_regardless(move |recorded| {
             // a rollout or a request may have woken it meanwhile
             let held: Vec<InstanceId> = targets.into_iter().filter(|id| recorded.is(id, Nap::Held)).collect();
             recorded.nap(&held, if is_quiet { Nap::Asleep } else { Nap::Awake });
@@ -180,7 +181,7 @@ impl Host {
                 tracing::warn!(instance = %id, "it was woken and is not well");
             }
         }
-        let awake = self.store.change(move |recorded| {
+        let awake = self.store.change_regardless(move |recorded| {
             let held: Vec<InstanceId> = held.into_iter().filter(|id| recorded.is(id, Nap::Held)).collect();
             recorded.nap(&held, Nap::Awake);
             Ok(())

@@ -115,6 +115,9 @@ pub struct InstanceRecord {
     pub stopping: bool,
     /// Its process, while there is one.
     pub process: Option<ProcessRecord>,
+    /// Whether that process was told to end, because its instance sleeps: what it answers yet counts for nothing.
+    #[serde(default)]
+    pub is_ending: bool,
     /// How often it was started again.
     pub restarts: u32,
     /// How its process ended last, by itself.
@@ -254,6 +257,7 @@ impl Recorded {
             port,
             prepared,
             stopping: false,
+            is_ending: false,
             process: None,
             restarts: 0,
             last_exit: None,

@@ -47,7 +47,7 @@ async fn answers(world: &World, version: &str) {
 
 #[tokio::test]
 async fn what_nobody_asks_for_sleeps_and_the_next_request_wakes_it() {
-    let (mut world, id) = sleeper(300).await;
+    let (mut world, id) = sleeper(1_500).await;
     let pid = world.client.instance(&id, Duration::ZERO).await.unwrap().pid.unwrap();
     let restorations = world.client.state().await.unwrap().restorations;
     until_asleep(&world, &id).await;

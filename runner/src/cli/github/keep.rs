@@ -134,15 +134,22 @@ pub fn add(config: &Path, lines: &str) -> Result<bool, Failure> {
         return Ok(false);
     }
     // beside it and in its place, so that a crash leaves the one or the other
+    let config = fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
     let beside = config.with_extension(format!("yaml.{}", std::process::id()));
-    let written = fs::write(&beside, &whole)
-        .and_then(|()| fs::set_permissions(&beside, mode))
-        .and_then(|()| fs::rename(&beside, config));
+    let written = write_beside(&beside, &whole, mode).and_then(|()| fs::rename(&beside, &config));
     if written.is_err() {
         let _may_not_be_there = fs::remove_file(&beside);
     }
     written.explain(doing)?;
     Ok(true)
+}
+
+/// Nobody else reads it before it has the mode that it is to have: it may hold passwords.
+fn write_beside(path: &Path, text: &str, mode: fs::Permissions) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(mode)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -74,16 +74,17 @@ impl Listener {
         self.address
     }
 
-    /// The code, once it has come with the state that belongs to it.
+    /// The code, once it has come with the state that belongs to it. The page is at `door` alone: it holds the state, and others of
+    /// this machine can reach the port.
     ///
     /// # Errors
     /// It does not come within the limit.
-    pub async fn code(self, first: String, state: &str, limit: Duration) -> Result<String, Failure> {
+    pub async fn code(self, first: String, door: &str, state: &str, limit: Duration) -> Result<String, Failure> {
         let (codes, mut come) = mpsc::channel(1);
         read_input(state.to_owned(), codes.clone());
         let pages = Arc::new(Pages { first, state: state.to_owned(), codes });
         let listener = tokio::net::TcpListener::from_std(self.inner).explain("cannot listen")?;
-        let server = axum::serve(listener, router(pages));
+        let server = axum::serve(listener, router(pages, door));
         tokio::select! {
             code = come.recv() => code.ok_or_else(|| Failure::new("nobody can bring the code any more")),
             ended = std::future::IntoFuture::into_future(server) => {
@@ -98,8 +99,8 @@ impl Listener {
     }
 }
 
-fn router(pages: Arc<Pages>) -> Router {
-    Router::new().route("/", get(first)).route(BACK, get(back)).with_state(pages)
+fn router(pages: Arc<Pages>, door: &str) -> Router {
+    Router::new().route(&format!("/{door}"), get(first)).route(BACK, get(back)).with_state(pages)
 }
 
 async fn first(State(pages): State<Arc<Pages>>) -> Html<String> {

@@ -159,7 +159,9 @@ async fn code(args: &Args, place: &Place, hook: &str) -> Result<String, Failure>
     if let Some(file) = &args.page {
         std::fs::write(file, &first).explain(format_args!("cannot write {}", file.display()))?;
     }
-    let url = format!("http://{address}/");
+    // whoever else can reach the port does not know it
+    let door = make_token("p").explain("cannot begin")?;
+    let url = format!("http://{address}/{}", door.expose_secret());
     let is_opened = !args.no_browser && open(&url);
     let verb = if is_opened { "A browser opens" } else { "Open" };
     // what a script reads stands on standard output, at the end
@@ -175,7 +177,7 @@ async fn code(args: &Args, place: &Place, hook: &str) -> Result<String, Failure>
     }
     anstream::eprintln!("If the browser can't come back to this machine, paste the address that it was sent to here.");
     anstream::eprintln!("Waiting {} ...", args.wait);
-    listener.code(first, state, args.wait.0).await
+    listener.code(first, door.expose_secret(), state, args.wait.0).await
 }
 
 /// Whether a browser could be asked to show it.

@@ -535,14 +535,15 @@ pub(crate) async fn next_expiry(conn: &mut Conn) -> Result<Option<Timestamp>> {
 pub(crate) async fn next_put_off(conn: &mut Conn) -> Result<Option<Timestamp>> {
     let sql = "SELECT MIN(next) AS next FROM (
         SELECT MIN(not_before) AS next FROM jobs WHERE status = 'queued' AND not_before > 0
-        UNION ALL SELECT MIN(not_before) AS next FROM jobs WHERE status = 'waiting' AND not_before > 0) AS both_kinds";
+        UNION ALL SELECT MIN(not_before) AS next FROM jobs WHERE status = 'waiting' AND rollout_id IS NULL
+            AND not_before > 0) AS both_kinds";
     conn.first(sql, args![]).await?.map_or(Ok(None), |row| row.maybe_time("next"))
 }
 
 /// Jobs that wait for a time which has come.
 pub(crate) async fn gates_due(conn: &mut Conn, now: Timestamp, limit: u32) -> Result<Vec<JobId>> {
-    let sql = "SELECT id FROM jobs WHERE status = 'waiting' AND not_before > 0 AND not_before <= $1
-        ORDER BY not_before, id LIMIT $2";
+    let sql = "SELECT id FROM jobs WHERE status = 'waiting' AND rollout_id IS NULL AND not_before > 0
+        AND not_before <= $1 ORDER BY not_before, id LIMIT $2";
     conn.all(sql, args![now, limit]).await?.iter().map(|row| row.parsed("id")).collect()
 }
 

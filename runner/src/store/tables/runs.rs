@@ -185,6 +185,18 @@ pub(crate) async fn of_commit(
     conn.all(sql, args![repository, commit, file, event]).await?.iter().map(run).collect()
 }
 
+/// Who pushed, wrote or started the first runs of a commit.
+pub(crate) async fn people_of_commit(conn: &mut Conn, repository: &str, commit: &CommitSha) -> Result<Vec<String>> {
+    let sql = "SELECT actor, trigger_json FROM runs WHERE repository = $1 AND commit_sha = $2 ORDER BY id LIMIT 50";
+    let mut people = Vec::new();
+    for row in conn.all(sql, args![repository, commit]).await? {
+        let trigger: Trigger = row.json("trigger_json")?;
+        people.push(row.text("actor")?);
+        people.extend(trigger.authors);
+    }
+    Ok(people)
+}
+
 /// Runs, newest first.
 pub(crate) async fn list(conn: &mut Conn, filter: &RunFilter) -> Result<Vec<RunRecord>> {
     let sql = "SELECT * FROM runs
@@ -258,11 +270,13 @@ fn attempt(row: &Row) -> Result<AttemptRecord> {
     })
 }
 
-/// Who said yes to a run at its commit, for an environment (`""`: for foreign code at all), the first one first.
+/// Who said yes to a run at its commit, for an environment (`""`: for foreign code at all), the first one first. What passes the rules by
+/// does so for the attempt that it was said of: a freeze or a wait is not about the commit.
 pub(crate) async fn approvals(conn: &mut Conn, run: &RunRecord, environment: &str) -> Result<Vec<Yes>> {
-    let sql = "SELECT approver, teams, bypass FROM approvals
-        WHERE run_id = $1 AND environment = $2 AND commit_sha = $3 ORDER BY at, approver";
-    let rows = conn.all(sql, args![run.id, environment, &run.commit]).await?;
+    let sql = "SELECT approver, teams, CASE WHEN at >= (
+                SELECT created_at FROM attempts WHERE run_id = $1 AND attempt = $4) THEN bypass END AS bypass
+        FROM approvals WHERE run_id = $1 AND environment = $2 AND commit_sha = $3 ORDER BY at, approver";
+    let rows = conn.all(sql, args![run.id, environment, &run.commit, run.attempt]).await?;
     let yes = |row: &Row| {
         Ok(Yes {
             by: row.text("approver")?,
@@ -300,7 +314,8 @@ pub(crate) async fn approve(
     let sql = "INSERT INTO approvals (run_id, environment, commit_sha, approver, at, teams, bypass)
         VALUES ($1, $2, $3, $4, $5, $6, $7)
         ON CONFLICT (run_id, environment, commit_sha, approver) DO UPDATE SET
-            teams = COALESCE(excluded.teams, approvals.teams), bypass = COALESCE(excluded.bypass, approvals.bypass)";
+            teams = COALESCE(excluded.teams, approvals.teams), bypass = COALESCE(excluded.bypass, approvals.bypass),
+            at = CASE WHEN excluded.bypass IS NULL THEN approvals.at ELSE excluded.at END";
     let teams = (!yes.teams.is_empty()).then(|| to_json(&yes.teams)).transpose()?;
     conn.run(sql, args![run.id, environment, &run.commit, &yes.by, now, teams, yes.bypass.as_ref()]).await?;
     Ok(())
