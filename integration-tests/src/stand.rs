@@ -396,12 +396,18 @@ pub fn binary() -> Result<PathBuf> {
         .context("the `segue` binary is not built: run `cargo build` first, or name it with SEGUE_BIN")
 }
 
-/// A free port of the loopback. Somebody may take it before it is used; a story that meets this fails and says so.
+/// A free port of the loopback, below those that the system gives to whoever asks for any: nobody is given it before it is used.
 ///
 /// # Errors
 /// There is none.
 pub fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    for _ in 0..100 {
+        let address = format!("127.0.0.1:{}", rand::random_range(10_240..32_768));
+        if TcpListener::bind(&address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("none of a hundred ports of the loopback is free")
 }
 
 fn open_to_all(path: &Path) -> Result<()> {

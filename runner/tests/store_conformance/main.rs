@@ -167,7 +167,7 @@ macro_rules! on {
             previews::{
                 a_preview_lives_as_long_as_its_pull_request_is_open,
                 what_asks_too_late_or_for_no_pull_request_is_refused,
-                a_run_of_an_older_commit_is_skipped_and_no_preview_goes_back,
+                a_run_of_an_older_commit_is_cancelled_and_no_preview_goes_back,
                 the_one_idle_for_longest_makes_room_and_time_ends_others,
                 every_change_of_a_preview_is_to_be_told_below_its_pull_request,
                 what_a_host_carries_is_compared_with_what_there_is_to_be,

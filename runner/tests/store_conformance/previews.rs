@@ -134,7 +134,7 @@ pub async fn what_asks_too_late_or_for_no_pull_request_is_refused(world: World) 
     assert_eq!(world.status(old.run).await, RunStatus::Running, "it makes no preview by its action, and is left alone");
 }
 
-pub async fn a_run_of_an_older_commit_is_skipped_and_no_preview_goes_back(world: World) {
+pub async fn a_run_of_an_older_commit_is_cancelled_and_no_preview_goes_back(world: World) {
     let app = GitHubAppConfig { id: Some(GitHubAppId::Number(1)), private_key_file: Some("key".into()) };
     let world = world.configured(|config| config.github.app = app).await;
     let worker = world.worker("w", "1").await;
@@ -153,7 +153,7 @@ pub async fn a_run_of_an_older_commit_is_skipped_and_no_preview_goes_back(world:
     assert!(world.jobs(old.run).await[0].contains("#7 has the newer commit"), "{:?}", world.jobs(old.run).await);
     let facts = world.store.show_facts(old.run, None).await.unwrap().unwrap();
     let shown: Vec<CheckState> = checks(&facts.run).iter().map(|check| check.state).collect();
-    assert_eq!(shown, [CheckState::Skipped, CheckState::Skipped]);
+    assert_eq!(shown, [CheckState::Cancelled, CheckState::Cancelled]);
     // a failure of its own stays one
     let own = asking(&world, &worker, told(&world, 8, "opened", commit(20), 1)).await;
     world.store.finish_job(own.job, finish(&own, Conclusion::Failure)).await.unwrap();
