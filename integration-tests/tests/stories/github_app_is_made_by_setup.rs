@@ -113,8 +113,12 @@ async fn an_app_is_made_written_down_verified_and_speaks_for_the_first_push() ->
     let setup = Setup::start(&github, folder.path(), &arguments)?;
 
     // somebody else's page leads the browser here, with a code of theirs
-    let (status, said) = get(format!("{}back?code=0123456789abcdef&state=guessed", setup.page)).await?;
+    let root = Url::parse(&setup.page)?.join("/")?;
+    let (status, said) = get(root.join("back?code=0123456789abcdef&state=guessed")?).await?;
     assert!(status == 400 && said.contains("not what was begun here"), "{status} {said}");
+    // the page holds what the way back is known by, and who did not read the terminal does not find it
+    let (status, _) = get(root).await?;
+    assert_eq!(status, 404);
     let (_, page) = get(&setup.page).await?;
     assert!(page.contains("/organizations/acme/settings/apps/new?state="), "{page}");
     let (status, said) = get(confirmed(&page).await?).await?;
