@@ -6,10 +6,19 @@ use nix::sys::signal::Signal;
 use segue_integration_tests::{
     processes,
     pulls::{Pull, pipeline},
+    stand::Stand,
 };
 use segue_schemas::{preview::PreviewState, status::RunStatus};
 
 use crate::{RUN_LIMIT, with_github};
+
+/// Pushes the first version, and waits until its run has made the preview.
+async fn serve(stand: &Stand, pull: &mut Pull<'_>) -> Result<()> {
+    let guid = pull.push("1", &pipeline("true")).await?;
+    let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
+    ensure!(stand.api()?.ended(run, RUN_LIMIT).await?.run.status == RunStatus::Succeeded);
+    Ok(())
+}
 
 #[tokio::test]
 async fn what_github_says_is_open_is_compared_with_what_runs() -> Result<()> {
@@ -17,13 +26,9 @@ async fn what_github_says_is_open_is_compared_with_what_runs() -> Result<()> {
     stand.repository.commit("base", &[("file", "base")])?;
     stand.repository.push("main")?;
     let mut pull = Pull::new(&stand, &github, 7, "acme/shop");
-    let guid = pull.push("1", &pipeline("true")).await?;
-    let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
-    ensure!(stand.api()?.ended(run, RUN_LIMIT).await?.run.status == RunStatus::Succeeded);
+    serve(&stand, &mut pull).await?;
     let mut other = Pull::new(&stand, &github, 8, "acme/shop");
-    let guid = other.push("1", &pipeline("true")).await?;
-    let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
-    ensure!(stand.api()?.ended(run, RUN_LIMIT).await?.run.status == RunStatus::Succeeded);
+    serve(&stand, &mut other).await?;
     // a thousand that nobody told of, and two words that never came: an end and a push
     for number in 1_000..2_000 {
         github.set_pull("acme/shop", number, &pull.head, "topic", "acme/shop");
@@ -59,9 +64,7 @@ async fn a_removal_outlives_the_server_and_the_worker_that_began_it() -> Result<
     stand.repository.commit("base", &[("file", "base")])?;
     stand.repository.push("main")?;
     let mut pull = Pull::new(&stand, &github, 7, "acme/shop");
-    let guid = pull.push("1", &pipeline("true")).await?;
-    let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
-    ensure!(stand.api()?.ended(run, RUN_LIMIT).await?.run.status == RunStatus::Succeeded);
+    serve(&stand, &mut pull).await?;
     // the host takes the call and answers nobody: the removal is on its way and no further
     let host = stand.all_processes().into_iter().find(|pid| processes::sub_command(*pid).as_deref() == Some("host"));
     let host = host.context("the host runs")?;

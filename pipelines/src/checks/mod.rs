@@ -272,6 +272,7 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Skipped => CheckState::Skipped,
     };
     let took = took(run.started_at, run.ended_at);
+    let outdated = run.jobs.iter().find(|job| job.is_outdated);
     let title = match run.status {
         RunStatus::Queued => "Queued".into(),
         RunStatus::Running => "Running".into(),
@@ -279,12 +280,11 @@ fn of_pipeline(run: &RunFacts) -> Check {
         RunStatus::Succeeded => format!("Succeeded{took}"),
         RunStatus::Failed if run.diagnostics.is_some() => format!("{} can't be used", run.file),
         RunStatus::Failed => format!("Failed{took}: {}", failed(run)),
-        // it is no skip, which branch protection lets pass: a push back to this commit makes it the newest again
-        RunStatus::Cancelled if run.jobs.iter().any(|job| job.is_outdated) => {
-            let reason = run.jobs.iter().find(|job| job.is_outdated).and_then(|job| job.reason.as_deref());
-            format!("Cancelled: {}", reason.unwrap_or("a newer commit has come"))
-        }
-        RunStatus::Cancelled => format!("Cancelled{took}"),
+        RunStatus::Cancelled => match outdated {
+            // it is no skip, which branch protection lets pass: a push back to this commit makes it the newest again
+            Some(job) => format!("Cancelled: {}", job.reason.as_deref().unwrap_or("a newer commit has come")),
+            None => format!("Cancelled{took}"),
+        },
         RunStatus::Skipped => run.reason.clone().unwrap_or_else(|| "Skipped".into()),
     };
     // a file that can't be used is mended, not run again

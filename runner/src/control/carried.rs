@@ -56,6 +56,18 @@ enum Difference {
     Lost(Preview),
 }
 
+impl Difference {
+    /// Whether a host's word is enough for it, whatever the configuration says; what it is not enough for is told in the log.
+    fn goes_by_its_word(&self, host: &str) -> bool {
+        match self {
+            Self::Nap(..) => return true,
+            Self::Stray(carried) => tracing::warn!(host, preview = carried.name, "{UNKNOWN}"),
+            Self::Lost(preview) => tracing::warn!(host, preview = preview.name, "{LOST}"),
+        }
+        false
+    }
+}
+
 impl Store {
     /// A host carries these services in the environment of previews, and no others.
     ///
@@ -65,11 +77,15 @@ impl Store {
         if !all_hosts(self)?.contains_key(host) {
             return Ok(());
         }
-        if differences(self, &mut self.read().await?, host, &carried).await?.is_empty() {
+        let acts = self.environment(ENVIRONMENT).previews().remove_unknown;
+        let mut found = differences(self, &mut self.read().await?, host, &carried).await?;
+        if !acts {
+            found.retain(|difference| difference.goes_by_its_word(host));
+        }
+        if found.is_empty() {
             return Ok(());
         }
         let (store, host) = (self.clone(), host.to_owned());
-        let acts = self.environment(ENVIRONMENT).previews().remove_unknown;
         self.write(move |tx| {
             Box::pin(async move {
                 for difference in differences(&store, &mut tx.conn, &host, &carried).await? {
@@ -82,12 +98,7 @@ impl Store {
                             // its comment says what a push or its end has changed
                             previews::save(&mut tx.conn, &preview).await?;
                         }
-                        Difference::Stray(carried) if !acts => {
-                            tracing::warn!(host, preview = carried.name, "{UNKNOWN}");
-                        }
-                        Difference::Lost(preview) if !acts => {
-                            tracing::warn!(host, preview = preview.name, "{LOST}");
-                        }
+                        Difference::Stray(_) | Difference::Lost(_) if !acts => {}
                         Difference::Stray(carried) => take_away(tx, &host, carried).await?,
                         Difference::Lost(preview) => {
                             let reason = format!("host `{host}` does not carry it any more");

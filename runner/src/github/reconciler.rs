@@ -16,7 +16,10 @@ use segue_schemas::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{GitHub, GitHubError, Purpose, Speaker, pages::Pages};
+use super::{
+    GitHub, GitHubError, Purpose, Speaker,
+    pages::{PER_PAGE, Pages},
+};
 use crate::{
     mirror::RefName,
     store::{Store, StoreError},
@@ -153,7 +156,7 @@ impl Reconciler {
         pages: usize,
         has_enough: impl FnMut(&[Listed]) -> bool + Send,
     ) -> Result<Vec<Listed>, GitHubError> {
-        let path = format!("/repos/{repository}/pulls?{which}&per_page=100");
+        let path = format!("/repos/{repository}/pulls?{which}&per_page={PER_PAGE}");
         let speaker = Speaker::Repository(repository, Purpose::Comments);
         self.lists.look_through(&self.github, speaker, path, pages, read, has_enough).await
     }

@@ -11,7 +11,11 @@ use segue_schemas::{id::DeliveryId, time::Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{GitHub, GitHubError, Speaker, pages::Pages, presser::FRESH};
+use super::{
+    GitHub, GitHubError, Speaker,
+    pages::{PER_PAGE, Pages},
+    presser::FRESH,
+};
 use crate::store::{Store, StoreError};
 
 /// How old a delivery may be that is sent again.
@@ -87,7 +91,7 @@ impl Sweeper {
 
     /// What GitHub tried in the last days, newest first.
     async fn tried(&mut self, now: Timestamp) -> Result<Vec<Tried>, GitHubError> {
-        let path = "/app/hook/deliveries?per_page=100".to_owned();
+        let path = format!("/app/hook/deliveries?per_page={PER_PAGE}");
         let is_old = |page: &[Tried]| page.last().is_some_and(|last| now.since(last.at) > KEPT);
         self.list.look_through(&self.github, Speaker::App, path, PAGES, read, is_old).await
     }

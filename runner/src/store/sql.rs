@@ -143,14 +143,17 @@ impl Conn {
         sql: &'static str,
         args: Vec<Value>,
     ) -> Result<()> {
-        let Self::Postgres(session) = self else { return self.run(sql, args).await.map(drop) };
-        if !session.behind.has_room_for(&of) {
+        let Some(session) = self.room_for(&of).await? else { return self.run(sql, args).await.map(drop) };
+        session.behind.push(of, with, sql, args);
+        Ok(())
+    }
+
+    /// The session in which a write can wait, or be said with those that do; `None`: here none waits.
+    async fn room_for(&mut self, of: &Of) -> Result<Option<&mut Session>> {
+        if matches!(self, Self::Postgres(session) if !session.behind.has_room_for(of)) {
             self.write_out().await?;
         }
-        if let Self::Postgres(session) = self {
-            session.behind.push(of, with, sql, args);
-        }
-        Ok(())
+        Ok(if let Self::Postgres(session) = self { Some(session) } else { None })
     }
 
     /// Writes what waits to be written.
@@ -171,12 +174,7 @@ impl Conn {
 
     /// A write whose answer is wanted, said together with those that wait.
     async fn ask(&mut self, of: Of, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>> {
-        let Self::Postgres(session) = self else { return self.first(sql, args).await };
-        let is_apart = session.behind.has_room_for(&of);
-        if !is_apart {
-            self.write_out().await?;
-        }
-        let Self::Postgres(session) = self else { return Ok(None) };
+        let Some(session) = self.room_for(&of).await? else { return self.first(sql, args).await };
         let (sql, args) = session.behind.take_with(sql, args);
         tracing::trace!(target: "segue::sql", sql);
         let asked = bound_postgres(AssertSqlSafe(sql), args).fetch_optional(session.connection()?).await?;
