@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod expr;
 pub mod filter;
+pub mod gpu;
 pub mod image;
 pub mod inputs;
 pub mod json_schema;

@@ -9,6 +9,7 @@ pub mod artifact;
 pub mod config;
 pub mod deploy;
 pub mod duration;
+pub mod gpu;
 pub mod host_api;
 pub mod id;
 pub mod json_schema;

@@ -1,0 +1,29 @@
+//! GPUs of a machine: what its tools say of them, whether a service can be placed on them, and whom a fault is blamed on.
+//!
+//! Comes in: the outputs of `nvidia-smi` and dcgm-exporter, lines of the kernel's log, what is asked for, what was given out already.
+//! Goes out: facts, a placement by UUID or each reason why there is none with its remedy, findings with whom they are blamed on.
+//! Never here: running a program, asking an address.
+//!
+//! No NVIDIA GPU was at hand when this was written. What is read here follows NVIDIA's documentation and outputs that others recorded;
+//! `tests/` names the source of each.
+
+mod dcgm;
+mod facts;
+mod preflight;
+mod require;
+mod smi;
+mod watch;
+mod xid;
+mod xml;
+
+pub use dcgm::{Exported, exported};
+pub use facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version};
+pub use preflight::{Given, Reason, Verdict, What, preflight};
+pub use require::{Requirement, requirement};
+pub use smi::{PROCESS_QUERY, Query, SmiFault, fault, processes};
+pub use watch::{Finding, findings};
+pub use xid::{Blame, Xid, of_log_line, xid};
+pub use xml::add_details;
+
+#[cfg(test)]
+mod tests;

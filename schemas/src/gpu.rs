@@ -1,0 +1,228 @@
+//! GPUs: what a service or a job asks for, and what a machine has.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+/// The most GPUs of one machine that can be asked for.
+pub const MAX_GPUS: u32 = 64;
+
+/// GPUs that are asked for. Written as a number, or as `{count, memory, capability, cuda}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct GpuNeed {
+    /// How many.
+    pub count: u32,
+    /// Memory of each, in MiB. `None`: whole GPUs that nobody else uses, whatever they have.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "memory", serialize_with = "write_mib")]
+    #[schema(value_type = Option<String>)]
+    pub memory_mib: Option<u64>,
+    /// The least compute capability, `8.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
+    /// The least CUDA version that the driver must support, `12.4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
+}
+
+impl GpuNeed {
+    /// So many whole GPUs.
+    #[must_use]
+    pub const fn whole(count: u32) -> Self {
+        Self { count, memory_mib: None, capability: None, cuda: None }
+    }
+
+    /// As a sentence says it: `2 GPUs with 40960 MiB each`.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let gpus = if self.count == 1 { "1 GPU".to_owned() } else { format!("{} GPUs", self.count) };
+        match self.memory_mib {
+            Some(mib) if self.count == 1 => format!("{gpus} with {mib} MiB"),
+            Some(mib) => format!("{gpus} with {mib} MiB each"),
+            None => gpus,
+        }
+    }
+}
+
+/// A GPU that a worker offers to jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct GpuOffer {
+    /// `GPU-...`, as `nvidia-smi -L` names it.
+    pub uuid: String,
+    /// `NVIDIA H100 80GB HBM3`
+    pub name: String,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+}
+
+/// Memory of a GPU with its unit, in MiB. `GiB` and `MiB` are powers of 1024; `GB` and `MB` powers of 1000, as cards are named: an
+/// "80 GB" one has 81559 MiB, which is less than `80GiB`.
+///
+/// # Errors
+/// What is expected.
+pub fn memory_mib(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("`{text}` is no memory of a GPU; write a number and a unit, such as `40GiB`, `24GB` or `8000MiB`");
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text.get(..digits).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)?;
+    let unit: u64 = match text.get(digits..).map(|unit| unit.trim().to_ascii_lowercase()).as_deref() {
+        Some("mib") => 1 << 20,
+        Some("gib") => 1 << 30,
+        Some("mb") => 1_000_000,
+        Some("gb") => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let mib = number.checked_mul(unit).ok_or_else(wrong)?.div_ceil(1 << 20);
+    if (1..=1 << 22).contains(&mib) { Ok(mib) } else { Err(wrong()) }
+}
+
+/// The signature is serde's.
+#[expect(clippy::ref_option, reason = "serde hands it over like this")]
+fn write_mib<S: serde::Serializer>(mib: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match mib {
+        Some(mib) => serializer.collect_str(&format_args!("{mib}MiB")),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    count: Option<u32>,
+    memory: Option<String>,
+    capability: Option<String>,
+    cuda: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for GpuNeed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = GpuNeed;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of GPUs, or `{ count: 1, memory: 40GiB }`")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<GpuNeed, E> {
+                checked(GpuNeed::whole(u32::try_from(count).unwrap_or(u32::MAX))).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<GpuNeed, E> {
+                self.visit_u64(u64::try_from(count).unwrap_or(0))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<GpuNeed, A::Error> {
+                use serde::de::Error as _;
+                let written = Written::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let memory_mib = written.memory.as_deref().map(memory_mib).transpose().map_err(A::Error::custom)?;
+                let count = written.count.unwrap_or(1);
+                let need = GpuNeed { count, memory_mib, capability: written.capability, cuda: written.cuda };
+                checked(need).map_err(A::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn checked(need: GpuNeed) -> Result<GpuNeed, String> {
+    if !(1..=MAX_GPUS).contains(&need.count) {
+        return Err(format!(
+            "`gpus` is {}, and 1 to {MAX_GPUS} are allowed; leave it out where none is needed",
+            need.count
+        ));
+    }
+    for (key, version) in [("capability", &need.capability), ("cuda", &need.cuda)] {
+        let is_version = |text: &String| {
+            text.split('.').count() <= 3
+                && text
+                    .split('.')
+                    .all(|part| !part.is_empty() && part.len() <= 4 && part.bytes().all(|b| b.is_ascii_digit()))
+        };
+        if let Some(text) = version.as_ref().filter(|text| !is_version(text)) {
+            return Err(format!("`{key}: {text}` is no version; write it in quotes, such as `{key}: \"8.0\"`"));
+        }
+    }
+    Ok(need)
+}
+
+impl JsonSchema for GpuNeed {
+    fn schema_name() -> Cow<'static, str> {
+        "Gpus".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "GPUs that are asked for: how many, or what each must have.",
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_GPUS},
+                {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "count": {"type": "integer", "minimum": 1, "maximum": MAX_GPUS, "description": "How many; 1 where it is left out."},
+                        "memory": {
+                            "type": "string",
+                            "description": "Memory of each, `40GiB`. Left out: whole GPUs that nobody else uses.",
+                            "examples": ["40GiB", "24GB"]
+                        },
+                        "capability": {"type": "string", "description": "The least compute capability, `8.0`."},
+                        "cuda": {"type": "string", "description": "The least CUDA version that the driver must support, `12.4`."}
+                    }
+                }
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<GpuNeed, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_number_and_a_mapping_are_read() {
+        assert_eq!(read("2"), Ok(GpuNeed::whole(2)));
+        assert_eq!(read("{}"), Ok(GpuNeed::whole(1)));
+        let need = read(r#"{"count": 2, "memory": "40GiB", "capability": "8.0", "cuda": "12.4"}"#).unwrap();
+        assert_eq!(
+            (need.count, need.memory_mib, need.in_words().as_str()),
+            (2, Some(40_960), "2 GPUs with 40960 MiB each")
+        );
+        let again = read(&serde_json::to_string(&need).unwrap());
+        assert_eq!(again, Ok(need), "what is stored is read again");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_refused() {
+        for (text, wanted) in [
+            ("0", "1 to 64 are allowed"),
+            ("-1", "1 to 64 are allowed"),
+            ("65", "1 to 64 are allowed"),
+            (r#""two""#, "a number of GPUs"),
+            (r#"{"count": 1, "memory": "40"}"#, "a number and a unit"),
+            (r#"{"memory": "0GiB"}"#, "a number and a unit"),
+            (r#"{"memory": "99999999999999999999GiB"}"#, "a number and a unit"),
+            (r#"{"kind": "h100"}"#, "unknown field `kind`"),
+            (r#"{"capability": "sm_80"}"#, "is no version"),
+            (r#"{"cuda": "12."}"#, "is no version"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_card_has_what_its_name_says_in_decimal_units() {
+        assert_eq!(memory_mib("80GB"), Ok(76_294));
+        assert_eq!(memory_mib("80 GiB"), Ok(81_920));
+        assert_eq!(memory_mib("8000mib"), Ok(8000));
+        assert!(memory_mib("80GB").unwrap() <= 81_559, "an 80 GB card is one");
+    }
+}
