@@ -164,7 +164,23 @@ pub(super) fn branch(state: &State, asked: &Asked, repository: &str, branch: &st
     let known = state.repositories.get(repository).ok_or_else(Answer::not_found)?;
     let commit = known.branch(branch);
     let commit = commit.ok_or_else(|| Answer::refusal(http::StatusCode::NOT_FOUND, "Branch not found"))?;
-    Ok(Answer::ok(json!({"name": branch, "commit": {"sha": commit}, "protected": false})))
+    let base = format!("{}/repos/{repository}", state.url);
+    let said =
+        |format: &str| known.git(&["show", "--no-patch", &format!("--format={format}"), &commit]).unwrap_or_default();
+    let signed = |who: &str| json!({"name": said(&format!("%{who}n")), "email": said(&format!("%{who}e")), "date": said(&format!("%{who}I"))});
+    let url = format!("{base}/commits/{commit}");
+    Ok(Answer::ok(json!({
+        "name": branch, "protected": false, "protection": {}, "protection_url": format!("{base}/branches/{branch}/protection"),
+        "_links": {"self": format!("{base}/branches/{branch}"), "html": format!("{}/{repository}/tree/{branch}", state.url)},
+        "commit": {
+            "sha": commit, "node_id": "C_1", "url": url, "html_url": url, "comments_url": format!("{url}/comments"),
+            "author": null, "committer": null, "parents": [],
+            "commit": {
+                "url": url, "message": said("%B"), "author": signed("a"), "committer": signed("c"), "comment_count": 0,
+                "tree": {"sha": said("%T"), "url": format!("{base}/git/trees/{}", said("%T"))},
+            },
+        },
+    })))
 }
 
 /// `GET /repos/{owner}/{repo}/pulls`

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use chrono::TimeDelta;
 use segue_integration_tests::webhook::push_payload;
+use segue_schemas::api::DeliveryStatus;
 
 use crate::{check_shown, with_github};
 
@@ -75,5 +76,47 @@ async fn what_is_as_it_was_is_not_sent_again() -> Result<()> {
         ensure!(begun.elapsed() < LIMIT, "nothing was asked for: {:#?}", github.requests());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    Ok(())
+}
+
+/// A push to the default branch of which no webhook tells is run all the same; a webhook that comes after all runs nothing twice, and one
+/// that is only late is waited for.
+#[tokio::test]
+async fn a_push_to_the_default_branch_that_nobody_told_of_is_run_once() -> Result<()> {
+    let (mut stand, github) = with_github(", gather: 50ms, sweep-every: 300ms").await?;
+    let first = stand.repository.commit("first", &[(".segue/pipelines/one.yml", PIPELINE)])?;
+    let known = stand.push("main").await?;
+    check_shown(&github, &first, "one", "success", LIMIT).await?;
+    stand.api()?.run_of(&known, LIMIT).await?;
+
+    stand.stop_server(LIMIT).await?;
+    stand.repository.commit("second", &[])?;
+    stand.repository.push("main")?;
+    let third = stand.repository.commit("third: what it is about", &[])?;
+    let pushed = stand.repository.push("main")?;
+    stand.start_server().await?;
+    check_shown(&github, &third, "one", "success", LIMIT).await?;
+
+    let body = serde_json::to_vec(&push_payload(&stand.repository, &pushed))?;
+    assert_eq!(stand.webhook()?.send("late", "push", &body).await?.status(), 202);
+    let late = stand.api()?.planned("late", LIMIT).await?;
+    ensure!(late.status == DeliveryStatus::Ignored && late.runs.is_empty(), "the late webhook: {late:?}");
+    let runs = stand.api()?.runs().await?.items;
+    let of_third = runs.iter().find(|run| run.commit.as_str() == third);
+    assert_eq!(of_third.map(|run| run.title.as_str()), Some("third: what it is about"));
+    assert_eq!(runs.len(), 2, "{runs:?}");
+
+    // one that leads away and back again is another push
+    let fourth = stand.repository.commit("fourth", &[])?;
+    stand.push("main").await?;
+    check_shown(&github, &fourth, "one", "success", LIMIT).await?;
+    let looks =
+        || github.requests().iter().filter(|one| one.path.ends_with("/branches/main") && one.status == 304).count();
+    let (before, begun) = (looks(), Instant::now());
+    while looks() < before + 2 {
+        ensure!(begun.elapsed() < LIMIT, "branches are not looked at: {:#?}", github.requests());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stand.api()?.runs().await?.items.len(), 3, "what was told is not found once more");
     Ok(())
 }

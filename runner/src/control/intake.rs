@@ -162,7 +162,13 @@ async fn record_planned(store: &Store, tx: &mut Tx, id: &DeliveryId, planning: P
         return Ok(PlanOutcome::Settled);
     }
     let (state, reason, outcome) = match planning {
-        Planning::Ignored(reason) => (DeliveryState::Ignored, Some(reason), PlanOutcome::Nothing),
+        Planning::Ignored(reason) => {
+            // nothing runs of it, and it is known that it came
+            if let Some(trigger) = &delivery.trigger {
+                deliveries::claim_identity(&mut tx.conn, trigger, id, tx.now).await?;
+            }
+            (DeliveryState::Ignored, Some(reason), PlanOutcome::Nothing)
+        }
         Planning::Failed(reason) => (DeliveryState::Failed, Some(reason), PlanOutcome::Nothing),
         Planning::Runs(_) | Planning::Located(..) => {
             let (located, new) = match planning {

@@ -6,7 +6,7 @@
 //!
 //! `intake` takes deliveries and plans; `claim` hands work out, the best by `order`, behind `gates` and `concurrency`; `report` and `logs` take what
 //! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
-//! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, and `resume` goes
+//! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, `heads` the pushes that nobody told of, and `resume` goes
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
 //! `absent` records what a host carries that had been away, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
@@ -23,6 +23,7 @@ mod concurrency;
 pub(crate) mod contents;
 mod contexts;
 pub(crate) mod gates;
+mod heads;
 mod intake;
 mod logs;
 mod of_steps;

@@ -2,14 +2,16 @@
 
 use segue_pipelines::preview::Pull;
 use segue_schemas::{
-    id::DeliveryId,
     preview::PreviewState,
     trigger::{Event, Trigger},
 };
 
-use super::previews::{self, note};
+use super::{
+    heads::found_by_comparing,
+    previews::{self, note},
+};
 use crate::store::{
-    Bell, Meaning, NewDelivery, Payload, Result, Store, StoreError, Tx,
+    Bell, Meaning, NewDelivery, Payload, Result, Store, Tx,
     tables::{deliveries, previews as table},
 };
 
@@ -87,15 +89,14 @@ impl Store {
 /// Makes the delivery that did not come.
 async fn plan(tx: &mut Tx, mut trigger: Trigger, is_reopened: bool) -> Result<()> {
     let Event::PullRequest { action, number, head, updated_at, .. } = &mut trigger.event else { return Ok(()) };
-    let mut name = format!("pull-{number}-{head}");
+    let mut opened_at = String::new();
     if is_reopened {
         *action = "reopened".into();
         // it may be opened again and again at one commit
-        name = format!("pull-{number}-{}-{}", head.short(), updated_at.0);
+        opened_at = updated_at.0.to_string();
     }
-    let id: DeliveryId = name
-        .parse()
-        .map_err(|error| StoreError::Refused(format!("the pull request's number can't be used: {error}")))?;
+    let told = format!("pull-{number}-{}", head.short());
+    let id = found_by_comparing(&told, &[&trigger.repository, head.as_str(), &opened_at])?;
     let delivery = NewDelivery {
         id,
         event: trigger.event.name().into(),

@@ -12,6 +12,7 @@ mod client;
 mod commenter;
 mod deployer;
 mod error;
+mod heads;
 mod pages;
 mod people;
 mod presser;

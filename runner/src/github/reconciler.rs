@@ -1,5 +1,5 @@
 //! What is open at GitHub against what is known here, at each start and every hour: a webhook that never came must leave no preview
-//! behind, and no push unseen.
+//! behind, and no push unseen; default branches are compared by [`super::heads`].
 //!
 //! Comes in: the list of a repository's open pull requests, and which are known to be open. Goes out: words about pull requests, as
 //! webhooks bring them. Never here: what follows from them.
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GitHub, GitHubError, Purpose, Speaker,
+    heads::Heads,
     pages::{PER_PAGE, Pages},
 };
 use crate::{
@@ -37,13 +38,14 @@ pub struct Reconciler {
     store: Store,
     github: GitHub,
     lists: Pages<Listed>,
+    heads: Heads,
     every: Duration,
     again: Duration,
 }
 
 /// Why it could not.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(super) enum Trouble {
     #[error(transparent)]
     GitHub(#[from] GitHubError),
     #[error(transparent)]
@@ -69,7 +71,8 @@ impl Reconciler {
     pub fn new(store: Store, github: GitHub) -> Self {
         let config = &store.config().github;
         let (every, again) = (config.sweep_every.0, config.longest_pause.0.min(config.sweep_every.0));
-        Self { store, github, lists: Pages::default(), every, again }
+        let heads = Heads::new(store.clone(), github.clone());
+        Self { store, github, lists: Pages::default(), heads, every, again }
     }
 
     /// Looks at once, and then ever again, until `stop`.
@@ -86,7 +89,7 @@ impl Reconciler {
         }
     }
 
-    /// Looks at every repository of which a pull request was heard; how long until the next look.
+    /// Looks at every repository of which a push or a pull request was heard; how long until the next look.
     async fn look(&mut self) -> Duration {
         let repositories = match self.store.repositories_with_pulls().await {
             Ok(repositories) => repositories,
@@ -111,7 +114,7 @@ impl Reconciler {
                 }
             }
         }
-        pause
+        self.heads.look(self.again).await.unwrap_or(pause)
     }
 
     /// How many pull requests stood otherwise.

@@ -27,6 +27,8 @@ pub enum Purpose {
     Teams,
     /// Reading what the repository is.
     Metadata,
+    /// Reading its branches.
+    Contents,
 }
 
 impl Purpose {
@@ -40,6 +42,7 @@ impl Purpose {
             Self::Deployments => json!({"deployments": "write"}),
             Self::Teams => json!({"members": "read"}),
             Self::Metadata => json!({"metadata": "read"}),
+            Self::Contents => json!({"contents": "read"}),
         }
     }
 
@@ -53,6 +56,7 @@ impl Purpose {
             Self::Deployments => "deployments: write",
             Self::Teams => "members: read (of the organization)",
             Self::Metadata => "metadata: read",
+            Self::Contents => "contents: read",
         }
     }
 }

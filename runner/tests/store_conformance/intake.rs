@@ -52,6 +52,58 @@ pub async fn the_same_work_under_another_guid_makes_nothing(world: World) {
     assert_eq!(world.store.runs(Default::default()).await.unwrap().len(), 1);
 }
 
+pub async fn a_push_that_nobody_told_of_is_planned_once(world: World) {
+    let branch = "refs/heads/main";
+    let pushed = |from: u64, to: u64| {
+        let mut trigger = world.push("o/r");
+        trigger.event = Event::Push {
+            r#ref: branch.into(),
+            before: commit(from),
+            after: commit(to),
+            message: String::new(),
+            forced: false,
+        };
+        trigger
+    };
+    let come = async |from: u64, to: u64, planning: Planning| {
+        let delivery = world.delivery(pushed(from, to));
+        let id = delivery.id.clone();
+        world.store.accept_delivery(delivery).await.unwrap();
+        world.pass(Duration::from_millis(5));
+        world.store.record_planned(&id, planning).await.unwrap()
+    };
+    let missed = async |head: u64| world.store.missed_push("o/r", branch, &commit(head)).await.unwrap();
+    assert!(world.store.repositories_with_pushes().await.unwrap().is_empty());
+    assert_eq!(missed(1).await, None, "nothing was ever heard of it");
+    come(0, 1, one_run()).await;
+    come(1, 2, Planning::Ignored("no pipeline is for it".into())).await;
+    assert_eq!(world.store.repositories_with_pushes().await.unwrap(), ["o/r"]);
+    assert_eq!(missed(2).await, None, "what starts nothing was told of as well");
+    assert_eq!(missed(1).await, Some(commit(2)), "it was told of, and led away since");
+    // one that waits to be planned may be what would be missed
+    let waiting = world.delivery(pushed(2, 3));
+    world.store.accept_delivery(waiting.clone()).await.unwrap();
+    assert_eq!(missed(4).await, None);
+    world.pass(Duration::from_millis(5));
+    world.store.record_planned(&waiting.id, one_run()).await.unwrap();
+    assert_eq!(missed(5).await, Some(commit(3)));
+
+    assert!(world.store.plan_missed_push(pushed(3, 5)).await.unwrap());
+    assert!(!world.store.plan_missed_push(pushed(3, 5)).await.unwrap(), "it was found before");
+    let found = world.store.next_deliveries(10).await.unwrap();
+    assert_eq!(found.len(), 1);
+    world.pass(Duration::from_millis(5));
+    assert!(matches!(world.store.record_planned(&found[0].id, one_run()).await.unwrap(), PlanOutcome::Made(_)));
+    assert_eq!(missed(5).await, None);
+    // both webhooks come late: the one that was never seen is new, the other is what was found
+    assert!(matches!(come(3, 4, one_run()).await, PlanOutcome::Made(_)));
+    assert_eq!(come(4, 5, one_run()).await, PlanOutcome::KnownWork(found[0].id.clone()));
+    assert_eq!(missed(5).await, None, "the older one has come after it");
+    // led away, it is no longer known to be there
+    assert!(matches!(come(5, 6, one_run()).await, PlanOutcome::Made(_)));
+    assert!(matches!(come(6, 5, one_run()).await, PlanOutcome::Made(_)));
+}
+
 pub async fn a_delivery_that_starts_nothing_is_kept_with_its_reason(world: World) {
     let mut ping = world.delivery(world.push("o/r"));
     ping.meaning = Meaning::Ignored("a ping starts nothing".into());

@@ -49,6 +49,7 @@ macro_rules! on {
                 a_delivery_twice_is_stored_once_and_planned_once,
                 an_accepted_delivery_is_there_after_a_crash,
                 the_same_work_under_another_guid_makes_nothing,
+                a_push_that_nobody_told_of_is_planned_once,
                 a_delivery_that_starts_nothing_is_kept_with_its_reason,
                 a_delivery_that_was_put_off_comes_back_later,
                 a_pipeline_that_cannot_be_planned_is_a_failed_run_that_people_hear_of,

@@ -5,10 +5,17 @@ use segue_pipelines::{
     diagnostic::{Style, render},
     service,
 };
-use segue_schemas::{deploy::ServiceSpec, id::Digest, worker_api::CreateRollout};
+use segue_schemas::{
+    deploy::ServiceSpec,
+    id::Digest,
+    worker_api::{CreateRollout, JobClaim},
+};
 
 use super::inputs::{Inputs, PREVIEW, Source};
-use crate::job::{StepError, StepPlace};
+use crate::{
+    job::{StepError, StepPlace},
+    log::mask::Masker,
+};
 
 /// The largest service file that is read.
 const MAX_SERVICE_FILE: u64 = 256 * 1024;
@@ -26,6 +33,14 @@ pub async fn prepare_rollout(
     with: &IndexMap<String, String>,
 ) -> Result<CreateRollout, StepError> {
     let inputs = Inputs::parse(action, with).map_err(|error| StepError::Configuration(error.to_string()))?;
+    if let Some(seed) = &inputs.seed
+        && let Some(secret) = secret_in(place.claim(), seed)
+    {
+        return Err(StepError::Configuration(format!(
+            "input `seed` of `{action}` holds the value of the secret `{secret}`, and would be stored and shown as it is; have the \
+             command read it from a place that only the host knows"
+        )));
+    }
     let Some(environment) = place.claim().plan.environment.clone() else {
         let key = &place.claim().plan.key;
         return Err(StepError::Configuration(format!(
@@ -48,6 +63,12 @@ pub async fn prepare_rollout(
     let preview = action == PREVIEW;
     let Inputs { strategy, seed, .. } = inputs;
     Ok(CreateRollout { epoch, step, service, environment, digest, strategy, preview, seed })
+}
+
+/// The secret whose value stands in a text, in whatever form.
+fn secret_in<'c>(claim: &'c JobClaim, text: &str) -> Option<&'c str> {
+    let mut secrets = claim.secrets.iter();
+    secrets.find(|(_, value)| Masker::new([value.as_str()]).finds(text)).map(|(name, _)| name.as_str())
 }
 
 /// The service's file, from the workspace or from the commit.
@@ -95,7 +116,7 @@ mod tests {
         id::{Epoch, JobId, RunId},
         plan::JobPlan,
         time::Timestamp,
-        worker_api::{JobClaim, Serving},
+        worker_api::Serving,
     };
 
     use super::*;
@@ -207,6 +228,10 @@ mod tests {
         assert!(error.contains(".segue/services/bad.yml") && error.contains("command"), "{error}");
         let error = prepare(&mut here, DEPLOY, &[("service", "web"), ("artifact", "ap")]).await.unwrap_err();
         assert!(error.contains("no artifact `ap`") && error.contains("segue/upload-artifact"), "{error}");
+        here.claim.secrets.insert("DB_PASSWORD".into(), "hunter22".into());
+        let seeded = [("service", "web"), app, ("seed", "./load --password hunter22")];
+        let error = prepare(&mut here, PREVIEW, &seeded).await.unwrap_err();
+        assert!(error.contains("the secret `DB_PASSWORD`") && !error.contains("hunter22"), "{error}");
         let error = prepare(&mut place(None), DEPLOY, &[("service", "web"), app]).await.unwrap_err();
         assert!(error.contains("job `ship`") && error.contains("environment: staging"), "{error}");
     }

@@ -1,9 +1,16 @@
 //! Data folders: where a service may keep what outlives its process and its releases, filled once by a command of its own, and taken away
 //! with the service.
 
-use std::{io, os::unix::fs::DirBuilderExt as _, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fs::Permissions,
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use segue_schemas::host_api::HostError;
+use segue_schemas::{host_api::HostError, id::InstanceId};
 
 use super::{Host, instances::Life, process::Process};
 
@@ -90,12 +97,43 @@ impl Host {
         self.options.data.join("data")
     }
 
-    /// Takes a service's data away that is recorded no more. Whatever still writes there ends meanwhile.
-    pub(super) async fn clear_data(&self, environment: &str, service: &str) {
+    /// Takes a service's data away that is recorded no more: out of its place at once, so that the next one begins anew there, and off the disk
+    /// once the instances that may write there have ended.
+    pub(super) async fn clear_data(self: &Arc<Self>, environment: &str, service: &str, writers: Vec<InstanceId>) {
         let folder = self.data_folder(environment, service);
-        if let Err(error) = remove(folder.clone()).await {
-            tracing::error!(folder = %folder.display(), %error, "data of a service that was taken away can't be removed");
+        let gone = match self.put_aside(&folder) {
+            Ok(Some(gone)) => gone,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), %error, "data of a service that was taken away can't be removed");
+                return;
+            }
+        };
+        let host = self.clone();
+        tokio::spawn(async move {
+            for writer in writers {
+                // what can't be told is no reason to keep it
+                let _ = host.has_stopped(&writer).await;
+            }
+            clear(gone).await;
+        });
+    }
+
+    /// Gives a folder another place, from which it goes; `None`: it is not there.
+    fn put_aside(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
+        let aside = self.folders_aside();
+        make(&aside)?;
+        let gone = aside.join(rand::random::<u64>().to_string());
+        match std::fs::rename(folder, &gone) {
+            Ok(()) => Ok(Some(gone)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// On the same file system as the data, where no environment can be called so.
+    fn folders_aside(&self) -> PathBuf {
+        self.data_folders().join(".removed")
     }
 
     /// Removes what lies in the place of data folders and is recorded no more: of a removal that was cut short.
@@ -105,13 +143,22 @@ impl Host {
             let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
             all.filter_map(|entry| entry.file_name().into_string().ok())
         };
+        let aside = self.folders_aside();
         for environment in entries(self.data_folders()) {
-            for service in entries(self.data_folders().join(&environment)) {
-                if !recorded.furnished.contains(&(environment.clone(), service.clone())) {
-                    self.clear_data(&environment, &service).await;
+            let of_environment = self.data_folders().join(&environment);
+            for service in entries(of_environment.clone()) {
+                let folder = of_environment.join(&service);
+                if of_environment == aside || !recorded.furnished.contains(&(environment.clone(), service)) {
+                    clear(folder).await;
                 }
             }
         }
+    }
+}
+
+async fn clear(folder: PathBuf) {
+    if let Err(error) = remove(folder.clone()).await {
+        tracing::error!(folder = %folder.display(), %error, "data of a service that was taken away can't be removed");
     }
 }
 
@@ -119,11 +166,35 @@ fn make(folder: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Removes a folder, if it is there.
+/// Removes a folder, if it is there; also one in which its owner has forbidden itself to write.
 async fn remove(folder: PathBuf) -> io::Result<()> {
-    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let removed = tokio::task::spawn_blocking(move || {
+        let removed = match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                open_up(&folder)?;
+                std::fs::remove_dir_all(&folder)
+            }
+            removed => removed,
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     });
     removed.await.map_err(io::Error::other)?
+}
+
+/// Lets the owner of these folders write in all of them.
+fn open_up(top: &Path) -> io::Result<()> {
+    let mut folders = vec![top.to_owned()];
+    while let Some(folder) = folders.pop() {
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }

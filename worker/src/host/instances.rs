@@ -186,7 +186,7 @@ impl Host {
     }
 
     /// Waits for the end of an instance that was told to stop.
-    async fn has_stopped(&self, id: &InstanceId) -> Result<Instance, HostError> {
+    pub(super) async fn has_stopped(&self, id: &InstanceId) -> Result<Instance, HostError> {
         let mut watch = self.store.watch();
         let stopped = |recorded: &Arc<Recorded>| recorded.instances.get(id).is_none_or(InstanceRecord::is_stopped);
         let recorded = watch.wait_for(stopped).await.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))?;

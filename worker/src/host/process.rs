@@ -72,12 +72,35 @@ pub struct Launch<'a> {
     pub mark: &'a str,
 }
 
+/// A text with the port in the place of `$PORT` and `${PORT}`; a longer name that begins so is another.
+fn with_port(text: &str, port: u16) -> String {
+    let mut filled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let (before, from) = rest.split_at(at);
+        filled.push_str(before);
+        let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        let behind = from.strip_prefix("${PORT}").or_else(|| from.strip_prefix("$PORT").filter(|rest| !goes_on(rest)));
+        rest = match behind {
+            Some(behind) => {
+                filled.push_str(&port.to_string());
+                behind
+            }
+            None => {
+                filled.push('$');
+                &from[1..]
+            }
+        };
+    }
+    filled + rest
+}
+
 impl Process {
     /// Starts a process, the leader of a group of its own. It is not bound to the life of this one.
     pub fn start(launch: Launch<'_>) -> io::Result<Self> {
         let (program, arguments) =
             launch.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
-        let filled = |text: &String| text.replace("${PORT}", "$PORT").replace("$PORT", &launch.port.to_string());
+        let filled = |text: &String| with_port(text, launch.port);
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
         let errors = launch.output.try_clone()?;
         let child = Command::new(found_in(launch.directory, program))
@@ -291,6 +314,18 @@ mod tests {
 
     fn shell(script: &str) -> Vec<String> {
         vec!["sh".into(), "-c".into(), script.into()]
+    }
+
+    #[test]
+    fn the_port_takes_the_place_of_its_own_name_alone() {
+        for (text, filled) in [
+            ("--port=$PORT/${PORT}", "--port=80/80"),
+            ("$PORTAL $PORT_2 ${PORTAL}", "$PORTAL $PORT_2 ${PORTAL}"),
+            ("$$PORT é$PORT-x $", "$80 é80-x $"),
+            ("", ""),
+        ] {
+            assert_eq!(with_port(text, 80), filled, "{text}");
+        }
     }
 
     #[tokio::test]

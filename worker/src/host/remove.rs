@@ -25,7 +25,7 @@ impl Host {
         });
         let instances = change.await?;
         let pushed = self.proxy.push().await;
-        self.clear_data(&environment, &service).await;
+        self.clear_data(&environment, &service, instances.clone()).await;
         pushed?;
         tracing::info!(environment, service, instances = instances.len(), "taken away");
         self.tidy(&[]);

@@ -47,6 +47,32 @@ async fn a_data_folder_is_filled_once_and_goes_with_its_service() {
 }
 
 #[tokio::test]
+async fn data_go_once_nobody_writes_them_any_more() {
+    let world = World::start().await;
+    // it goes on to write for a second after it was told to end, and lets nobody write in a folder of its own
+    let script = "mkdir -p $SEGUE_DATA/own && touch $SEGUE_DATA/own/file && chmod 500 $SEGUE_DATA/own; cd $SEGUE_DATA; \
+        trap 'n=0; while [ $n -lt 100 ]; do touch late-$n; n=$((n+1)); sleep 0.01; done; exit' TERM; touch ready; \
+        while :; do sleep 0.01; done";
+    let mut begin = start(&world, "web-1", 1, 1, "true");
+    begin.command = ["sh", "-c", script].map(str::to_owned).into();
+    world.client.start_instance(&begin).await.unwrap();
+    let begun = Instant::now();
+    while !folder(&world).join("ready").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the service does not begin");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.client.remove(&RemoveRoute { fence: world.fence(2) }).await.unwrap();
+    assert!(!folder(&world).exists(), "its place is free at once");
+    let aside = world.data().join("data/.removed");
+    let begun = Instant::now();
+    while std::fs::read_dir(&aside).unwrap().next().is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "its data stay");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_seed_that_fails_is_told_and_leaves_nothing_to_the_next_try() {
     let world = World::start().await;
     let failing = "echo half >> $SEGUE_DATA/seeds; exit 3";

@@ -148,18 +148,71 @@ pub(crate) async fn claim_identity(
 ) -> Result<Option<DeliveryId>> {
     let Some((before, after)) = ends(&trigger.event) else { return Ok(None) };
     let key = || args![&trigger.repository, trigger.event.name(), trigger.event.git_ref(), before, after];
+    // a push that was found by comparing has been planned with another commit before it than its late webhook tells
     let sql =
         "INSERT INTO work_identities (repository, event, git_ref, before_commit, after_commit, delivery_id, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+        SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM work_identities found
+            WHERE found.repository = $1 AND found.event = $2 AND found.git_ref = $3 AND found.after_commit = $5
+                AND found.delivery_id LIKE 'head-%' AND NOT EXISTS (SELECT 1 FROM work_identities gone
+                    WHERE gone.repository = $1 AND gone.event = $2 AND gone.git_ref = $3 AND gone.before_commit = $5
+                        AND gone.created_at >= found.created_at))
+        ON CONFLICT DO NOTHING";
     if conn.run(sql, [key(), args![id, now]].concat()).await? > 0 {
         return Ok(None);
     }
     let sql = "SELECT delivery_id FROM work_identities
-        WHERE repository = $1 AND event = $2 AND git_ref = $3 AND before_commit = $4 AND after_commit = $5";
+        WHERE repository = $1 AND event = $2 AND git_ref = $3 AND after_commit = $5
+            AND (before_commit = $4 OR delivery_id LIKE 'head-%')
+        ORDER BY CASE WHEN before_commit = $4 THEN 0 ELSE 1 END LIMIT 1";
     match conn.first(sql, key()).await? {
         Some(row) => Ok(Some(row.parsed("delivery_id")?)),
         None => Err(StoreError::corrupt("work_identities", "an identity is taken by nobody")),
     }
+}
+
+/// How the deliveries are named that were made for pushes which were found by comparing; statements have it spelled out.
+pub(crate) const FOUND: &str = "head-";
+
+/// The repositories to which a push was heard of: a seek for each.
+pub(crate) async fn pushed_repositories(conn: &mut Conn) -> Result<Vec<String>> {
+    let sql = "WITH RECURSIVE known (repository) AS (
+            SELECT MIN(repository) FROM work_identities
+            UNION ALL
+            SELECT (SELECT MIN(w.repository) FROM work_identities w WHERE w.repository > known.repository)
+            FROM known WHERE known.repository IS NOT NULL)
+        SELECT repository FROM known WHERE repository IS NOT NULL AND EXISTS (
+            SELECT 1 FROM work_identities w WHERE w.repository = known.repository AND w.event = 'push')";
+    conn.all(sql, args![]).await?.iter().map(|row| row.text("repository")).collect()
+}
+
+/// The commit that the newest push to a ref has brought.
+pub(crate) async fn last_push(conn: &mut Conn, repository: &str, git_ref: &str) -> Result<Option<CommitSha>> {
+    let sql = "SELECT after_commit FROM work_identities WHERE repository = $1 AND event = 'push' AND git_ref = $2
+        ORDER BY created_at DESC LIMIT 1";
+    conn.first(sql, args![repository, git_ref]).await?.map(|row| row.parsed("after_commit")).transpose()
+}
+
+/// Whether a push has brought a ref to this commit, and none has led it away since.
+pub(crate) async fn is_known_to_be_at(
+    conn: &mut Conn,
+    repository: &str,
+    git_ref: &str,
+    commit: &CommitSha,
+) -> Result<bool> {
+    let sql = "SELECT 1 AS found FROM work_identities came
+        WHERE came.repository = $1 AND came.event = 'push' AND came.git_ref = $2 AND came.after_commit = $3
+            AND NOT EXISTS (SELECT 1 FROM work_identities gone
+                WHERE gone.repository = $1 AND gone.event = 'push' AND gone.git_ref = $2 AND gone.before_commit = $3
+                    AND gone.created_at >= came.created_at)
+        LIMIT 1";
+    Ok(conn.first(sql, args![repository, git_ref, commit]).await?.is_some())
+}
+
+/// Whether a push to a repository waits for the planner.
+pub(crate) async fn has_waiting_push(conn: &mut Conn, repository: &str) -> Result<bool> {
+    let sql = "SELECT 1 AS found FROM outbox JOIN deliveries ON deliveries.id = outbox.subject
+        WHERE outbox.kind = 'delivery' AND deliveries.repository = $1 AND deliveries.event = 'push' LIMIT 1";
+    Ok(conn.first(sql, args![repository]).await?.is_some())
 }
 
 /// Before and after, by which the same work is known again.
