@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod github;
 pub mod history;
 pub mod hostile;
+pub mod joined;
 pub mod ledger;
 pub mod load;
 pub mod postgres;

@@ -102,6 +102,41 @@ impl Stand {
         Ok(self.apart.last().context("it was started")?.id())
     }
 
+    /// A server alone.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_server_alone(extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(extra)?;
+        stand.role = "server";
+        stand.start_server().await?;
+        Ok(stand)
+    }
+
+    /// Starts a worker beside the server, with its data in a folder of its name and the token in a file of the server's data directory;
+    /// its id.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_worker_beside(&mut self, name: &str, token_file: &str) -> Result<u32> {
+        let config = self.configuration_file().display().to_string();
+        let data = self.folder.path().join(name).display().to_string();
+        let token = self.data().join(token_file).display().to_string();
+        let server = format!("http://{}", self.listen);
+        self.start_beside(&[
+            "worker",
+            "--config",
+            &config,
+            "--data",
+            &data,
+            "--server",
+            &server,
+            "--token-file",
+            &token,
+        ])?;
+        Ok(self.apart.last().context("it was started")?.id())
+    }
+
     fn start_beside(&mut self, arguments: &[&str]) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.server_log())?;
         let child = Command::new(binary()?)

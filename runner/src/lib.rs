@@ -6,6 +6,7 @@
 pub mod api;
 pub mod artifact_store;
 pub mod auth;
+pub mod authority;
 pub mod backup;
 pub mod control;
 pub mod github;

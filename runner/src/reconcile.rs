@@ -20,7 +20,10 @@ use crate::{
 /// Those of the store; the worker tells the state again when it next reaches the host. One service that can't be recorded does
 /// not keep the others from it.
 pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
-    store.proxy_listens(host, &state.listen);
+    if store.is_host(host).await? {
+        store.proxy_listens(host, &state.listen);
+        store.keep_host_state(host, state).await?;
+    }
     let mut failed = Ok(());
     for route in &state.routes {
         if let Err(error) = self::route(store, host, route, state).await {

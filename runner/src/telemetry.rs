@@ -59,6 +59,8 @@ pub enum Api {
     Public,
     /// The workers'.
     Worker,
+    /// That of hosts on other machines.
+    Host,
 }
 
 impl EncodeLabelValue for Api {
@@ -66,6 +68,7 @@ impl EncodeLabelValue for Api {
         let word = match self {
             Self::Public => "public",
             Self::Worker => "worker",
+            Self::Host => "host",
         };
         EncodeLabelValue::encode(&word, encoder)
     }

@@ -31,6 +31,10 @@
 //! | `GET /worker-tokens` | -> [`WorkerTokenList`]: names, never tokens |
 //! | `POST /worker-tokens` | [`NewWorkerToken`] -> 201 [`WorkerTokenMade`] |
 //! | `DELETE /worker-tokens/{name}` | -> [`Revoked`]; at once |
+//! | `GET /hosts` | -> [`HostList`] |
+//! | `POST /host-invitations` | [`NewHostInvitation`] -> 201 [`HostInvitation`] |
+//! | `DELETE /hosts/{name}` | -> [`HostRevoked`]; at once |
+//! | `GET /services` | -> [`RunningServices`]: what runs where |
 //! | `GET /queue?limit=` | -> [`QueueList`]: what waits and what for, oldest first |
 //! | `GET /queue/dead-letters` | -> [`crate::queue::DeadLetterList`]: messages that nobody could do anything with |
 //! | `POST /queue/dead-letters/requeue` | [`crate::queue::RequeueRequest`] -> [`crate::queue::Requeued`] |
@@ -42,6 +46,7 @@
 //! behind skips to the newest state (logs: goes on at its offset); nothing is queued for it.
 
 mod attempts;
+mod hosts;
 mod workers;
 
 use indexmap::IndexMap;
@@ -49,7 +54,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::{attempts::*, workers::*};
+pub use self::{attempts::*, hosts::*, workers::*};
 use crate::{
     annotation::Annotation,
     artifact::Artifact,

@@ -193,6 +193,10 @@ impl EnvironmentConfig {
 pub struct HostConfig {
     /// The unix socket of its `segue host`. Left out: `host/host.sock` in the data directory.
     pub socket: Option<PathBuf>,
+    /// Whether it joins from another machine (`segue host invite`) and has no socket here.
+    pub join: bool,
+    /// Where workers reach a host that joined, `HOST:PORT`, where that is not the address that it joined with.
+    pub address: Option<String>,
     /// The addresses that its proxy listens on.
     pub listen: Vec<String>,
 }
@@ -570,6 +574,12 @@ pub struct TimingConfig {
     pub dead_man: Span,
     /// How long a rollout that has changed something waits for a host that does not answer, before it ends as failed.
     pub absent_host: Span,
+    /// How long a token of `segue host invite` may be used.
+    pub host_invitation: Span,
+    /// How long the certificate of a host that joined holds. It is renewed when a third of that is left.
+    pub host_certificate: Span,
+    /// How long a worker's certificate for the joined hosts of a rollout holds. It is renewed as a host's is.
+    pub worker_certificate: Span,
 }
 
 impl Default for TimingConfig {
@@ -579,6 +589,9 @@ impl Default for TimingConfig {
             renew: Span::seconds(5),
             dead_man: Span::seconds(15),
             absent_host: Span::seconds(86_400),
+            host_invitation: Span::seconds(900),
+            host_certificate: Span::seconds(30 * 86_400),
+            worker_certificate: Span::seconds(3600),
         }
     }
 }

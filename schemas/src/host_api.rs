@@ -1,4 +1,5 @@
-//! What is said to `segue host`: HTTP/1.1 with JSON bodies over its unix socket.
+//! What is said to `segue host`: HTTP/1.1 with JSON bodies over its unix socket, and to one that joined from another machine over
+//! TLS 1.3, where both ends show a certificate ([`crate::host_join`]).
 //!
 //! | request | body -> answer |
 //! | --- | --- |
@@ -14,7 +15,7 @@
 //! | `POST /v1/routes/{environment}/{service}/renew` | [`RenewDeadMan`] -> [`RouteState`] |
 //! | `GET /v1/routes/{environment}/{service}/observations?after=&wait_ms=&limit=` | -> [`ObservationBatch`] |
 //! | `POST /v1/routes/{environment}/{service}/emergency-rollback` | [`EmergencyRollback`] -> [`EmergencyResult`] |
-//! | `POST /v1/shutdown` | [`Shutdown`] -> [`Shutdown`]; the host ends once it has answered. TERM ends the host alone |
+//! | `POST /v1/shutdown` | [`Shutdown`] -> [`Shutdown`]; the host ends once it has answered; over its unix socket alone. TERM ends the host alone |
 //!
 //! Every mutation carries a [`Fence`]. Errors are [`HostError`] with the status of [`HostErrorCode::http_status`].
 
@@ -80,6 +81,8 @@ pub enum ArtifactSource {
         /// Sent as `Authorization: Bearer`.
         token: String,
     },
+    /// The server that the host has joined.
+    Joined,
 }
 
 /// One running copy of a release.

@@ -11,6 +11,7 @@ pub mod deploy;
 pub mod duration;
 pub mod gpu;
 pub mod host_api;
+pub mod host_join;
 pub mod id;
 pub mod json_schema;
 pub mod plan;

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     annotation::Annotation,
     deploy::{JournalEntry, Release, Rollout, RolloutCommand, ServiceSpec, Strategy},
+    host_join::HostAccess,
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId, WorkerId},
     plan::JobPlan,
     status::{Conclusion, FailureClass, RolloutStatus, StepStatus},
@@ -77,7 +78,8 @@ pub struct Registered {
     /// How much of a log may come with the job's end, in bytes; 0 from a server that takes none.
     #[serde(default)]
     pub max_log_tail: u64,
-    /// The addresses of the hosts by name: the path of a unix socket. The worker tells the server of those that it reaches.
+    /// The addresses of the hosts by name: the path of a unix socket. The worker tells the server of those that it reaches. Hosts that
+    /// joined are not among them: they tell of themselves.
     #[serde(default)]
     pub hosts: IndexMap<String, String>,
     /// How long a rollout that has changed something waits for a host that does not answer.
@@ -559,8 +561,11 @@ pub struct RolloutClaim {
     pub epoch: Epoch,
     /// Its journal so far.
     pub journal: Vec<JournalEntry>,
-    /// The addresses of its hosts by name: the path of a unix socket.
+    /// The addresses of its hosts by name: the path of a unix socket, or `tls://HOST:PORT` of one that joined.
     pub hosts: IndexMap<String, String>,
+    /// What opens those that joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<HostAccess>,
     /// Where the host finds the artifact of the release, and of the one before.
     pub artifacts: BTreeMap<Digest, crate::host_api::ArtifactSource>,
     /// How long without renewal until the hosts fall back by themselves.
@@ -568,12 +573,15 @@ pub struct RolloutClaim {
 }
 
 /// A rollout's lease was renewed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RolloutRenewed {
     /// A person's word; given once to each owner, until the journal has it.
     pub command: Option<RolloutCommand>,
     /// Who said it, and why.
     pub by: Option<String>,
+    /// What opens the hosts that joined from now on, where what the claim came with is about to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<HostAccess>,
 }
 
 /// Journal entries, and where the rollout stands with them.

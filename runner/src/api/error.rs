@@ -135,6 +135,7 @@ impl From<StoreError> for ApiError {
             StoreError::WouldDeploy(_) => Self::new(StatusCode::CONFLICT, "would_deploy", message),
             StoreError::StaleWorker { .. } => Self::new(StatusCode::CONFLICT, "stale_worker", message),
             StoreError::Refused(_) | StoreError::Outdated(_) => Self::refused(message),
+            StoreError::Revoked(_) => Self::new(StatusCode::FORBIDDEN, "revoked", message),
             StoreError::Conflict(_) | StoreError::Illegal(_) => Self::new(StatusCode::CONFLICT, "conflict", message),
             StoreError::Unavailable(_) | StoreError::Files { .. } => Self::unavailable(message),
             StoreError::Secret(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "secret", message),

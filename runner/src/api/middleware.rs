@@ -29,6 +29,8 @@ pub const BODY_LIMIT: usize = 4 * 1024 * 1024;
 const PUBLIC_AT_A_TIME: usize = 256;
 /// Workers' requests at a time: two long polls per worker, one per job that runs, and logs.
 const WORKERS_AT_A_TIME: usize = 4096;
+/// Requests of hosts at a time: one long poll each, and what they fetch.
+const HOSTS_AT_A_TIME: usize = 2048;
 /// How long people's requests take at most until the answer begins; streams go on after that.
 const PUBLIC_LIMIT: Duration = Duration::from_secs(60);
 /// A body up to this is read by the connection itself, whatever the handler does with it.
@@ -55,6 +57,15 @@ pub fn worker(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
         .layer(from_fn_with_state(app.clone(), need_worker))
 }
 
+/// Around the API of hosts that joined: what each sends is signed, which its handler checks.
+pub fn host(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    router
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(GlobalConcurrencyLimitLayer::new(HOSTS_AT_A_TIME))
+        .layer(from_fn_with_state(app.clone(), count_host))
+}
+
 /// Around everything.
 pub fn everywhere(router: Router) -> Router {
     router
@@ -77,6 +88,12 @@ async fn need_admin(State(app): State<Arc<App>>, request: Request, next: Next) -
 async fn need_worker(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let response = callers::admit(&app, request, next).await;
     app.metrics.request(Api::Worker, response.status());
+    response
+}
+
+async fn count_host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    app.metrics.request(Api::Host, response.status());
     response
 }
 

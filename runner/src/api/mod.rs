@@ -1,4 +1,4 @@
-//! The HTTP API: people's under `/api/v1`, the workers' under `/api/v1/worker`, and what is open to everybody
+//! The HTTP API: people's under `/api/v1`, the workers' under `/api/v1/worker`, that of hosts on other machines under `/api/v1/host`, and what is open to everybody
 //! (`/healthz`, `/readyz`, `/metrics`, the webhook).
 //!
 //! Comes in: requests with a bearer token. Goes out: what the store knows, as the types of [`segue_schemas::api`] and
@@ -10,7 +10,9 @@ pub mod error;
 mod extract;
 mod fleet;
 mod hand_over;
+mod hosts;
 mod jobs;
+mod joined;
 mod middleware;
 mod open;
 mod people;
@@ -88,9 +90,11 @@ pub fn router(app: Arc<App>) -> Router {
     let (public, openapi) = public_routes().split_for_parts();
     let public = middleware::public(public.merge(open::description(openapi)), &app).with_state(app.clone());
     let worker = middleware::worker(worker::routes(), &app).with_state(app.clone());
+    let hosts = middleware::host(joined::routes(), &app).with_state(app.clone());
     let open = open::routes().with_state(app.clone());
     let all = Router::new()
         .nest("/api/v1/worker", worker)
+        .nest("/api/v1/host", hosts)
         .nest("/api/v1", public)
         .merge(open)
         .merge(crate::webhook::router(app.intake.clone()));
@@ -109,6 +113,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(jobs::routes())
         .merge(rollouts::routes())
         .merge(fleet::routes())
+        .merge(hosts::routes())
         .merge(previews::routes())
         .merge(people::routes())
         .merge(queue::routes())

@@ -1,29 +1,37 @@
 //! `segue host` and `segue proxy`: what keeps a machine's services, and what carries their traffic. Neither runs on a runtime
-//! of ours: both have their own.
+//! of ours: both have their own. And hosts on other machines: inviting, joining, revoking one, and showing what it carries.
 
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
-use segue_schemas::host_api::Shutdown;
+use segue_schemas::{host_api::Shutdown, host_join::JoinToken};
 use segue_worker::{
-    host::{self, HostOptions, client::HostClient},
+    host::{self, HostOptions, Join, JoinError, client::HostClient},
     proxy::{self, ProxyOptions},
 };
 
 use super::{
     ending::{Exit, Explain as _, Failure},
-    logging,
+    hosts, logging,
     out::say,
     place,
 };
 
-/// Keep this machine's services and their traffic
+/// Keep this machine's services and their traffic; have another machine's host join
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
     segue host --data /var/lib/segue/host --listen 0.0.0.0:80\n  \
-    segue host --data /var/lib/segue/host --stop\n\n\
+    segue host --data /var/lib/segue/host --stop\n  \
+    segue host invite gpu-1\n  \
+    segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
+    segue host revoke gpu-1\n\n\
     `segue up` starts it by itself. TERM ends the host alone: services and proxy live on, and the next host finds them. \
-    After a reboot it brings the last good releases and their weights back, with nothing else there.")]
+    After a reboot it brings the last good releases and their weights back, with nothing else there."
+)]
 pub struct HostArgs {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The host's own directory [default: host in the data directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -38,11 +46,55 @@ pub struct HostArgs {
     stop: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Make a token by which another machine may join as a host, once
+    Invite(hosts::InviteArgs),
+    /// Join a server as one of its hosts, from another machine
+    Join(JoinArgs),
+    /// Take a host's certificate back, at once
+    Revoke(hosts::RevokeArgs),
+    /// Show a host and what it carries
+    Show(hosts::ShowArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
+    segue host join http://10.0.0.1:8321 --token TOKEN --name gpu-1 --listen 10.0.0.7:8323 --data /var/lib/segue/host\n\n\
+    `segue host invite NAME`, where the server's admin is, prints the token. The key is made here and stays here. A running host \
+    takes it up when it is started again; its services live on meanwhile.\n\n\
+    Exit codes: 0 joined, 1 refused or not reached, 2 usage.")]
+struct JoinArgs {
+    /// The server's address, as this machine reaches it
+    #[arg(value_name = "SERVER")]
+    server: String,
+    /// What `segue host invite` printed
+    #[arg(long, env = "SEGUE_JOIN_TOKEN", hide_env_values = true)]
+    token: String,
+    /// The name that it was made for
+    #[arg(long)]
+    name: String,
+    /// Where workers reach this host
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8323")]
+    listen: SocketAddr,
+    /// What workers are told [default: the listening address; where that is 0.0.0.0, the one that the server is reached from]
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// The host's own directory [default: host in the data directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
 pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
-    let data = match args.data {
-        Some(data) => data,
-        None => place::default_data()?.join("host"),
-    };
+    match args.what {
+        None => {}
+        Some(What::Invite(args)) => return hosts::invite(&args),
+        Some(What::Join(args)) => return join(args),
+        Some(What::Revoke(args)) => return hosts::revoke(&args),
+        Some(What::Show(args)) => return hosts::show(&args),
+    }
+    let data = host_data(args.data)?;
     let mut options = HostOptions::new(data).explain("cannot find this program's own path")?;
     if let Some(socket) = args.socket {
         options.socket = socket;
@@ -53,6 +105,29 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
     options.listen = args.listen;
     logging::start()?;
     host::run_blocking(options).map_err(Failure::new)?;
+    Ok(Exit::Done)
+}
+
+fn host_data(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    Ok(match named {
+        Some(data) => data,
+        None => place::default_data()?.join("host"),
+    })
+}
+
+fn join(args: JoinArgs) -> Result<Exit, Failure> {
+    let token = JoinToken::parse(&args.token).ok_or_else(|| {
+        Failure::usage("--token is not what `segue host invite` prints")
+            .remedy("copy it whole, or have another one made")
+    })?;
+    let data = host_data(args.data)?;
+    let join = Join { server: args.server, token, name: args.name, listen: args.listen, address: args.address };
+    let identity = place::client_runtime()?.block_on(host::join(&data, join)).map_err(|error| match error {
+        JoinError::Usage(_) => Failure::usage(error),
+        error => Failure::new(error),
+    })?;
+    say!("{} is a host of {}", identity.name(), identity.server());
+    anstream::eprintln!("start it, or start it again: segue host --data {}", data.display());
     Ok(Exit::Done)
 }
 

@@ -18,6 +18,7 @@ mod explain;
 pub mod follow;
 mod github;
 mod host;
+mod hosts;
 mod local;
 pub mod logging;
 mod logs;
@@ -35,6 +36,7 @@ mod run;
 mod runs;
 mod secret;
 pub mod serve;
+mod services;
 pub mod show;
 mod sse;
 mod store;
@@ -73,6 +75,8 @@ enum Command {
     Previews(previews::Args),
     Queues(queues::Args),
     Host(host::HostArgs),
+    Hosts(hosts::Args),
+    Services(services::Args),
     Proxy(host::ProxyArgs),
     Demo(crate::demo::Args),
     Validate(validate::Args),
@@ -123,6 +127,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Queues(args) => queues::run(&args),
         Command::Demo(args) => crate::demo::run(&args),
         Command::Host(args) => host::run_host(args),
+        Command::Hosts(args) => hosts::run(&args),
+        Command::Services(args) => services::run(&args),
         Command::Proxy(args) => host::run_proxy(args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -60,6 +60,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The hosts at which the last rollout of a service ended without anybody knowing what serves.
+    pub async fn quarantined_hosts(&self) -> Result<Vec<String>> {
+        let mut conn = self.read().await?;
+        let mut found = Vec::new();
+        for rollout in rollouts::last_failed(&mut conn).await? {
+            if is_unknown(&mut conn, rollout.id()).await? {
+                found.extend(rollout.record.rollout.spec.hosts);
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// The last rollout of a pair, if it ended without anybody knowing what serves.
 async fn unknown_end(conn: &mut Conn, environment: &str, service: &str) -> Result<Option<StoredRollout>> {
     let filter = RolloutFilter {

@@ -12,10 +12,7 @@ use segue_schemas::{
     preview::{Preview, PreviewState},
 };
 
-use super::{
-    previews::remove,
-    rollouts::{all_hosts, next_id},
-};
+use super::{previews::remove, rollouts::next_id};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     sql::Conn,
@@ -74,7 +71,7 @@ impl Store {
     /// What is a stray or lost by a host's word alone is taken away where `remove-unknown` says that the word can be relied on: another
     /// Segue at the same host knows of what is a stray here, and another host of the same name carries what is lost here.
     pub async fn host_carries(&self, host: &str, carried: Vec<Carried>) -> Result<()> {
-        if !all_hosts(self)?.contains_key(host) {
+        if !self.is_host(host).await? {
             return Ok(());
         }
         let acts = self.environment(ENVIRONMENT).previews().remove_unknown;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::PoisonError, time::Durat
 use indexmap::IndexMap;
 use segue_pipelines::progress::SkipCause;
 use segue_schemas::{
-    config::NotificationEvent,
+    config::{HostConfig, NotificationEvent},
     deploy::{DataSpec, JournalEntry, Release, RolloutSpec, Strategy},
     host_api::ArtifactSource,
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
@@ -17,7 +17,7 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-use super::{advance::advance_run, previews, resume::resume_after, workers};
+use super::{advance::advance_run, joined, previews, resume::resume_after, workers};
 use crate::store::{
     Bell, Result, Store, StoreError, Tx,
     outboxes::notify,
@@ -77,15 +77,16 @@ impl Store {
     /// Extends a rollout's lease and gives a person's word. To hold the answer back, listen to [`Bell::Rollout`] and ask
     /// [`Store::rollout_command`].
     pub async fn renew_rollout(&self, rollout: RolloutId, epoch: Epoch) -> Result<RolloutRenewed> {
-        let length = self.config().timing.lease.0;
-        self.write(move |tx| {
+        let (store, length) = (self.clone(), self.config().timing.lease.0);
+        let access = self.write(move |tx| {
             Box::pin(async move {
-                rollouts::load_held(&mut tx.conn, rollout, epoch).await?;
-                rollouts::extend(&mut tx.conn, rollout, tx.now, tx.now + length).await
+                let held = rollouts::load_held(&mut tx.conn, rollout, epoch).await?;
+                rollouts::extend(&mut tx.conn, rollout, tx.now, tx.now + length).await?;
+                joined::next_access(&store, tx, &held).await
             })
-        })
-        .await?;
-        self.rollout_command(rollout, epoch).await
+        });
+        let access = access.await?;
+        Ok(RolloutRenewed { access, ..self.rollout_command(rollout, epoch).await? })
     }
 
     /// A person's word to a held rollout: given once to each owner, and again if the journal does not have it two renewals
@@ -93,16 +94,16 @@ impl Store {
     pub async fn rollout_command(&self, rollout: RolloutId, epoch: Epoch) -> Result<RolloutRenewed> {
         let held = rollouts::load_held(&mut self.read().await?, rollout, epoch).await?;
         let Some((command, by)) = held.record.command else {
-            return Ok(RolloutRenewed { command: None, by: None });
+            return Ok(RolloutRenewed::default());
         };
         let (now, again_after) = (self.now(), self.config().timing.renew.0 * 2);
         let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, (_, at)| now.since(*at) < Duration::from_secs(3600));
         if told.get(&rollout).is_some_and(|(to, at)| *to == epoch && now.since(*at) < again_after) {
-            return Ok(RolloutRenewed { command: None, by: None });
+            return Ok(RolloutRenewed::default());
         }
         told.insert(rollout, (epoch, now));
-        Ok(RolloutRenewed { command: Some(command), by: Some(by) })
+        Ok(RolloutRenewed { command: Some(command), by: Some(by), ..RolloutRenewed::default() })
     }
 
     /// Appends to a rollout's journal and stores where it stands; durable when this returns. At its end the waiting job goes
@@ -172,7 +173,7 @@ async fn create(
     let release = releases::get_or_insert(&mut tx.conn, release).await?;
     blobs::touch(&mut tx.conn, &release.digest, bytes, tx.now).await?;
     let settings = store.environment(&environment);
-    hosts(store, &settings.hosts)?;
+    joined::addresses(store, &mut tx.conn, &settings.hosts).await?;
     let spec = RolloutSpec {
         release: release.clone(),
         service: create.service,
@@ -236,46 +237,40 @@ impl Store {
         configured.filter(|port| *port != 0).or_else(told)
     }
 
-    /// A host told where its proxy listens.
+    /// The hosts of the machines of servers and workers, with their sockets.
+    #[must_use]
+    pub fn local_hosts(&self) -> IndexMap<String, String> {
+        sockets(self)
+    }
+
+    /// A host that there is told where its proxy listens.
     pub fn proxy_listens(&self, host: &str, listen: &[String]) {
         let port = listen.first().and_then(|address| address.parse::<SocketAddr>().ok()).map(|address| address.port());
-        // hosts are those that the configuration names
-        let is_known = host == "local" || self.config().hosts.contains_key(host);
-        if let Some(port) = port.filter(|_| is_known) {
+        if let Some(port) = port {
             self.inner.proxy_ports.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), port);
         }
     }
 }
 
-/// Every host that there is, with its socket.
-pub(super) fn all_hosts(store: &Store) -> Result<IndexMap<String, String>> {
-    let mut names: Vec<String> = store.config().hosts.keys().cloned().collect();
-    if !names.iter().any(|name| name == "local") {
-        names.push("local".into());
-    }
-    hosts(store, &names)
+/// Every host that there is on the machines of servers and workers, with its socket.
+pub(super) fn sockets(store: &Store) -> IndexMap<String, String> {
+    let own = || store.inner.data.join("host/host.sock");
+    let config = &store.config().hosts;
+    let local = (!config.contains_key("local")).then(|| ("local".to_owned(), own()));
+    let is_here = |host: &HostConfig| host.socket.is_some() || !host.join && host.address.is_none();
+    let here = config.iter().filter(|(name, host)| *name == "local" || is_here(host));
+    let named = here.map(|(name, host)| (name.clone(), host.socket.clone().unwrap_or_else(own)));
+    named.chain(local).map(|(name, path)| (name, path.to_string_lossy().into_owned())).collect()
 }
 
-/// The sockets of hosts, by name.
-fn hosts(store: &Store, names: &[String]) -> Result<IndexMap<String, String>> {
-    let socket = |name: &String| {
-        let configured = store.config().hosts.get(name);
-        if configured.is_none() && name != "local" {
-            return Err(StoreError::Refused(format!("there is no host `{name}`: add it under `hosts` in segue.yaml")));
-        }
-        let own = || store.inner.data.join("host/host.sock");
-        let path = configured.and_then(|host| host.socket.clone()).unwrap_or_else(own);
-        Ok((name.clone(), path.to_string_lossy().into_owned()))
-    };
-    names.iter().map(socket).collect()
-}
-
-/// The next rollout whose hosts there are. One of a host that is not configured any more is put off, so that it keeps no other back.
+/// The next rollout whose hosts there are. One of a host that is not there any more is put off, so that it keeps no other back; one that
+/// has begun goes on without an address, so that its worker ends it when the patience with an absent host does.
 async fn next_with_hosts(store: &Store, tx: &mut Tx) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
     for _ in 0..LOOKED_AT {
         let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
-        match hosts(store, &rollout.record.rollout.spec.hosts) {
+        match joined::addresses(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {
             Ok(hosts) => return Ok(Some((rollout, hosts))),
+            Err(StoreError::Refused(_)) if rollout.active => return Ok(Some((rollout, IndexMap::new()))),
             Err(error) => {
                 tracing::error!(rollout = %rollout.id(), %error, "a rollout can't begin");
                 rollout.not_before = tx.now + UNPLACED_PAUSE;
@@ -313,14 +308,21 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     ring(tx, &rollout);
     let spec = &rollout.record.rollout.spec;
     let sources = [Some(&spec.release), spec.previous.as_ref()].into_iter().flatten();
-    // what lies elsewhere, hosts fetch by way of the API
+    let id = (rollout.id(), rollout.record.epoch);
+    let access = joined::access(store, tx, &request.worker, id, &hosts).await?;
+    // what lies elsewhere, hosts fetch by way of the API; those that joined ask their server
     let file = |release: &Release| {
-        let path = store.artifacts().path(&release.digest)?;
-        Some((release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned())))
+        let path = store.artifacts().path(&release.digest);
+        let source = match &access {
+            Some(_) => Some(ArtifactSource::Joined),
+            None => path.map(|path| ArtifactSource::File(path.to_string_lossy().into_owned())),
+        };
+        Some((release.digest.clone(), source?))
     };
     Ok(Some(RolloutClaim {
         hosts,
         artifacts: sources.filter_map(file).collect::<BTreeMap<_, _>>(),
+        access,
         epoch: rollout.record.epoch,
         journal: rollouts::journal(&mut tx.conn, rollout.id(), 0).await?,
         rollout: rollout.record.rollout,

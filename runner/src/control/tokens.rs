@@ -10,7 +10,10 @@ use segue_schemas::{
     time::Timestamp,
 };
 
-use super::reaper::{lose_job, lose_rollout};
+use super::{
+    joined,
+    reaper::{lose_job, lose_rollout},
+};
 use crate::{
     auth,
     store::{
@@ -163,6 +166,7 @@ async fn revoke(store: &Store, tx: &mut Tx, name: &str) -> Result<(Vec<WorkerId>
     tx.conn.run("UPDATE workers SET incarnation = '' WHERE token = $1", args![name]).await?;
     let mut lost = Vec::new();
     for worker in &workers {
+        joined::revoke_worker(tx, worker).await?;
         for job in jobs::held_by(&mut tx.conn, worker).await? {
             lost.push((job.record.id, lose_job(store, tx, job, Loss::Unheard).await?));
         }

@@ -52,6 +52,10 @@ impl Store {
             )));
         }
         let timing = &self.config().timing;
+        let mut hosts = super::rollouts::sockets(self);
+        for joined in self.joined_hosts().await? {
+            hosts.swap_remove(&joined.name);
+        }
         let registered = Registered {
             lease_ms: timing.lease.as_millis(),
             renew_ms: timing.renew.as_millis(),
@@ -61,7 +65,7 @@ impl Store {
             snapshots: super::snapshots::rules(self.config()),
             absent_host_ms: timing.absent_host.as_millis(),
             pool: self.config().broker.is_named().then(|| queue::pool(&register.labels)),
-            hosts: super::rollouts::all_hosts(self)?,
+            hosts,
         };
         let store = self.clone();
         let lost = self

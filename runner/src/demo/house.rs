@@ -187,7 +187,10 @@ fn configuration(dir: &Path, program: &Path, proxy: SocketAddr) -> Config {
     };
     Config {
         repositories: IndexMap::from([(repository::NAME.into(), repository)]),
-        hosts: IndexMap::from([("local".into(), HostConfig { socket: None, listen: vec![proxy.to_string()] })]),
+        hosts: IndexMap::from([(
+            "local".into(),
+            HostConfig { listen: vec![proxy.to_string()], ..HostConfig::default() },
+        )]),
         ..Config::default()
     }
 }

@@ -100,6 +100,7 @@ fn word(bell: Bell) -> String {
         Bell::Shows => "H".into(),
         Bell::Leases => "L".into(),
         Bell::PutOff => "P".into(),
+        Bell::Hosts => "C".into(),
         Bell::Run(id) => format!("r{}", id.0),
         Bell::Job(id) => format!("j{id}"),
         Bell::Rollout(id) => format!("o{}", id.0),
@@ -118,6 +119,7 @@ fn bell(word: &str) -> Option<Bell> {
         "H" => Bell::Shows,
         "L" => Bell::Leases,
         "P" => Bell::PutOff,
+        "C" => Bell::Hosts,
         _ => match word.split_at_checked(1)? {
             ("r", id) => Bell::Run(RunId(id.parse().ok()?)),
             ("j", id) => Bell::Job(id.parse::<JobId>().ok()?),
@@ -195,6 +197,7 @@ mod tests {
             Bell::Schedules,
             Bell::Leases,
             Bell::PutOff,
+            Bell::Hosts,
             Bell::Job(job),
             Bell::Rollout(RolloutId(7)),
             Bell::Log(job),

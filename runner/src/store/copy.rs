@@ -58,6 +58,11 @@ const TABLES: &[&str] = &[
     "pulls",
     "previews",
     "github_previews",
+    "host_authority",
+    "host_invitations",
+    "joined_hosts",
+    "host_certificates",
+    "host_states",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

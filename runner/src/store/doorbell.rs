@@ -31,6 +31,8 @@ pub enum Bell {
     Leases,
     /// A job was put off, and its time may come before the next expiry.
     PutOff,
+    /// A certificate of a host or of a worker holds no more, or a host carries something else.
+    Hosts,
     /// Something of this run changed: its status, a job, a step.
     Run(RunId),
     /// This job is to be cancelled, or is no longer its worker's.
@@ -56,6 +58,7 @@ pub struct Doorbell {
     shows: watch::Sender<u64>,
     leases: watch::Sender<u64>,
     put_off: watch::Sender<u64>,
+    hosts: watch::Sender<u64>,
     run: Keyed<RunId>,
     job: Keyed<JobId>,
     rollout: Keyed<RolloutId>,
@@ -95,6 +98,7 @@ impl Default for Doorbell {
             shows: bell(),
             leases: bell(),
             put_off: bell(),
+            hosts: bell(),
             run: Keyed::default(),
             job: Keyed::default(),
             rollout: Keyed::default(),
@@ -118,6 +122,7 @@ impl Doorbell {
             Bell::Shows => self.shows.subscribe(),
             Bell::Leases => self.leases.subscribe(),
             Bell::PutOff => self.put_off.subscribe(),
+            Bell::Hosts => self.hosts.subscribe(),
             Bell::Run(id) => self.run.listen(id),
             Bell::Job(id) => self.job.listen(id),
             Bell::Rollout(id) => self.rollout.listen(id),
@@ -137,6 +142,7 @@ impl Doorbell {
             Bell::Shows,
             Bell::Leases,
             Bell::PutOff,
+            Bell::Hosts,
         ];
         all.into_iter().for_each(|bell| self.ring(bell));
         self.run.ring_all();
@@ -164,6 +170,7 @@ impl Doorbell {
             Bell::Shows => one(&self.shows),
             Bell::Leases => one(&self.leases),
             Bell::PutOff => one(&self.put_off),
+            Bell::Hosts => one(&self.hosts),
             Bell::Run(id) => self.run.ring(&id),
             Bell::Job(id) => {
                 self.job.ring(&id);

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// A gate says no, and why.
     #[error("{0}")]
     Refused(String),
+    /// A host has no say here any more, and why.
+    #[error("{0}")]
+    Revoked(String),
     /// It is for a commit in whose place a newer one has come.
     #[error("{0}")]
     Outdated(String),

@@ -46,6 +46,7 @@ use segue_schemas::{
 use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
+pub use self::tables::hosts::{JoinedHost, ToldState};
 pub(crate) use bells::LogBells;
 pub use buttons::DueButton;
 pub use clock::Clock;
@@ -67,7 +68,7 @@ pub(crate) use writer::{Tx, Work};
 use self::{sql::Conn, writer::Writer};
 use crate::{
     artifact_store::ArtifactStore,
-    control::{contents::ContentLocks, tokens::JobTokens},
+    control::{contents::ContentLocks, joined::AccessGiven, tokens::JobTokens},
     log_store::LogStore,
     secrets::SecretBox,
 };
@@ -112,6 +113,10 @@ pub(crate) struct Inner {
     pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
     /// The ports of hosts' proxies, as far as hosts told them.
     pub(crate) proxy_ports: Mutex<HashMap<String, u16>>,
+    /// Which owners of rollouts were given certificates for joined hosts, and when.
+    pub(crate) access_given: Mutex<AccessGiven>,
+    /// When it was written down last that a host was heard.
+    pub(crate) hosts_heard: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// Where readers get their snapshots.
@@ -173,6 +178,8 @@ impl Store {
             turn: Mutex::default(),
             told: Mutex::default(),
             proxy_ports: Mutex::default(),
+            access_given: Mutex::default(),
+            hosts_heard: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -10,6 +10,7 @@ mod concurrency;
 mod contents;
 mod intake;
 mod jobs;
+mod joined;
 mod people;
 mod previews;
 mod random;
@@ -54,6 +55,12 @@ macro_rules! on {
                 a_delivery_that_was_put_off_comes_back_later,
                 a_pipeline_that_cannot_be_planned_is_a_failed_run_that_people_hear_of,
                 a_key_dispatches_once,
+            }
+            joined::{
+                a_token_lets_one_machine_join_once_for_a_while,
+                a_certificate_is_renewed_for_its_key_until_it_ends_or_is_revoked,
+                a_rollout_on_a_joined_host_comes_with_what_opens_it,
+                a_worker_that_is_revoked_stands_on_the_list_of_its_hosts,
             }
             schedules::{
                 a_time_that_comes_makes_one_delivery,

@@ -8,11 +8,15 @@ use segue_schemas::{
         ApplyRoute, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch, Probe,
         ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
     },
+    host_join::HostAccess,
     id::InstanceId,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::host::client::{HostClient, HostClientError};
+use crate::host::{
+    channel::Channel,
+    client::{HostClient, HostClientError},
+};
 
 /// The pause after the first failed call; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -42,9 +46,21 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host `name`, that listens on `socket`. A call is repeated for `patience` before it counts as failed.
-    pub fn new(name: impl Into<String>, socket: &str, patience: Duration) -> Self {
-        Self { name: name.into(), client: HostClient::new(socket), patience }
+    /// The host `name` at `address` (the path of a unix socket, or `tls://HOST:PORT`, which `access` opens). A call is repeated for
+    /// `patience` before it counts as failed.
+    ///
+    /// # Errors
+    /// In words, where what opens it is missing or can't be read.
+    pub fn new(name: &str, address: &str, access: Option<&HostAccess>, patience: Duration) -> Result<Self, String> {
+        let channel = Channel::to(name, address, access)?;
+        Ok(Self { name: name.to_owned(), client: HostClient::over(channel), patience })
+    }
+
+    /// Goes by another certificate from now on.
+    pub fn renew_access(&self, access: &HostAccess) {
+        if let Err(error) = self.client.channel().renew(access) {
+            tracing::error!(host = %self.name, error, "what opens the host can't be read; the one before is used on");
+        }
     }
 
     /// Everything that it carries.

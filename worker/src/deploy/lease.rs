@@ -14,6 +14,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use segue_schemas::{
     deploy::RolloutCommand,
+    host_join::HostAccess,
     worker_api::{RolloutClaim, RolloutRenewed},
 };
 use tokio::{sync::mpsc, time::sleep};
@@ -24,12 +25,14 @@ use super::server::{RolloutServer, ServerError};
 const RETRY: Duration = Duration::from_millis(250);
 
 /// What the renewals bring.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum LeaseNews {
     /// A person's word, and whose it is.
     Command(RolloutCommand, String),
     /// The server answers after it had not.
     Back,
+    /// What opens hosts on other machines from now on.
+    Access(Box<HostAccess>),
     /// The lease could not be renewed in time, or is another's: no change may be made any more.
     Lost(String),
 }
@@ -91,8 +94,13 @@ pub(super) async fn keep(
             () = news.closed() => return,
         };
         let word = match answer {
-            Ok(renewed) => {
+            Ok(mut renewed) => {
                 lease.extend(sent_at_ms);
+                if let Some(access) = renewed.access.take()
+                    && news.send(LeaseNews::Access(Box::new(access))).await.is_err()
+                {
+                    return;
+                }
                 wait_ms = u64::try_from(renew.as_millis()).unwrap_or(u64::MAX);
                 match command(renewed) {
                     Some(word) => Some(word),

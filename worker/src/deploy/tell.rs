@@ -18,8 +18,9 @@ use crate::host::client::HostClient;
 
 /// How long a host holds its answer back while there is no news.
 const HOLD: Duration = Duration::from_secs(60);
-/// How long the server may go without a word of a host that has nothing new to say.
-const AGAIN: Duration = Duration::from_secs(600);
+/// How long the server may go without a word of a host that has nothing new to say: after each held answer it gets one, so that it
+/// knows that the host is there, and what it carries.
+const AGAIN: Duration = Duration::from_secs(50);
 /// Pauses between tries to reach a host or the server grow from the first to the second of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How long a start waits for the first word about every host.

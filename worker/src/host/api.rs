@@ -33,6 +33,16 @@ impl Host {
         }
     }
 
+    /// Answers one call of a worker on another machine, which may do all but end the host.
+    pub(super) async fn answer_worker(self: Arc<Self>, call: Call) -> (StatusCode, Bytes) {
+        if call.path.iter().map(String::as_str).eq(["v1", "shutdown"]) {
+            let body =
+                refusal(HostErrorCode::NotFound, "a host is ended on its own machine: `segue host --stop`".into());
+            return (StatusCode::NOT_FOUND, serde_json::to_vec(&body).unwrap_or_default().into());
+        }
+        self.answer(call).await
+    }
+
     async fn dispatch(self: &Arc<Self>, call: &Call) -> Result<(StatusCode, Bytes), HostError> {
         let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
         let wait = Duration::from_millis(call.number("wait_ms").unwrap_or(0)).min(MAX_WAIT);
@@ -120,7 +130,7 @@ impl Host {
         let _ = tokio::time::timeout(wait, watch.wait_for(|recorded| recorded.restorations != known)).await;
     }
 
-    async fn state(&self) -> HostState {
+    pub(super) async fn state(&self) -> HostState {
         let proxy = self.proxy.state().await;
         let recorded = self.store.current();
         let instances: Vec<Instance> = recorded

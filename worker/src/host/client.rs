@@ -1,9 +1,6 @@
 //! The typed client of `segue host`'s API.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use http::Method;
 use segue_schemas::{
@@ -16,7 +13,7 @@ use segue_schemas::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::unix_http::{self, CallError};
+use super::{channel::Channel, unix_http::CallError};
 
 /// A call that does nothing but read or write a few records.
 const SHORT: Duration = Duration::from_secs(10);
@@ -36,7 +33,7 @@ pub enum HostClientError {
     /// The host answered, and refused or failed.
     #[error("{0}")]
     Host(#[from] HostError),
-    /// No host listens on the socket; nothing was sent.
+    /// No host listens there; nothing was sent.
     #[error("the host can't be reached: {0}; is `segue host` running?")]
     Unreachable(String),
     /// No answer in time. The host may have carried the call out: every call may be repeated safely.
@@ -47,22 +44,28 @@ pub enum HostClientError {
     Protocol(String),
 }
 
-/// Speaks to one `segue host`. Cheap to clone; every call has a connection of its own and a time limit.
+/// Speaks to one `segue host`. Cheap to clone; every call has a time limit.
 #[derive(Debug, Clone)]
 pub struct HostClient {
-    socket: PathBuf,
+    channel: Channel,
 }
 
 impl HostClient {
     /// A client of the host that listens on `socket`. Connects with each call, not before.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self::over(Channel::Unix(socket.into()))
     }
 
-    /// The host's socket.
+    /// A client of the host that is reached in this way.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub const fn over(channel: Channel) -> Self {
+        Self { channel }
+    }
+
+    /// How the host is reached.
+    #[must_use]
+    pub const fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Everything that the host carries.
@@ -155,7 +158,7 @@ impl HostClient {
     }
 
     async fn get<A: DeserializeOwned>(&self, path: String, limit: Duration) -> Result<A, HostClientError> {
-        read_answer(unix_http::call(&self.socket, Method::GET, &path, None, limit).await)
+        read_answer(self.channel.call(Method::GET, &path, None, limit).await)
     }
 
     async fn send<B: Serialize, A: DeserializeOwned>(
@@ -166,7 +169,7 @@ impl HostClient {
         limit: Duration,
     ) -> Result<A, HostClientError> {
         let body = serde_json::to_vec(body).map_err(|e| HostClientError::Protocol(e.to_string()))?;
-        read_answer(unix_http::call(&self.socket, method, &path, Some(body), limit).await)
+        read_answer(self.channel.call(method, &path, Some(body), limit).await)
     }
 }
 

@@ -80,7 +80,7 @@ impl Host {
         let Some((life, forgotten)) = begun else { return Ok(()) };
         let one = Life { id: id.clone(), life };
         self.tidy(&forgotten);
-        if let Err(error) = self.releases.prepare(&digest, source).await {
+        if let Err(error) = self.releases.prepare(&digest, source, self.link.as_deref()).await {
             let forget = self.store.change(move |recorded| {
                 if one.among(recorded).is_some() {
                     recorded.instances.shift_remove(&one.id);

@@ -1,6 +1,6 @@
 //! `segue host`: the one process per machine that owns what lives long.
 //!
-//! Comes in: the calls of [`segue_schemas::host_api`] over a unix socket. Goes out: running services, the routes that the proxy
+//! Comes in: the calls of [`segue_schemas::host_api`] over a unix socket and, where it joined a server from another machine, over TLS. Goes out: running services, the routes that the proxy
 //! carries, and the observations that it makes. Never here: decisions about a rollout; a host does what the holder of the highest
 //! epoch says, and goes back by itself when that holder is no longer heard.
 //!
@@ -11,6 +11,7 @@
 //! | in the data folder | what |
 //! | --- | --- |
 //! | `state.json` | what is recorded |
+//! | `joined.json` | the key and the certificate of a host that joined a server from another machine |
 //! | `lock` | held by the host, so that there are never two |
 //! | `releases/<digest>/` | unpacked releases, in which services run |
 //! | `data/<environment>/<service>/` | what services keep beside their releases |
@@ -18,12 +19,15 @@
 //! | `proxy-<n>.sock`, `routes.json` | the proxy's control socket, the routes that it starts with |
 
 mod api;
+pub mod channel;
 pub mod client;
 mod clock;
 mod data;
 mod ensure;
+mod identity;
 mod instances;
 mod keep;
+mod link;
 mod naps;
 mod output;
 mod process;
@@ -34,6 +38,7 @@ mod remove;
 mod routes;
 mod state;
 mod timers;
+mod tls;
 pub mod unix_http;
 
 use std::{
@@ -52,13 +57,16 @@ use segue_schemas::{
     id::InstanceId,
 };
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
+pub use identity::{Identity, IdentityError};
 pub use keep::keep_running;
+use link::Link;
+pub use link::{Join, JoinError, join};
 use proxy_child::ProxyChild;
 use releases::Releases;
 use state::Store;
@@ -129,6 +137,9 @@ pub enum HostRunError {
         /// What the system said.
         source: io::Error,
     },
+    /// What it joined its server with can't be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The record can't be written.
     #[error(transparent)]
     Record(#[from] HostError),
@@ -145,6 +156,8 @@ pub(crate) struct Host {
     releases: Releases,
     output: PathBuf,
     proxy: Arc<ProxyChild>,
+    /// The link to the server of a host that joined from another machine.
+    link: Option<Arc<Link>>,
     /// Instances whose retirement goes on now.
     retiring: Mutex<HashSet<InstanceId>>,
     /// Set to end every service and start none any more.
@@ -182,13 +195,14 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     make_private_folder(&output).map_err(file(&output))?;
     let unpacked = options.data.join("releases");
     let releases = Releases::open(unpacked.clone()).map_err(file(&unpacked))?;
+    let (link, workers) = joined(&options.data).await?;
     let (data, program) = (&options.data, options.program.clone());
     let proxy = ProxyChild::open(data, program, options.proxy_drain, &options.listen, store.clone())
         .await
         .map_err(|(address, source)| HostRunError::Listen { address, source })?;
     let (closing, ending) = (watch::Sender::new(false), watch::Sender::new(false));
     let (proxy, retiring) = (Arc::new(proxy), Mutex::default());
-    let host = Arc::new(Host { options, store, releases, output, proxy, retiring, closing, ending });
+    let host = Arc::new(Host { options, store, releases, output, proxy, link, retiring, closing, ending });
 
     let listener = bind_api(&host.options.socket).map_err(file(&host.options.socket))?;
     let boot_id = clock::boot_id(&host.options.boot_id).map_err(file(&host.options.boot_id))?;
@@ -209,6 +223,12 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     });
     let api = host.clone();
     tokio::spawn(unix_http::serve(listener, move |call| api.clone().answer(call)));
+    if let (Some(link), Some(workers)) = (host.link.clone(), workers) {
+        let api = host.clone();
+        tokio::spawn(tls::serve(workers, link.membership(), move |call| api.clone().answer_worker(call)));
+        tokio::spawn(host.clone().tell_server(link.clone()));
+        tokio::spawn(async move { link.renew().await });
+    }
     ensure::notify_ready();
     tracing::info!(data = %host.options.data.display(), listen = ?host.proxy.addresses(), "the host is ready");
 
@@ -223,6 +243,15 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     }
     tracing::info!("the host ends");
     Ok(())
+}
+
+/// The link of a host that joined a server from another machine, and where its workers reach it.
+async fn joined(data: &Path) -> Result<(Option<Arc<Link>>, Option<TcpListener>), HostRunError> {
+    let Some(identity) = Identity::open(data)? else { return Ok((None, None)) };
+    let address = identity.listen();
+    let workers = tls::bind(address).await.map_err(|source| HostRunError::Listen { address, source })?;
+    let link = Link::new(identity).map_err(IdentityError::Unusable)?;
+    Ok((Some(Arc::new(link)), Some(workers)))
 }
 
 /// One host per data folder: the lock goes with the process, however that ends.

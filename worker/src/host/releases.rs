@@ -16,7 +16,7 @@ use segue_schemas::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::refusal;
+use super::{link::Link, refusal};
 use crate::artifact::unpack::{UnpackRules, unpack};
 
 /// The largest artifact that is fetched, in bytes as stored.
@@ -65,7 +65,7 @@ impl Releases {
     ///
     /// # Errors
     /// The artifact can't be had, is not what its digest says, or holds what is not allowed; nothing is left then.
-    pub async fn prepare(&self, digest: &Digest, source: ArtifactSource) -> Result<(), HostError> {
+    pub async fn prepare(&self, digest: &Digest, source: ArtifactSource, link: Option<&Link>) -> Result<(), HostError> {
         if self.has(digest) {
             return Ok(());
         }
@@ -78,6 +78,12 @@ impl Releases {
                 opened.await.map_err(|e| failed(e.to_string()))?.map_err(failed)?
             }
             ArtifactSource::Url { url, token } => self.fetch(&url, &token).await.map_err(failed)?,
+            ArtifactSource::Joined => {
+                let link = link.ok_or_else(|| failed("this host has joined no server to fetch it from".into()))?;
+                let answer =
+                    link.artifact(digest).await.map_err(|e| failed(format!("the server did not give it: {e}")))?;
+                self.keep(answer, "the server").await.map_err(failed)?
+            }
         };
         let (folder, place, wanted) = (self.folder.clone(), self.path(digest), digest.clone());
         let unpacked = tokio::task::spawn_blocking(move || unpack_checked(artifact, &folder, &place, &wanted));
@@ -104,7 +110,7 @@ impl Releases {
         }
     }
 
-    /// Downloads into a file without a name.
+    /// Downloads from a server that a token opens.
     async fn fetch(&self, url: &str, token: &str) -> Result<File, String> {
         // Made for each fetch: they are rare, and an idle client with its certificates would lie in memory for ever.
         let client = reqwest::Client::builder()
@@ -118,15 +124,20 @@ impl Releases {
         if !answer.status().is_success() {
             return Err(format!("{url} did not give it: {}: {}", answer.status(), words(answer).await));
         }
+        self.keep(answer, url).await
+    }
+
+    /// Reads an answer into a file without a name.
+    async fn keep(&self, answer: reqwest::Response, from: &str) -> Result<File, String> {
         let file = tempfile::tempfile_in(&self.folder).map_err(|e| format!("no room for it: {e}"))?;
         let mut file = tokio::fs::File::from_std(file);
         let mut bytes = 0_u64;
         let mut stream = answer.bytes_stream();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|e| format!("{url} broke off after {bytes} bytes: {}", e.without_url()))?;
+            let chunk = chunk.map_err(|e| format!("{from} broke off after {bytes} bytes: {}", e.without_url()))?;
             bytes += chunk.len() as u64;
             if bytes > MAX_ARTIFACT_BYTES {
-                return Err(format!("{url} sends more than {MAX_ARTIFACT_BYTES} bytes"));
+                return Err(format!("{from} sends more than {MAX_ARTIFACT_BYTES} bytes"));
             }
             tokio::io::AsyncWriteExt::write_all(&mut file, &chunk).await.map_err(|e| format!("no room for it: {e}"))?;
         }
@@ -216,16 +227,16 @@ mod tests {
         let source = || ArtifactSource::File(file.display().to_string());
 
         let other = digest_of(b"other");
-        let error = releases.prepare(&other, source()).await.unwrap_err();
+        let error = releases.prepare(&other, source(), None).await.unwrap_err();
         assert_eq!(error.code, HostErrorCode::Artifact);
         assert!(error.message.contains("its bytes have the digest"), "{error}");
         assert!(!releases.has(&other));
 
         let digest = digest_of(&bytes);
-        releases.prepare(&digest, source()).await.unwrap();
+        releases.prepare(&digest, source(), None).await.unwrap();
         assert_eq!(std::fs::read(releases.path(&digest).join("hello")).unwrap(), b"world");
         std::fs::remove_file(&file).unwrap();
-        releases.prepare(&digest, source()).await.unwrap();
+        releases.prepare(&digest, source(), None).await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("releases")).unwrap().count(), 1, "nothing is left behind");
         releases.remove_unused(|named| named == digest.hex());
         assert!(releases.has(&digest));
@@ -241,7 +252,7 @@ mod tests {
         let file = folder.path().join("artifact");
         std::fs::write(&file, &bytes).unwrap();
         let source = ArtifactSource::File(file.display().to_string());
-        let error = releases.prepare(&digest_of(&bytes), source).await.unwrap_err();
+        let error = releases.prepare(&digest_of(&bytes), source, None).await.unwrap_err();
         assert!(error.message.contains("leads out of its folder"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path().join("releases")).unwrap().count(), 0);
         assert!(!folder.path().join("evil").exists() && !folder.path().join("releases/evil").exists());
@@ -276,15 +287,15 @@ mod tests {
         let url_of = |url: String| ArtifactSource::Url { url, token: "s3cret".into() };
 
         let (url, _) = answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", Vec::new());
-        let error = releases.prepare(&digest, url_of(url)).await.unwrap_err();
+        let error = releases.prepare(&digest, url_of(url), None).await.unwrap_err();
         assert!(error.message.contains("403"), "{error}");
         let (url, _) = answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", bytes[..bytes.len() - 1].to_vec());
-        let error = releases.prepare(&digest, url_of(url)).await.unwrap_err();
+        let error = releases.prepare(&digest, url_of(url), None).await.unwrap_err();
         assert!(error.message.contains("cut short"), "{error}");
         assert!(!releases.has(&digest));
 
         let (url, asked) = answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", bytes);
-        releases.prepare(&digest, url_of(url)).await.unwrap();
+        releases.prepare(&digest, url_of(url), None).await.unwrap();
         assert!(asked.join().unwrap().contains("authorization: bearer s3cret"));
         assert_eq!(std::fs::read(releases.path(&digest).join("hello")).unwrap(), b"world");
     }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 with JSON bodies over a unix socket, both ends: how the host is spoken to, and how the host speaks to its proxy.
+//! HTTP/1.1 with JSON bodies over a unix socket, both ends: how the host is spoken to, and how the host speaks to its proxy. Serving
+//! a connection is the same over TLS ([`super::tls`]).
 
 use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The largest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// How long making the connection may take: the other end is on this machine, and either accepts or is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -38,10 +39,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody listens on the socket; nothing was sent.
+    /// Nobody listens there, or whoever does is not who was meant; nothing was sent.
     #[error("nobody answers on {socket}: {source}")]
     Unreachable {
-        /// The socket's path.
+        /// The socket's path, or the address.
         socket: String,
         /// What the system said.
         source: std::io::Error,
@@ -169,14 +170,26 @@ where
         };
         let answer = answer.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| respond(request, answer.clone()));
-            let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(64 * 1024);
-            // A connection that breaks is the client's loss; there is nobody to tell.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            serve_connection(stream, answer, HEADER_LIMIT).await;
             drop(permit);
         });
     }
+}
+
+/// Serves one connection until its client has gone, or sends no header of a next request for `header_limit`.
+pub(super) async fn serve_connection<A, F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: A,
+    header_limit: Duration,
+) where
+    A: Fn(Call) -> F + Clone,
+    F: Future<Output = (StatusCode, Bytes)>,
+{
+    let service = service_fn(move |request| respond(request, answer.clone()));
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(header_limit).max_buf_size(64 * 1024);
+    // A connection that breaks is the client's loss; there is nobody to tell.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn respond<A, F>(request: Request<Incoming>, answer: A) -> Result<Response<Full<Bytes>>, Infallible>

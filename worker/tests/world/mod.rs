@@ -57,7 +57,7 @@ impl World {
 
     pub fn host_command(&self) -> Command {
         let mut command = Command::new(FIXTURE);
-        command.arg("host").arg("--data").arg(self.data()).arg("--socket").arg(self.client.socket());
+        command.arg("host").arg("--data").arg(self.data()).arg("--socket").arg(self.client.channel().socket().unwrap());
         command.args(["--proxy-drain-ms", "3000", "--boot-id"]);
         command.arg(self.folder.path().join("boot-id"));
         command

@@ -268,6 +268,19 @@ pub(crate) async fn held_by(conn: &mut Conn, worker: &WorkerId) -> Result<Vec<St
     conn.all(sql, args![worker]).await?.iter().map(rollout).collect()
 }
 
+/// The newest rollouts of each environment and service that failed.
+pub(crate) async fn last_failed(conn: &mut Conn) -> Result<Vec<StoredRollout>> {
+    let sql = "SELECT * FROM rollouts r WHERE status = 'failed' AND NOT EXISTS (SELECT 1 FROM rollouts n
+            WHERE n.environment = r.environment AND n.service = r.service AND n.id > r.id) ORDER BY id LIMIT 1000";
+    conn.all(sql, args![]).await?.iter().map(rollout).collect()
+}
+
+/// Rollouts that some worker holds.
+pub(crate) async fn driven(conn: &mut Conn) -> Result<Vec<StoredRollout>> {
+    let sql = "SELECT * FROM rollouts WHERE lease_until IS NOT NULL ORDER BY id LIMIT 10000";
+    conn.all(sql, args![]).await?.iter().map(rollout).collect()
+}
+
 /// When the next lease of a rollout ends.
 pub(crate) async fn next_expiry(conn: &mut Conn) -> Result<Option<Timestamp>> {
     let sql = "SELECT MIN(lease_until) AS next FROM rollouts WHERE lease_until IS NOT NULL";

@@ -275,6 +275,7 @@ impl Driver {
         match event {
             Event::Lease(LeaseNews::Command(command, by)) => self.feed(Input::Command { command, by: Some(by) }),
             Event::Lease(LeaseNews::Back) => {}
+            Event::Lease(LeaseNews::Access(access)) => self.host.renew_access(&access),
             Event::Lease(LeaseNews::Lost(why)) => return Err(Leave::Lost(why)),
             Event::Performed(done) => return self.on_performed(*done),
             Event::Reported(report, result) => {
@@ -472,11 +473,12 @@ fn host_of(claim: &RolloutClaim, timing: Timing) -> Result<Host, String> {
     let name = spec.hosts.first().ok_or_else(|| format!("environment `{}` names no host", spec.environment))?;
     let socket = claim.hosts.get(name).ok_or_else(|| {
         format!(
-            "host `{name}` of environment `{}` has no address; name it under `hosts` in segue.yaml",
+            "host `{name}` of environment `{}` has no address: it is not named under `hosts` in segue.yaml, and has not joined or was \
+             revoked (`segue hosts`)",
             spec.environment
         )
     })?;
-    Ok(Host::new(name, socket, timing.host_patience))
+    Host::new(name, socket, claim.access.as_ref(), timing.host_patience)
 }
 
 fn now() -> Timestamp {

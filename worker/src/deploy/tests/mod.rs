@@ -396,7 +396,7 @@ async fn a_late_weight_of_an_old_owner_changes_nothing() {
     let epochs: Vec<Epoch> = world.host.weights_asked_for().into_iter().map(|(epoch, _)| epoch).collect();
     assert!(epochs.is_sorted(), "{epochs:?}");
     let before = world.host.targets();
-    let late = super::hosts::Host::new("local", &world.host.socket(), Duration::ZERO);
+    let late = super::hosts::Host::new("local", &world.host.socket(), None, Duration::ZERO).unwrap();
     let apply = segue_schemas::host_api::ApplyRoute {
         fence: segue_schemas::host_api::Fence {
             environment: "production".into(),

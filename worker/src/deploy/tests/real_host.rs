@@ -171,7 +171,7 @@ impl Machine {
     }
 
     fn server(&self, rollout: Rollout, epoch: i64) -> Arc<ScriptedServer> {
-        let socket = self.client.socket().display().to_string();
+        let socket = self.client.channel().socket().unwrap().display().to_string();
         Arc::new(ScriptedServer::with_artifacts(rollout, Epoch(epoch), socket, 3_000, self.artifacts.clone()))
     }
 
@@ -214,7 +214,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let ended = UnixStream::connect(self.client.socket()).and_then(|mut stream| {
+        let ended = UnixStream::connect(self.client.channel().socket().unwrap()).and_then(|mut stream| {
             let body = r#"{"services":true}"#;
             write!(
                 stream,

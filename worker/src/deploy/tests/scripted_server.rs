@@ -210,6 +210,7 @@ impl RolloutServer for ScriptedServer {
             journal: state.journal.clone(),
             hosts: [("local".to_owned(), self.host_socket.clone())].into(),
             artifacts: self.artifacts.clone(),
+            access: None,
             dead_man_ms: self.dead_man_ms,
         }))
     }
@@ -225,7 +226,11 @@ impl RolloutServer for ScriptedServer {
                         return Err(ServerError::Stale(format!("the epoch is {}", state.epoch)));
                     }
                     if let Some(command) = state.command.take() {
-                        return Ok(RolloutRenewed { command: Some(command), by: Some("ada: enough".into()) });
+                        return Ok(RolloutRenewed {
+                            command: Some(command),
+                            by: Some("ada: enough".into()),
+                            access: None,
+                        });
                     }
                 }
                 changed.await;
@@ -233,7 +238,7 @@ impl RolloutServer for ScriptedServer {
         };
         let renewed = tokio::time::timeout(Duration::from_millis(wait_ms), word).await;
         self.answers()?;
-        renewed.unwrap_or(Ok(RolloutRenewed { command: None, by: None }))
+        renewed.unwrap_or(Ok(RolloutRenewed::default()))
     }
 
     async fn report(&self, rollout: RolloutId, report: &RolloutReport) -> Result<(), ServerError> {

@@ -1,0 +1,126 @@
+//! Hosts: who may join, who has joined, what each carries.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    deploy::Release,
+    id::{ReleaseId, RolloutId},
+    time::Timestamp,
+};
+
+/// Every host that is configured, joined, or was revoked.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct HostList {
+    /// By name.
+    pub items: Vec<HostView>,
+}
+
+/// A host.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct HostView {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub status: HostStatus,
+    /// Where workers reach it: the path of a unix socket, or `HOST:PORT` of one that joined from another machine.
+    pub address: String,
+    /// Whether it joined from another machine.
+    pub joined: bool,
+    /// Its version, once it was heard.
+    pub version: Option<String>,
+    /// When it was last heard.
+    pub heard_at: Option<Timestamp>,
+    /// When the certificate ends of one that joined.
+    pub certificate_ends_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Where its proxy listens.
+    pub listen: Vec<String>,
+    /// What it carries.
+    pub carries: Vec<CarriedService>,
+}
+
+/// How a host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostStatus {
+    /// It was heard lately.
+    Reachable,
+    /// It was not heard for long, or never.
+    Absent,
+    /// A rollout ended there without anybody knowing what serves, and the host has not shown it since.
+    Quarantined,
+    /// Its certificate was taken back: no worker reaches it.
+    Revoked,
+}
+
+/// A release of a service that runs at a host.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct CarriedService {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The release.
+    pub release: Release,
+    /// Its share of the traffic there, in percent.
+    pub weight: u8,
+    /// How many of its instances run.
+    pub running: u32,
+    /// How many there are: running, asleep, on their way up or starting again after a crash.
+    pub instances: u32,
+}
+
+/// What runs where.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunningServices {
+    /// By environment, service and host.
+    pub items: Vec<RunningService>,
+}
+
+/// A release of a service at a host.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct RunningService {
+    /// The host.
+    pub host: String,
+    /// How that stands: what is told of one that is not reachable may be old.
+    pub host_status: HostStatus,
+    /// When that was last heard.
+    pub heard_at: Timestamp,
+    /// What runs there.
+    #[serde(flatten)]
+    pub carried: CarriedService,
+    /// Since when it is the release that serves by the record; none where it is not.
+    pub since: Option<Timestamp>,
+    /// The release that serves by the record, where this one has all the traffic and is another.
+    pub recorded: Option<ReleaseId>,
+    /// The rollout that goes on.
+    pub rollout: Option<RolloutId>,
+}
+
+/// A machine is to join.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct NewHostInvitation {
+    /// The name that it joins under: small letters, digits and `-`.
+    pub name: String,
+}
+
+/// A token by which one machine may join.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct HostInvitation {
+    /// The host's name.
+    pub name: String,
+    /// The token. It can't be shown again.
+    pub token: String,
+    /// Until when it may be used.
+    pub expires_at: Timestamp,
+}
+
+/// A host was revoked.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct HostRevoked {
+    /// The rollouts that were driven there. They wait for the host as for one that is absent.
+    pub rollouts: Vec<RolloutId>,
+}
