@@ -22,6 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const SHARED: &str = "SEGUE_TEST_DOCKER";
 /// The one image that there is: a static busybox with its names, and two users.
 pub const IMAGE: &str = "segue-test:1";
+/// An image with the sample service.
+pub const SAMPLE: &str = "segue-sample:1";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A container engine.
@@ -210,11 +212,28 @@ impl Docker {
         self.image(IMAGE, "").await
     }
 
+    /// Brings an image with the sample service, at `/app/sample-service`, and the libraries that it is linked with.
+    ///
+    /// # Errors
+    /// A program is missing, or the engine refuses.
+    pub async fn sample_image(&self, service: &Path) -> Result<()> {
+        let linked = Command::new("ldd").arg(service).output().context("ldd is missing")?;
+        let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
+        let libraries = linked.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+        let mut files: Vec<(PathBuf, PathBuf)> = libraries.map(|library| (library.clone(), library)).collect();
+        files.push((service.to_owned(), "/app/sample-service".into()));
+        self.image_with(SAMPLE, "", &files).await
+    }
+
     /// Brings an image like [`IMAGE`] under another name, with a further line of a Dockerfile.
     ///
     /// # Errors
     /// A program is missing, or the engine refuses.
     pub async fn image(&self, name: &str, line: &str) -> Result<()> {
+        self.image_with(name, line, &[]).await
+    }
+
+    async fn image_with(&self, name: &str, line: &str, files: &[(PathBuf, PathBuf)]) -> Result<()> {
         if self.ask(Method::GET, &format!("/images/{name}/json"), None).await.is_ok() {
             return Ok(());
         }
@@ -228,6 +247,11 @@ impl Docker {
         let names = Command::new(BUSYBOX).arg("--list").output()?;
         for name in String::from_utf8_lossy(&names.stdout).lines().filter(|name| *name != "busybox") {
             symlink("busybox", root.join("bin").join(name))?;
+        }
+        for (from, to) in files {
+            let to = root.join(to.strip_prefix("/")?);
+            fs::create_dir_all(to.parent().context("a folder")?)?;
+            fs::copy(from, to)?;
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nmaker:x:1234:1234::/tmp:/bin/sh\n")?;
         fs::write(root.join("etc/group"), "root:x:0:\nmaker:x:1234:\n")?;
@@ -260,6 +284,49 @@ impl Docker {
     pub async fn saved(&self, image: &str) -> Result<Vec<u8>> {
         let answer = self.client.get(format!("http://docker/images/{image}/get")).send().await?.error_for_status()?;
         Ok(answer.bytes().await?.to_vec())
+    }
+
+    /// The containers of a host's instances, as the engine lists them.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn instances_of(&self, stand: &Path) -> Result<Vec<Value>> {
+        Ok(self.of_host("/containers/json?all=true&", stand).await?.as_array().cloned().unwrap_or_default())
+    }
+
+    /// The names of volumes and networks that a host made.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn shared_of(&self, stand: &Path) -> Result<Vec<String>> {
+        let networks = self.of_host("/networks?", stand).await?;
+        let volumes = self.of_host("/volumes?", stand).await?;
+        let all = networks.as_array().into_iter().chain(volumes["Volumes"].as_array()).flatten();
+        Ok(all.filter_map(|one| Some(one["Name"].as_str()?.to_owned())).collect())
+    }
+
+    /// What carries the label of the host whose data are below a stand's.
+    async fn of_host(&self, path: &str, stand: &Path) -> Result<Value> {
+        let filter = json!({ "label": [format!("segue.host={}", stand.join("host").display())] }).to_string();
+        self.ask(Method::GET, &format!("{path}filters={}", percent(&filter)), None).await
+    }
+
+    /// Does something with a container as somebody by hand would: `remove`, `pause`, or an update of its limits.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn by_hand(&self, container: &str, what: &str) -> Result<()> {
+        let (method, path, body) = match what {
+            "remove" => (Method::DELETE, format!("/containers/{container}?force=true"), None),
+            "pause" | "unpause" => (Method::POST, format!("/containers/{container}/{what}"), None),
+            limits => (Method::POST, format!("/containers/{container}/update"), Some(limits.as_bytes().to_vec())),
+        };
+        let mut request = self.client.request(method, format!("http://docker{path}"));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        request.send().await?.error_for_status()?;
+        Ok(())
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {

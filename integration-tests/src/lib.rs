@@ -5,6 +5,7 @@
 //! only crate of the workspace that this one knows is `segue-schemas`.
 
 pub mod api;
+pub mod boxed;
 pub mod broker;
 pub mod cluster;
 pub mod cut;

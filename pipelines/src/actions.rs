@@ -125,8 +125,13 @@ pub const ACTIONS: [Action; 12] = [
     },
     Action {
         name: "segue/deploy",
-        inputs: &[required("service", Kind::Name), optional("artifact", Kind::Name), optional("path", Kind::Path)],
-        one_of: &["artifact", "path"],
+        inputs: &[
+            required("service", Kind::Name),
+            optional("artifact", Kind::Name),
+            optional("path", Kind::Path),
+            optional("image", Kind::Text),
+        ],
+        one_of: &["artifact", "path", "image"],
         deploys: true,
     },
     Action {
@@ -135,9 +140,10 @@ pub const ACTIONS: [Action; 12] = [
             required("service", Kind::Name),
             optional("artifact", Kind::Name),
             optional("path", Kind::Path),
+            optional("image", Kind::Text),
             optional("seed", Kind::Text),
         ],
-        one_of: &["artifact", "path"],
+        one_of: &["artifact", "path", "image"],
         deploys: true,
     },
     Action {
@@ -145,9 +151,10 @@ pub const ACTIONS: [Action; 12] = [
         inputs: canary_inputs!(
             required("service", Kind::Name),
             optional("artifact", Kind::Name),
-            optional("path", Kind::Path)
+            optional("path", Kind::Path),
+            optional("image", Kind::Text)
         ),
-        one_of: &["artifact", "path"],
+        one_of: &["artifact", "path", "image"],
         deploys: true,
     },
     Action {

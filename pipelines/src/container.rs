@@ -5,12 +5,17 @@
 
 use std::time::Duration;
 
-use segue_schemas::plan::{ContainerPlan, Resources};
+use segue_schemas::{
+    deploy::{ServiceContainer, ServiceResources},
+    id::Digest,
+    plan::{ContainerPlan, Resources},
+    size::Size,
+};
 
 /// Processes of a container, where nothing is said.
 pub const DEFAULT_PIDS: i64 = 4096;
 /// The most processes that may be asked for.
-const MAX_PIDS: i64 = 65_536;
+pub(crate) const MAX_PIDS: i64 = 65_536;
 /// What the capabilities of a container come down to: what package managers and servers need within it. Without `MKNOD`, `NET_RAW`,
 /// `SYS_CHROOT`, `SETFCAP`, `SETPCAP` and `AUDIT_WRITE`, which the engine would add to these (`docker run --help`, "Runtime privilege").
 pub const CAPABILITIES: [&str; 8] =
@@ -109,6 +114,34 @@ pub fn settings(plan: &ContainerPlan) -> Result<Settings, String> {
     settings.cpu_millis = cpu_millis.or(settings.cpu_millis);
     settings.memory = memory_bytes.or(settings.memory);
     Ok(settings)
+}
+
+/// The settings of a service's container. What `user` and `resources` say goes before options.
+///
+/// # Errors
+/// The option, and what is wrong with its value.
+pub fn of_service(container: &ServiceContainer, resources: &ServiceResources) -> Result<Settings, String> {
+    let text = container.options.as_deref().unwrap_or_default();
+    let arguments = shlex::split(text).ok_or("these options cannot be taken apart: a quote is not closed")?;
+    let mut settings = of_options(&arguments)?;
+    settings.user = container.user.clone().or(settings.user);
+    settings.memory = resources.memory.map(|Size(bytes)| bytes).or(settings.memory);
+    settings.cpu_millis = resources.cpus.and_then(|cpus| millis(&cpus.to_string())).or(settings.cpu_millis);
+    settings.pids = resources.pids.map(i64::from).or(settings.pids);
+    Ok(settings)
+}
+
+/// The digest in an image's name: `NAME@sha256:...`, or `sha256:...` alone, which is that of an image that only its engine has.
+/// `None`: the name can come to mean another image.
+#[must_use]
+pub fn pinned(image: &str) -> Option<Digest> {
+    image.rsplit_once('@').map_or(image, |(_, digest)| digest).parse().ok()
+}
+
+/// Whether an image is named by what its engine knows it by, and no registry does.
+#[must_use]
+pub fn is_local(image: &str) -> bool {
+    !image.contains('@') && pinned(image).is_some()
 }
 
 /// The settings that these arguments name.
@@ -247,18 +280,13 @@ pub(crate) fn millis(text: &str) -> Option<u64> {
 
 /// `512MiB`, `2g`, `1048576`; the units of the container engine, which are powers of 1024.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text.get(..digits)?.parse().ok()?;
-    let shift = match text.get(digits..)?.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    let bytes = number.checked_mul(1 << shift)?;
-    (4 << 20..=1 << 44).contains(&bytes).then_some(bytes)
+    let Size(bytes) = text.parse().ok()?;
+    is_memory(bytes).then_some(bytes)
+}
+
+/// Whether a container can live with as much memory.
+pub(crate) fn is_memory(bytes: u64) -> bool {
+    (4 << 20..=1 << 44).contains(&bytes)
 }
 
 /// Durations as the engine's command line takes them: `300ms`, `10s`, `1m30s`, `0`.

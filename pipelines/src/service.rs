@@ -3,12 +3,21 @@
 //! Comes in: a file's name and text. Goes out: the service's description, or everything that is wrong with it. Never here:
 //! reading files, starting services.
 
-use segue_schemas::{deploy::ServiceSpec, id::is_name};
+use segue_schemas::{
+    deploy::{ServiceContainer, ServiceSpec},
+    id::is_name,
+    size::Size,
+};
 
 use crate::{
+    container::{MAX_PIDS, is_memory, millis, of_service},
     diagnostic::{Code, Diagnostic, Findings, Source},
     document::{self, Node},
+    pipeline::containers::{refused, volume_problem},
 };
+
+/// The most volumes of a service.
+const MAX_VOLUMES: usize = 64;
 
 /// Reads a service file. A name that is left out is the file's stem.
 ///
@@ -21,7 +30,7 @@ pub fn parse(path: &str, text: &str) -> Result<ServiceSpec, Vec<Diagnostic>> {
         return Ok(spec);
     }
     if !findings.has_errors() {
-        let help = Some("write at least `command: [\"./server\"]`".into());
+        let help = Some("write at least `command: [\"./server\"]`, or `container: {port: 8080}`".into());
         findings.error(Code::EmptyDocument, &(0..0), "the service file is empty", help);
     }
     Err(findings.finish())
@@ -39,6 +48,10 @@ fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
     let mut check = Check { root, findings };
     check.name(&spec, stem);
     check.command(&spec);
+    check.resources(&spec);
+    if let Some(container) = &spec.container {
+        check.container(container, &spec);
+    }
     check.variables("env");
     check.requests(&spec);
     check.routes(&spec);
@@ -64,9 +77,59 @@ impl Check<'_, '_, '_> {
     }
 
     fn command(&mut self, spec: &ServiceSpec) {
+        if spec.container.is_some() && spec.command.is_empty() {
+            return;
+        }
         if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
             let help = "name the program and its arguments: `command: [\"./server\", \"--port\", \"$PORT\"]`";
             self.refuse(&["command"], "the command is empty", Some(help));
+        }
+    }
+
+    fn resources(&mut self, spec: &ServiceSpec) {
+        let resources = &spec.resources;
+        if spec.container.is_none() && !resources.is_empty() {
+            let help = "run it from an image, with `container:`, or leave `resources` out";
+            let message = "a process has no limits here: `resources` are a container's";
+            self.refuse(&["resources"], message, Some(help));
+            return;
+        }
+        if let Some(memory) = resources.memory.filter(|Size(bytes)| !is_memory(*bytes)) {
+            let help = Some("write 4MiB or more, such as `512MiB`");
+            self.refuse(&["resources", "memory"], format!("{memory} of memory are not enough, or too much"), help);
+        }
+        if let Some(cpus) = resources.cpus.filter(|cpus| millis(&cpus.to_string()).is_none()) {
+            let help = Some("write a number of processors above 0 and up to 1024: `cpus: 0.5`");
+            self.refuse(&["resources", "cpus"], format!("`{cpus}` is no number of processors"), help);
+        }
+        if let Some(pids) = resources.pids.filter(|pids| !(1..=MAX_PIDS).contains(&i64::from(*pids))) {
+            let message = format!("`pids` is {pids}, and 1 to {MAX_PIDS} are allowed");
+            self.refuse(&["resources", "pids"], message, None);
+        }
+    }
+
+    fn container(&mut self, container: &ServiceContainer, spec: &ServiceSpec) {
+        if container.port == 0 {
+            self.refuse(&["container", "port"], "0 is no port", Some("write the port that the service listens on"));
+        }
+        for volume in &container.volumes {
+            if let Some(problem) = volume_problem(volume) {
+                let help = "write `NAME:/path` for a volume of that name, or `/path` for one without";
+                self.refuse(&["container", "volumes"], format!("`{volume}`: {problem}"), Some(help));
+            }
+        }
+        if container.volumes.len() > MAX_VOLUMES {
+            let message = format!("there are {} volumes, and {MAX_VOLUMES} are the limit", container.volumes.len());
+            self.refuse(&["container", "volumes"], message, None);
+        }
+        let options = shlex::split(container.options.as_deref().unwrap_or_default()).unwrap_or_default();
+        let leads_out = options.iter().find_map(|option| {
+            let name = option.split('=').next().unwrap_or(option);
+            refused(name).map(|why| format!("`{name}` is refused: {why}"))
+        });
+        let problem = leads_out.or_else(|| of_service(container, &spec.resources).err());
+        if let Some(problem) = problem {
+            self.refuse(&["container", "options"], problem, Some("take it out"));
         }
     }
 

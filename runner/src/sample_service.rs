@@ -2,7 +2,14 @@
 //! it is, streams, and is as slow or as faulty as its configuration says. It stands for a user's service; nothing else
 //! of Segue knows it.
 
-use std::{collections::BTreeMap, env, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -26,15 +33,18 @@ const MAX_STREAM_SECONDS: u32 = 60;
 /// Pause between two pieces of a stream.
 const STREAM_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serve the sample service on 127.0.0.1
+/// Serve the sample service
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its configuration (YAML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Port on 127.0.0.1; 0 takes a free one, which is printed
+    /// The port; 0 takes a free one, which is printed
     #[arg(long, env = "PORT", default_value_t = 0)]
     port: u16,
+    /// The address; in a container every one of it
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    address: IpAddr,
     /// Read the configuration and end
     #[arg(long)]
     check: bool,
@@ -75,7 +85,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         println!("version {} is well configured", service.version);
         return Ok(Exit::Done);
     }
-    client_runtime()?.block_on(serve(args.port, service))?;
+    client_runtime()?.block_on(serve(SocketAddr::new(args.address, args.port), service))?;
     Ok(Exit::Done)
 }
 
@@ -97,8 +107,7 @@ fn read(args: &Args) -> Result<Service, Failure> {
     })
 }
 
-async fn serve(port: u16, service: Arc<Service>) -> Result<(), Failure> {
-    let wanted = SocketAddr::from(([127, 0, 0, 1], port));
+async fn serve(wanted: SocketAddr, service: Arc<Service>) -> Result<(), Failure> {
     let listener = tokio::net::TcpListener::bind(wanted).await.explain(format_args!("cannot listen on {wanted}"))?;
     let address = listener.local_addr().explain("the listener has no address")?;
     println!("listening on http://{address}");

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::duration::Span;
+use crate::{duration::Span, size::Size};
 
 /// Everything an operator can set. Every value has a default: an empty file is a working configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,6 +101,11 @@ pub struct EnvironmentConfig {
     /// not carry any more is no longer listed. For hosts of which each has a name of its own and no other Segue uses. Left out: no, both
     /// are told in the log.
     pub remove_unknown: Option<bool>,
+    /// Of `preview` alone: the most memory of a copy that runs as a container, and what those have that ask for none. Left out: what the
+    /// service asks for.
+    pub memory: Option<Size>,
+    /// Of `preview` alone: the same of processors; `0.5` is half of one.
+    pub cpus: Option<f64>,
 }
 
 impl Default for EnvironmentConfig {
@@ -124,6 +129,8 @@ impl Default for EnvironmentConfig {
             time_to_live: None,
             sleep_after: None,
             remove_unknown: None,
+            memory: None,
+            cpus: None,
         }
     }
 }
@@ -153,7 +160,7 @@ pub struct FreezeConfig {
 }
 
 /// What holds for previews, defaults included.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PreviewConfig {
     /// `pr-NUMBER-SERVICE` stands before it.
     pub domain: String,
@@ -169,6 +176,10 @@ pub struct PreviewConfig {
     pub sleep_after: Option<Span>,
     /// Whether a host's word is enough to take away what is unknown, and to forget what it has lost.
     pub remove_unknown: bool,
+    /// The most memory of one.
+    pub memory: Option<Size>,
+    /// The most processors of one.
+    pub cpus: Option<f64>,
 }
 
 impl EnvironmentConfig {
@@ -183,6 +194,8 @@ impl EnvironmentConfig {
             time_to_live: self.time_to_live.unwrap_or(Span::seconds(14 * 24 * 3600)),
             sleep_after: Some(self.sleep_after.unwrap_or(Span::seconds(3600))).filter(|after| !after.0.is_zero()),
             remove_unknown: self.remove_unknown.unwrap_or(false),
+            memory: self.memory,
+            cpus: self.cpus,
         }
     }
 }
@@ -199,6 +212,8 @@ pub struct HostConfig {
     pub address: Option<String>,
     /// The addresses that its proxy listens on.
     pub listen: Vec<String>,
+    /// The socket of the engine that its containers run at. Left out: that of `worker.docker`, else `/var/run/docker.sock`.
+    pub docker: Option<PathBuf>,
 }
 
 /// GitHub. Named an App or a token, Segue shows there how runs stand.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     duration::Span,
     id::{CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
+    size::Size,
     status::RolloutStatus,
     time::Timestamp,
 };
@@ -20,8 +21,16 @@ pub struct ServiceSpec {
     #[serde(default)]
     pub name: String,
     /// Program and arguments, started in the release's directory. `$PORT` in an argument, and the environment variable
-    /// `PORT`, hold the port that the instance must listen on, on 127.0.0.1.
+    /// `PORT`, hold the port that the instance must listen on, on 127.0.0.1. With `container`: what is run in the place of the
+    /// image's own command, or its arguments where the image has an entrypoint; the image's own where it is left out.
+    #[serde(default)]
     pub command: Vec<String>,
+    /// Runs the service as a container of its host's engine, from an image; as a process of a directory where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ServiceContainer>,
+    /// The most that an instance may have of its machine.
+    #[serde(default, skip_serializing_if = "ServiceResources::is_empty")]
+    pub resources: ServiceResources,
     /// Environment variables of the service. `PORT`, `SEGUE_SERVICE`, `SEGUE_RELEASE` and `SEGUE_ENVIRONMENT` are set as well.
     #[serde(default)]
     pub env: IndexMap<String, String>,
@@ -53,6 +62,8 @@ impl ServiceSpec {
         Self {
             name,
             command: Vec::new(),
+            container: None,
+            resources: ServiceResources::default(),
             env: IndexMap::new(),
             health: Health::default(),
             warm_up: Vec::new(),
@@ -61,6 +72,54 @@ impl ServiceSpec {
             replicas: default_replicas(),
             routes: Vec::new(),
         }
+    }
+}
+
+/// How a service is run as a container. What would leave the container can't be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ServiceContainer {
+    /// The port that the service listens on in its container, on every address of it. `PORT` and `$PORT` hold it.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// Whom its processes run as: `USER`, `UID` or `UID:GID`. Left out: whom the image names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// `NAME:/path` or `NAME:/path:ro`: volumes that all instances of the service share in their environment, and that stay over
+    /// releases, until the service is taken away; `/path` for one that goes with its container.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
+    /// Options of `docker create` that stay within the container, as jobs have them: `--read-only --tmpfs /tmp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<String>,
+}
+
+impl Default for ServiceContainer {
+    fn default() -> Self {
+        Self { port: 8080, user: None, volumes: Vec::new(), options: None }
+    }
+}
+
+/// The most that one instance of a service may have. What is left out has no limit but the machine's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ServiceResources {
+    /// Memory, without swap beyond it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Processors; `0.5` is half of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Processes and threads. Left out: 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+impl ServiceResources {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -212,8 +271,12 @@ pub struct Release {
     pub repository: String,
     /// The service.
     pub service: String,
-    /// The artifact.
+    /// The artifact, or the image.
     pub digest: Digest,
+    /// The image by its digest, `registry/name@sha256:...`; `sha256:...` alone for one that was built and never pushed, which is at
+    /// that engine only. `None`: the release is an artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The commit.
     pub commit: CommitSha,
     /// The run that made it.

@@ -23,7 +23,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    deploy::{DataSpec, Health, Observation, Release, RouteRule},
+    deploy::{DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
     id::{Epoch, InstanceId},
     time::Timestamp,
 };
@@ -50,8 +50,11 @@ pub struct StartInstance {
     pub release: Release,
     /// Where its artifact comes from, if the host does not have it.
     pub artifact: ArtifactSource,
-    /// Program and arguments, `$PORT` replaced by the port.
+    /// Program and arguments, `$PORT` replaced by the port. Of a container: in the place of its image's own, unless it is empty.
     pub command: Vec<String>,
+    /// How the release's image is run; `None`: the release is an artifact, run as a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerRun>,
     /// Environment variables, whole: nothing of the host's own environment but `PATH` is passed on.
     pub env: IndexMap<String, String>,
     /// How long after TERM the process group is killed.
@@ -68,10 +71,22 @@ pub struct StartInstance {
     pub data: Option<DataSpec>,
 }
 
+/// How an image is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRun {
+    /// Port, user, volumes and options.
+    pub container: ServiceContainer,
+    /// The most that it may have.
+    #[serde(default)]
+    pub resources: ServiceResources,
+}
+
 /// Where an artifact (a zstd-compressed tar, named by the digest of its bytes) comes from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArtifactSource {
+    /// The engine for containers of the host's machine has it, or pulls it by the digest in the release's `image`.
+    Image,
     /// A file on the host's machine.
     File(String),
     /// A server's address, with the bearer token that opens it.
@@ -94,7 +109,7 @@ pub struct Instance {
     pub environment: String,
     /// Its release, which names the service.
     pub release: Release,
-    /// `127.0.0.1:<port>`.
+    /// `127.0.0.1:<port>`, or where its container is reached.
     pub address: String,
     /// What it does.
     pub state: InstanceState,
@@ -106,6 +121,9 @@ pub struct Instance {
     pub retire_at: Option<Timestamp>,
     /// The file that holds its output.
     pub output: String,
+    /// What of its container is another than what was deployed, because somebody changed it by hand; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
 }
 
 /// What an instance does.

@@ -528,8 +528,11 @@ pub struct CreateRollout {
     pub service: ServiceSpec,
     /// The environment.
     pub environment: String,
-    /// The artifact.
+    /// The artifact, or the image.
     pub digest: Digest,
+    /// The image by its digest, where the service runs as a container: [`Release::image`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// How.
     pub strategy: Strategy,
     /// Whether it is the run's pull request that is to have a copy of the service of its own.

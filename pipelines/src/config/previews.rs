@@ -1,8 +1,12 @@
 //! What can be wrong with the settings of previews.
 
-use segue_schemas::config::EnvironmentConfig;
+use segue_schemas::{config::EnvironmentConfig, size::Size};
 
-use crate::{preview::LONGEST_NAME, service::is_host};
+use crate::{
+    container::{is_memory, millis},
+    preview::LONGEST_NAME,
+    service::is_host,
+};
 
 /// The longest host name.
 const LONGEST_HOST: usize = 253;
@@ -47,6 +51,14 @@ pub(super) fn preview_faults(environment: &EnvironmentConfig) -> Vec<PreviewFaul
         let message = "previews would go as soon as they are there".into();
         faults.push(PreviewFault { key: "time-to-live", message, help: "write a duration such as `14d`".into() });
     }
+    if let Some(memory) = settings.memory.filter(|Size(bytes)| !is_memory(*bytes)) {
+        let message = format!("{memory} of memory are not enough for anything, or too much");
+        faults.push(PreviewFault { key: "memory", message, help: "write a size such as `512MiB`".into() });
+    }
+    if let Some(cpus) = settings.cpus.filter(|cpus| millis(&cpus.to_string()).is_none()) {
+        let message = format!("`{cpus}` is no number of processors");
+        faults.push(PreviewFault { key: "cpus", message, help: "write a number above 0, such as `0.5`".into() });
+    }
     faults
 }
 
@@ -60,6 +72,8 @@ pub(super) fn keys_of_previews(environment: &EnvironmentConfig) -> Vec<&'static 
         ("time-to-live", environment.time_to_live.is_some()),
         ("sleep-after", environment.sleep_after.is_some()),
         ("remove-unknown", environment.remove_unknown.is_some()),
+        ("memory", environment.memory.is_some()),
+        ("cpus", environment.cpus.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, is_written)| is_written.then_some(key))

@@ -211,7 +211,7 @@ impl Reader<'_, '_> {
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let (name, value) = argument.split_once('=').map_or((argument.as_str(), None), |(n, v)| (n, Some(v)));
-            if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            if let Some(why) = refused(name) {
                 let message = format!("`{name}` is refused: {why}");
                 self.findings.error(Code::InvalidValue, &node.span, message, Some("take it out".into()));
                 rest.next_if_value(value.is_none());
@@ -281,7 +281,13 @@ fn is_port(text: &str) -> bool {
         && parts.all(|part| is_number(part) && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn volume_problem(volume: &str) -> Option<&'static str> {
+/// Why an option is refused, where it is one of those that lead out of the container.
+pub(crate) fn refused(option: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(refused, _)| *refused == option).map(|(_, why)| *why)
+}
+
+/// What is wrong with a volume of a container.
+pub(crate) fn volume_problem(volume: &str) -> Option<&'static str> {
     if volume.contains("docker.sock") {
         return Some("the engine's socket is the whole host");
     }

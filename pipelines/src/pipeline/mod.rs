@@ -5,7 +5,7 @@
 
 mod call;
 mod composite;
-mod containers;
+pub(crate) mod containers;
 mod expressions;
 mod graph;
 mod jobs;

@@ -39,6 +39,7 @@ pub fn release(number: i64) -> Release {
         repository: "acme/web".into(),
         service: "web".into(),
         digest: format!("sha256:{number:064}").parse().unwrap(),
+        image: None,
         commit: format!("{number:040}").parse().unwrap(),
         run: RunId(number),
         created_at: Timestamp(0),
@@ -120,6 +121,7 @@ impl World {
             restarts: 0,
             retire_at: None,
             output: String::new(),
+            drift: Vec::new(),
         };
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;
         HostFacts {
@@ -373,6 +375,8 @@ fn spec(strategy: Strategy) -> RolloutSpec {
         service: ServiceSpec {
             name: "web".into(),
             command: vec!["./web".into()],
+            container: None,
+            resources: Default::default(),
             env: IndexMap::new(),
             health: Health::default(),
             warm_up: Vec::new(),

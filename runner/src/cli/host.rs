@@ -41,6 +41,9 @@ pub struct HostArgs {
     /// An address that its proxy listens on; may be given several times
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
+    /// The socket of the engine that runs services which are containers
+    #[arg(long, value_name = "PATH", default_value = host::DEFAULT_DOCKER)]
+    docker: PathBuf,
     /// End the running host with everything that it carries: services and proxy
     #[arg(long, conflicts_with = "listen")]
     stop: bool,
@@ -103,6 +106,7 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
         return stop(options);
     }
     options.listen = args.listen;
+    options.docker = args.docker;
     logging::start()?;
     host::run_blocking(options).map_err(Failure::new)?;
     Ok(Exit::Done)

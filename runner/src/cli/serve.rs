@@ -180,6 +180,9 @@ pub fn host_options(config: &Config, data: &Path) -> Result<HostOptions, Failure
     if let Some(socket) = local.socket {
         options.socket = socket;
     }
+    if let Some(docker) = local.docker.or_else(|| config.worker.docker.socket.clone()) {
+        options.docker = docker;
+    }
     let read = |text: &String| {
         text.parse::<SocketAddr>().map_err(|error| Failure::new(format_args!("hosts.local.listen `{text}`: {error}")))
     };

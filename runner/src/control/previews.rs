@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use segue_pipelines::preview::{ACTION, ENVIRONMENT, Occupant, Pull, makes_room, name};
 use segue_schemas::{
     config::PreviewConfig,
-    deploy::{JournalEntry, JournalKind, RolloutSpec, RouteRule, Strategy},
+    deploy::{JournalEntry, JournalKind, RolloutSpec, RouteRule, ServiceResources, Strategy},
     duration::Span,
     id::{RolloutId, RunId},
     plan::StepAction,
@@ -156,7 +156,7 @@ pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut 
         return Err(StoreError::Outdated(why));
     }
     let is_fork = !run.record.trusted;
-    let domain = if is_fork { fork_domain(store, &settings)? } else { settings.domain.clone() };
+    let domain = if is_fork { fork_domain(store, &settings, create.image.is_some())? } else { settings.domain.clone() };
     let service = create.service.name.clone();
     let known = previews::of_service(&mut tx.conn, repository, number, &service).await?;
     if !known.as_ref().is_some_and(|known| known.state.is_there()) {
@@ -188,6 +188,9 @@ pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut 
     spec.name.clone_from(&own_name);
     spec.routes = vec![RouteRule { environment: None, host: Some(format!("{own_name}.{domain}")), path: "/".into() }];
     spec.replicas = 1;
+    if spec.container.is_some() {
+        cap(&mut spec.resources, &settings);
+    }
     // what served before is of no use to anybody
     spec.keep_warm = Span::seconds(0);
     // what the operator gave previews is not for code that anybody may have written
@@ -197,18 +200,24 @@ pub(super) async fn prepare(store: &Store, tx: &mut Tx, run: &Run, create: &mut 
     Ok(Wanted { preview, variables, sleep_after: settings.sleep_after })
 }
 
+/// What a copy may have: what its service asks for, within what previews have.
+fn cap(resources: &mut ServiceResources, settings: &PreviewConfig) {
+    resources.memory = resources.memory.into_iter().chain(settings.memory).min();
+    resources.cpus = resources.cpus.into_iter().chain(settings.cpus).reduce(f64::min);
+}
+
 /// Where previews of forks are.
-fn fork_domain(store: &Store, settings: &PreviewConfig) -> Result<String> {
+fn fork_domain(store: &Store, settings: &PreviewConfig, is_container: bool) -> Result<String> {
     let Some(domain) = settings.fork_domain.clone() else {
         return Err(StoreError::Refused(format!(
             "previews of forks need a domain of their own, so that they share no cookies with others: name one as \
              `environments.{ENVIRONMENT}.fork-domain` in segue.yaml"
         )));
     };
-    if !store.config().github.forks_on_host {
+    if !is_container && !store.config().github.forks_on_host {
         return Err(StoreError::Refused(
             "a fork's service would run on the host, as the host's user: where that may be, set `github.forks-on-host: true` \
-             in segue.yaml"
+             in segue.yaml; or have it run from an image (`container` in its file)"
                 .into(),
         ));
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::PoisonError, time::Duration};
 
 use indexmap::IndexMap;
-use segue_pipelines::progress::SkipCause;
+use segue_pipelines::{container::pinned, progress::SkipCause};
 use segue_schemas::{
     config::{HostConfig, NotificationEvent},
     deploy::{DataSpec, JournalEntry, Release, RolloutSpec, Strategy},
@@ -43,7 +43,10 @@ impl Store {
     /// is another repository's.
     pub async fn create_rollout(&self, job: JobId, create: CreateRollout) -> Result<CreatedRollout> {
         let store = self.clone();
-        let bytes = self.artifact_wanted(&create.digest).await?;
+        let bytes = match &create.image {
+            Some(_) => None,
+            None => self.artifact_wanted(&create.digest).await?,
+        };
         let epoch = create.epoch;
         let created =
             self.write(move |tx| Box::pin(async move { self::create(&store, tx, job, create, bytes).await })).await;
@@ -148,9 +151,7 @@ async fn create(
             "the job is not one for the environment `{environment}`: write `environment: {environment}` at the job"
         )));
     }
-    let Some(bytes) = bytes else {
-        return Err(StoreError::Refused(format!("the artifact {} is not here: upload it first", create.digest)));
-    };
+    check_content(&create, bytes)?;
     let run = runs::load(&mut tx.conn, job.record.run).await?;
     if !run.record.trusted && !create.preview {
         let problem = format!("code from outside the repository does not come into the environment `{environment}`");
@@ -166,12 +167,15 @@ async fn create(
         repository: run.record.repository.clone(),
         service,
         digest: create.digest,
+        image: create.image,
         commit: run.record.commit.clone(),
         run: run.record.id,
         created_at: tx.now,
     };
     let release = releases::get_or_insert(&mut tx.conn, release).await?;
-    blobs::touch(&mut tx.conn, &release.digest, bytes, tx.now).await?;
+    if let Some(bytes) = bytes {
+        blobs::touch(&mut tx.conn, &release.digest, bytes, tx.now).await?;
+    }
     let settings = store.environment(&environment);
     joined::addresses(store, &mut tx.conn, &settings.hosts).await?;
     let spec = RolloutSpec {
@@ -198,6 +202,22 @@ async fn create(
     tx.ring(Bell::Rollouts);
     tx.ring(Bell::Run(run.record.id));
     Ok(CreatedRollout { rollout: rollout.id(), release, url })
+}
+
+/// What is rolled out is here, or an image that can't come to mean another one.
+fn check_content(create: &CreateRollout, bytes: Option<u64>) -> Result<()> {
+    let (service, digest) = (&create.service.name, &create.digest);
+    let problem = match &create.image {
+        None if bytes.is_none() => format!("the artifact {digest} is not here: upload it first"),
+        Some(image) if pinned(image).as_ref() != Some(digest) => {
+            format!("the image `{image}` is not named by the digest {digest}")
+        }
+        image if image.is_some() != create.service.container.is_some() => {
+            format!("`{service}` is run from an image exactly where its file has `container`")
+        }
+        _ => return Ok(()),
+    };
+    Err(StoreError::Refused(problem))
 }
 
 pub(super) async fn next_id(tx: &mut Tx) -> Result<RolloutId> {
@@ -312,6 +332,9 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     let access = joined::access(store, tx, &request.worker, id, &hosts).await?;
     // what lies elsewhere, hosts fetch by way of the API; those that joined ask their server
     let file = |release: &Release| {
+        if release.image.is_some() {
+            return None;
+        }
         let path = store.artifacts().path(&release.digest);
         let source = match &access {
             Some(_) => Some(ArtifactSource::Joined),

@@ -306,6 +306,7 @@ impl World {
             service: service(),
             environment: claim.plan.environment.clone().unwrap(),
             digest: self.artifact(bytes).await,
+            image: None,
             strategy: Strategy::HotSwap,
             preview: false,
             seed: None,
@@ -422,6 +423,8 @@ pub fn service() -> ServiceSpec {
     ServiceSpec {
         name: "web".into(),
         command: vec!["./web".into()],
+        container: None,
+        resources: Default::default(),
         env: IndexMap::new(),
         health: Default::default(),
         warm_up: Vec::new(),

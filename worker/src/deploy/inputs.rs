@@ -21,8 +21,8 @@ pub const CANARY: &str = "segue/canary";
 /// The action that brings what serves in one environment to another.
 pub const PROMOTE: &str = "segue/promote";
 
-const COMMON_INPUTS: &[&str] = &["service", "artifact", "path"];
-const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "seed"];
+const COMMON_INPUTS: &[&str] = &["service", "artifact", "path", "image"];
+const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "image", "seed"];
 const PROMOTE_INPUTS: &[&str] = &["service", "from"];
 const CANARY_INPUTS: &[&str] = &[
     "stages",
@@ -79,6 +79,8 @@ pub enum Source {
     Artifact(String),
     /// A directory of the workspace, from its root.
     Path(String),
+    /// An image, by its digest or by a name that means one now.
+    Image(String),
     /// What serves in this environment.
     Serving(String),
 }
@@ -126,8 +128,8 @@ impl Inputs {
 }
 
 const SERVICE_REMEDY: &str = "name the service, as its file `.segue/services/<service>.yml` does";
-const SOURCE_REMEDY: &str =
-    "name an artifact of this run (`artifact: app`, made by `segue/upload-artifact`), or a directory (`path: dist`)";
+const SOURCE_REMEDY: &str = "name an artifact of this run (`artifact: app`, made by `segue/upload-artifact`), a directory (`path: dist`), or an \
+     image (`image: ${{ needs.build.outputs.image }}`, made by `segue/build-image`)";
 
 struct Given<'a> {
     action: &'a str,
@@ -157,12 +159,14 @@ impl Given<'_> {
     }
 
     fn source(&self) -> Result<Source, InputError> {
-        match (self.text("artifact"), self.text("path")) {
-            (Some(name), None) => Ok(Source::Artifact(name.into())),
-            (None, Some(path)) => Ok(Source::Path(path.into())),
-            (None, None) => Err(self.missing("artifact", SOURCE_REMEDY)),
-            (Some(_), Some(_)) => {
-                Err(self.invalid("path", "`artifact` is given as well; leave one of the two out".into()))
+        let given =
+            [("artifact", Source::Artifact as fn(String) -> Source), ("path", Source::Path), ("image", Source::Image)];
+        let mut given = given.into_iter().filter_map(|(key, source)| Some((key, source(self.text(key)?.into()))));
+        match (given.next(), given.next()) {
+            (None, _) => Err(self.missing("artifact", SOURCE_REMEDY)),
+            (Some((_, source)), None) => Ok(source),
+            (Some((first, _)), Some((second, _))) => {
+                Err(self.invalid(second, format!("`{first}` is given as well; leave one of the two out")))
             }
         }
     }

@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use segue_schemas::{
     deploy::{Release, RolloutSpec, RouteRule},
     duration::Span,
-    host_api::{Fence, StartInstance},
+    host_api::{ArtifactSource, ContainerRun, Fence, StartInstance},
     id::InstanceId,
     worker_api::RolloutClaim,
 };
@@ -25,9 +25,16 @@ pub(super) fn fence(claim: &RolloutClaim) -> Fence {
 /// In words, where the claim does not say where the release's artifact is.
 pub(super) fn start(claim: &RolloutClaim, instance: InstanceId, release: Release) -> Result<StartInstance, String> {
     let spec = &claim.rollout.spec;
-    let artifact = claim.artifacts.get(&release.digest).cloned().ok_or_else(|| {
-        format!("the server does not say where the artifact {} of release {} is", release.digest, release.id)
-    })?;
+    let artifact = match (&release.image, claim.artifacts.get(&release.digest)) {
+        (Some(_), _) => ArtifactSource::Image,
+        (None, Some(artifact)) => artifact.clone(),
+        (None, None) => {
+            let (digest, id) = (&release.digest, release.id);
+            return Err(format!("the server does not say where the artifact {digest} of release {id} is"));
+        }
+    };
+    let run = |container| ContainerRun { container, resources: spec.service.resources.clone() };
+    let container = release.image.is_some().then(|| run(spec.service.container.clone().unwrap_or_default()));
     Ok(StartInstance {
         fence: fence(claim),
         env: environment(spec, &release),
@@ -35,6 +42,7 @@ pub(super) fn start(claim: &RolloutClaim, instance: InstanceId, release: Release
         release,
         artifact,
         command: spec.service.command.clone(),
+        container,
         stop_timeout_ms: STOP_TIMEOUT_MS,
         health: spec.service.health.clone(),
         sleep_after_ms: spec.sleep_after.map(Span::as_millis),

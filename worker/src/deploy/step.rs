@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use segue_pipelines::{
+    container,
     diagnostic::{Style, render},
     service,
 };
@@ -47,7 +48,7 @@ pub async fn prepare_rollout(
             "`{action}` needs to know where to: give the job `{key}` an environment, such as `environment: staging`"
         )));
     };
-    let (service, digest) = match &inputs.source {
+    let (service, digest, image) = match &inputs.source {
         Source::Serving(from) => {
             let Some(serving) = place.serving(from, &inputs.service).await? else {
                 return Err(StepError::Configuration(format!(
@@ -55,14 +56,48 @@ pub async fn prepare_rollout(
                     inputs.service
                 )));
             };
-            (serving.service, serving.release.digest)
+            (serving.service, serving.release.digest, serving.release.image)
         }
-        source => (read_service(place, &inputs.service).await?, find_artifact(place, action, source).await?),
+        Source::Image(name) => {
+            let service = described(place, &inputs.service, true).await?;
+            let (digest, image) = pin(place, action, name).await?;
+            (service, digest, Some(image))
+        }
+        source => (described(place, &inputs.service, false).await?, find_artifact(place, action, source).await?, None),
     };
     let (epoch, step) = (place.claim().epoch, place.step());
     let preview = action == PREVIEW;
     let Inputs { strategy, seed, .. } = inputs;
-    Ok(CreateRollout { epoch, step, service, environment, digest, strategy, preview, seed })
+    Ok(CreateRollout { epoch, step, service, environment, digest, image, strategy, preview, seed })
+}
+
+/// The service, which is to be one that is run from an image or one that is not.
+async fn described(place: &mut dyn StepPlace, name: &str, from_image: bool) -> Result<ServiceSpec, StepError> {
+    let service = read_service(place, name).await?;
+    let problem = match (from_image, &service.container) {
+        (true, None) => {
+            "is described as a process, and an image is given: write `container:` into its file, with at least the `port` \
+             that it listens on"
+        }
+        (false, Some(_)) => {
+            "is described as a container, which is made from an image: give `image` in the place of `artifact` or `path`"
+        }
+        _ => return Ok(service),
+    };
+    Err(StepError::Configuration(format!("service `{name}` {problem}")))
+}
+
+/// The image that a name means now, for good.
+async fn pin(place: &mut dyn StepPlace, action: &str, name: &str) -> Result<(Digest, String), StepError> {
+    let name = name.trim();
+    let image = match container::pinned(name) {
+        Some(_) => name.to_owned(),
+        None => place.resolve_image(name).await?,
+    };
+    match container::pinned(&image) {
+        Some(digest) => Ok((digest, image)),
+        None => Err(StepError::Configuration(format!("input `image` of `{action}`: `{name}` has no digest"))),
+    }
 }
 
 /// The secret whose value stands in a text, in whatever form.
@@ -92,8 +127,8 @@ async fn read_service(place: &mut dyn StepPlace, name: &str) -> Result<ServiceSp
 async fn find_artifact(place: &mut dyn StepPlace, action: &str, source: &Source) -> Result<Digest, StepError> {
     match source {
         Source::Path(path) => place.pack_and_upload(path).await,
-        Source::Serving(from) => {
-            Err(StepError::Configuration(format!("`{action}` takes nothing that serves in `{from}`")))
+        Source::Serving(from) | Source::Image(from) => {
+            Err(StepError::Configuration(format!("`{action}` takes no artifact from `{from}`")))
         }
         Source::Artifact(name) => match place.artifact(name).await? {
             Some(artifact) => Ok(artifact.digest),
@@ -163,8 +198,11 @@ mod tests {
             token: None,
             held_ms: None,
         };
-        let files =
-            [(".segue/services/web.yml", "command: [./web]\n"), (".segue/services/bad.yml", "comand: [./web]\n")];
+        let files = [
+            (".segue/services/web.yml", "command: [./web]\n"),
+            (".segue/services/boxed.yml", "container: {port: 80}\n"),
+            (".segue/services/bad.yml", "comand: [./web]\n"),
+        ];
         Place { claim, files: files.into(), artifacts: [("app", digest('a'))].into(), packed: Vec::new() }
     }
 
@@ -182,6 +220,9 @@ mod tests {
         async fn pack_and_upload(&mut self, path: &str) -> Result<Digest, StepError> {
             self.packed.push(path.into());
             Ok(digest('b'))
+        }
+        async fn resolve_image(&mut self, image: &str) -> Result<String, StepError> {
+            Ok(format!("{}@{}", image.split(':').next().unwrap_or(image), digest('d')))
         }
         async fn serving(&mut self, _: &str, _: &str) -> Result<Option<Serving>, StepError> {
             Ok(None)
@@ -216,6 +257,26 @@ mod tests {
         assert_eq!(create.digest, digest('b'));
         assert_eq!(place.packed, ["dist"]);
         assert!(matches!(create.strategy, Strategy::Canary(_)));
+    }
+
+    #[tokio::test]
+    async fn an_image_is_pinned_when_the_release_is_made() {
+        let mut place = place(Some("staging"));
+        let by_tag = [("service", "boxed"), ("image", "registry.example/web:main")];
+        let create = prepare(&mut place, DEPLOY, &by_tag).await.unwrap();
+        assert_eq!(create.image, Some(format!("registry.example/web@{}", digest('d'))));
+        assert_eq!(create.digest, digest('d'));
+        for image in [format!("registry.example/web@{}", digest('e')), digest('e').to_string()] {
+            let create = prepare(&mut place, CANARY, &[("service", "boxed"), ("image", &image)]).await.unwrap();
+            assert_eq!((create.image, create.digest), (Some(image), digest('e')), "what is pinned stays as it is");
+        }
+        let error = prepare(&mut place, DEPLOY, &[("service", "web"), ("image", "x:1")]).await.unwrap_err();
+        assert!(error.contains("`web` is described as a process"), "{error}");
+        let error = prepare(&mut place, DEPLOY, &[("service", "boxed"), ("artifact", "app")]).await.unwrap_err();
+        assert!(error.contains("`boxed` is described as a container"), "{error}");
+        let both = [("service", "boxed"), ("artifact", "app"), ("image", "x:1")];
+        let error = prepare(&mut place, DEPLOY, &both).await.unwrap_err();
+        assert!(error.contains("input `image`") && error.contains("`artifact` is given as well"), "{error}");
     }
 
     #[tokio::test]

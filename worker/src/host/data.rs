@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use segue_schemas::{host_api::HostError, id::InstanceId};
+use segue_schemas::{host_api::HostError, id::InstanceId, status::FailureClass};
 
-use super::{Host, instances::Life, process::Process};
+use super::{Host, containers::DATA_PATH, instances::Life, process::Process, running::Running, state::InstanceRecord};
+use crate::engine::docker::DockerError;
 
 /// The variable that holds the folder's path.
 pub(super) const VARIABLE: &str = "SEGUE_DATA";
@@ -29,8 +30,18 @@ pub(super) enum Furnished {
     Ready,
     /// The instance was told to end meanwhile.
     Ended,
+    /// Why it can't be started now, and is to be tried again.
+    Later(String),
     /// Why it can't be started.
     Failed(String),
+}
+
+impl Furnished {
+    /// What an error of the engine's comes to: what it refuses is not tried again.
+    fn of(error: &DockerError) -> Self {
+        let why = format!("its data folder: {error}");
+        if error.class() == FailureClass::Infrastructure { Self::Later(why) } else { Self::Failed(why) }
+    }
 }
 
 impl Host {
@@ -41,39 +52,50 @@ impl Host {
         let Some(instance) = one.among(&recorded) else { return Ok(Furnished::Ended) };
         let Some(data) = &instance.run.data else { return Ok(Furnished::Ready) };
         let pair = (instance.environment.clone(), instance.release.service.clone());
+        let is_volume = instance.run.is_container();
         let folder = self.data_folder(&pair.0, &pair.1);
         let unusable = |error: io::Error| Ok(Furnished::Failed(format!("{} can't be made: {error}", folder.display())));
         if recorded.furnished.contains(&pair) {
+            if is_volume {
+                return Ok(Furnished::Ready);
+            }
             return make(&folder).map_or_else(unusable, |()| Ok(Furnished::Ready));
         }
         let mark = format!("{}/seed/{}/{}", self.options.data.display(), pair.0, pair.1);
-        if let Some(mut left) = Process::find(&mark) {
-            left.terminate(Duration::ZERO).await;
-        }
-        if let Err(error) = remove(folder.clone()).await.and_then(|()| make(&folder)) {
-            return unusable(error);
+        if is_volume {
+            if let Err(error) = self.clear_volume(&one.id, &pair.0, &pair.1).await {
+                return Ok(Furnished::of(&error));
+            }
+        } else {
+            if let Some(mut left) = Process::find(&mark) {
+                left.terminate(Duration::ZERO).await;
+            }
+            if let Err(error) = remove(folder.clone()).await.and_then(|()| make(&folder)) {
+                return unusable(error);
+            }
         }
         if let Some(seed) = &data.seed {
             tracing::info!(instance = %one.id, "its data folder is filled");
-            let command = ["sh", "-ec", seed].map(str::to_owned);
-            let mut process = match self.launch(&one.id, instance, &command, &mark) {
+            let mut process = match self.begin_seed(one, instance, seed, &mark).await {
                 Ok(process) => process,
-                Err(reason) => return Ok(Furnished::Failed(reason)),
+                Err(why) => return Ok(why),
             };
             let ended = tokio::select! {
                 ended = tokio::time::timeout(SEED_LIMIT, process.succeeded()) => ended,
                 patience = self.must_end(one) => {
                     process.terminate(patience).await;
+                    process.clear().await;
                     return Ok(Furnished::Ended);
                 }
             };
+            if ended.is_err() {
+                process.terminate(SEED_PATIENCE).await;
+            }
+            process.clear().await;
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(exit)) => return Ok(Furnished::Failed(format!("its `seed` ended with {exit}"))),
-                Err(_) => {
-                    process.terminate(SEED_PATIENCE).await;
-                    return Ok(Furnished::Failed(format!("its `seed` did not end within {SEED_LIMIT:?}")));
-                }
+                Err(_) => return Ok(Furnished::Failed(format!("its `seed` did not end within {SEED_LIMIT:?}"))),
             }
         }
         let of = one.clone();
@@ -86,6 +108,32 @@ impl Host {
             Ok(if is_there { Furnished::Ready } else { Furnished::Ended })
         });
         noted.await
+    }
+
+    /// Starts what fills a data folder, where the service itself is going to run.
+    async fn begin_seed(
+        &self,
+        one: &Life,
+        instance: &InstanceRecord,
+        seed: &str,
+        mark: &str,
+    ) -> Result<Running, Furnished> {
+        if !instance.run.is_container() {
+            let command = ["sh", "-ec", seed].map(str::to_owned);
+            return self.launch(&one.id, instance, &command, mark).map(Running::Process).map_err(Furnished::Failed);
+        }
+        let spec = self.seed_spec(&one.id, instance, seed).map_err(Furnished::Failed)?;
+        let launched = self.launch_container(&one.id, spec).await;
+        let container = launched.map_err(|error| Furnished::of(&error))?;
+        Ok(Running::Container(Box::new(container)))
+    }
+
+    /// Where an instance finds its data.
+    pub(super) fn data_path(&self, instance: &InstanceRecord) -> String {
+        if instance.run.is_container() {
+            return DATA_PATH.to_owned();
+        }
+        self.data_folder(&instance.environment, &instance.release.service).display().to_string()
     }
 
     /// Where a service's data are, or would be.

@@ -6,8 +6,8 @@ use http::Method;
 use segue_schemas::{
     deploy::Health,
     host_api::{
-        DrainInstance, DrainResult, HostError, HostErrorCode, Instance, Probe, ProbeResult, RetireInstance,
-        StartInstance, StopInstance,
+        ArtifactSource, DrainInstance, DrainResult, HostError, HostErrorCode, Instance, Probe, ProbeResult,
+        RetireInstance, StartInstance, StopInstance,
     },
     id::{Epoch, InstanceId, is_name},
 };
@@ -20,6 +20,7 @@ use super::{
     output,
     process::{self, Launch, Process},
     refusal,
+    running::{Cleared, Running},
     state::{InstanceRecord, Nap, Recorded, Retire, RunSpec},
     unix_http,
 };
@@ -60,7 +61,7 @@ impl Host {
 
     async fn begin(self: Arc<Self>, start: StartInstance) -> Result<(), HostError> {
         let id = start.instance.clone();
-        let digest = start.release.digest.clone();
+        let (digest, image) = (start.release.digest.clone(), start.release.image.clone());
         let source = start.artifact.clone();
         let run = RunSpec::of(&start);
         let (named, env) = (id.clone(), start.fence.environment.clone());
@@ -71,6 +72,7 @@ impl Host {
                 if recorded.instances.get(&named).is_some_and(|i| !i.is_stopped()) {
                     return Ok(None);
                 }
+                recorded.uses_engine |= run.is_container();
                 recorded.keep(&env, &start.release, &run, now());
                 let life = recorded.add_instance(named, env, start.release, run, false)?;
                 Ok(Some((life, recorded.forget_old())))
@@ -80,7 +82,11 @@ impl Host {
         let Some((life, forgotten)) = begun else { return Ok(()) };
         let one = Life { id: id.clone(), life };
         self.tidy(&forgotten);
-        if let Err(error) = self.releases.prepare(&digest, source, self.link.as_deref()).await {
+        let prepared = match source {
+            ArtifactSource::Image => self.have_image(&id, image.as_deref()).await,
+            source => self.releases.prepare(&digest, source, self.link.as_deref()).await,
+        };
+        if let Err(error) = prepared {
             let forget = self.store.change(move |recorded| {
                 if one.among(recorded).is_some() {
                     recorded.instances.shift_remove(&one.id);
@@ -250,7 +256,7 @@ impl Host {
     }
 
     /// Looks after an instance in a task of its own, until it has stopped or could not be started.
-    pub(super) fn supervise(self: &Arc<Self>, id: InstanceId, found: Option<Process>) {
+    pub(super) fn supervise(self: &Arc<Self>, id: InstanceId, found: Option<Running>) {
         let host = self.clone();
         let Some(life) = self.store.current().instances.get(&id).map(|i| i.life) else { return };
         tokio::spawn(async move {
@@ -275,7 +281,7 @@ impl Host {
         begins.await
     }
 
-    async fn look_after(&self, one: &Life, found: Option<Process>) -> Result<(), HostError> {
+    async fn look_after(&self, one: &Life, found: Option<Running>) -> Result<(), HostError> {
         let id = &one.id;
         let mut found = found;
         let mut pause = FIRST_PAUSE;
@@ -284,8 +290,18 @@ impl Host {
                 Some(process) => process,
                 None if !self.is_woken(one).await => return Ok(()),
                 None => match self.start_process(one).await? {
-                    Some(process) => process,
-                    None => return Ok(()),
+                    Started::Running(process) => process,
+                    Started::Over => return Ok(()),
+                    Started::Later(why) => {
+                        tracing::warn!(instance = %id, why, ?pause, "can't be started yet");
+                        self.note(one, move |i| i.last_exit = Some(why)).await?;
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            _ = self.must_end(one) => return Ok(()),
+                        }
+                        pause = (pause * 2).min(MAX_PAUSE);
+                        continue;
+                    }
                 },
             };
             let began = Instant::now();
@@ -294,7 +310,11 @@ impl Host {
                 patience = self.must_end(one) => {
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "stopped");
-                    return self.note(one, |i| i.process = None).await;
+                    process.clear().await;
+                    let noted = self.note(one, |i| i.process = None).await;
+                    // also what it shared with others
+                    self.sweep_wanted.notify_one();
+                    return noted;
                 }
                 patience = self.must_sleep(one) => {
                     if !self.begins_to_end(one).await? {
@@ -303,6 +323,7 @@ impl Host {
                     }
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "asleep");
+                    process.clear().await;
                     self.note(one, |i| (i.process, i.is_ending) = (None, false)).await?;
                     pause = FIRST_PAUSE;
                     continue;
@@ -314,10 +335,19 @@ impl Host {
             tracing::warn!(instance = %id, %exit, ?pause, "ended by itself and is started again");
             self.note(one, move |i| {
                 i.process = None;
+                i.changed.clear();
                 i.last_exit = Some(exit);
                 i.restarts = i.restarts.saturating_add(1);
             })
             .await?;
+            if matches!(process, Running::Container(_)) {
+                // the address that it had may be another's next
+                let _ = self.proxy.push().await;
+                if process.clear().await == Cleared::ByOthers {
+                    tracing::warn!(instance = %id, "its container was removed by hand");
+                    self.note(one, |i| i.removed = i.removed.saturating_add(1)).await?;
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.must_end(one) => return Ok(()),
@@ -326,19 +356,19 @@ impl Host {
         }
     }
 
-    /// Starts the process of an instance; `None` when it was told to stop meanwhile or can't be started.
-    async fn start_process(&self, one: &Life) -> Result<Option<Process>, HostError> {
+    /// Starts the process or container of an instance.
+    async fn start_process(&self, one: &Life) -> Result<Started, HostError> {
         let id = &one.id;
         match self.furnish(one).await? {
             Furnished::Ready => {}
-            Furnished::Ended => return Ok(None),
-            Furnished::Failed(reason) => {
-                tracing::error!(instance = %id, reason, "can't be started");
-                self.note(one, move |i| i.failed = Some(reason)).await?;
-                return Ok(None);
-            }
+            Furnished::Ended => return Ok(Started::Over),
+            Furnished::Later(why) => return Ok(Started::Later(why)),
+            Furnished::Failed(reason) => return self.note_failed(one, reason).await,
         }
-        let Some(port) = one.among(&self.store.current()).map(|i| i.port) else { return Ok(None) };
+        if one.among(&self.store.current()).is_some_and(|i| i.run.is_container()) {
+            return self.start_container(one).await;
+        }
+        let Some(port) = one.among(&self.store.current()).map(|i| i.port) else { return Ok(Started::Over) };
         // The port stays the instance's own over restarts, unless somebody else has taken it.
         let moved = !process::is_free(port);
         if moved {
@@ -353,27 +383,37 @@ impl Host {
             change.await?;
         }
         let recorded = self.store.current();
-        let Some(instance) = one.among(&recorded).filter(|i| !i.stopping) else { return Ok(None) };
-        if *self.closing.borrow() {
-            return Ok(None);
-        }
+        let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
         match self.launch(id, instance, &instance.run.command, &self.mark(id)) {
-            Ok(process) => {
-                let record = process.record;
-                self.note(one, move |i| (i.process, i.is_ending) = (Some(record), false)).await?;
-                tracing::info!(instance = %id, pid = record.pid, address = %instance.address(), "started");
-                if moved {
-                    // Recorded; told to the proxy now or, if there is none, to the next one.
-                    let _ = self.proxy.push().await;
-                }
-                Ok(Some(process))
-            }
-            Err(reason) => {
-                tracing::error!(instance = %id, reason, "can't be started");
-                self.note(one, move |i| i.failed = Some(reason)).await?;
-                Ok(None)
-            }
+            Ok(process) => self.note_running(one, Running::Process(process), moved).await,
+            Err(reason) => self.note_failed(one, reason).await,
         }
+    }
+
+    /// An instance that is still to be started.
+    pub(super) fn startable<'a>(&self, one: &Life, recorded: &'a Recorded) -> Option<&'a InstanceRecord> {
+        one.among(recorded).filter(|i| !i.stopping && !*self.closing.borrow())
+    }
+
+    /// Records what runs now. `moved`: not where it ran before.
+    pub(super) async fn note_running(&self, one: &Life, running: Running, moved: bool) -> Result<Started, HostError> {
+        let record = running.record();
+        let pid = record.pid();
+        self.note(one, move |i| (i.process, i.is_ending) = (Some(record), false)).await?;
+        let address = one.among(&self.store.current()).map(|i| i.address().to_string());
+        tracing::info!(instance = %one.id, pid, address, "started");
+        if moved {
+            // Recorded; told to the proxy now or, if there is none, to the next one.
+            let _ = self.proxy.push().await;
+        }
+        Ok(Started::Running(running))
+    }
+
+    /// Records that an instance can't be started.
+    pub(super) async fn note_failed(&self, one: &Life, reason: String) -> Result<Started, HostError> {
+        tracing::error!(instance = %one.id, reason, "can't be started");
+        self.note(one, move |i| i.failed = Some(reason)).await?;
+        Ok(Started::Over)
     }
 
     /// Starts a command of an instance, in its release's directory and with its variables.
@@ -387,19 +427,9 @@ impl Host {
         let directory = self.releases.path(&instance.release.digest);
         let output = output::path(&self.output, id);
         let opened = output::open(&output).map_err(|e| format!("{} can't be opened: {e}", output.display()))?;
-        let own = [
-            ("SEGUE_SERVICE", instance.release.service.clone()),
-            ("SEGUE_RELEASE", instance.release.id.to_string()),
-            ("SEGUE_ENVIRONMENT", instance.environment.clone()),
-        ];
-        let given = instance.run.env.iter().map(|(name, value)| (name.clone(), value.clone()));
-        let data = instance.run.data.as_ref().map(|_| {
-            let folder = self.data_folder(&instance.environment, &instance.release.service);
-            (data::VARIABLE.to_owned(), folder.display().to_string())
-        });
         let launch = Launch {
             command,
-            env: given.chain(own.map(|(name, value)| (name.to_owned(), value))).chain(data).collect(),
+            env: self.variables(instance),
             directory: &directory,
             port: instance.port,
             output: opened,
@@ -407,6 +437,18 @@ impl Host {
         };
         let program = command.first().cloned().unwrap_or_default();
         Process::start(launch).map_err(|e| format!("`{program}` can't be run in {}: {e}", directory.display()))
+    }
+
+    /// The variables of an instance, but for its port.
+    pub(super) fn variables(&self, instance: &InstanceRecord) -> Vec<(String, String)> {
+        let own = [
+            ("SEGUE_SERVICE", instance.release.service.clone()),
+            ("SEGUE_RELEASE", instance.release.id.to_string()),
+            ("SEGUE_ENVIRONMENT", instance.environment.clone()),
+        ];
+        let given = instance.run.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let data = instance.run.data.as_ref().map(|_| (data::VARIABLE.to_owned(), self.data_path(instance)));
+        given.chain(own.map(|(name, value)| (name.to_owned(), value))).chain(data).collect()
     }
 
     /// Waits until an instance is told to stop or everything is; its time from TERM to KILL.
@@ -442,7 +484,7 @@ impl Host {
         }
     }
 
-    async fn note(
+    pub(super) async fn note(
         &self,
         one: &Life,
         change: impl FnOnce(&mut InstanceRecord) + Send + 'static,
@@ -474,6 +516,17 @@ impl Host {
     pub(super) fn mark(&self, id: &InstanceId) -> String {
         format!("{}/{id}", self.options.data.display())
     }
+}
+
+/// What came of starting an instance.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// It runs.
+    Running(Running),
+    /// It can't be started now, and is to be tried again: why.
+    Later(String),
+    /// It was told to stop meanwhile, or can't be started at all.
+    Over,
 }
 
 /// One instance, told from another that has its name later.
@@ -540,7 +593,7 @@ fn check_start(start: &StartInstance) -> Result<(), HostError> {
             return wrong(format!("`{name}` can't be the name of an environment or a service"));
         }
     }
-    if start.command.first().is_none_or(String::is_empty) {
+    if start.container.is_none() && start.command.first().is_none_or(String::is_empty) {
         return wrong(format!("the service `{}` has no command", start.fence.service));
     }
     if let Some(name) = start.env.keys().find(|n| n.is_empty() || n.contains(['=', '\0'])) {

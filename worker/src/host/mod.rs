@@ -4,6 +4,9 @@
 //! carries, and the observations that it makes. Never here: decisions about a rollout; a host does what the holder of the highest
 //! epoch says, and goes back by itself when that holder is no longer heard.
 //!
+//! A service runs as a process of an unpacked release, or as a container of the machine's engine, made from an image that is named by
+//! its digest ([`running`]): whoever looks after instances knows no difference.
+//!
 //! Services and the proxy do not die with the host. A host that is started again finds them by what it recorded ([`state`]);
 //! after a reboot it brings back what has traffic or is fallen back to. TERM and INT end the host alone; the `shutdown` call
 //! ends what it carries as well.
@@ -22,7 +25,10 @@ mod api;
 pub mod channel;
 pub mod client;
 mod clock;
+mod container;
+mod containers;
 mod data;
+mod drift;
 mod ensure;
 mod identity;
 mod instances;
@@ -36,6 +42,7 @@ mod recover;
 mod releases;
 mod remove;
 mod routes;
+mod running;
 mod state;
 mod timers;
 mod tls;
@@ -59,7 +66,7 @@ use segue_schemas::{
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Notify, watch},
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
@@ -70,6 +77,11 @@ pub use link::{Join, JoinError, join};
 use proxy_child::ProxyChild;
 use releases::Releases;
 use state::Store;
+
+use crate::engine::docker::Docker;
+
+/// Where an engine for containers mostly is.
+pub const DEFAULT_DOCKER: &str = "/var/run/docker.sock";
 
 /// How a host is to run.
 #[derive(Debug, Clone)]
@@ -87,6 +99,8 @@ pub struct HostOptions {
     pub boot_id: PathBuf,
     /// How long requests may go on when a proxy is ended or replaced.
     pub proxy_drain: Duration,
+    /// The socket of the engine that runs its containers. Nothing is connected before there is one to run.
+    pub docker: PathBuf,
 }
 
 impl HostOptions {
@@ -103,6 +117,7 @@ impl HostOptions {
             program: std::env::current_exe()?,
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             proxy_drain: Duration::from_secs(30),
+            docker: DEFAULT_DOCKER.into(),
         })
     }
 }
@@ -158,6 +173,10 @@ pub(crate) struct Host {
     proxy: Arc<ProxyChild>,
     /// The link to the server of a host that joined from another machine.
     link: Option<Arc<Link>>,
+    /// The engine that runs its containers.
+    docker: Arc<Docker>,
+    /// Something may be left at the engine.
+    sweep_wanted: Notify,
     /// Instances whose retirement goes on now.
     retiring: Mutex<HashSet<InstanceId>>,
     /// Set to end every service and start none any more.
@@ -202,7 +221,21 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         .map_err(|(address, source)| HostRunError::Listen { address, source })?;
     let (closing, ending) = (watch::Sender::new(false), watch::Sender::new(false));
     let (proxy, retiring) = (Arc::new(proxy), Mutex::default());
-    let host = Arc::new(Host { options, store, releases, output, proxy, link, retiring, closing, ending });
+    let docker = containers::engine(&options.docker, &options.data).ok_or_else(|| io::Error::other("no engine"))?;
+    let sweep_wanted = Notify::new();
+    let host = Arc::new(Host {
+        options,
+        store,
+        releases,
+        output,
+        proxy,
+        link,
+        docker,
+        sweep_wanted,
+        retiring,
+        closing,
+        ending,
+    });
 
     let listener = bind_api(&host.options.socket).map_err(file(&host.options.socket))?;
     let boot_id = clock::boot_id(&host.options.boot_id).map_err(file(&host.options.boot_id))?;
@@ -214,6 +247,9 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     tokio::spawn(host.proxy.clone().run(async move { well.wait_for_serving(awaited).await }));
     tokio::spawn(host.clone().keep_time());
     tokio::spawn(host.clone().send_to_sleep());
+    tokio::spawn(host.clone().keep_swept());
+    tokio::spawn(host.clone().watch_for_drift());
+    host.sweep_wanted.notify_one();
     tokio::spawn(host.clone().wake_on_request());
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);
     tokio::spawn(async move {

@@ -30,7 +30,7 @@ pub const MARK: &str = "SEGUE_INSTANCE";
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// How an end with success is described.
-const SUCCESS: &str = "exit code 0";
+pub(super) const SUCCESS: &str = "exit code 0";
 
 /// Ports that are tried.
 const PORT_TRIES: u32 = 200;
@@ -173,15 +173,6 @@ impl Process {
                 "unknown (it was started by an earlier host process)".to_owned()
             }
         }
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// How it ended, if not with success.
-    pub async fn succeeded(&mut self) -> Result<(), String> {
-        let exit = self.ended().await;
-        if exit == SUCCESS { Ok(()) } else { Err(exit) }
     }
 
     /// TERM to the group, KILL when it has not ended after `patience`.

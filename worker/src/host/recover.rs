@@ -4,7 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use segue_schemas::{host_api::HostError, id::InstanceId};
 
-use super::{Host, process::Process, state::Nap};
+use super::{
+    Host,
+    container::Container,
+    output,
+    process::Process,
+    running::{Running, RunningRecord},
+    state::Nap,
+};
 
 /// How long connections wait, after a reboot, for the services that are to answer them; then those that are well get theirs.
 const WELL_LIMIT: Duration = Duration::from_secs(10);
@@ -15,17 +22,19 @@ impl Host {
     pub(super) async fn recover(self: &Arc<Self>, boot_id: String) -> Result<Vec<InstanceId>, HostError> {
         let recorded = self.store.current();
         let rebooted = !recorded.boot_id.is_empty() && recorded.boot_id != boot_id;
-        let mut found: Vec<(InstanceId, Option<Process>)> = Vec::new();
+        let mut found: Vec<(InstanceId, Option<Running>)> = Vec::new();
         if !rebooted {
             for (id, instance) in &recorded.instances {
                 let mark = self.mark(id);
-                let known = instance.process.and_then(|record| Process::adopt(record, &mark));
-                // Started, but killed before it could be recorded: it is there all the same.
-                let marked = || if instance.is_stopped() { None } else { Process::find(&mark) };
+                let known = instance.process.clone().and_then(|record| self.adopt(id, record));
+                // Started, but killed before it could be recorded: it is there all the same. A container is found by its labels when it
+                // would be started.
+                let is_lost = !instance.is_stopped() && !instance.run.is_container();
+                let marked = || is_lost.then(|| Process::find(&mark)).flatten().map(Running::Process);
                 found.push((id.clone(), known.or_else(marked)));
             }
         }
-        let processes: Vec<_> = found.iter().map(|(id, p)| (id.clone(), p.as_ref().map(|p| p.record))).collect();
+        let processes: Vec<_> = found.iter().map(|(id, p)| (id.clone(), p.as_ref().map(Running::record))).collect();
         let listening: Vec<_> = self.options.listen.iter().copied().zip(self.proxy.addresses()).collect();
         let unprepared = self.store.change({
             let unpacked: Vec<InstanceId> = recorded
@@ -41,7 +50,7 @@ impl Host {
                 recorded.instances.retain(|id, _| unpacked.contains(id));
                 for (id, instance) in &mut recorded.instances {
                     instance.prepared = true;
-                    instance.process = processes.iter().find(|(found, _)| found == id).and_then(|(_, p)| *p);
+                    instance.process = processes.iter().find(|(found, _)| found == id).and_then(|(_, p)| p.clone());
                     if rebooted {
                         instance.retire = instance.retire.map(|mut retire| {
                             retire.deadline = retire.deadline.carried_over();
@@ -81,6 +90,17 @@ impl Host {
             self.supervise(id.clone(), process);
         }
         Ok(awaited)
+    }
+
+    /// What was recorded as running, if it is there still. Of a container that is seen once the engine answers, for which nobody waits here.
+    fn adopt(&self, id: &InstanceId, record: RunningRecord) -> Option<Running> {
+        match record {
+            RunningRecord::Process(record) => Process::adopt(record, &self.mark(id)).map(Running::Process),
+            RunningRecord::Container(record) => {
+                let adopted = Container::adopted(self.docker.clone(), *record, output::path(&self.output, id));
+                Some(Running::Container(Box::new(adopted)))
+            }
+        }
     }
 
     /// Waits until instances that were started afresh answer, so that the first connections after a reboot, which wait in

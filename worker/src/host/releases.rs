@@ -71,6 +71,7 @@ impl Releases {
         }
         let failed = |reason: String| refusal(HostErrorCode::Artifact, format!("artifact {digest}: {reason}"));
         let artifact = match source {
+            ArtifactSource::Image => return Err(failed("an image is no artifact".into())),
             ArtifactSource::File(path) => {
                 let opened = tokio::task::spawn_blocking(move || {
                     File::open(&path).map_err(|e| format!("{path} can't be opened: {e}"))

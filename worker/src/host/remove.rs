@@ -29,6 +29,7 @@ impl Host {
         pushed?;
         tracing::info!(environment, service, instances = instances.len(), "taken away");
         self.tidy(&[]);
+        self.sweep_wanted.notify_one();
         Ok(Removed { instances })
     }
 }

@@ -158,7 +158,8 @@ impl Host {
 
     /// Starts a kept release under these names and waits until every copy is healthy; on failure none is left.
     async fn start_kept(self: &Arc<Self>, kept: &KeptRelease, names: &[InstanceId]) -> Result<(), HostError> {
-        if !self.releases.has(&kept.release.digest) {
+        // an image that is not there any more is pulled by its digest
+        if !kept.run.is_container() && !self.releases.has(&kept.release.digest) {
             let message = format!("release {} is recorded, but its files are gone", kept.release.id);
             return Err(refusal(HostErrorCode::NotFound, message));
         }

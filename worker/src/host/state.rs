@@ -11,7 +11,10 @@ use std::{
 use indexmap::IndexMap;
 use segue_schemas::{
     deploy::{DataSpec, Health, Release, RouteRule},
-    host_api::{Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance, Target},
+    host_api::{
+        ContainerRun, Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance,
+        Target,
+    },
     id::{Epoch, InstanceId},
     time::Timestamp,
 };
@@ -22,6 +25,7 @@ use super::{
     clock::Deadline,
     process::{self, ProcessRecord},
     refusal,
+    running::RunningRecord,
 };
 
 /// The version of the file's form.
@@ -62,6 +66,9 @@ pub struct Recorded {
     /// The services, as (environment, service), whose data folders are there and filled.
     #[serde(default)]
     pub furnished: Vec<(String, String)>,
+    /// Whether anything was ever run at the engine for containers.
+    #[serde(default)]
+    pub uses_engine: bool,
 }
 
 /// How a release is run.
@@ -69,6 +76,9 @@ pub struct Recorded {
 pub struct RunSpec {
     /// Program and arguments, with `$PORT`.
     pub command: Vec<String>,
+    /// How the release's image is run, where it is run as a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerRun>,
     /// Its environment.
     pub env: IndexMap<String, String>,
     /// From TERM to KILL.
@@ -113,8 +123,8 @@ pub struct InstanceRecord {
     pub prepared: bool,
     /// Whether it was told to stop.
     pub stopping: bool,
-    /// Its process, while there is one.
-    pub process: Option<ProcessRecord>,
+    /// Its process or container, while there is one.
+    pub process: Option<RunningRecord>,
     /// Whether that process was told to end, because its instance sleeps: what it answers yet counts for nothing.
     #[serde(default)]
     pub is_ending: bool,
@@ -129,6 +139,12 @@ pub struct InstanceRecord {
     /// Whether it sleeps.
     #[serde(default)]
     pub nap: Nap,
+    /// How its container differs from what was deployed.
+    #[serde(default)]
+    pub changed: Vec<String>,
+    /// How often its container was removed by somebody else.
+    #[serde(default)]
+    pub removed: u32,
 }
 
 /// A retirement to come.
@@ -264,6 +280,8 @@ impl Recorded {
             failed: None,
             retire: None,
             nap: Nap::Awake,
+            changed: Vec::new(),
+            removed: 0,
         };
         self.instances.shift_remove(&id);
         self.instances.insert(id, record);
@@ -357,6 +375,7 @@ impl RunSpec {
     pub fn of(start: &StartInstance) -> Self {
         Self {
             command: start.command.clone(),
+            container: start.container.clone(),
             env: start.env.clone(),
             stop_timeout_ms: start.stop_timeout_ms,
             health: start.health.clone(),
@@ -370,7 +389,9 @@ impl InstanceRecord {
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+        // a container that is not there yet has none; nobody listens at a port that is kept for an instance
+        let own = || SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        self.process.as_ref().and_then(RunningRecord::address).unwrap_or_else(own)
     }
 
     /// Whether it has stopped, as it was told.
@@ -403,10 +424,11 @@ impl InstanceRecord {
             release: self.release.clone(),
             address: self.address().to_string(),
             state,
-            pid: self.process.map(|p| p.pid),
+            pid: self.process.as_ref().and_then(RunningRecord::pid),
             restarts: self.restarts,
             retire_at: self.retire.map(|r| r.deadline.at),
             output: output.display().to_string(),
+            drift: self.drift(),
         }
     }
 }

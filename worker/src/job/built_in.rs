@@ -32,7 +32,7 @@ use crate::{
     deploy,
     engine::{EngineJob, Exit, Task, UserIds, Work, docker::Docker},
     log::JobLog,
-    supervisor::protocol::NOTHING_TO_PACK,
+    supervisor::{client::SupervisorError, protocol::NOTHING_TO_PACK},
 };
 
 const ROLLBACK: &str = "segue/rollback";
@@ -392,6 +392,24 @@ impl StepPlace for BuiltIn<'_> {
         packed
             .map(|(digest, _)| digest)
             .ok_or_else(|| StepError::Configuration(format!("`path: {path}` holds nothing")))
+    }
+
+    async fn resolve_image(&mut self, image: &str) -> Result<String, StepError> {
+        let docker = self.docker.ok_or_else(|| {
+            StepError::Configuration(format!(
+                "`{image}` can come to mean another image, and this worker has no engine to ask what it means now: give the image by its \
+                 digest, as the output `image` of `segue/build-image` does, or name the engine's socket: `worker.docker.socket` in segue.yaml"
+            ))
+        })?;
+        let (found, why_local) = docker.resolve_image(image).await.map_err(SupervisorError::from)?;
+        self.log.line(format!("{image} is {found} now")).await;
+        if let Some(why) = why_local {
+            let text = format!(
+                "##[warning]Only this worker's engine has {image}: {why}. A host with another engine can't run it."
+            );
+            self.log.line(text).await;
+        }
+        Ok(found)
     }
 
     async fn serving(&mut self, environment: &str, service: &str) -> Result<Option<Serving>, StepError> {

@@ -39,6 +39,12 @@ pub trait StepPlace: Send {
     /// [`StepError::ControlPlane`].
     async fn artifact(&mut self, name: &str) -> Result<Option<Artifact>, StepError>;
 
+    /// The image that a name means now, by its digest; for one that only this worker's engine has, the digest alone.
+    ///
+    /// # Errors
+    /// [`StepError::Configuration`] where nobody has it, or this worker has no engine to ask.
+    async fn resolve_image(&mut self, image: &str) -> Result<String, StepError>;
+
     /// What serves as this service in an environment; `None` where nothing does.
     ///
     /// # Errors

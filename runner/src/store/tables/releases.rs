@@ -18,8 +18,10 @@ pub(crate) struct Serving {
 
 /// The release with these parts; made if it is not there. Its number and time are those of the first.
 pub(crate) async fn get_or_insert(conn: &mut Conn, new: Release) -> Result<Release> {
-    let sql = "SELECT * FROM releases WHERE repository = $1 AND service = $2 AND digest = $3 AND commit_sha = $4";
-    let args = args![&new.repository, &new.service, &new.digest, &new.commit];
+    let sql = "SELECT * FROM releases WHERE repository = $1 AND service = $2 AND digest = $3 AND commit_sha = $4
+            AND COALESCE(image, '') = $5";
+    let image = new.image.as_deref().unwrap_or_default();
+    let args = args![&new.repository, &new.service, &new.digest, &new.commit, image];
     if let Some(row) = conn.first(sql, args).await? {
         return release(&row);
     }
@@ -40,10 +42,10 @@ pub(crate) async fn insert_known(conn: &mut Conn, known: &Release) -> Result<()>
 }
 
 async fn insert(conn: &mut Conn, made: &Release) -> Result<()> {
-    let sql = "INSERT INTO releases (id, repository, service, digest, commit_sha, run_id, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    let Release { id, repository, service, digest, commit, run, created_at } = made;
-    conn.run(sql, args![*id, repository, service, digest, commit, *run, *created_at]).await?;
+    let sql = "INSERT INTO releases (id, repository, service, digest, commit_sha, run_id, created_at, image)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let Release { id, repository, service, digest, image, commit, run, created_at } = made;
+    conn.run(sql, args![*id, repository, service, digest, commit, *run, *created_at, image.as_ref()]).await?;
     Ok(())
 }
 
@@ -214,6 +216,7 @@ fn release(row: &Row) -> Result<Release> {
         repository: row.text("repository")?,
         service: row.text("service")?,
         digest: row.parsed("digest")?,
+        image: row.maybe_text("image")?,
         commit: row.parsed("commit_sha")?,
         run: RunId(row.int("run_id")?),
         created_at: row.time("created_at")?,

@@ -102,6 +102,7 @@ fn release(number: i64) -> Release {
         repository: "acme/shop".into(),
         service: "web".into(),
         digest: format!("sha256:{number:064x}").parse().unwrap(),
+        image: None,
         commit: format!("{number:040x}").parse().unwrap(),
         run: RunId(number),
         created_at: Timestamp(0),
@@ -113,6 +114,8 @@ fn rollout(strategy: Strategy) -> Rollout {
     let service = ServiceSpec {
         name: "web".into(),
         command: vec!["./web".into()],
+        container: None,
+        resources: Default::default(),
         env: [].into(),
         health,
         warm_up: Vec::new(),

@@ -370,6 +370,7 @@ fn running(id: InstanceId, release: Release, environment: &str) -> Instance {
         restarts: 0,
         retire_at: None,
         output: "/nowhere".into(),
+        drift: Vec::new(),
     }
 }
 

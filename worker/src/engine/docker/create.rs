@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
 
-use super::{lifeline, place::ContainerSpec, services::ServiceSpec};
+use super::{instances::InstanceSpec, lifeline, place::ContainerSpec, services::ServiceSpec};
 
 /// The most that a container may have.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +62,22 @@ pub(super) fn service_container(
     body.working_dir.clone_from(&settings.workdir);
     if let Some(host) = &mut body.host_config {
         host.mounts = Some(volumes(&service.volumes, network));
+    }
+    body
+}
+
+/// The container of a service's instance, which runs what its image or its service says.
+pub(super) fn instance_container(spec: &InstanceSpec) -> ContainerCreateBody {
+    let labels = spec.labels.clone();
+    let mut body = container(spec.env.clone(), &spec.settings, &spec.image, &spec.place, labels, Ceiling::default());
+    body.user.clone_from(&spec.settings.user);
+    body.working_dir.clone_from(&spec.settings.workdir);
+    body.cmd = (!spec.command.is_empty()).then(|| spec.command.clone());
+    body.entrypoint.clone_from(&spec.entrypoint);
+    // its health is asked for over HTTP by whoever gives it traffic
+    body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
+    if let Some(host) = &mut body.host_config {
+        host.mounts = Some(volumes(&spec.volumes, &spec.place));
     }
     body
 }

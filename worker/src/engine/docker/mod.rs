@@ -1,4 +1,5 @@
-//! Runs the steps of jobs that ask for a container: one container a job, each script an `exec` in it; and builds images (`build/`).
+//! Runs the steps of jobs that ask for a container: one container a job, each script an `exec` in it; builds images (`build/`); and runs
+//! services for `segue host` (`instances.rs`).
 //!
 //! Comes in: what a job asks of its container, evaluated, and its tasks. Goes out: calls of the engine, each with a time limit; the
 //! output of tasks, into a descriptor; nothing that outlives its job. Never here: the log's contents, the server, which options a
@@ -13,8 +14,10 @@ mod create;
 mod exec;
 mod hand_over;
 mod images;
+mod instances;
 mod job;
 mod lifeline;
+mod login;
 mod place;
 mod services;
 mod sweep;
@@ -30,6 +33,7 @@ use tokio::sync::OnceCell;
 
 pub use build::{BuildSpec, Built, ContextStream};
 pub use call::DockerError;
+pub use instances::{InstanceFound, InstanceSeen, InstanceSpec};
 pub use job::ContainerJob;
 pub use place::{ContainerSpec, Credentials, Opened, Place, Say};
 pub use services::ServiceSpec;

@@ -1,0 +1,225 @@
+//! The sample service as a container: its image is built by the pipeline, from one that has the program already.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use reqwest::Method;
+use segue_schemas::host_api::HostState;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    docker::{Docker, SAMPLE},
+    processes, sample,
+    stand::{Stand, binary, free_address},
+};
+
+/// The pipeline that builds the image and brings it to staging; `STEP` is the deploying one.
+const PIPELINE: &str = r#"name: release
+on:
+  push:
+    branches: [main]
+jobs:
+  build:
+    runs-on: [linux]
+    outputs: { image: "${{ steps.image.outputs.image }}" }
+    steps:
+      - uses: segue/checkout
+      - id: image
+        uses: segue/build-image
+        with: {context: ., network: none}
+  staging:
+    needs: [build]
+    runs-on: [linux]
+    environment: staging
+    steps:
+      - uses: segue/checkout
+      - uses: STEP
+        with: {service: api, image: "${{ needs.build.outputs.image }}"MORE}
+"#;
+
+/// The service's own file. Short times, so that stories are short.
+pub const SERVICE: &str = r#"command: [/app/sample-service, sample-service, --config, /app/service.yml, --address, 0.0.0.0]
+container: {port: 8000, user: "1234:1234", volumes: ["kept:/kept"]}
+resources: {memory: 256MiB, cpus: 1, pids: 100}
+health: {path: /healthz, tries: 100, interval: 100ms, timeout: 2s}
+warm-up: [{path: /healthz, count: 3}]
+drain: 10s
+keep-warm: 60s
+"#;
+
+/// What goes into the repository beside pipeline and configuration.
+pub const DOCKERFILE: &str = "COPY service.yml /app/service.yml\n";
+
+/// A Segue whose jobs and services use this engine, which has the sample service's image.
+///
+/// # Errors
+/// It does not start.
+pub async fn stand(docker: &Docker, more: &str) -> Result<Stand> {
+    let stand = Stand::start(&(docker.settings("") + more)).await?;
+    docker.sample_image(&stand.folder().join("sample-service")).await?;
+    Ok(stand)
+}
+
+/// Commits a version of the service. `step` deploys it, with further inputs in `more`.
+///
+/// # Errors
+/// git refuses.
+pub fn commit(stand: &Stand, config: &str, step: &str, more: &str) -> Result<String> {
+    stand.repository.commit(
+        config,
+        &[
+            (".segue/pipelines/release.yml", &PIPELINE.replace("STEP", step).replace("MORE", more)),
+            (".segue/services/api.yml", SERVICE),
+            ("Dockerfile", &format!("FROM {SAMPLE}\n{DOCKERFILE}")),
+            ("service.yml", config),
+        ],
+    )
+}
+
+/// Commits a version that is deployed at once.
+///
+/// # Errors
+/// git refuses.
+pub fn commit_version(stand: &Stand, version: &str) -> Result<String> {
+    commit(stand, &sample::service_yml(version, 0.0), "segue/deploy", "")
+}
+
+/// A `segue host` with nobody else there, spoken to over its API. Dropped, it is killed, and what it carries at the engine stays: see
+/// [`HostAlone::end`].
+pub struct HostAlone {
+    folder: tempfile::TempDir,
+    process: Child,
+    client: reqwest::Client,
+    docker: PathBuf,
+    listen: String,
+}
+
+impl HostAlone {
+    /// Starts one whose containers run at this engine.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start(docker: &Docker) -> Result<Self> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::Builder::new().prefix("segue-host-").tempdir()?;
+        let socket = folder.path().join("host/host.sock");
+        let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(60)).build()?;
+        let (listen, docker) = (free_address()?, docker.socket().to_owned());
+        let process = launch(folder.path(), &docker, &listen)?;
+        let host = Self { folder, process, client, docker, listen };
+        host.until_ready().await?;
+        Ok(host)
+    }
+
+    /// Kills it, and starts it again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn kill_and_start(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        self.process = launch(self.folder.path(), &self.docker, &self.listen)?;
+        self.until_ready().await
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        let begun = Instant::now();
+        while let Err(error) = self.state().await {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "the host does not answer: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// The directory that holds the host's own.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Everything that it carries.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn state(&self) -> Result<HostState> {
+        Ok(serde_json::from_value(self.call(Method::GET, "/v1/state", &Value::Null).await?)?)
+    }
+
+    /// One call of its API.
+    ///
+    /// # Errors
+    /// What it says.
+    pub async fn call(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Value> {
+        let answer = self.client.request(method, format!("http://host{path}")).json(body).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{path}: {status}: {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// What its proxy answers a request for the service `web` in `production`.
+    ///
+    /// # Errors
+    /// No answer, or none that is well.
+    pub async fn ask(&self, path: &str) -> Result<String> {
+        let request = reqwest::Client::new().get(format!("http://{}{path}", self.listen));
+        let answer = request.header("host", "web.production.localhost").timeout(Duration::from_secs(10)).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+
+    /// Asks again until it is answered well.
+    ///
+    /// # Errors
+    /// It is not within the limit.
+    pub async fn until_answered(&self, path: &str, limit: Duration) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            match self.ask(path).await {
+                Ok(text) => return Ok(text),
+                Err(error) if begun.elapsed() > limit => bail!("not answered in {limit:?}: {error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Ends it with what it carries.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn end(mut self) -> Result<()> {
+        self.call(Method::POST, "/v1/shutdown", &json!({"services": true})).await?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for HostAlone {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for pid in processes::with_argument(&self.folder.path().display().to_string()) {
+            let _ = processes::signal(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+fn launch(folder: &Path, docker: &Path, listen: &str) -> Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log"))?;
+    let child = Command::new(binary()?)
+        .arg("host")
+        .arg("--data")
+        .arg(folder.join("host"))
+        .args(["--listen", listen])
+        .arg("--docker")
+        .arg(docker)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    Ok(child)
+}

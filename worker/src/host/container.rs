@@ -1,0 +1,220 @@
+//! Service containers: watched by the engine's own word, looked at anew whenever that breaks off, ended by a signal, and removed. What
+//! they print is written into their instance's output file as it comes.
+//!
+//! An engine that is away or hangs is waited for, and never taken for the end of a container.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use indexmap::IndexMap;
+use segue_schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncWriteExt as _, task::JoinHandle, time::sleep};
+
+use super::{output, running::Cleared};
+use crate::engine::docker::{Docker, DockerError, InstanceSeen, Say};
+
+/// Pauses before an engine that does not answer is asked again, from the first to the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long the last words of a container may take after its end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often its removal is tried before that is left to the sweep.
+const REMOVALS: u32 = 3;
+
+/// Lines that are written at once.
+const LINES_AT_ONCE: usize = 64;
+
+/// How a container ended that is not there any more.
+const REMOVED: &str = "its container is gone";
+
+/// What a container is found by, and what it was started with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its number at the engine.
+    pub container: String,
+    /// Where its service listens.
+    pub address: SocketAddr,
+    /// Its first process on this machine.
+    pub pid: Option<u32>,
+    /// The signal that asks it to end.
+    pub stop_signal: String,
+    /// What it was seen to run with when it was started.
+    pub facts: IndexMap<String, String>,
+}
+
+/// A container that runs, as far as is known.
+#[derive(Debug)]
+pub struct Container {
+    /// Who it is.
+    pub record: ContainerRecord,
+    docker: Arc<Docker>,
+    output: PathBuf,
+    /// The time of the last line that was written, as the engine writes it: text that sorts as the times do.
+    written: Arc<Mutex<String>>,
+    follower: Option<JoinHandle<()>>,
+}
+
+impl Container {
+    /// One that was just started: all that it prints is new.
+    #[must_use]
+    pub fn started(docker: Arc<Docker>, record: ContainerRecord, output: PathBuf) -> Self {
+        Self { record, docker, output, written: Arc::default(), follower: None }
+    }
+
+    /// One that was started by an earlier host: what is in its output file is not written again. Whether it still runs is seen when
+    /// it is waited for.
+    #[must_use]
+    pub fn adopted(docker: Arc<Docker>, record: ContainerRecord, output: PathBuf) -> Self {
+        let written = Arc::new(Mutex::new(last_written(&output)));
+        Self { record, docker, output, written, follower: None }
+    }
+
+    /// Waits for its end; says how it ended.
+    pub async fn ended(&mut self) -> String {
+        let mut pause = PAUSES.0;
+        loop {
+            match self.docker.look_at(&self.record.container).await {
+                Ok(Some(InstanceSeen { is_running: false, exit, .. })) => return exit,
+                Ok(None) => return REMOVED.to_owned(),
+                Ok(Some(_)) => {
+                    self.follow();
+                    self.docker.until_change(&self.record.container).await;
+                    // an engine that breaks off at once is not asked in a circle
+                    sleep(pause.min(Duration::from_millis(20))).await;
+                    pause = PAUSES.0;
+                }
+                Err(error) => {
+                    tracing::warn!(container = self.record.container, %error, "it can't be looked at, and is taken to run on");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// Its stop signal, and KILL when it has not ended after `patience`.
+    pub async fn terminate(&mut self, patience: Duration) -> String {
+        let signal = self.record.stop_signal.clone();
+        self.signal(&signal).await;
+        match tokio::time::timeout(patience, self.ended()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                self.signal("KILL").await;
+                self.ended().await
+            }
+        }
+    }
+
+    /// Removes it, with what goes with it.
+    pub async fn remove(&mut self) -> Cleared {
+        if let Some(follower) = self.follower.take() {
+            let abort = follower.abort_handle();
+            if tokio::time::timeout(LAST_WORDS, follower).await.is_err() {
+                abort.abort();
+            }
+        }
+        let mut pause = PAUSES.0;
+        for _ in 0..REMOVALS {
+            match self.docker.remove_instance(&self.record.container).await {
+                Ok(true) => return Cleared::Done,
+                Ok(false) => return Cleared::ByOthers,
+                Err(error) => tracing::warn!(container = self.record.container, %error, "it can't be removed yet"),
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        Cleared::Left
+    }
+
+    /// Sends a signal, as soon as the engine takes it.
+    async fn signal(&self, signal: &str) {
+        let mut pause = PAUSES.0;
+        while let Err(error) = self.docker.signal(&self.record.container, signal).await {
+            tracing::warn!(container = self.record.container, signal, %error, "it can't be told yet");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Has what it prints written down, unless somebody does already.
+    fn follow(&mut self) {
+        if self.follower.as_ref().is_some_and(|follower| !follower.is_finished()) {
+            return;
+        }
+        let (docker, id) = (self.docker.clone(), self.record.container.clone());
+        let (output, written) = (self.output.clone(), self.written.clone());
+        self.follower = Some(tokio::spawn(async move {
+            if let Err(error) = write_down(&docker, &id, &output, &written).await {
+                tracing::warn!(container = id, %error, "what it prints can't be written down");
+            }
+        }));
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
+    }
+}
+
+async fn write_down(docker: &Docker, id: &str, path: &Path, written: &Mutex<String>) -> Result<(), DockerError> {
+    let own = |error: std::io::Error| DockerError::Own(format!("{}: {error}", path.display()));
+    let last = || written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let since = seconds_of(&last());
+    let mut lines = Box::pin(docker.output(id, since).await?).ready_chunks(LINES_AT_ONCE);
+    let mut file = tokio::fs::File::from_std(output::open(path).map_err(own)?);
+    let mut known = last();
+    while let Some(several) = lines.next().await {
+        let mut block = Vec::new();
+        for line in several {
+            let Some(end) = line.iter().position(|byte| *byte == b' ') else { continue };
+            let at = String::from_utf8_lossy(&line[..end]).into_owned();
+            if at > known {
+                block.extend_from_slice(&line[end + 1..]);
+                known = at;
+            }
+        }
+        file.write_all(&block).await.map_err(own)?;
+        file.flush().await.map_err(own)?;
+        written.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&known);
+    }
+    Ok(())
+}
+
+/// When a file was last written to, as the engine writes times.
+fn last_written(path: &Path) -> String {
+    let at = std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    let since = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let Some(since) = since else { return String::new() };
+    let at = Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).as_chrono();
+    format!("{}.{:09}Z", at.format("%Y-%m-%dT%H:%M:%S"), since.subsec_nanos())
+}
+
+/// The second of a time as the engine writes it; 0: none.
+fn seconds_of(text: &str) -> i32 {
+    let at: Option<Timestamp> = text.parse().ok();
+    at.and_then(|at| i32::try_from(at.0 / 1000).ok()).unwrap_or_default()
+}
+
+/// Says what is done for an instance in its output file.
+pub(super) struct ToOutput(pub(super) PathBuf);
+
+#[async_trait]
+impl Say for ToOutput {
+    async fn say(&self, line: String) {
+        let Ok(file) = output::open(&self.0) else { return };
+        let mut file = tokio::fs::File::from_std(file);
+        let _ = file.write_all(format!("segue: {line}\n").as_bytes()).await;
+        let _ = file.flush().await;
+    }
+}
