@@ -24,6 +24,7 @@ pub mod processes;
 pub mod pulls;
 pub mod registry;
 pub mod repository;
+pub mod routers;
 pub mod s3;
 pub mod sample;
 pub mod stand;

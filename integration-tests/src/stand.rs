@@ -12,7 +12,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{api::Api, broker::Broker, processes, repository::Repository, webhook::Webhook};
+use segue_schemas::router::RouterSettings;
+
+use crate::{
+    api::Api,
+    broker::Broker,
+    processes,
+    repository::Repository,
+    routers::{Kind, Router},
+    webhook::Webhook,
+};
 
 /// How long `segue up` may take until it says that it is ready.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -28,6 +37,8 @@ pub struct Stand {
     server: Option<Child>,
     /// A host and a worker that run apart from the server.
     apart: Vec<Child>,
+    /// What carries the traffic in the place of the host's own proxy.
+    router: Option<Router>,
     /// The server's address.
     pub listen: String,
     /// The proxy's address.
@@ -46,6 +57,33 @@ impl Stand {
         let mut stand = Self::prepare(extra)?;
         stand.start_server().await?;
         Ok(stand)
+    }
+
+    /// The same with the router that is named, which is started first.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_behind(kind: Kind, extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare(extra)?;
+        if kind != Kind::Embedded {
+            let folder = stand.folder.path().join("router");
+            fs::create_dir(&folder)?;
+            open_to_all(&folder)?;
+            let mut router = Router::prepare(kind, &folder);
+            router.start();
+            stand.proxy = router.address.to_string();
+            stand.router = Some(router);
+        }
+        stand.start_server().await?;
+        Ok(stand)
+    }
+
+    /// The router that the host was given.
+    ///
+    /// # Errors
+    /// It has its own.
+    pub fn router(&mut self) -> Result<&mut Router> {
+        self.router.as_mut().context("the host has its own proxy")
     }
 
     /// The same with server, worker and host as three processes, none of which starts another.
@@ -172,6 +210,7 @@ impl Stand {
             role: "up",
             server: None,
             apart: Vec::new(),
+            router: None,
             listen: free_address()?,
             proxy: free_address()?,
             repository,
@@ -384,9 +423,10 @@ impl Stand {
         let service = self.folder.path().join("sample-service");
         format!(
             "repositories:\n  acme/shop:\n    clone-url: {clone_url}\n    variables:\n      SAMPLE_SERVICE: {}\n\
-             hosts:\n  local:\n    listen: [\"{}\"]\n{}",
+             hosts:\n  local:\n    listen: [\"{}\"]\n{}{}",
             service.display(),
             self.proxy,
+            self.router.as_ref().map(|router| settings_of(&router.settings())).unwrap_or_default(),
             self.extra_configuration
         )
     }
@@ -394,6 +434,8 @@ impl Stand {
 
 impl Drop for Stand {
     fn drop(&mut self) {
+        // before its folder's processes, of which its workers do not show that they are
+        drop(self.router.take());
         for child in self.server.iter_mut().chain(&mut self.apart) {
             let _ = child.kill();
             let _ = child.wait();
@@ -443,6 +485,20 @@ pub fn free_address() -> Result<String> {
         }
     }
     bail!("none of a hundred ports of the loopback is free")
+}
+
+/// The keys of a host that has this router. JSON is YAML as well.
+fn settings_of(settings: &RouterSettings) -> String {
+    let json = |value: serde_json::Result<String>| value.expect("settings that JSON can hold");
+    match settings {
+        RouterSettings::Embedded => String::new(),
+        RouterSettings::Haproxy(haproxy) => {
+            format!("    router: haproxy\n    haproxy: {}\n", json(serde_json::to_string(haproxy)))
+        }
+        RouterSettings::Nginx(nginx) => {
+            format!("    router: nginx\n    nginx: {}\n", json(serde_json::to_string(nginx)))
+        }
+    }
 }
 
 fn open_to_all(path: &Path) -> Result<()> {

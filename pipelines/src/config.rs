@@ -7,6 +7,7 @@ mod broker;
 mod github;
 mod previews;
 mod protection;
+mod routers;
 mod storage;
 
 use std::{net::SocketAddr, ops::Range};
@@ -25,6 +26,7 @@ use crate::{
 };
 use previews::{PreviewFault, keys_of_previews, preview_faults};
 use protection::{ProtectionFault, protection_faults};
+use routers::{RouterFault, router_faults, sleepless};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
 pub use github::{GitHubFault, github_faults};
@@ -117,6 +119,14 @@ impl<'n> Check<'n, '_, '_> {
             for PreviewFault { key, message, help } in preview_faults(environment) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
+            if environment.previews().sleep_after.is_some()
+                && let Some(host) = sleepless(self.config, environment)
+            {
+                let message =
+                    format!("previews sleep, and the router of the host `{host}` can't hold their requests meanwhile");
+                let help = "write `sleep-after: 0s`, or give that host `router: embedded`";
+                self.refuse(&document::place(&entry.value, &["sleep-after"]), message, Some(help.into()));
+            }
             return;
         }
         for key in keys_of_previews(environment) {
@@ -135,6 +145,10 @@ impl<'n> Check<'n, '_, '_> {
                     let message = format!("`{text}` is no address to listen on");
                     self.refuse(&address.span, message, Some("write address and port: `127.0.0.1:8080`".into()));
                 }
+            }
+            let Some(host) = self.config.hosts.get(&entry.key) else { continue };
+            for RouterFault { key, message, help } in router_faults(host) {
+                self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
         }
     }

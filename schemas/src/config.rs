@@ -6,7 +6,11 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::Span, size::Size};
+use crate::{
+    duration::Span,
+    router::{HaproxyConfig, NginxConfig, RouterKind},
+    size::Size,
+};
 
 /// Everything an operator can set. Every value has a default: an empty file is a working configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -210,10 +214,16 @@ pub struct HostConfig {
     pub join: bool,
     /// Where workers reach a host that joined, `HOST:PORT`, where that is not the address that it joined with.
     pub address: Option<String>,
-    /// The addresses that its proxy listens on.
+    /// The addresses that its router listens on.
     pub listen: Vec<String>,
     /// The socket of the engine that its containers run at. Left out: that of `worker.docker`, else `/var/run/docker.sock`.
     pub docker: Option<PathBuf>,
+    /// What carries its traffic.
+    pub router: RouterKind,
+    /// The HAProxy of a host whose `router` is `haproxy`.
+    pub haproxy: Option<HaproxyConfig>,
+    /// The nginx of a host whose `router` is `nginx`.
+    pub nginx: Option<NginxConfig>,
 }
 
 /// GitHub. Named an App or a token, Segue shows there how runs stand.

@@ -376,6 +376,8 @@ pub enum HostErrorCode {
     StaleEpoch,
     /// The artifact can't be fetched, or its bytes are not those of its digest.
     Artifact,
+    /// The router refuses the change, and nothing has changed: its configuration does not hold, or it can't be steered.
+    Router,
     /// The host itself can't do it: disk, ports, the proxy.
     Unavailable,
 }
@@ -389,6 +391,7 @@ impl HostErrorCode {
             Self::NotFound => 404,
             Self::StaleEpoch => 409,
             Self::Artifact => 422,
+            Self::Router => 502,
             Self::Unavailable => 503,
         }
     }

@@ -17,6 +17,7 @@ pub mod json_schema;
 pub mod plan;
 pub mod preview;
 pub mod queue;
+pub mod router;
 pub mod size;
 pub mod status;
 pub mod time;

@@ -15,6 +15,7 @@ pub mod log;
 pub mod options;
 pub mod proxy;
 pub mod queue;
+mod router;
 pub mod supervisor;
 mod worker;
 

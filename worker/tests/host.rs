@@ -5,6 +5,7 @@
 
 mod data;
 mod naps;
+mod routers;
 mod world;
 
 use std::{

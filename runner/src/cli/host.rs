@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
-use segue_schemas::{host_api::Shutdown, host_join::JoinToken};
+use segue_schemas::{
+    host_api::Shutdown,
+    host_join::JoinToken,
+    router::{HaproxyConfig, NginxConfig, RouterSettings},
+};
 use segue_worker::{
     host::{self, HostOptions, Join, JoinError, client::HostClient},
     proxy::{self, ProxyOptions},
@@ -22,6 +26,7 @@ use super::{
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
     segue host --data /var/lib/segue/host --listen 0.0.0.0:80\n  \
+    segue host --listen 0.0.0.0:80 --router '{haproxy: {admin-socket: /run/haproxy/admin.sock}}'\n  \
     segue host --data /var/lib/segue/host --stop\n  \
     segue host invite gpu-1\n  \
     segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
@@ -38,12 +43,15 @@ pub struct HostArgs {
     /// The unix socket of its API [default: host.sock in its directory]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// An address that its proxy listens on; may be given several times
+    /// An address that its router listens on; may be given several times
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
     /// The socket of the engine that runs services which are containers
     #[arg(long, value_name = "PATH", default_value = host::DEFAULT_DOCKER)]
     docker: PathBuf,
+    /// What carries its traffic, as YAML: `embedded`, or `haproxy` or `nginx` with their settings [default: embedded]
+    #[arg(long, value_name = "YAML")]
+    router: Option<String>,
     /// End the running host with everything that it carries: services and proxy
     #[arg(long, conflicts_with = "listen")]
     stop: bool,
@@ -107,6 +115,9 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
     }
     options.listen = args.listen;
     options.docker = args.docker;
+    if let Some(text) = &args.router {
+        options.router = router(text)?;
+    }
     logging::start()?;
     host::run_blocking(options).map_err(Failure::new)?;
     Ok(Exit::Done)
@@ -133,6 +144,20 @@ fn join(args: JoinArgs) -> Result<Exit, Failure> {
     say!("{} is a host of {}", identity.name(), identity.server());
     anstream::eprintln!("start it, or start it again: segue host --data {}", data.display());
     Ok(Exit::Done)
+}
+
+/// `haproxy` is HAProxy with the settings that it has by itself, `{haproxy: {admin-socket: ...}}` with others.
+fn router(text: &str) -> Result<RouterSettings, Failure> {
+    match text {
+        "haproxy" => Ok(RouterSettings::Haproxy(HaproxyConfig::default())),
+        "nginx" => Ok(RouterSettings::Nginx(NginxConfig::default())),
+        "embedded" => Ok(RouterSettings::Embedded),
+        // a mapping of one key is read as JSON's: YAML's enums have tags
+        _ => serde_yaml::from_str::<serde_json::Value>(text)
+            .map_err(|error| error.to_string())
+            .and_then(|value| serde_json::from_value(value).map_err(|error| error.to_string()))
+            .map_err(|error| Failure::new(format_args!("`--router {text}`: {error}"))),
+    }
 }
 
 fn stop(options: HostOptions) -> Result<Exit, Failure> {

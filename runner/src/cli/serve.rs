@@ -7,7 +7,10 @@ use std::{
 };
 
 use segue_runner::up::{self, Part, Reach, ServerOptions};
-use segue_schemas::config::{BrokerConfig, Config};
+use segue_schemas::{
+    config::{BrokerConfig, Config},
+    router::RouterSettings,
+};
 use segue_worker::{
     WorkerOptions,
     host::{self, HostOptions},
@@ -177,6 +180,7 @@ pub fn keeper(options: HostOptions) -> Part {
 pub fn host_options(config: &Config, data: &Path) -> Result<HostOptions, Failure> {
     let mut options = HostOptions::new(data.join("host")).explain("cannot find this program's own path")?;
     let local = config.hosts.get("local").cloned().unwrap_or_default();
+    options.router = RouterSettings::of(&local);
     if let Some(socket) = local.socket {
         options.socket = socket;
     }

@@ -151,7 +151,9 @@ fn trouble(error: HostClientError) -> HostTrouble {
         HostClientError::Host(error) => match error.code {
             HostErrorCode::StaleEpoch => HostTrouble::Stale(said),
             HostErrorCode::Unavailable => HostTrouble::Away(said),
-            HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact => HostTrouble::Refused(said),
+            HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact | HostErrorCode::Router => {
+                HostTrouble::Refused(said)
+            }
         },
         HostClientError::Unreachable(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => {
             HostTrouble::Away(said)

@@ -85,7 +85,8 @@ impl Host {
             (&Method::GET, ["v1", "routes", environment, service, "observations"]) => {
                 known_route(&self.store.current(), environment, service)?;
                 let (after, limit) = (call.number("after").unwrap_or(0), call.number("limit").unwrap_or(DEFAULT_BATCH));
-                Ok(self.proxy.observations(environment, service, after, limit, wait).await)
+                let batch = self.router.observations(environment, service, after, limit, wait).await;
+                Ok((StatusCode::OK, batch))
             }
             (&Method::POST, ["v1", "routes", environment, service, "emergency-rollback"]) => {
                 let rollback = body::<EmergencyRollback>(call)?;
@@ -131,7 +132,7 @@ impl Host {
     }
 
     pub(super) async fn state(&self) -> HostState {
-        let proxy = self.proxy.state().await;
+        let proxy = self.router.state().await;
         let recorded = self.store.current();
         let instances: Vec<Instance> = recorded
             .instances
@@ -149,8 +150,8 @@ impl Host {
         HostState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            listen: self.proxy.addresses().iter().map(ToString::to_string).collect(),
-            proxy_pid: self.proxy.living().map(|l| l.pid),
+            listen: self.router.addresses().iter().map(ToString::to_string).collect(),
+            proxy_pid: self.router.pid(),
             routes: routes.collect(),
             instances,
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use segue_schemas::router::RouterSettings;
 use tokio::net::UnixDatagram;
 
 use super::{HostOptions, client::HostClient, output};
@@ -103,6 +104,9 @@ async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     command.arg("--docker").arg(&options.docker);
     for address in &options.listen {
         command.arg("--listen").arg(address.to_string());
+    }
+    if options.router != RouterSettings::Embedded {
+        command.arg("--router").arg(serde_json::to_string(&options.router).map_err(|e| system(e.into()))?);
     }
     command.env("NOTIFY_SOCKET", &notify).current_dir("/").stdin(Stdio::null()).stdout(out).stderr(errors);
     // SAFETY: runs in the child between fork and exec and calls nothing but setsid(2), which is async-signal-safe.

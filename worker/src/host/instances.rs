@@ -41,6 +41,14 @@ impl Host {
     /// `POST /v1/instances`.
     pub(super) async fn start_instance(self: &Arc<Self>, start: StartInstance) -> Result<Instance, HostError> {
         check_start(&start)?;
+        if start.sleep_after_ms.is_some() && !self.router.can_hold() {
+            let message = format!(
+                "`{}` may sleep, and this host's router can't hold its requests meanwhile; leave `sleep-after` out (`0s` for previews), \
+                 or give the host `router: embedded`",
+                start.fence.service
+            );
+            return Err(refusal(HostErrorCode::BadRequest, message));
+        }
         let id = start.instance.clone();
         // One that was stopped may be asked for again: a rollout that goes back needs it under its old name.
         if let Some(existing) = self.store.current().instances.get(&id).filter(|i| !i.is_stopped()) {
@@ -169,7 +177,7 @@ impl Host {
             return Err(refusal(HostErrorCode::BadRequest, message));
         }
         let limit = Duration::from_millis(drain.limit_ms).min(MAX_WAIT);
-        Ok(DrainResult { in_flight: self.proxy.drain(id.as_str(), limit).await })
+        Ok(DrainResult { in_flight: self.router.drain(id.as_str(), limit).await })
     }
 
     /// `POST /v1/instances/{id}/stop`.
@@ -215,7 +223,7 @@ impl Host {
         });
         match taken_out.await {
             Ok(Some(limit)) => {
-                let cut = self.proxy.drain(id.as_str(), limit).await;
+                let cut = self.router.drain(id.as_str(), limit).await;
                 tracing::info!(instance = %id, cut, "retired");
                 let named = id.clone();
                 let stop = self.store.change(move |recorded| match recorded.serving(&named) {
@@ -342,7 +350,7 @@ impl Host {
             .await?;
             if matches!(process, Running::Container(_)) {
                 // the address that it had may be another's next
-                let _ = self.proxy.push().await;
+                let _ = self.router.carry().await;
                 if process.clear().await == Cleared::ByOthers {
                     tracing::warn!(instance = %id, "its container was removed by hand");
                     self.note(one, |i| i.removed = i.removed.saturating_add(1)).await?;
@@ -404,7 +412,7 @@ impl Host {
         tracing::info!(instance = %one.id, pid, address, "started");
         if moved {
             // Recorded; told to the proxy now or, if there is none, to the next one.
-            let _ = self.proxy.push().await;
+            let _ = self.router.carry().await;
         }
         Ok(Started::Running(running))
     }

@@ -24,7 +24,7 @@
 mod api;
 pub mod channel;
 pub mod client;
-mod clock;
+pub(crate) mod clock;
 mod container;
 mod containers;
 mod data;
@@ -36,14 +36,14 @@ mod keep;
 mod link;
 mod naps;
 mod output;
-mod process;
-mod proxy_child;
+pub(crate) mod process;
+pub(crate) mod proxy_child;
 mod recover;
 mod releases;
 mod remove;
 mod routes;
 mod running;
-mod state;
+pub(crate) mod state;
 mod timers;
 mod tls;
 pub mod unix_http;
@@ -62,6 +62,7 @@ use nix::fcntl::{Flock, FlockArg};
 use segue_schemas::{
     host_api::{HostError, HostErrorCode},
     id::InstanceId,
+    router::RouterSettings,
 };
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -74,11 +75,13 @@ pub use identity::{Identity, IdentityError};
 pub use keep::keep_running;
 use link::Link;
 pub use link::{Join, JoinError, join};
-use proxy_child::ProxyChild;
 use releases::Releases;
 use state::Store;
 
-use crate::engine::docker::Docker;
+use crate::{
+    engine::docker::Docker,
+    router::{self, Router},
+};
 
 /// Where an engine for containers mostly is.
 pub const DEFAULT_DOCKER: &str = "/var/run/docker.sock";
@@ -90,8 +93,10 @@ pub struct HostOptions {
     pub data: PathBuf,
     /// The unix socket of its API; its path has at most 107 bytes.
     pub socket: PathBuf,
-    /// The addresses that its proxy listens on. Port 0 takes a free port, which is kept over restarts.
+    /// The addresses that its router listens on. Port 0 takes a free port of the embedded one, which is kept over restarts.
     pub listen: Vec<SocketAddr>,
+    /// What carries its traffic.
+    pub router: RouterSettings,
     /// The `segue` program, which is started again as `PROGRAM proxy` (and, by [`ensure_running`], as `PROGRAM host`).
     pub program: PathBuf,
     /// What tells one boot of the machine from another: `/proc/sys/kernel/random/boot_id`. In a container whose restarts
@@ -114,6 +119,7 @@ impl HostOptions {
             socket: data.join("host.sock"),
             data,
             listen: Vec::new(),
+            router: RouterSettings::Embedded,
             program: std::env::current_exe()?,
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             proxy_drain: Duration::from_secs(30),
@@ -144,6 +150,9 @@ pub enum HostRunError {
         /// What the system said.
         source: io::Error,
     },
+    /// The router can't be used as it is named.
+    #[error("the router: {0}")]
+    Router(String),
     /// A file or socket of its own can't be made.
     #[error("{path}: {source}")]
     File {
@@ -170,7 +179,7 @@ pub(crate) struct Host {
     store: Arc<Store>,
     releases: Releases,
     output: PathBuf,
-    proxy: Arc<ProxyChild>,
+    router: Arc<dyn Router>,
     /// The link to the server of a host that joined from another machine.
     link: Option<Arc<Link>>,
     /// The engine that runs its containers.
@@ -215,12 +224,9 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let unpacked = options.data.join("releases");
     let releases = Releases::open(unpacked.clone()).map_err(file(&unpacked))?;
     let (link, workers) = joined(&options.data).await?;
-    let (data, program) = (&options.data, options.program.clone());
-    let proxy = ProxyChild::open(data, program, options.proxy_drain, &options.listen, store.clone())
-        .await
-        .map_err(|(address, source)| HostRunError::Listen { address, source })?;
+    let router = router::open(&options, store.clone()).await?;
     let (closing, ending) = (watch::Sender::new(false), watch::Sender::new(false));
-    let (proxy, retiring) = (Arc::new(proxy), Mutex::default());
+    let retiring = Mutex::default();
     let docker = containers::engine(&options.docker, &options.data).ok_or_else(|| io::Error::other("no engine"))?;
     let sweep_wanted = Notify::new();
     let host = Arc::new(Host {
@@ -228,7 +234,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         store,
         releases,
         output,
-        proxy,
+        router,
         link,
         docker,
         sweep_wanted,
@@ -244,13 +250,18 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     host.clear_left_data().await;
     let awaited = host.recover(boot_id).await?;
     let well = host.clone();
-    tokio::spawn(host.proxy.clone().run(async move { well.wait_for_serving(awaited).await }));
+    let ready = Box::pin(async move { well.wait_for_serving(awaited).await });
+    tokio::spawn(host.router.clone().run(ready));
     tokio::spawn(host.clone().keep_time());
-    tokio::spawn(host.clone().send_to_sleep());
+    if host.router.can_hold() {
+        tokio::spawn(host.clone().send_to_sleep());
+        tokio::spawn(host.clone().wake_on_request());
+    } else {
+        host.wake_all().await?;
+    }
     tokio::spawn(host.clone().keep_swept());
     tokio::spawn(host.clone().watch_for_drift());
     host.sweep_wanted.notify_one();
-    tokio::spawn(host.clone().wake_on_request());
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);
     tokio::spawn(async move {
         if let Err(error) = bounds.await {
@@ -266,7 +277,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         tokio::spawn(async move { link.renew().await });
     }
     ensure::notify_ready();
-    tracing::info!(data = %host.options.data.display(), listen = ?host.proxy.addresses(), "the host is ready");
+    tracing::info!(data = %host.options.data.display(), listen = ?host.router.addresses(), "the host is ready");
 
     let mut ending = host.ending.subscribe();
     tokio::select! {
@@ -317,6 +328,6 @@ fn bind_api(socket: &Path) -> io::Result<UnixListener> {
 }
 
 /// An error of the API.
-fn refusal(code: HostErrorCode, message: String) -> HostError {
+pub(crate) fn refusal(code: HostErrorCode, message: String) -> HostError {
     HostError { code, message, epoch: None }
 }

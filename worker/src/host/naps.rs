@@ -81,7 +81,7 @@ impl Host {
 
     /// How long the proxy has carried nothing to it; `None`: there is no proxy to ask.
     async fn unused_for(&self, one: &Idle) -> Option<Duration> {
-        let proxy = self.proxy.state().await?;
+        let proxy = self.router.state().await?;
         let busy = one.targets.iter().any(|id| proxy.in_flight.get(id.as_str()).is_some_and(|count| *count > 0));
         if busy {
             return Some(Duration::ZERO);
@@ -109,7 +109,7 @@ impl Host {
             return Ok(());
         }
         // once the proxy has the table, nothing more is sent there
-        let pushed = self.proxy.push().await;
+        let pushed = self.router.carry().await;
         let is_quiet = pushed.is_ok() && self.unused_for(one).await.is_some_and(|unused| unused >= one.after);
         let targets = one.targets.clone();
         // a full disk must not leave it held for ever
@@ -123,12 +123,12 @@ impl Host {
         if is_quiet {
             tracing::info!(environment, service, after = ?one.after, "put to sleep: nobody asked for it");
             // whoever asked just before is not told of by the proxy a second time
-            if self.proxy.held(u64::MAX, Duration::ZERO).await.is_some_and(|held| held.routes.contains(&one.pair)) {
+            if self.router.held(u64::MAX, Duration::ZERO).await.is_some_and(|held| held.routes.contains(&one.pair)) {
                 self.wake(&environment, &service).await?;
             }
             return Ok(());
         }
-        self.proxy.push().await?;
+        self.router.carry().await?;
         pushed
     }
 
@@ -141,7 +141,7 @@ impl Host {
             if watch.wait_for(sleeps).await.is_err() {
                 return;
             }
-            let Some(held) = self.proxy.held(heard, ASK_HOLD).await else {
+            let Some(held) = self.router.held(heard, ASK_HOLD).await else {
                 heard = u64::MAX;
                 tokio::time::sleep(ASK_PAUSE).await;
                 continue;
@@ -153,6 +153,19 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// Wakes everything: this host's router can't hold requests, and an earlier one has.
+    pub(super) async fn wake_all(self: &Arc<Self>) -> Result<(), HostError> {
+        let recorded = self.store.current();
+        for instance in recorded.instances.values().filter(|instance| instance.nap != Nap::Awake) {
+            self.wake(&instance.environment, &instance.release.service).await?;
+        }
+        let never = self.store.change(|recorded| {
+            recorded.instances.values_mut().for_each(|instance| instance.run.sleep_after_ms = None);
+            Ok(())
+        });
+        never.await
     }
 
     /// Starts what sleeps of a service; its requests go there once it is well.
@@ -187,7 +200,7 @@ impl Host {
             Ok(())
         });
         let done = match awake.await {
-            Ok(()) => self.proxy.push().await,
+            Ok(()) => self.router.carry().await,
             failed => failed,
         };
         if let Err(error) = done {

@@ -29,11 +29,14 @@ use super::{
     state::{Nap, Recorded, Store, write_atomically},
     unix_http::{self, CallError},
 };
-use crate::proxy::{
-    control::{InFlightCount, ProxyState},
-    fetch_listeners,
-    hold::HeldRoutes,
-    table::{RouteTable, TableRoute, TableTarget},
+use crate::{
+    proxy::{
+        control::{InFlightCount, ProxyState},
+        fetch_listeners,
+        hold::HeldRoutes,
+        table::{RouteTable, TableRoute, TableTarget},
+    },
+    router::RouterState,
 };
 
 /// How long a proxy may take until it answers.
@@ -465,7 +468,7 @@ pub fn table_of(recorded: &Recorded) -> RouteTable {
 /// What is in flight and newest for a pair, out of what the proxy says.
 #[must_use]
 pub fn counts_for(
-    state: &ProxyState,
+    state: &RouterState,
     environment: &str,
     service: &str,
     instances: &[String],

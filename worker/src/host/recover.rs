@@ -35,7 +35,7 @@ impl Host {
             }
         }
         let processes: Vec<_> = found.iter().map(|(id, p)| (id.clone(), p.as_ref().map(Running::record))).collect();
-        let listening: Vec<_> = self.options.listen.iter().copied().zip(self.proxy.addresses()).collect();
+        let listening: Vec<_> = self.options.listen.iter().copied().zip(self.router.addresses()).collect();
         let unprepared = self.store.change({
             let unpacked: Vec<InstanceId> = recorded
                 .instances
@@ -113,7 +113,7 @@ impl Host {
     /// Ends the proxy and every service. What serves stays recorded as serving, so that the next host brings it back; what
     /// is not needed for that is done.
     pub(super) async fn stop_everything(self: &Arc<Self>) {
-        self.proxy.stop().await;
+        self.router.stop().await;
         let done = self.store.change_regardless(|recorded| {
             let done: Vec<InstanceId> =
                 recorded.instances.keys().filter(|id| !recorded.is_needed(id)).cloned().collect();

@@ -23,7 +23,7 @@ use super::{
     refusal,
     state::{InstanceRecord, KeptRelease, Recorded, Retire, RouteRecord},
 };
-use crate::proxy::table::collide;
+use crate::{proxy::table::collide, router::RouterState};
 
 /// How long a release that was started for an emergency rollback may take to become healthy.
 const HEALTH_LIMIT: Duration = Duration::from_secs(120);
@@ -38,13 +38,35 @@ impl Host {
     /// `PUT /v1/routes/{environment}/{service}`.
     pub(super) async fn apply_route(&self, apply: ApplyRoute) -> Result<RouteState, HostError> {
         let (environment, service) = (apply.fence.environment.clone(), apply.fence.service.clone());
+        self.router.check(&apply.rules)?;
         let change = self.store.change(move |recorded| {
             recorded.admit(&apply.fence)?;
-            recorded.apply(apply)
+            let (environment, service) = (apply.fence.environment.clone(), apply.fence.service.clone());
+            let before = recorded.route(&environment, &service).cloned();
+            recorded.apply(apply)?;
+            Ok((before, recorded.route(&environment, &service).cloned()))
         });
-        change.await?;
-        self.proxy.push().await?;
+        let (before, applied) = change.await?;
+        if let Err(error) = self.router.carry().await {
+            if error.code == HostErrorCode::Router {
+                self.take_back(before, applied).await?;
+            }
+            return Err(error);
+        }
         self.route_state(&environment, &service).await
+    }
+
+    /// Records what a route was before a change that the router has refused, unless somebody else has changed it since. The epoch stays.
+    async fn take_back(&self, before: Option<RouteRecord>, applied: Option<RouteRecord>) -> Result<(), HostError> {
+        let (Some(before), Some(applied)) = (before, applied) else { return Ok(()) };
+        let taken_back = self.store.change_regardless(move |recorded| {
+            let route = recorded.route_mut(&before.environment, &before.service);
+            if route.epoch == applied.epoch && route.rules == applied.rules && route.targets == applied.targets {
+                *route = RouteRecord { epoch: route.epoch, ..before };
+            }
+            Ok(())
+        });
+        taken_back.await
     }
 
     /// `POST /v1/routes/{environment}/{service}/renew`. A switch that has gone off is not set again: the answer says what
@@ -66,7 +88,7 @@ impl Host {
 
     /// The route with what the proxy knows of it.
     pub(super) async fn route_state(&self, environment: &str, service: &str) -> Result<RouteState, HostError> {
-        let proxy = self.proxy.state().await;
+        let proxy = self.router.state().await;
         let recorded = self.store.current();
         let mut route = known_route(&recorded, environment, service)?.shown();
         if let Some(proxy) = &proxy {
@@ -75,12 +97,7 @@ impl Host {
         Ok(route)
     }
 
-    pub(super) fn add_counts(
-        &self,
-        recorded: &Recorded,
-        route: &mut RouteState,
-        proxy: &crate::proxy::control::ProxyState,
-    ) {
+    pub(super) fn add_counts(&self, recorded: &Recorded, route: &mut RouteState, proxy: &RouterState) {
         let of_pair = recorded
             .instances
             .iter()
@@ -102,7 +119,7 @@ impl Host {
         match restored.await {
             Ok(true) => {
                 tracing::warn!(environment, service, "the dead-man's switch went off: the fallback is restored");
-                if let Err(error) = self.proxy.push().await {
+                if let Err(error) = self.router.carry().await {
                     tracing::error!(environment, service, %error, "the restored weights are not carried yet");
                 }
             }
@@ -150,7 +167,7 @@ impl Host {
             Ok(())
         });
         switch.await?;
-        self.proxy.push().await?;
+        self.router.carry().await?;
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::warn!(environment, service, %epoch, to = %to.id, took_us, "emergency rollback");
         Ok(EmergencyResult { epoch, from, to, took_us })

@@ -60,7 +60,15 @@ struct Ring {
     newest: u64,
     /// When it came.
     newest_at: Option<Instant>,
-    entries: VecDeque<Observed>,
+    entries: VecDeque<Entry>,
+}
+
+/// What has a sequence number of its own.
+#[derive(Debug)]
+enum Entry {
+    Seen(Observed),
+    /// So many were made here and never came.
+    Lost(u64),
 }
 
 impl ObservationLog {
@@ -73,16 +81,30 @@ impl ObservationLog {
 
     /// Adds one; the oldest goes when there are [`KEPT`].
     pub fn push(&self, observed: Observed) {
+        self.add(Entry::Seen(observed));
+    }
+
+    /// Takes down that so many observations were made here that nobody will see.
+    pub fn push_lost(&self, count: u64) {
+        self.add(Entry::Lost(count));
+    }
+
+    fn add(&self, entry: Entry) {
         {
             let mut ring = self.ring();
             if ring.entries.len() == KEPT {
                 ring.entries.pop_front();
             }
-            ring.entries.push_back(observed);
+            ring.entries.push_back(entry);
             ring.newest += 1;
             ring.newest_at = Some(Instant::now());
         }
         self.arrived.notify_waiters();
+    }
+
+    /// Returns when the next one has come.
+    pub async fn arrives(&self) {
+        self.arrived.notified().await;
     }
 
     /// The sequence number of the newest.
@@ -117,12 +139,17 @@ impl ObservationLog {
         // A position from an earlier proxy process: what that one had beyond it is gone, and nobody knows how much.
         let from_earlier = after > 0 && after < base;
         let from = after.clamp(base, ring.newest);
-        let lost = first.saturating_sub(from + 1) + u64::from(from_earlier);
+        let mut lost = first.saturating_sub(from + 1) + u64::from(from_earlier);
         let skip = usize::try_from((from + 1).saturating_sub(first)).unwrap_or(usize::MAX);
         let start = first + skip as u64;
-        let entries = ring.entries.iter().skip(skip).take(limit);
-        let observations: Vec<_> = entries.zip(start..).map(|(o, sequence)| o.numbered(sequence)).collect();
-        let next = observations.last().map_or(from, |o| o.sequence);
+        let (mut observations, mut next) = (Vec::new(), from);
+        for (entry, sequence) in ring.entries.iter().skip(skip).take(limit).zip(start..) {
+            match entry {
+                Entry::Seen(observed) => observations.push(observed.numbered(sequence)),
+                Entry::Lost(count) => lost += count,
+            }
+            next = sequence;
+        }
         ObservationBatch { observations, next, lost }
     }
 
@@ -193,6 +220,18 @@ mod tests {
         }
         let batch = log.read(3, 10, Duration::ZERO).await;
         assert_eq!((batch.lost, batch.observations[0].sequence, batch.next), (4, 8, 17));
+    }
+
+    #[tokio::test]
+    async fn what_never_came_is_counted_as_lost_once() {
+        let log = ObservationLog::new(0);
+        log.push(observed(200));
+        log.push_lost(5);
+        log.push(observed(201));
+        let first = log.read(0, 1, Duration::ZERO).await;
+        let second = log.read(first.next, 10, Duration::ZERO).await;
+        assert_eq!((first.lost, second.lost, second.observations[0].status), (0, 5, 201));
+        assert_eq!(log.read(second.next, 10, Duration::ZERO).await.lost, 0);
     }
 
     #[tokio::test]

@@ -43,14 +43,21 @@ pub struct World {
     host: Option<Child>,
     pub client: HostClient,
     pub address: SocketAddr,
+    /// The host's router, as an argument.
+    router: Option<String>,
 }
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_behind(([127, 0, 0, 1], 0).into(), None).await
+    }
+
+    /// With another router than the embedded one, which listens there.
+    pub async fn start_behind(address: SocketAddr, router: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("boot-id"), "boot 1").unwrap();
         let client = HostClient::new(folder.path().join("host.sock"));
-        let mut world = Self { folder, host: None, client, address: ([127, 0, 0, 1], 0).into() };
+        let mut world = Self { folder, host: None, client, address, router };
         world.start_host().await;
         world
     }
@@ -60,11 +67,13 @@ impl World {
         command.arg("host").arg("--data").arg(self.data()).arg("--socket").arg(self.client.channel().socket().unwrap());
         command.args(["--proxy-drain-ms", "3000", "--boot-id"]);
         command.arg(self.folder.path().join("boot-id"));
+        command.args(self.router.iter().flat_map(|router| ["--router", router]));
         command
     }
 
     pub async fn start_host(&mut self) {
-        self.start_host_listening(&["127.0.0.1:0"]).await;
+        let listen = if self.router.is_some() { self.address.to_string() } else { "127.0.0.1:0".into() };
+        self.start_host_listening(&[&listen]).await;
     }
 
     pub async fn start_host_listening(&mut self, listen: &[&str]) {
@@ -120,7 +129,8 @@ impl World {
         let mut host = self.host.take().unwrap();
         let status = tokio::task::spawn_blocking(move || host.wait().unwrap()).await.unwrap();
         assert!(status.success(), "{status}");
-        for pid in state.instances.iter().filter_map(|i| i.pid).chain(state.proxy_pid) {
+        let proxy = state.proxy_pid.filter(|_| self.router.is_none());
+        for pid in state.instances.iter().filter_map(|i| i.pid).chain(proxy) {
             until_gone(pid).await;
         }
     }
@@ -181,12 +191,18 @@ impl World {
     /// Starts an instance and waits until it answers.
     pub async fn run(&self, id: &str, release: i64, epoch: i64) -> Instance {
         let instance = self.client.start_instance(&self.start_request(id, release, epoch)).await.unwrap();
+        self.wait_until_well(instance.id.as_str()).await
+    }
+
+    /// Waits until an instance answers.
+    pub async fn wait_until_well(&self, id: &str) -> Instance {
+        let id: InstanceId = id.parse().unwrap();
         let began = Instant::now();
         loop {
             let probe = Probe { path: "/".into(), timeout_ms: 2000 };
-            let result = self.client.probe(&instance.id, &probe).await.unwrap();
+            let result = self.client.probe(&id, &probe).await.unwrap();
             if result.status == Some(200) {
-                return self.client.instance(&instance.id, Duration::ZERO).await.unwrap();
+                return self.client.instance(&id, Duration::ZERO).await.unwrap();
             }
             assert!(began.elapsed() < PATIENCE, "{result:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;

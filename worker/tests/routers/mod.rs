@@ -1,0 +1,456 @@
+//! What every router has to do, played with each of them: the embedded one, and a real HAProxy and nginx.
+
+#[path = "../../../integration-tests/src/routers.rs"]
+mod stand;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use segue_schemas::{
+    deploy::{Observation, Outcome, RouteRule},
+    host_api::{ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, StopInstance},
+    id::ReleaseId,
+};
+
+use self::stand::{Kind, Router};
+use crate::{
+    code, targets,
+    world::{self, Load, World, get, read_all},
+};
+
+macro_rules! with_every_router {
+    ($($story:ident),+ $(,)?) => {
+        mod embedded { $(#[tokio::test] async fn $story() { super::$story(super::Kind::Embedded).await; })+ }
+        mod haproxy { $(#[tokio::test] async fn $story() { super::$story(super::Kind::Haproxy).await; })+ }
+        mod nginx { $(#[tokio::test] async fn $story() { super::$story(super::Kind::Nginx).await; })+ }
+    };
+}
+
+with_every_router!(
+    weights_are_carried_as_they_are_said,
+    a_hot_swap_under_load_cuts_nothing,
+    every_attempt_is_observed,
+    rules_go_by_host_and_path,
+    the_dead_mans_switch_and_an_emergency_go_back,
+    a_router_that_dies_in_a_canary_comes_back_with_it,
+    a_host_that_dies_changes_nothing,
+    what_is_gone_gets_nothing_any_more,
+);
+
+macro_rules! with_every_other_router {
+    ($($story:ident),+ $(,)?) => {
+        mod other_haproxy { $(#[tokio::test] async fn $story() { super::$story(super::Kind::Haproxy).await; })+ }
+        mod other_nginx { $(#[tokio::test] async fn $story() { super::$story(super::Kind::Nginx).await; })+ }
+    };
+}
+
+with_every_other_router!(
+    a_broken_configuration_changes_nothing,
+    a_reload_by_somebody_else_loses_nothing,
+    what_can_not_be_carried_is_refused,
+);
+
+async fn weights_are_carried_as_they_are_said(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    for (old, new) in [(90, 10), (1, 1), (0, 100), (99, 1)] {
+        world.route(1, &[("web-1", old), ("web-2", new)], &[("web-1", 100)]).await;
+        let load = Load::begin(&world, 8);
+        load.wait_for(1500).await;
+        let answers = load.end().await;
+        let of_new = answers.iter().filter(|a| a.body == "v2").count();
+        assert!(answers.iter().all(|a| a.status == 200), "{:?}", answers.iter().find(|a| a.status != 200));
+        #[allow(clippy::cast_precision_loss)]
+        let (share, wanted) = (of_new as f64 / answers.len() as f64, f64::from(new) / f64::from(old + new));
+        assert!((share - wanted).abs() < 0.045, "{old} : {new} gave {share} of {}", answers.len());
+        assert!(wanted > 0.999 || of_new < answers.len(), "{old} : {new} gave all");
+    }
+    world.end().await;
+}
+
+async fn a_hot_swap_under_load_cuts_nothing(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let load = Load::begin(&world, 8);
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=25"));
+    let mut socket = upgraded(&world).await;
+    world.until_in_flight("web-1", 2).await;
+    load.wait_for(50).await;
+
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-2", 100)], &[("web-1", 100)]).await;
+    let swapped = Instant::now();
+    let id = "web-1".parse().unwrap();
+    let short = world.client.drain(&id, &DrainInstance { limit_ms: 300 }).await.unwrap();
+    assert!(short.in_flight > 0, "a stream and a web socket go on");
+    assert_eq!(read_all(&mut socket, b"still", b"still").await, "still");
+    let (status, body) = stream.await.unwrap().unwrap();
+    assert_eq!((status, body.lines().count()), (200, 25), "the streamed answer was not cut");
+    assert_eq!(read_all(&mut socket, b"here", b"here").await, "here");
+    drop(socket);
+    let whole = world.client.drain(&id, &DrainInstance { limit_ms: 20_000 }).await.unwrap();
+    assert_eq!(whole.in_flight, 0);
+    let stopped = world.client.stop(&id, &StopInstance { fence: world.fence(1) }).await.unwrap();
+    assert_eq!(stopped.state, InstanceState::Stopped);
+    load.wait_for(100).await;
+    let answers = load.end().await;
+    let bad: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+    assert!(bad.is_empty(), "{} of {} failed: {:?}", bad.len(), answers.len(), bad[0]);
+    let late = answers.iter().filter(|a| a.began > swapped && a.body != "v2").count();
+    assert_eq!(late, 0, "after the answer to the change, requests went to the former release");
+    world.end().await;
+}
+
+async fn every_attempt_is_observed(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let mut position = world.route(1, &[("web-1", 30), ("web-2", 70)], &[]).await.newest_observation;
+    let cases = [
+        ("/", 200, 200, Outcome::Ok),
+        ("/fail", 500, 500, Outcome::ServerError),
+        ("/stream?lines=2", 200, 200, Outcome::Ok),
+        ("/hang-up", 502, 0, Outcome::Unreachable),
+    ];
+    for (path, answered, status, outcome) in cases {
+        assert_eq!(get(world.address, world.host(), path).await.unwrap().0, answered, "{path}");
+        let seen = read(&world, &mut position, 1).await;
+        for one in &seen {
+            assert_eq!((one.status, one.outcome, one.synthetic), (status, outcome, false), "{path}: {seen:?}");
+            let share = if one.instance.as_str() == "web-1" { 0.3 } else { 0.7 };
+            assert!((one.probability - share).abs() < 1e-9, "{one:?}");
+            assert!(one.latency_us <= one.duration_us + 1000, "{one:?}");
+        }
+        if path.starts_with("/stream") {
+            assert!(seen[0].duration_us >= 90_000, "{seen:?}");
+        }
+    }
+    // what begins and breaks off
+    let _ = get(world.address, world.host(), "/cut").await;
+    let cut = read(&world, &mut position, 1).await;
+    assert_eq!((cut[0].status, cut[0].outcome), (200, Outcome::Cut), "{cut:?}");
+
+    // an instance that is down: its requests are answered by the other one, and both attempts are there
+    let state = world.client.state().await.unwrap();
+    let down = state.instances.iter().find(|i| i.id.as_str() == "web-1").unwrap().pid.unwrap();
+    world::stop_for_good(&world, down).await;
+    let (began, mut refused, mut answered) = (Instant::now(), 0, 0);
+    while refused < 3 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{refused} of {answered}");
+        let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+        // HAProxy may draw the one that is down again and again
+        assert!((status, body.as_str()) == (200, "v2") || (kind == Kind::Haproxy && status == 503), "{status} {body}");
+        answered += 1;
+        for seen in read(&world, &mut position, 1).await {
+            if seen.instance.as_str() == "web-1" {
+                assert_eq!((seen.outcome, seen.status), (Outcome::Unreachable, 0));
+                refused += 1;
+            } else {
+                assert_eq!((seen.outcome, seen.status), (Outcome::Ok, 200));
+            }
+        }
+    }
+    world.end().await;
+}
+
+async fn rules_go_by_host_and_path(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    for (id, release) in [("web-1", 1), ("web-2", 2), ("web-3", 3)] {
+        let service = format!("service-{release}");
+        let mut start = world.start_request(id, release, 1);
+        (start.fence.service, start.release.service) = (service.clone(), service);
+        world.client.start_instance(&start).await.unwrap();
+        world.wait_until_well(id).await;
+    }
+    let rule =
+        |host: Option<&str>, path: &str| RouteRule { environment: None, host: host.map(Into::into), path: path.into() };
+    let rules = [
+        ("web-1", vec![rule(Some("Shop.test"), "/"), rule(Some("only.test"), "/api")]),
+        ("web-2", vec![rule(Some("shop.test"), "/api/"), rule(None, "/deep/api")]),
+        ("web-3", vec![rule(None, "/"), rule(None, "/api/v1")]),
+    ];
+    for (id, rules) in rules {
+        let mut fence = world.fence(1);
+        fence.service = id.replace("web", "service");
+        let targets = targets(&[(id, 100)]);
+        let apply = ApplyRoute { fence, rules, targets, fallback: vec![], dead_man_ms: None };
+        world.client.apply_route(&apply).await.unwrap();
+    }
+    let cases = [
+        ("shop.test", "/", "v1"),
+        ("SHOP.test:8080", "/x?y=/api", "v1"),
+        ("shop.test", "/api", "v2"),
+        ("shop.test", "/api/v1", "v2"),
+        ("shop.test", "/apix", "v1"),
+        ("only.test", "/api/v1/x", "v1"),
+        ("only.test", "/", "v3"),
+        ("only.test", "/deep/api/1", "v2"),
+        ("other.test", "/api/v1", "v3"),
+        ("other.test", "/deep/api", "v2"),
+    ];
+    for (host, path, version) in cases {
+        let answer = get(world.address, host.into(), path).await.unwrap();
+        assert_eq!(answer, (200, version.to_owned()), "{host}{path}");
+    }
+    let remove = segue_schemas::host_api::RemoveRoute {
+        fence: segue_schemas::host_api::Fence { service: "service-3".into(), ..world.fence(2) },
+    };
+    world.client.remove(&remove).await.unwrap();
+    let (status, body) = get(world.address, "other.test".into(), "/").await.unwrap();
+    assert!(status == 404 && body.contains("no service is routed"), "{status} {body}");
+    world.end().await;
+}
+
+async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    world.canary(1, &[("web-1", 10), ("web-2", 90)], &[("web-1", 100)], 500).await;
+    world.until_restored().await;
+    world.until_all_answer("v1").await;
+
+    world.canary(2, &[("web-1", 10), ("web-2", 90)], &[("web-1", 100)], 60_000).await;
+    let rollback = EmergencyRollback { to: None, reason: "now".into() };
+    let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!(result.to.id, ReleaseId(1));
+    println!("{kind:?}: emergency rollback in {} us", result.took_us);
+    // no sooner than it is carried
+    for _ in 0..40 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+    }
+    let late = ApplyRoute {
+        fence: world.fence(2),
+        rules: vec![],
+        targets: targets(&[("web-2", 100)]),
+        fallback: vec![],
+        dead_man_ms: None,
+    };
+    assert_eq!(code(world.client.apply_route(&late).await.unwrap_err()), HostErrorCode::StaleEpoch);
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+    world.end().await;
+}
+
+async fn a_router_that_dies_in_a_canary_comes_back_with_it(kind: Kind) {
+    let (mut world, router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    world.canary(1, &[("web-1", 60), ("web-2", 40)], &[("web-1", 100)], 600_000).await;
+    if let Some(Beside { running: mut router, _folder }) = router {
+        // what it comes back with is its own, not what the host tells it
+        world.kill_host();
+        router.kill();
+        router.start();
+        both_answer(&world, 40).await;
+        world.start_host().await;
+        both_answer(&world, 40).await;
+        // and a change finds the new one
+        world.canary(1, &[("web-1", 0), ("web-2", 100)], &[("web-1", 100)], 600_000).await;
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+        world.end().await;
+        return;
+    }
+    let killed = world.until_proxy(None).await;
+    world::kill(killed);
+    world.until_proxy(Some(killed)).await;
+    both_answer(&world, 40).await;
+    world.canary(1, &[("web-1", 0), ("web-2", 100)], &[("web-1", 100)], 600_000).await;
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+    world.end().await;
+}
+
+async fn a_host_that_dies_changes_nothing(kind: Kind) {
+    let (mut world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let mut position = world.route(1, &[("web-1", 50), ("web-2", 50)], &[]).await.newest_observation;
+    let load = Load::begin(&world, 4);
+    load.wait_for(20).await;
+    world.kill_host();
+    load.wait_for(20).await;
+    world.start_host().await;
+    load.wait_for(20).await;
+    let answers = load.end().await;
+    assert!(answers.iter().all(|a| a.status == 200), "{:?}", answers.iter().find(|a| a.status != 200));
+    both_answer(&world, 50).await;
+    // the position of before is good for reading on; what was missed meanwhile, if anything was, is a gap
+    let seen = read(&world, &mut position, 1).await;
+    assert!(seen.iter().all(|o| o.outcome == Outcome::Ok), "{seen:?}");
+    world.end().await;
+}
+
+async fn what_is_gone_gets_nothing_any_more(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    for (id, release) in [("web-1", 1), ("web-2", 2)] {
+        world.run(id, release, 1).await;
+    }
+    world.route(1, &[("web-1", 50), ("web-2", 50)], &[]).await;
+    world.route(1, &[("web-2", 100)], &[]).await;
+    world.client.stop(&"web-1".parse().unwrap(), &StopInstance { fence: world.fence(1) }).await.unwrap();
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+    }
+    // under its old name, with another release and another port
+    world.run("web-1", 3, 1).await;
+    world.route(1, &[("web-1", 100), ("web-2", 0)], &[]).await;
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v3".into()));
+    }
+    world.route(1, &[("web-1", 0), ("web-2", 0)], &[]).await;
+    let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+    assert!(status == 503 && body.contains("web: no instance has traffic in environment"), "{status} {body}");
+    world.end().await;
+}
+
+async fn a_broken_configuration_changes_nothing(kind: Kind) {
+    let (world, router) = start(kind).await;
+    let Beside { running: router, _folder } = router.unwrap();
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let before = std::fs::read_to_string(router.own_file()).unwrap();
+
+    router.write_main("this is no configuration");
+    let rules = vec![RouteRule { environment: None, host: Some("new.test".into()), path: "/".into() }];
+    let apply = ApplyRoute {
+        fence: world.fence(1),
+        rules,
+        targets: targets(&[("web-2", 100)]),
+        fallback: vec![],
+        dead_man_ms: None,
+    };
+    let error = world.client.apply_route(&apply).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("broken beside Segue's file") && said.contains("main.cfg"), "{said}");
+    assert_eq!(code(error), HostErrorCode::Router);
+    let route = world.client.state().await.unwrap().routes.remove(0);
+    assert_eq!(
+        (route.targets, route.rules.len()),
+        (targets(&[("web-1", 100)]), 1),
+        "nothing has changed in the record either"
+    );
+    assert_eq!(std::fs::read_to_string(router.own_file()).unwrap(), before, "the file is as it was");
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+
+    router.write_main("");
+    world.client.apply_route(&apply).await.unwrap();
+    assert_eq!(get(world.address, "new.test".into(), "/").await.unwrap(), (200, "v2".into()));
+    world.end().await;
+}
+
+async fn a_reload_by_somebody_else_loses_nothing(kind: Kind) {
+    let (world, router) = start(kind).await;
+    let Beside { running: router, _folder } = router.unwrap();
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 60), ("web-2", 40)], &[]).await;
+    let load = Load::begin(&world, 4);
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=60"));
+    load.wait_for(50).await;
+    let before = world.client.state().await.unwrap().proxy_pid;
+    router.reload();
+    world.route(1, &[("web-1", 0), ("web-2", 100)], &[("web-1", 100)]).await;
+    load.wait_for(50).await;
+    // which of the two has the stream is not known: it is not cut, and whoever has it is drained
+    let id = "web-1".parse().unwrap();
+    let drained = world.client.drain(&id, &DrainInstance { limit_ms: 20_000 }).await.unwrap();
+    assert_eq!(drained.in_flight, 0);
+    world.client.stop(&id, &StopInstance { fence: world.fence(1) }).await.unwrap();
+    let (status, body) = stream.await.unwrap().unwrap();
+    assert_eq!((status, body.lines().count()), (200, 60));
+    let answers = load.end().await;
+    let bad: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+    assert!(bad.is_empty(), "{} of {} failed: {:?}", bad.len(), answers.len(), bad[0]);
+    if kind == Kind::Haproxy {
+        assert_ne!(world.client.state().await.unwrap().proxy_pid, before, "the worker is another one");
+    }
+    world.end().await;
+}
+
+async fn what_can_not_be_carried_is_refused(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    let mut sleeper = world.start_request("web-1", 1, 1);
+    sleeper.sleep_after_ms = Some(1000);
+    let error = world.client.start_instance(&sleeper).await.unwrap_err();
+    assert!(error.to_string().contains("leave `sleep-after` out"), "{error}");
+    assert_eq!(code(error), HostErrorCode::BadRequest);
+    world.run("web-1", 1, 1).await;
+    for (host, path) in
+        [(Some("a'b"), "/"), (None, "/x y"), (None, "/x\n    bind :1"), (Some("a;b"), "/"), (None, "/$x")]
+    {
+        let rules = vec![RouteRule { environment: None, host: host.map(Into::into), path: path.into() }];
+        let apply = ApplyRoute {
+            fence: world.fence(1),
+            rules,
+            targets: targets(&[("web-1", 100)]),
+            fallback: vec![],
+            dead_man_ms: None,
+        };
+        let error = world.client.apply_route(&apply).await.unwrap_err();
+        assert_eq!(code(error), HostErrorCode::BadRequest, "{host:?} {path:?}");
+    }
+    world.end().await;
+}
+
+/// A router that is no part of the host, with its folder.
+struct Beside {
+    running: Router,
+    _folder: tempfile::TempDir,
+}
+
+/// A host with such a router; the embedded one is the host's own.
+async fn start(kind: Kind) -> (World, Option<Beside>) {
+    if kind == Kind::Embedded {
+        return (World::start().await, None);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut router = Router::prepare(kind, folder.path());
+    router.start();
+    let settings = serde_json::to_string(&router.settings()).unwrap();
+    let world = World::start_behind(router.address, Some(settings)).await;
+    (world, Some(Beside { running: router, _folder: folder }))
+}
+
+/// Observations after a position, at least so many.
+async fn read(world: &World, position: &mut u64, n: usize) -> Vec<Observation> {
+    let (mut all, began) = (Vec::new(), Instant::now());
+    while all.len() < n {
+        assert!(began.elapsed() < Duration::from_secs(20), "only {} of {n} observations came", all.len());
+        let batch =
+            world.client.observations("production", "web", *position, Duration::from_secs(5), 1000).await.unwrap();
+        *position = batch.next;
+        all.extend(batch.observations);
+    }
+    all
+}
+
+/// A connection that has become an echo.
+async fn upgraded(world: &World) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let head = format!(
+        "GET /upgrade HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+        world.host()
+    );
+    let answer = read_all(&mut stream, head.as_bytes(), b"\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    stream
+}
+
+/// Both releases answer, the second one about so often in a hundred.
+async fn both_answer(world: &World, percent: i32) {
+    let mut counts: BTreeMap<String, i32> = BTreeMap::new();
+    for _ in 0..300 {
+        let (status, body) = get(world.address, world.host(), "/").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        *counts.entry(body).or_default() += 1;
+    }
+    // a standard deviation is 9 at most
+    let second = counts.get("v2").copied().unwrap_or(0);
+    assert!((second - 3 * percent).abs() < 50, "{percent} % is {counts:?}");
+}
