@@ -14,6 +14,7 @@ pub mod docker;
 pub mod faults;
 pub mod fleet;
 pub mod github;
+pub mod gpus;
 pub mod history;
 pub mod hostile;
 pub mod joined;

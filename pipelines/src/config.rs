@@ -20,6 +20,7 @@ use segue_schemas::{
 use crate::{
     diagnostic::{Code, Diagnostic, Findings, Source},
     document::{self, Entry, Node},
+    gpu,
     nearest::did_you_mean,
     preview,
     service::is_variable,
@@ -164,6 +165,10 @@ impl<'n> Check<'n, '_, '_> {
         }
         if worker.labels.iter().any(|label| label.trim().is_empty()) {
             self.refuse(&self.place(&["worker", "labels"]), "a label is empty", Some("remove it".into()));
+        }
+        if let Some(gpu) = worker.gpus.iter().find(|gpu| *gpu != gpu::ALL && !gpu.starts_with("GPU-")) {
+            let help = "write `[all]`, or UUIDs as `nvidia-smi -L` prints them: `[GPU-5b4e07f6-...]`";
+            self.refuse(&self.place(&["worker", "gpus"]), format!("`{gpu}` names no GPU"), Some(help.into()));
         }
     }
 

@@ -332,6 +332,11 @@ pub struct WorkerConfig {
     pub kill_grace: Span,
     /// The engine for jobs that ask for a container.
     pub docker: DockerConfig,
+    /// The GPUs that it offers to jobs with `resources: { gpus: ... }`: `all`, or some by UUID (`nvidia-smi -L`). Left out: none. A job
+    /// has those that it asked for to itself, and on such a worker no other sees one.
+    pub gpus: Vec<String>,
+    /// The program that tells of them. Left out: `nvidia-smi` on the `PATH`.
+    pub nvidia_smi: Option<PathBuf>,
 }
 
 /// A worker's engine for containers: Docker, from 20.10 on. Whoever may use its socket has the machine: jobs get it in no case.
@@ -389,6 +394,8 @@ impl Default for WorkerConfig {
             shutdown_grace: Span::seconds(30),
             kill_grace: Span::seconds(10),
             docker: DockerConfig::default(),
+            gpus: Vec::new(),
+            nvidia_smi: None,
         }
     }
 }

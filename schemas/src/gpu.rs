@@ -57,6 +57,80 @@ pub struct GpuOffer {
     pub memory_mib: u64,
 }
 
+/// GPUs of this size, of those that a worker offers or a job asks for. Written in labels as `gpu:COUNTxMIB`; nobody else writes such ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    count: u32,
+    memory_mib: u64,
+}
+
+impl Shape {
+    fn read(label: &str) -> Option<Self> {
+        let (count, memory_mib) = label.strip_prefix("gpu:")?.split_once('x')?;
+        Some(Self { count: count.parse().ok()?, memory_mib: memory_mib.parse().ok()? })
+    }
+
+    fn label(self) -> String {
+        format!("gpu:{}x{}", self.count, self.memory_mib)
+    }
+}
+
+/// The label by which placement knows what a job asks for: `gpu:2x40960`, 2 GPUs of at least 40960 MiB.
+#[must_use]
+pub fn wanted_label(need: &GpuNeed) -> String {
+    Shape { count: need.count, memory_mib: need.memory_mib.unwrap_or(0) }.label()
+}
+
+/// The labels of a worker that offers these, one for each size: `gpu:4x81559`. So workers with the same labels can do the same.
+#[must_use]
+pub fn offered_labels(gpus: &[GpuOffer]) -> Vec<String> {
+    let mut shapes: Vec<Shape> = Vec::new();
+    for gpu in gpus {
+        match shapes.iter_mut().find(|shape| shape.memory_mib == gpu.memory_mib) {
+            Some(shape) => shape.count += 1,
+            None => shapes.push(Shape { count: 1, memory_mib: gpu.memory_mib }),
+        }
+    }
+    shapes.sort_by_key(|shape| shape.memory_mib);
+    shapes.into_iter().map(Shape::label).collect()
+}
+
+/// Whether a label stands for GPUs.
+#[must_use]
+pub fn is_shape(label: &str) -> bool {
+    Shape::read(label).is_some()
+}
+
+/// Whether who offers these labels has what one asks for: that label, or so many GPUs of at least that size.
+#[must_use]
+pub fn offers(offered: &[String], wanted: &str) -> bool {
+    let Some(wanted) = Shape::read(wanted) else { return offered.iter().any(|label| label == wanted) };
+    let large =
+        offered.iter().filter_map(|label| Shape::read(label)).filter(|shape| shape.memory_mib >= wanted.memory_mib);
+    large.map(|shape| u64::from(shape.count)).sum::<u64>() >= u64::from(wanted.count)
+}
+
+/// A label as a sentence says it: `2 GPUs with 40960 MiB each` for one that stands for GPUs.
+#[must_use]
+pub fn label_in_words(label: &str) -> String {
+    match Shape::read(label) {
+        Some(Shape { count, memory_mib }) => {
+            GpuNeed { memory_mib: (memory_mib > 0).then_some(memory_mib), ..GpuNeed::whole(count) }.in_words()
+        }
+        None => label.to_owned(),
+    }
+}
+
+/// Which of the free GPUs a job gets: the smallest that do, so that large ones are left for who needs them. `None`: there are too few.
+#[must_use]
+pub fn pick(mut free: Vec<GpuOffer>, need: &GpuNeed) -> Option<Vec<GpuOffer>> {
+    free.retain(|gpu| gpu.memory_mib >= need.memory_mib.unwrap_or(0));
+    free.sort_by_key(|gpu| gpu.memory_mib);
+    let count = usize::try_from(need.count).ok().filter(|count| *count <= free.len())?;
+    free.truncate(count);
+    Some(free)
+}
+
 /// Memory of a GPU with its unit, in MiB. `GiB` and `MiB` are powers of 1024; `GB` and `MB` powers of 1000, as cards are named: an
 /// "80 GB" one has 81559 MiB, which is less than `80GiB`.
 ///
@@ -216,6 +290,41 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");
         }
+    }
+
+    fn gpu(uuid: &str, memory_mib: u64) -> GpuOffer {
+        GpuOffer { uuid: uuid.into(), name: "x".into(), memory_mib }
+    }
+
+    #[test]
+    fn labels_say_what_is_offered_and_what_is_asked_for() {
+        let machine = [gpu("a", 81_559), gpu("b", 24_564), gpu("c", 81_559)];
+        let mut offered = offered_labels(&machine);
+        assert_eq!(offered, ["gpu:1x24564", "gpu:2x81559"]);
+        offered.push("gpu:a100".into());
+        for (need, fits) in [
+            (GpuNeed::whole(1), true),
+            (GpuNeed::whole(3), true),
+            (GpuNeed::whole(4), false),
+            (GpuNeed { memory_mib: Some(40_000), ..GpuNeed::whole(2) }, true),
+            (GpuNeed { memory_mib: Some(40_000), ..GpuNeed::whole(3) }, false),
+            (GpuNeed { memory_mib: Some(81_560), ..GpuNeed::whole(1) }, false),
+        ] {
+            assert_eq!(offers(&offered, &wanted_label(&need)), fits, "{need:?}");
+            assert_eq!(pick(machine.to_vec(), &need).is_some(), fits, "{need:?}");
+            assert_eq!(label_in_words(&wanted_label(&need)), need.in_words());
+        }
+        assert!(offers(&offered, "gpu:a100") && !offers(&offered, "gpu:h100") && !offers(&[], "gpu:1x0"));
+        assert_eq!(label_in_words("gpu:a100"), "gpu:a100");
+    }
+
+    #[test]
+    fn the_smallest_that_do_are_given() {
+        let machine = vec![gpu("a", 81_559), gpu("b", 24_564), gpu("c", 81_559)];
+        let uuids =
+            |need: &GpuNeed| pick(machine.clone(), need).unwrap().into_iter().map(|gpu| gpu.uuid).collect::<Vec<_>>();
+        assert_eq!(uuids(&GpuNeed::whole(1)), ["b"]);
+        assert_eq!(uuids(&GpuNeed { memory_mib: Some(30_000), ..GpuNeed::whole(1) }), ["a"]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::gpu::{self, GpuNeed};
+
 pub use call::{CallInput, CallInputKind, CallPlan, Called};
 pub use container::{Access, ContainerPlan, Permissions, RegistryCredentials, Resources};
 pub use strategy::{Combination, ConcurrencyPlan, Late, MatrixPlan, RetryPlan, Setting, StrategyPlan};
@@ -108,6 +110,9 @@ pub struct JobPlan {
     /// Containers beside it, by name.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub services: IndexMap<String, ContainerPlan>,
+    /// GPUs that it has to itself while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuNeed>,
     /// What the repository's token may be used for; `None`: nothing is said, in the job or in the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
@@ -137,14 +142,15 @@ impl JobPlan {
         self.steps.iter().any(StepPlan::builds_image)
     }
 
-    /// What a worker must offer to have it: its labels, and [`DOCKER_LABEL`] where it asks for a container, or builds an image.
+    /// What a worker must offer to have it: its labels, [`DOCKER_LABEL`] where it asks for a container, or builds an image, and one that
+    /// stands for its GPUs ([`gpu::wanted_label`]).
     #[must_use]
     pub fn needed_labels(&self) -> Vec<String> {
         let own = self.runs_on.iter().map(String::as_str);
         let asks_for_engine = self.asks_for_container() || self.builds_image();
         let engine =
             (asks_for_engine && !self.runs_on.iter().any(|label| label == DOCKER_LABEL)).then_some(DOCKER_LABEL);
-        own.chain(engine).map(str::to_owned).collect()
+        own.chain(engine).map(str::to_owned).chain(self.gpus.as_ref().map(gpu::wanted_label)).collect()
     }
 
     /// The job's key in the file: its own, or that of the job that it is a combination of.

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     annotation::Annotation,
     deploy::{JournalEntry, Release, Rollout, RolloutCommand, ServiceSpec, Strategy},
+    gpu::GpuOffer,
     host_join::HostAccess,
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId, WorkerId},
     plan::JobPlan,
@@ -64,6 +65,9 @@ pub struct Register {
     pub capacity: u32,
     /// Its version.
     pub version: String,
+    /// The GPUs that it offers to jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuOffer>,
 }
 
 /// The server's word to a worker.
@@ -173,6 +177,9 @@ pub struct JobClaim {
     /// What it begins with, for one that is run again from a step: [`Self::resume`] says from which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Restore>,
+    /// The GPUs of the worker that it has to itself, by UUID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
     /// Whether its steps are to tell more: `RUNNER_DEBUG=1`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub debug: bool,

@@ -38,6 +38,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
+use crate::options::WorkerOptions;
+
 /// Time limit for a connection to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Time limit of a call that the server answers as fast as it can.
@@ -222,12 +224,13 @@ impl ControlPlane {
     ///
     /// # Errors
     /// See [`ControlPlaneError`].
-    pub async fn register(&self, labels: &[String], capacity: u32) -> Result<Registered, ControlPlaneError> {
+    pub async fn register(&self, options: &WorkerOptions) -> Result<Registered, ControlPlaneError> {
         let body = Register {
             worker: self.worker.clone(),
             incarnation: self.incarnation.clone(),
-            labels: labels.to_vec(),
-            capacity,
+            labels: options.offered(),
+            capacity: options.capacity,
+            gpus: options.gpus.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         self.post("register", &body, CALL_LIMIT).await

@@ -9,6 +9,7 @@ pub mod checkout;
 pub mod control_plane;
 pub mod deploy;
 pub mod engine;
+pub mod gpu;
 pub mod host;
 pub mod job;
 pub mod log;

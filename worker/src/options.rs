@@ -5,6 +5,7 @@ use std::{ffi::OsString, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration
 use secrecy::SecretString;
 use segue_schemas::{
     config::{BrokerConfig, DockerConfig},
+    gpu::{self, GpuOffer},
     id::JobId,
     plan::DOCKER_LABEL,
 };
@@ -47,6 +48,12 @@ pub struct WorkerOptions {
     pub low_disk_mib: u64,
     /// The engine for jobs that ask for a container.
     pub docker: DockerConfig,
+    /// Which GPUs are offered to jobs: UUIDs, or `all`.
+    pub chosen_gpus: Vec<String>,
+    /// The program that tells of them; `None`: `nvidia-smi` on the `PATH`.
+    pub nvidia_smi: Option<PathBuf>,
+    /// Those of them that are there and sound. Filled in when the worker starts.
+    pub gpus: Vec<GpuOffer>,
     /// The program that is started as the step supervisor; it calls [`crate::supervisor::main`].
     pub supervisor_command: Vec<OsString>,
 }
@@ -103,14 +110,18 @@ impl WorkerOptions {
             max_spool_bytes: 64 * 1024 * 1024,
             low_disk_mib: 0,
             docker: DockerConfig::default(),
+            chosen_gpus: Vec::new(),
+            nvidia_smi: None,
+            gpus: Vec::new(),
             supervisor_command: vec!["/proc/self/exe".into(), "step-supervisor".into()],
         }
     }
 
-    /// What it offers to jobs: its labels, and [`DOCKER_LABEL`] where it has an engine for containers.
+    /// What it offers to jobs: its labels, [`DOCKER_LABEL`] where it has an engine for containers, and labels that stand for its GPUs.
     #[must_use]
     pub fn offered(&self) -> Vec<String> {
         let engine = self.docker.socket.is_some() && !self.labels.iter().any(|label| label == DOCKER_LABEL);
-        self.labels.iter().cloned().chain(engine.then(|| DOCKER_LABEL.to_owned())).collect()
+        let own = self.labels.iter().cloned().chain(engine.then(|| DOCKER_LABEL.to_owned()));
+        own.chain(gpu::offered_labels(&self.gpus)).collect()
     }
 }

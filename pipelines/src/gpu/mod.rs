@@ -18,12 +18,15 @@ mod xml;
 
 pub use dcgm::{Exported, exported};
 pub use facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version};
-pub use preflight::{Given, Reason, Verdict, What, preflight};
+pub use preflight::{Given, Reason, Verdict, What, offered, preflight};
 pub use require::{Requirement, requirement};
 pub use smi::{PROCESS_QUERY, Query, SmiFault, fault, processes};
 pub use watch::{Finding, findings};
 pub use xid::{Blame, Xid, of_log_line, xid};
 pub use xml::add_details;
+
+/// In the place of UUIDs: every GPU that there is.
+pub const ALL: &str = "all";
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use segue_schemas::gpu::GpuNeed;
+use segue_schemas::gpu::{GpuNeed, GpuOffer};
 
 use super::{
     facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version},
@@ -128,6 +128,9 @@ pub enum What {
     /// It answers with errors.
     #[error("it answers with an error ({0})")]
     Error(String),
+    /// There is none of that name.
+    #[error("the driver does not know it")]
+    Absent,
     /// Too few are left.
     #[error("{wanted} are asked for, and {fit} of {there} can be had")]
     TooFew {
@@ -178,6 +181,7 @@ impl What {
             Self::Stranger { .. } => "end it, or have Segue start it",
             Self::Mig => "turn MIG off: `nvidia-smi -mig 0 -i UUID`, or name another host",
             Self::Error(_) => "look at `dmesg` for `NVRM: Xid`; reset the GPU or restart the machine",
+            Self::Absent => "write a UUID that `nvidia-smi -L` prints",
             Self::TooFew { .. } => "ask for fewer `gpus`, or name a host that has them",
         }
     }
@@ -209,6 +213,26 @@ pub fn preflight(facts: Result<&Facts, &SmiFault>, need: &GpuNeed, images: &[Req
         return Verdict::Recreate { uuids, why };
     }
     Verdict::Refuse(why)
+}
+
+/// What a worker offers to jobs: those of its GPUs that were chosen by UUID, or all, and why some of them are not offered. One with a
+/// fault is not; what else uses one is the operator's to know, who chose it.
+#[must_use]
+pub fn offered(facts: &Facts, chosen: &[String]) -> (Vec<GpuOffer>, Vec<Reason>) {
+    let is_chosen = |uuid: &String| chosen.iter().any(|one| one == super::ALL || one == uuid);
+    let (mut gpus, mut reasons) = (Vec::new(), Vec::new());
+    for gpu in facts.gpus.iter().filter(|gpu| is_chosen(&gpu.uuid)) {
+        let mut found = faults(facts, gpu, &[], &GpuNeed::whole(1), &[]);
+        found.retain(|what| what.is_fault() || *what == What::Mig);
+        if found.is_empty() {
+            let memory_mib = gpu.memory_total_mib.unwrap_or(0);
+            gpus.push(GpuOffer { uuid: gpu.uuid.clone(), name: gpu.name.clone(), memory_mib });
+        }
+        reasons.extend(found.into_iter().map(|what| Reason { gpu: Some(gpu.uuid.clone()), what }));
+    }
+    let is_there = |uuid: &&String| *uuid != super::ALL && !facts.gpus.iter().any(|gpu| gpu.uuid == **uuid);
+    reasons.extend(chosen.iter().filter(is_there).map(|uuid| Reason { gpu: Some(uuid.clone()), what: What::Absent }));
+    (gpus, reasons)
 }
 
 /// The GPUs to take, or why there are too few. `emptied`: what is replaced has gone.

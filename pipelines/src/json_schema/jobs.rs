@@ -67,6 +67,7 @@ fn job() -> Vec<Key> {
         key("retry", "How often it is begun again after a failure.", settings::retry()),
         key("container", "The container that its steps run in.", settings::container()),
         key("services", "Containers beside it, by name.", settings::services()),
+        key("resources", "What of the machine it has to itself.", reference("job-resources")),
         key("permissions", "What the repository's token may be used for, by scope.", settings::permissions()),
         key("env", "Environment variables of its steps.", variables()),
         key("defaults", "What its steps do unless they say otherwise.", reference("defaults")),

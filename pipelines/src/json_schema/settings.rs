@@ -1,5 +1,6 @@
 //! Keys of jobs, some of them of pipelines too, that are small mappings: strategy, concurrency, retry, containers.
 
+use segue_schemas::gpu::MAX_GPUS;
 use serde_json::{Value, json};
 
 use super::shapes::{
@@ -49,6 +50,11 @@ pub(super) fn definitions() -> Vec<(&'static str, Value)> {
         key("cpus", "Processors.", json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1024 })),
         key("memory", "A size: `512MiB`, `2g`.", text()),
     ];
+    let job_resources = vec![key("gpus", "GPUs: how many, or what each must have.", gpus())];
+    let gpu = vec![
+        key("count", "How many; 1 where it is left out.", gpu_count()),
+        key("memory", "The least memory of each: `40GiB`, `24GB`.", some_text()),
+    ];
     let place = "jobs.<id>.container";
     vec![
         definition("strategy", "jobs.<id>.strategy", described("How the job is multiplied.", strategy, &["matrix"])),
@@ -62,11 +68,25 @@ pub(super) fn definitions() -> Vec<(&'static str, Value)> {
             described("Who asks the registry.", credentials, &["username", "password"]),
         ),
         definition(
+            "job-resources",
+            "jobs.<id>.resources",
+            described("What of the machine the job has to itself.", job_resources, &["gpus"]),
+        ),
+        definition("gpus", "jobs.<id>.resources.gpus", described("What each GPU must have.", gpu, &[])),
+        definition(
             "resources",
             "jobs.<id>.container.resources",
             described("What the container may use.", resources, &[]),
         ),
     ]
+}
+
+fn gpus() -> Value {
+    json!({ "anyOf": [gpu_count(), reference("gpus")] })
+}
+
+fn gpu_count() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": MAX_GPUS })
 }
 
 pub(super) fn concurrency() -> Value {

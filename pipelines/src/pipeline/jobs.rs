@@ -35,6 +35,7 @@ const JOB: Keys = Keys {
         "retry",
         "container",
         "services",
+        "resources",
         "permissions",
         "env",
         "defaults",
@@ -117,6 +118,7 @@ impl Reader<'_, '_> {
         let env = self.env(node, &JOB_ENV, &mut scope);
         let container = node.get("container").and_then(|node| self.container(node, "container", &mut scope));
         let services = node.get("services").map(|node| self.services(node, &mut scope)).unwrap_or_default();
+        let gpus = node.get("resources").and_then(|node| self.job_resources(node));
         let permissions = node.get("permissions").and_then(|node| self.permissions(node));
         if let Some(entry) = node.entry("services").filter(|_| container.is_none() && !services.is_empty()) {
             let message = "`services` stand beside a container, and this job has none: it fails and says so";
@@ -168,6 +170,7 @@ impl Reader<'_, '_> {
             retry,
             container,
             services,
+            gpus,
             permissions,
             late,
             env,

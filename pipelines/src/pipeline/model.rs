@@ -1,8 +1,9 @@
 //! A pipeline, read and checked.
 
 use indexmap::IndexMap;
-use segue_schemas::plan::{
-    CallInput, ConcurrencyPlan, ContainerPlan, Late, Permissions, RetryPlan, StepPlan, StrategyPlan,
+use segue_schemas::{
+    gpu::GpuNeed,
+    plan::{CallInput, ConcurrencyPlan, ContainerPlan, Late, Permissions, RetryPlan, StepPlan, StrategyPlan},
 };
 
 use crate::{filter::Patterns, inputs::Input, schedule::Schedule};
@@ -126,6 +127,8 @@ pub struct Job {
     pub continue_on_error: bool,
     /// `concurrency:`.
     pub concurrency: Option<ConcurrencyPlan>,
+    /// `resources: { gpus: ... }`.
+    pub gpus: Option<GpuNeed>,
     /// `container:`.
     pub container: Option<ContainerPlan>,
     /// `services:`.

@@ -1,6 +1,6 @@
 //! Keys of a job that are one value, fixed or said by an expression.
 
-use segue_schemas::{id::is_name, plan::Setting};
+use segue_schemas::{gpu::GpuNeed, id::is_name, plan::Setting};
 
 use super::{
     expressions::{ENVIRONMENT_URL, JOB_SETTING, Place, Scope},
@@ -8,10 +8,12 @@ use super::{
 };
 use crate::{
     diagnostic::Code,
-    document::{Content, Node, ScalarKind},
+    document::{self, Content, Node, ScalarKind},
 };
 
 const ENVIRONMENT: Keys = Keys { known: &["name", "url"], later: &[] };
+const GPUS: Keys = Keys { known: &["count", "memory"], later: &[] };
+const RESOURCES: Keys = Keys { known: &["gpus"], later: &[] };
 const RUNS_ON: Keys = Keys { known: &["group", "labels"], later: &[] };
 
 /// `timeout-minutes` of a job.
@@ -117,6 +119,25 @@ impl Reader<'_, '_> {
     pub(super) fn environment_url(&mut self, owner: &Node, scope: &mut Scope) -> Option<String> {
         let node = owner.get("environment")?.get("url")?;
         self.template(node, "environment.url", &ENVIRONMENT_URL, scope)
+    }
+
+    /// `resources:` of a job: GPUs.
+    pub(super) fn job_resources(&mut self, node: &Node) -> Option<GpuNeed> {
+        if !self.keys(node, "`resources`", &RESOURCES) {
+            return None;
+        }
+        let Some(node) = node.get("gpus") else {
+            self.missing("gpus", "`resources`", &node.span, "say how many: `resources: { gpus: 1 }`");
+            return None;
+        };
+        let errors = self.findings.errors();
+        // what services may ask for beside these is for labels here
+        if let Content::Mapping(_) = node.content
+            && (!self.keys(node, "`gpus`", &GPUS) || self.findings.errors() > errors)
+        {
+            return None;
+        }
+        document::deserialize(node, self.findings)
     }
 
     /// A template that says something.

@@ -198,6 +198,7 @@ fn job_plan(job: &Job, pipeline: &Pipeline) -> JobPlan {
         retry: job.retry.clone(),
         container: job.container.clone(),
         services: job.services.clone(),
+        gpus: job.gpus.clone(),
         permissions: permissions.cloned(),
         late: job.late.clone(),
         call: job.call.as_ref().map(|call| Box::new(call::call_plan(call, permissions))),

@@ -41,6 +41,8 @@ const PROBES: &[(&str, &str)] = &[
     ("container", "on: push\njobs: { a: { container: { @ } } }\n"),
     ("credentials", "on: push\njobs: { a: { container: { image: x, credentials: { @ } } } }\n"),
     ("resources", "on: push\njobs: { a: { container: { image: x, resources: { @ } } } }\n"),
+    ("job-resources", "on: push\njobs: { a: { resources: { @ } } }\n"),
+    ("gpus", "on: push\njobs: { a: { resources: { gpus: { @ } } } }\n"),
     ("environment", "on: push\njobs: { a: { environment: { @ } } }\n"),
     ("step", "on: push\njobs: { a: { steps: [{ @ }] } }\n"),
     ("step-retry", "on: push\njobs: { a: { steps: [{ run: x, retry: { @ } }] } }\n"),

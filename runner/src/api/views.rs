@@ -1,14 +1,18 @@
 //! From the store's records to what the API shows. Pure.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use segue_schemas::{
     api::{
-        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, JobView, QueuedJob, QueuedPool, QueuedRollout,
-        ReleaseView, RollbackPoint, RunSummary, SecretScope, SecretView, StepView, WorkerStatus, WorkerTokenView,
-        WorkerView,
+        ApprovalView, AttemptView, DeliveryStatus, DeliveryView, GpuView, JobView, QueuedJob, QueuedPool,
+        QueuedRollout, ReleaseView, RollbackPoint, RunSummary, SecretScope, SecretView, StepView, WorkerStatus,
+        WorkerTokenView, WorkerView,
     },
     deploy::{Release, Rollout},
+    gpu::GpuOffer,
     id::{JobId, RunId},
     time::Timestamp,
     worker_api::StepReport,
@@ -178,7 +182,13 @@ pub fn worker(record: store::WorkerRecord, now: Timestamp, alive_for: Duration) 
         jobs: record.holds.iter().map(|held| held.job).collect(),
         holds: record.holds,
         drives: record.drives,
+        gpus: record.gpus.into_iter().map(|gpu| gpu_view(gpu, &record.taken_gpus)).collect(),
     }
+}
+
+fn gpu_view(gpu: GpuOffer, taken: &BTreeMap<String, JobId>) -> GpuView {
+    let job = taken.get(&gpu.uuid).copied();
+    GpuView { uuid: gpu.uuid, name: gpu.name, memory_mib: gpu.memory_mib, job }
 }
 
 pub fn worker_token(record: store::WorkerToken) -> WorkerTokenView {

@@ -1,6 +1,6 @@
 //! `segue queues`: what waits, and what for.
 
-use segue_schemas::api::QueueList;
+use segue_schemas::{api::QueueList, gpu};
 
 use super::{
     connection::ServerArgs,
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         let mut table = show::table(&["labels", "queued", "oldest", "workers", "free slots"]);
         for pool in &list.pools {
             table.add_row(vec![
-                pool.labels.join(", "),
+                pool.labels.iter().map(|label| gpu::label_in_words(label)).collect::<Vec<_>>().join(", "),
                 pool.jobs.to_string(),
                 pool.since.map(show::ago).unwrap_or_default(),
                 pool.workers.to_string(),

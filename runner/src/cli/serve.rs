@@ -162,6 +162,8 @@ pub fn worker_options(config: &Config, server: String, token: secrecy::SecretStr
         kill_grace: config.kill_grace.0,
         shutdown_grace: config.shutdown_grace.0,
         docker: config.docker.clone(),
+        chosen_gpus: config.gpus.clone(),
+        nvidia_smi: config.nvidia_smi.clone(),
         ..WorkerOptions::new(server, token, data.join("worker"))
     }
 }

@@ -1,6 +1,9 @@
 //! `segue workers`: who is alive, what each offers, and what each runs.
 
-use segue_schemas::api::{WorkerList, WorkerStatus, WorkerView};
+use segue_schemas::{
+    api::{WorkerList, WorkerStatus, WorkerView},
+    gpu,
+};
 
 use super::{
     connection::ListArgs,
@@ -26,13 +29,14 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
         show::json(&list)?;
         return Ok(Exit::Done);
     }
-    let mut table = show::table(&["worker", "status", "busy", "labels", "version", "heard", "token", "runs"]);
+    let mut table = show::table(&["worker", "status", "busy", "labels", "gpus", "version", "heard", "token", "runs"]);
     for worker in &list.items {
         table.add_row(vec![
             worker.id.to_string(),
             status(worker).to_owned(),
             format!("{} of {}", worker.holds.len(), worker.capacity),
-            worker.labels.join(", "),
+            worker.labels.iter().filter(|label| !gpu::is_shape(label)).cloned().collect::<Vec<_>>().join(", "),
+            gpus(worker),
             worker.version.clone(),
             show::ago(worker.heard_at),
             worker.token.clone().unwrap_or_default(),
@@ -52,6 +56,14 @@ fn status(worker: &WorkerView) -> &'static str {
         WorkerStatus::Lost => "lost",
         WorkerStatus::Revoked => "revoked",
     }
+}
+
+/// `1 of 2 busy: NVIDIA H100 80GB HBM3`; nothing where it offers none.
+fn gpus(worker: &WorkerView) -> String {
+    let Some(first) = worker.gpus.first() else { return String::new() };
+    let busy = worker.gpus.iter().filter(|gpu| gpu.job.is_some()).count();
+    let others = if worker.gpus.iter().all(|gpu| gpu.name == first.name) { "" } else { ", ..." };
+    format!("{busy} of {} busy: {}{others}", worker.gpus.len(), first.name)
 }
 
 fn runs(worker: &WorkerView) -> String {

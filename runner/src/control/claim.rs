@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret as _;
 use segue_pipelines::progress::Gate;
 use segue_schemas::{
+    gpu,
     id::{Epoch, WorkerId},
     status::{FailureClass, JobStatus, RunStatus},
     worker_api::{ClaimRequest, JobClaim, Restore, Resume},
@@ -23,6 +24,7 @@ use crate::{
         Bell, LogRecord, Result, Store, StoreError, Tx,
         sealed::open_secret,
         tables::{
+            gpus,
             jobs::{self, Job},
             runs::{self, Run},
         },
@@ -67,7 +69,7 @@ pub(super) async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) ->
     if room.draining {
         return go_on(store, tx, request).await;
     }
-    let mut order = Order::new(tx, &request.labels).await?;
+    let mut order = Order::new(tx, request).await?;
     while let Some(job) = order.next(store, tx).await? {
         let claimed = attempt(store, tx, request, job).await?;
         if claimed.is_some() {
@@ -110,8 +112,9 @@ async fn attempt(
             return Ok(None);
         }
     }
+    let Some(gpus) = gpus_for(tx, &job, &request.worker).await? else { return Ok(None) };
     let needed = match secrets(store, tx, &run, &job).await {
-        Ok(secrets) => snapshots::restore(store, tx, &job).await.map(|restore| Needed { secrets, restore }),
+        Ok(secrets) => snapshots::restore(store, tx, &job).await.map(|restore| Needed { secrets, restore, gpus }),
         Err(error) => Err(error),
     };
     match needed {
@@ -151,6 +154,13 @@ async fn fits_workspace(store: &Store, tx: &mut Tx, job: &mut Job, worker: &Work
     Ok(true)
 }
 
+/// The GPUs of the worker that the job gets; none where it asks for none. `None`: too few are free.
+async fn gpus_for(tx: &mut Tx, job: &Job, worker: &WorkerId) -> Result<Option<Vec<String>>> {
+    let Some(need) = &job.record.plan.gpus else { return Ok(Some(Vec::new())) };
+    let free = gpus::free(&mut tx.conn, worker).await?;
+    Ok(gpu::pick(free, need).map(|picked| picked.into_iter().map(|gpu| gpu.uuid).collect()))
+}
+
 /// The named secrets, for a job of the repository's own code; those that are not set are left out.
 async fn secrets(store: &Store, tx: &mut Tx, run: &Run, job: &Job) -> Result<BTreeMap<String, String>> {
     let mut opened = BTreeMap::new();
@@ -172,6 +182,8 @@ struct Needed {
     secrets: BTreeMap<String, String>,
     /// What it begins with, where that is not nothing.
     restore: Option<Restore>,
+    /// The GPUs that it has to itself.
+    gpus: Vec<String>,
 }
 
 /// Makes the lease and what the worker needs to know.
@@ -199,6 +211,9 @@ async fn lease(
     let left = std::time::Duration::from_secs(job.record.plan.timeout_seconds).saturating_sub(job.ran);
     job.deadline = Some(tx.now + left.saturating_add(length * 2));
     jobs::save(&mut tx.conn, &job).await?;
+    if !needed.gpus.is_empty() {
+        gpus::give(&mut tx.conn, job.record.id, &needed.gpus).await?;
+    }
     // what a rerun carries over makes it run before anything of it has begun
     if run.record.status != RunStatus::Running || run.record.started_at.is_none() {
         run.becomes(RunStatus::Running)?;
@@ -239,7 +254,7 @@ async fn describe(
     tx: &mut Tx,
     run: &Run,
     job: Job,
-    Needed { secrets, restore }: Needed,
+    Needed { secrets, restore, gpus }: Needed,
 ) -> Result<JobClaim> {
     let needs = if job.record.plan.needs.is_empty() {
         Vec::new()
@@ -276,6 +291,7 @@ async fn describe(
         trusted: run.record.trusted,
         log_offset: 0,
         restore,
+        gpus,
         debug: run.record.terms.shown.debug,
         resume,
         token: None,

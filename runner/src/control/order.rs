@@ -2,13 +2,16 @@
 //! longest, in it age. Each look is a seek, and how many there are is bounded, so a claim costs the same whether ten jobs are queued
 //! or a hundred thousand.
 
-use std::{cmp::Reverse, collections::VecDeque, sync::PoisonError};
+use std::{borrow::Cow, cmp::Reverse, collections::VecDeque, sync::PoisonError};
 
-use segue_schemas::{id::JobId, time::Timestamp};
+use segue_schemas::{gpu, id::JobId, time::Timestamp, worker_api::ClaimRequest};
 
 use crate::store::{
     Result, Store, Tx,
-    tables::jobs::{self, Job, Shelf},
+    tables::{
+        gpus,
+        jobs::{self, Job, Shelf},
+    },
 };
 
 /// Queued jobs that are looked at per repository, priority and set of labels before a claim goes on to others.
@@ -41,9 +44,16 @@ struct Queue {
 
 impl Order {
     /// Looks for which labels something is queued.
-    pub(super) async fn new(tx: &mut Tx, offered: &[String]) -> Result<Self> {
-        let fits = |labels: &str| labels.split(',').filter(|l| !l.is_empty()).all(|l| offered.iter().any(|o| o == l));
+    pub(super) async fn new(tx: &mut Tx, request: &ClaimRequest) -> Result<Self> {
         let mut shelves = jobs::shelves(&mut tx.conn).await?;
+        let mut offered = Cow::Borrowed(&request.labels);
+        if shelves.iter().any(|shelf| shelf.labels.split(',').any(gpu::is_shape)) {
+            // those that no job has: what they don't do for is not looked at
+            let free = gpus::free(&mut tx.conn, &request.worker).await?;
+            let others = request.labels.iter().filter(|label| !gpu::is_shape(label)).cloned();
+            offered = Cow::Owned(others.chain(gpu::offered_labels(&free)).collect());
+        }
+        let fits = |labels: &str| labels.split(',').filter(|l| !l.is_empty()).all(|l| gpu::offers(&offered, l));
         shelves.retain(|shelf| fits(&shelf.labels));
         shelves.sort_unstable_by(|a, b| (a.priority, &a.labels).cmp(&(b.priority, &b.labels)));
         Ok(Self { shelves, queues: Vec::new(), behind_first: None, left: VecDeque::new() })

@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::PoisonError};
 use secrecy::{ExposeSecret as _, SecretString};
 use segue_pipelines::progress::Loss;
 use segue_schemas::{
+    gpu,
     id::{Epoch, JobId, RolloutId, WorkerId, is_name},
     time::Timestamp,
 };
@@ -232,6 +233,8 @@ impl WorkerToken {
     #[must_use]
     pub fn forbids<'a>(&self, labels: &'a [String]) -> Option<&'a str> {
         let allowed = self.labels.as_ref()?;
-        labels.iter().find(|label| !allowed.contains(label)).map(String::as_str)
+        // whoever may offer `gpu` may offer as many as there are
+        let is_allowed = |label: &str| allowed.iter().any(|one| one == label || one == "gpu" && gpu::is_shape(label));
+        labels.iter().map(String::as_str).find(|label| !is_allowed(label))
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::store::{
     Bell, Result, Store, StoreError, Tx, WorkerToken,
-    sql::args,
+    sql::{args, to_json},
     tables::{jobs, rollouts},
 };
 
@@ -180,14 +180,15 @@ impl Store {
 }
 
 async fn insert(tx: &mut Tx, register: &Register, token: Option<String>) -> Result<()> {
-    let sql = "INSERT INTO workers (id, incarnation, labels, capacity, version, registered_at, heard_at, token)
-        VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    let sql = "INSERT INTO workers (id, incarnation, labels, capacity, version, registered_at, heard_at, token, gpus)
+        VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
         ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, labels = excluded.labels,
             capacity = excluded.capacity, version = excluded.version, registered_at = excluded.registered_at,
-            heard_at = excluded.heard_at, token = excluded.token";
+            heard_at = excluded.heard_at, token = excluded.token, gpus = excluded.gpus";
     let labels = jobs::joined(&register.labels);
-    let args =
-        args![&register.worker, &register.incarnation, labels, register.capacity, &register.version, tx.now, token];
+    let gpus = (!register.gpus.is_empty()).then(|| to_json(&register.gpus)).transpose()?;
+    let (worker, incarnation) = (&register.worker, &register.incarnation);
+    let args = args![worker, incarnation, labels, register.capacity, &register.version, tx.now, token, gpus];
     tx.conn.run(sql, args).await?;
     Ok(())
 }

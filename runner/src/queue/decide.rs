@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use segue_schemas::{id::DeliveryId, queue, time::Timestamp};
+use segue_schemas::{gpu, id::DeliveryId, queue, time::Timestamp};
 
 /// How far back deliveries are looked at once more: two servers commit in another order than they took the time.
 pub(super) const OVERLAP: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ pub(super) const LOOK: usize = 4096;
 /// The pools of which some worker could take one of the queued jobs. Each job goes to every pool that offers its labels: a bell
 /// too many costs a look.
 pub(super) fn pools_with_work<'p>(queued: &[Vec<String>], pools: &'p BTreeMap<String, Vec<String>>) -> Vec<&'p str> {
-    let fits = |offered: &[String]| queued.iter().any(|wanted| wanted.iter().all(|label| offered.contains(label)));
+    let fits = |offered: &[String]| queued.iter().any(|wanted| wanted.iter().all(|label| gpu::offers(offered, label)));
     pools.iter().filter(|(_, offered)| fits(offered)).map(|(name, _)| name.as_str()).collect()
 }
 
@@ -116,13 +116,16 @@ mod tests {
 
     #[test]
     fn a_bell_goes_to_every_pool_that_can_take_a_job_and_to_no_other() {
-        let pools = by_pool(vec![labels("linux default"), labels("linux gpu"), labels("mac")]);
+        let pools =
+            by_pool(vec![labels("linux default"), labels("linux gpu"), labels("mac"), labels("dgx gpu:2x81559")]);
         for (queued, wanted) in [
             (vec!["linux"], vec!["default+linux", "gpu+linux"]),
             (vec!["linux gpu"], vec!["gpu+linux"]),
             (vec!["linux mac"], vec![]),
             (vec!["mac", "default"], vec!["default+linux", "mac"]),
-            (vec![""], vec!["default+linux", "gpu+linux", "mac"]),
+            (vec!["gpu:2x40000"], vec!["dgx+gpu~3A2x81559"]),
+            (vec!["gpu:3x0 dgx"], vec![]),
+            (vec![""], vec!["default+linux", "dgx+gpu~3A2x81559", "gpu+linux", "mac"]),
             (vec![], vec![]),
         ] {
             let queued: Vec<_> = queued.into_iter().map(labels).collect();

@@ -1,10 +1,11 @@
 //! What people ask of the workers and of what waits for them: who is alive, what each holds, what waits and what for.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use segue_pipelines::progress::Gate;
 use segue_schemas::{
     api::HeldJob,
+    gpu::{self, GpuNeed},
     id::{RolloutId, WorkerId},
     plan::DOCKER_LABEL,
     status::JobStatus,
@@ -14,6 +15,7 @@ use super::{
     QueuedJob, QueuedPool, QueuedRollout, Result, Store, WorkerRecord,
     sql::{Conn, args},
     tables::{
+        gpus,
         jobs::{self, Job},
         rollouts, runs,
     },
@@ -34,6 +36,9 @@ impl Store {
             worker.heard_at = heard.unwrap_or(worker.heard_at).max(worker.heard_at);
             worker.drives = driven.iter().map(rollouts::StoredRollout::id).collect();
             worker.holds = held_jobs.into_iter().map(held).collect();
+            if !worker.gpus.is_empty() {
+                worker.taken_gpus = gpus::taken(&mut conn, &worker.id).await?;
+            }
         }
         Ok(found)
     }
@@ -148,10 +153,13 @@ impl Store {
         Ok(match (&record.next_step, &record.worker) {
             (Some(_), Some(worker)) => format!("goes on at worker `{worker}`, which has its workspace"),
             _ if !able.iter().any(|w| self.is_alive(w)) => {
-                format!("no worker that offers `{}` is alive ({})", labels.join(", "), names(&able))
+                format!("no worker that offers `{}` is alive ({})", in_words(labels), names(&able))
             }
             _ if !able.iter().any(|w| self.is_alive(w) && w.draining_since.is_none()) => {
-                format!("every worker that offers `{}` drains ({})", labels.join(", "), names(&able))
+                format!("every worker that offers `{}` drains ({})", in_words(labels), names(&able))
+            }
+            _ if record.plan.gpus.as_ref().is_some_and(|need| !able.iter().any(|w| has_free(w, need))) => {
+                format!("waits for GPUs (`{}`): other jobs have those of {}", in_words(labels), names(&able))
             }
             _ => "waits for a free worker".into(),
         })
@@ -159,7 +167,17 @@ impl Store {
 }
 
 fn offers(worker: &WorkerRecord, labels: &[String]) -> bool {
-    labels.iter().all(|label| worker.labels.contains(label))
+    labels.iter().all(|label| gpu::offers(&worker.labels, label))
+}
+
+/// Labels for a sentence.
+fn in_words(labels: &[String]) -> String {
+    labels.iter().map(|label| gpu::label_in_words(label)).collect::<Vec<_>>().join(", ")
+}
+
+fn has_free(worker: &WorkerRecord, need: &GpuNeed) -> bool {
+    let free = worker.gpus.iter().filter(|gpu| !worker.taken_gpus.contains_key(&gpu.uuid)).cloned().collect();
+    gpu::pick(free, need).is_some()
 }
 
 /// A few names, for a sentence.
@@ -186,10 +204,12 @@ pub(super) fn offered_by_none(workers: &[WorkerRecord], labels: &[String]) -> Op
         let engine = labels.iter().any(|label| label == DOCKER_LABEL);
         let remedy = if engine {
             "; a worker offers `docker` once `worker.docker.socket` names the engine's socket"
+        } else if labels.iter().any(|label| gpu::is_shape(label)) {
+            "; a worker offers GPUs once `worker.gpus` names them, and `segue workers` shows them"
         } else {
             ""
         };
-        format!("no worker offers all of `{}`{remedy}", labels.join(", "))
+        format!("no worker offers all of `{}`{remedy}", in_words(labels))
     })
 }
 
@@ -212,6 +232,8 @@ pub(super) async fn workers(conn: &mut Conn) -> Result<Vec<WorkerRecord>> {
                 draining_since: row.maybe_time("draining_since")?,
                 holds: Vec::new(),
                 drives: Vec::new(),
+                gpus: gpus::offered(row)?,
+                taken_gpus: BTreeMap::new(),
             })
         })
         .collect()

@@ -1,5 +1,7 @@
 //! What goes into the store's operations and comes out of its queries, where `schemas` has no type for it.
 
+use std::collections::BTreeMap;
+
 use indexmap::IndexMap;
 use segue_pipelines::{
     checks::{APPROVE, ROLL_BACK},
@@ -10,6 +12,7 @@ use segue_schemas::{
     api::{AttemptTerms, GivenApproval, HeldJob},
     config::NotificationEvent,
     deploy::{Release, Rollout, RolloutCommand},
+    gpu::GpuOffer,
     id::{CommitSha, DeliveryId, Epoch, JobId, RolloutId, RunId, WorkerId},
     plan::{JobPlan, RunPlan},
     status::{FailureClass, JobStatus, RunStatus},
@@ -593,6 +596,10 @@ pub struct WorkerRecord {
     pub holds: Vec<HeldJob>,
     /// The rollouts that it drives.
     pub drives: Vec<RolloutId>,
+    /// The GPUs that it offers.
+    pub gpus: Vec<GpuOffer>,
+    /// Those that a job has, by UUID.
+    pub taken_gpus: BTreeMap<String, JobId>,
 }
 
 /// A job that waits, and what for.

@@ -3,6 +3,7 @@ use std::{collections::HashSet, time::Duration};
 use bytes::Bytes;
 use segue_runner::store::{Bell, QueuedPool, SecretScope, StoreError};
 use segue_schemas::{
+    gpu::GpuNeed,
     id::Epoch,
     plan::StepAction,
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
@@ -178,6 +179,66 @@ pub async fn labels_and_capacity_are_kept(world: World) {
     assert!(world.store.claim_job(&plain).await.unwrap().is_some());
     let stranger = segue_schemas::worker_api::ClaimRequest { incarnation: "0".into(), ..plain };
     assert!(matches!(world.store.claim_job(&stranger).await, Err(StoreError::StaleWorker { .. })));
+}
+
+fn with_gpus(key: &str, count: u32, memory_mib: Option<u64>) -> segue_schemas::plan::JobPlan {
+    let mut job = job(key, &[]);
+    job.gpus = Some(GpuNeed { memory_mib, ..GpuNeed::whole(count) });
+    job
+}
+
+pub async fn a_gpu_is_given_to_one_job_at_a_time(world: World) {
+    let small = with_gpus("small", 1, None);
+    for job in [with_gpus("large", 1, Some(60_000)), small.clone(), with_gpus("pair", 2, None), small] {
+        world.run(vec![job]).await;
+        world.pass(Duration::from_secs(1));
+    }
+    let plain = world.worker("plain", "1").await;
+    assert!(world.store.claim_job(&plain).await.unwrap().is_none(), "it has none");
+    let gpus = [("GPU-a", 81_559), ("GPU-b", 24_564)];
+    let worker = world.worker_with_gpus("w", "1", 8, &["default"], &gpus).await;
+    let large = world.claim(&worker).await;
+    assert_eq!((large.plan.key.as_str(), large.gpus.as_slice()), ("large", &["GPU-a".to_owned()][..]));
+    let small = world.claim(&worker).await;
+    assert_eq!((small.plan.key.as_str(), small.gpus.as_slice()), ("small", &["GPU-b".to_owned()][..]));
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "it has slots, and no GPU is free");
+    let shown = world.store.workers().await.unwrap().into_iter().find(|one| one.id == worker.worker).unwrap();
+    assert_eq!(shown.taken_gpus.get("GPU-a"), Some(&large.job));
+    world.run(vec![job("other", &[])]).await;
+    assert_eq!(world.claim(&worker).await.plan.key, "other", "what asks for none does not wait for one");
+
+    // what comes free with an end goes to who fits, in the same breath
+    let (ended, next) = world.store.finish_and_claim(small.job, finish(&small, Conclusion::Success), &worker).await;
+    let next = (ended.unwrap(), next.unwrap()).1.unwrap();
+    assert_eq!((next.plan.key.as_str(), next.gpus.as_slice()), ("small", &["GPU-b".to_owned()][..]));
+    world.finish(&large, Conclusion::Success).await;
+    assert!(world.store.claim_job(&worker).await.unwrap().is_none(), "one of two is free");
+    world.finish(&next, Conclusion::Failure).await;
+    let pair = world.claim(&worker).await;
+    assert_eq!(pair.gpus, ["GPU-b", "GPU-a"]);
+
+    // a worker that starts anew has lost its jobs, and they their GPUs
+    let again = world.worker_with_gpus("w", "2", 8, &["default"], &gpus).await;
+    let claims = [world.claim(&again).await, world.claim(&again).await];
+    let told: Vec<_> = claims.iter().map(|claim| (claim.plan.key.as_str(), claim.gpus.len())).collect();
+    assert!(told.contains(&("pair", 2)) && told.contains(&("other", 0)), "{told:?}");
+}
+
+pub async fn a_job_that_waits_for_gpus_says_which(world: World) {
+    let reasons = || async { world.store.queue(10).await.unwrap().into_iter().map(|j| j.reason).collect::<Vec<_>>() };
+    let run = world.run(vec![with_gpus("train", 2, Some(40_960))]).await;
+    let none = "no worker offers all of `default, 2 GPUs with 40960 MiB each`; a worker offers GPUs once `worker.gpus` names them";
+    assert!(reasons().await[0].starts_with(none), "{:?}", reasons().await);
+    assert!(world.jobs(run).await[0].contains(none));
+    world.worker_with_gpus("few", "1", 1, &["default"], &[("GPU-a", 81_559)]).await;
+    assert!(reasons().await[0].starts_with(none), "one has too few");
+    let worker = world.worker_with_gpus("w", "1", 4, &["default"], &[("GPU-b", 81_559), ("GPU-c", 46_068)]).await;
+    assert_eq!(reasons().await, ["waits for a free worker"]);
+    world.claim(&worker).await;
+    world.run(vec![with_gpus("train", 2, Some(40_960))]).await;
+    assert_eq!(reasons().await, ["waits for GPUs (`default, 2 GPUs with 40960 MiB each`): other jobs have those of w"]);
+    let pools = world.store.queued_pools().await.unwrap();
+    assert_eq!((pools[0].labels.join(" "), pools[0].workers), ("default gpu:2x40960".to_owned(), 1));
 }
 
 pub async fn what_waits_is_told_with_who_could_take_it(world: World) {

@@ -171,6 +171,7 @@ pub async fn a_worker_that_is_revoked_stands_on_the_list_of_its_hosts(world: Wor
         labels: own.labels.clone(),
         capacity: 1,
         version: "1".into(),
+        gpus: Vec::new(),
     };
     let registered = store.register_worker_with(token, register).await.unwrap();
     assert!(!registered.hosts.contains_key("far"), "it tells of itself");

@@ -77,6 +77,8 @@ macro_rules! on {
                 a_failed_need_skips_what_comes_after_and_says_why,
                 outputs_reach_the_jobs_that_need_them,
                 labels_and_capacity_are_kept,
+                a_gpu_is_given_to_one_job_at_a_time,
+                a_job_that_waits_for_gpus_says_which,
                 environments_and_the_repository_with_less_go_first,
                 every_repository_of_many_has_its_turn,
         what_waits_is_told_with_who_could_take_it,

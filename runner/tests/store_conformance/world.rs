@@ -19,6 +19,7 @@ use segue_runner::store::{Clock, Meaning, NewDelivery, NewRun, Payload, PlanOutc
 use segue_schemas::{
     config::{Config, DatabaseConfig, StorageConfig, StorageKind},
     deploy::{JournalEntry, JournalKind, ServiceSpec, Strategy},
+    gpu::{self, GpuOffer},
     id::{CommitSha, Digest, Epoch, JobId, RolloutId, RunId},
     plan::{JobPlan, RunPlan, StepAction, StepPlan},
     status::{Conclusion, FailureClass, RolloutStatus, RunStatus, StepStatus},
@@ -225,13 +226,32 @@ impl World {
     }
 
     pub async fn worker_with(&self, name: &str, incarnation: &str, capacity: u32, labels: &[&str]) -> ClaimRequest {
-        let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
+        self.worker_with_gpus(name, incarnation, capacity, labels, &[]).await
+    }
+
+    /// One that offers GPUs, each named with its memory.
+    pub async fn worker_with_gpus(
+        &self,
+        name: &str,
+        incarnation: &str,
+        capacity: u32,
+        labels: &[&str],
+        gpus: &[(&str, u64)],
+    ) -> ClaimRequest {
+        let offer = |(uuid, memory_mib): &(&str, u64)| GpuOffer {
+            uuid: (*uuid).to_owned(),
+            name: "NVIDIA".into(),
+            memory_mib: *memory_mib,
+        };
+        let gpus: Vec<GpuOffer> = gpus.iter().map(offer).collect();
+        let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).chain(gpu::offered_labels(&gpus)).collect();
         let register = Register {
             worker: name.parse().unwrap(),
             incarnation: incarnation.into(),
             labels: labels.clone(),
             capacity,
             version: "0".into(),
+            gpus,
         };
         self.store.register_worker(register).await.unwrap();
         ClaimRequest { worker: name.parse().unwrap(), incarnation: incarnation.into(), labels, wait_ms: 0 }

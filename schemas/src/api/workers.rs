@@ -127,6 +127,22 @@ pub struct WorkerView {
     pub holds: Vec<HeldJob>,
     /// The rollouts that it drives.
     pub drives: Vec<RolloutId>,
+    /// The GPUs that it offers.
+    #[serde(default)]
+    pub gpus: Vec<GpuView>,
+}
+
+/// A GPU of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct GpuView {
+    /// `GPU-...`, as `nvidia-smi -L` names it.
+    pub uuid: String,
+    /// `NVIDIA H100 80GB HBM3`
+    pub name: String,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// The job that has it.
+    pub job: Option<JobId>,
 }
 
 /// What waits.

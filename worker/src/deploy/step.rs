@@ -178,6 +178,7 @@ mod tests {
         };
         let claim = JobClaim {
             restore: None,
+            gpus: Vec::new(),
             debug: false,
             job: JobId(uuid::Uuid::nil()),
             run: RunId(1),

@@ -104,8 +104,16 @@ impl Running<'_> {
     /// What the container is made with.
     fn container_spec(&self, plan: &ContainerPlan) -> Result<ContainerSpec, StepError> {
         let contexts = self.container_contexts()?;
-        let own = evaluated("container", plan, &contexts)?;
-        let service = |(name, plan): (&String, &ContainerPlan)| evaluated(name, plan, &contexts);
+        let offers_gpus = !self.runner.options.gpus.is_empty();
+        let read = |name: &str, plan: &ContainerPlan, has_gpus: bool| {
+            let mut one = evaluated(name, plan, &contexts)?;
+            if offers_gpus {
+                shut_out(&mut one, has_gpus);
+            }
+            Ok::<_, StepError>(one)
+        };
+        let own = read("container", plan, !self.claim.gpus.is_empty())?;
+        let service = |(name, plan): (&String, &ContainerPlan)| read(name, plan, false);
         let services = self.claim.plan.services.iter().map(service).collect::<Result<_, _>>()?;
         let workspace = &self.workspace;
         Ok(ContainerSpec {
@@ -119,6 +127,7 @@ impl Running<'_> {
             commands: workspace.commands(),
             host_user: self.user.ids,
             forced_user: forced_user(),
+            gpus: self.claim.gpus.clone(),
             services,
         })
     }
@@ -157,8 +166,45 @@ fn evaluated(name: &str, plan: &ContainerPlan, contexts: &Contexts) -> Result<Se
     })
 }
 
+/// NVIDIA's runtime, where it is the engine's default, hands out whatever this variable names, and images mostly say `all`. A container
+/// that has GPUs gets it from the engine, by what is asked for; any other is to have none.
+/// <https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html#gpu-enumeration>
+fn shut_out(one: &mut ServiceSpec, has_gpus: bool) {
+    const VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES=";
+    one.env.retain(|variable| !variable.starts_with(VARIABLE));
+    one.settings.env.retain(|variable| !variable.starts_with(VARIABLE));
+    if !has_gpus {
+        one.env.push(format!("{VARIABLE}void"));
+    }
+}
+
 /// A worker that is not root could not clear away what another user leaves: everything then runs as its own.
 fn forced_user() -> Option<String> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     (!uid.is_root()).then(|| format!("{uid}:{gid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_asks_for_no_gpu_gets_none_whatever_it_says() {
+        let settings = container::of_options(&["--env".into(), "NVIDIA_VISIBLE_DEVICES=all".into()]).unwrap();
+        let env = vec!["A=1".to_owned(), "NVIDIA_VISIBLE_DEVICES=all".to_owned()];
+        let one = ServiceSpec {
+            name: "db".into(),
+            image: "cuda".into(),
+            env,
+            settings,
+            volumes: Vec::new(),
+            credentials: None,
+        };
+        for (has_gpus, wanted) in [(false, vec!["A=1", "NVIDIA_VISIBLE_DEVICES=void"]), (true, vec!["A=1"])] {
+            let mut one = one.clone();
+            shut_out(&mut one, has_gpus);
+            assert_eq!(one.env, wanted);
+            assert!(one.settings.env.is_empty());
+        }
+    }
 }

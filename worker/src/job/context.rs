@@ -158,6 +158,8 @@ pub struct Within<'a> {
     pub user: Option<&'a str>,
     /// Where it looks for programs, after what steps put before it.
     pub path: &'a str,
+    /// Whether the worker offers GPUs: then a job sees those that it was given, and no other.
+    pub offers_gpus: bool,
 }
 
 /// The whole environment of a process.
@@ -218,6 +220,10 @@ pub fn process_env(
         all.insert(format!("GITHUB_{name}"), text(path));
     }
     all.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if within.offers_gpus {
+        // by UUID, as numbers change with a restart of the machine; empty: none
+        all.insert("CUDA_VISIBLE_DEVICES".into(), claim.gpus.join(","));
+    }
     let path = env.get("PATH").map_or(within.path, String::as_str);
     let path = state.path.iter().rev().map(String::as_str).chain([path]).collect::<Vec<_>>().join(":");
     all.insert("PATH".into(), path);

@@ -140,7 +140,8 @@ impl Steps<'_> {
         let file = running.workspace.command_file(&format!("step-{index}"), format!("{script}\n").as_bytes())?;
         let files = CommandFiles::make(&running.workspace, index)?;
         let user = running.place.is_none().then_some(running.user.name.as_str());
-        let within = context::Within { user, path: &running.path };
+        let offers_gpus = !running.runner.options.gpus.is_empty();
+        let within = context::Within { user, path: &running.path, offers_gpus };
         let env = context::process_env(
             running.claim,
             &running.workspace,

@@ -39,6 +39,7 @@ use crate::{
         shell::Shell,
         user::{self, JobUsers},
     },
+    gpu,
     job::{JobRunner, LeasedJob, StepError, end_leftovers, present::Present, spares::Spares, users::Users},
     options::WorkerOptions,
     queue::{Broker, PoolBell, Queue, QueueError},
@@ -85,7 +86,8 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// [`WorkerError`], only before the first claim.
-pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
+pub async fn run(mut options: WorkerOptions, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    options.gpus = gpu::offer(&options.chosen_gpus, options.nvidia_smi.as_ref()).await;
     let options = Arc::new(options);
     let users = if options.as_own_user {
         JobUsers { shared: user::own(), own: Vec::new() }
@@ -266,7 +268,7 @@ async fn slot(runner: &JobRunner, shutdown: &CancellationToken) {
                 if error.refusal() == Some(STALE_WORKER) {
                     tracing::warn!(%error, "the server does not know this worker any more; registering again");
                     let options = &runner.options;
-                    if let Err(error) = runner.control_plane.register(&options.offered(), options.capacity).await {
+                    if let Err(error) = runner.control_plane.register(options).await {
                         tracing::warn!(%error, "the worker could not register again; tried again after a pause");
                     }
                 } else if matches!(error, ControlPlaneError::Unauthorized { .. }) {
@@ -324,7 +326,7 @@ async fn register(
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match control_plane.register(&options.offered(), options.capacity).await {
+        match control_plane.register(options).await {
             Ok(registered) => return Ok(Some(registered)),
             Err(error) if error.is_unreachable() => {
                 if !said {

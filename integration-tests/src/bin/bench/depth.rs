@@ -84,6 +84,7 @@ impl Claimant {
             labels: labels.clone(),
             capacity: 4,
             version: "0".into(),
+            gpus: Vec::new(),
         };
         let _: Registered = server.post("/worker/register", &register).await?;
         let request = ClaimRequest { worker, incarnation: "1".into(), labels, wait_ms: 0 };

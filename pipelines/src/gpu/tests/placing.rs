@@ -1,7 +1,7 @@
 use segue_schemas::gpu::GpuNeed;
 
 use super::machine;
-use crate::gpu::{Facts, Given, GpuProcess, Reason, SmiFault, Verdict, preflight, requirement};
+use crate::gpu::{Facts, Given, GpuProcess, Reason, SmiFault, Verdict, offered, preflight, requirement};
 
 fn need(count: u32, memory_mib: Option<u64>) -> GpuNeed {
     GpuNeed { memory_mib, ..GpuNeed::whole(count) }
@@ -197,4 +197,23 @@ fn what_fits_only_once_the_old_has_gone_is_said_openly() {
     let other = given("GPU-h0", Some(10_000), &[]);
     let verdict = preflight(Ok(&facts), &need(1, Some(75_000)), &[], &[old, other]);
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_worker_offers_what_was_chosen_and_is_sound() {
+    let facts = machine(&["", "8=1", "7=Enabled", "4=0"]);
+    let told = |chosen: &[&str]| {
+        let chosen: Vec<String> = chosen.iter().map(|&one| one.into()).collect();
+        let (gpus, reasons) = offered(&facts, &chosen);
+        let uuids: Vec<String> = gpus.iter().map(|gpu| format!("{} {}", gpu.uuid, gpu.memory_mib)).collect();
+        (uuids, reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    };
+    let (uuids, why) = told(&["all"]);
+    assert_eq!(uuids, ["GPU-h0 81559", "GPU-h3 81559"]);
+    assert!(why.contains("GPU-h1: its memory has had 1 errors") && why.contains("GPU-h2: it is cut into"), "{why}");
+    assert_eq!(told(&["GPU-h3"]), (vec!["GPU-h3 81559".to_owned()], String::new()));
+    let (uuids, why) = told(&["GPU-h0", "GPU-h9"]);
+    assert_eq!(uuids, ["GPU-h0 81559"]);
+    assert!(why.contains("GPU-h9: the driver does not know it (write a UUID"), "{why}");
+    assert_eq!(told(&[]), (vec![], String::new()));
 }

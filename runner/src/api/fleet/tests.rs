@@ -115,6 +115,8 @@ async fn a_workers_token_speaks_for_its_own_workers_and_labels_and_can_be_taken_
     let refused = worker.registers(&["linux", "gpu"]).await;
     assert_eq!(refused.status(), 422);
     assert!(refused.text().await.unwrap().contains("may not offer the label `gpu`"));
+    let refused = worker.registers(&["linux", "gpu:2x81559"]).await;
+    assert!(refused.text().await.unwrap().contains("may not offer the label `gpu:2x81559`"), "nor GPUs");
     assert_eq!(code(worker.asks().await).await, (409, "stale_worker".into()));
     assert_eq!(worker.registers(&["linux"]).await.status(), 200);
     assert_eq!(other.registers(&["linux"]).await.status(), 200);

@@ -16,6 +16,7 @@ use std::{
 use indexmap::IndexMap;
 use reqwest::Url;
 use segue_pipelines::{
+    gpu::{ALL, offered},
     pipeline,
     plan::{LeftOut, explain as explain_plan, without_deployments},
 };
@@ -27,6 +28,7 @@ use segue_runner::{
 use segue_schemas::{
     api::{CancelRequest, RunSummary, RunView, SecretValue},
     config::{Config, RepositoryConfig, WorkerConfig},
+    gpu,
     id::{CommitSha, RunId},
     plan::JobPlan,
     status::RunStatus,
@@ -147,6 +149,7 @@ pub fn run(told: &Told<'_>, args: &LocalArgs) -> Result<Exit, Failure> {
             client.put(&format!("/secrets/{}", segment(&name)), &(), &SecretValue { value }).await?;
         }
         let started = start(&running.reach, trigger, file.as_deref(), args.job.as_deref()).await?;
+        has_gpus(&running.reach.config.worker, &started.labels).await?;
         let screen = Screen::new(told.is_json);
         let stop = CancellationToken::new();
         let worker =
@@ -365,6 +368,30 @@ fn note_labels(jobs: &[JobPlan], labels: &mut Vec<String>) {
     }
 }
 
+/// Nobody else will take a job whose GPUs are not here.
+async fn has_gpus(worker: &WorkerConfig, labels: &[String]) -> Result<(), Failure> {
+    let wanted: Vec<&String> = labels.iter().filter(|label| gpu::is_shape(label)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let facts = segue_worker::gpu::look(worker.nvidia_smi.as_deref()).await;
+    let facts = facts.map_err(|fault| {
+        Failure::new(format_args!("a job asks for GPUs, and this machine has none: {fault}")).remedy(fault.remedy())
+    })?;
+    let (offered, reasons) = offered(&facts, &[ALL.to_owned()]);
+    let labels = gpu::offered_labels(&offered);
+    match wanted.into_iter().find(|wanted| !gpu::offers(&labels, wanted)) {
+        None => Ok(()),
+        Some(wanted) => {
+            let reasons: Vec<String> = reasons.iter().map(|reason| format!("; {reason}")).collect();
+            let (wanted, there) = (gpu::label_in_words(wanted), offered.len());
+            let message =
+                format!("a job asks for {wanted}, and this machine has {there} that can be used{}", reasons.concat());
+            Err(Failure::new(message).remedy("start it at a server: segue run --repository OWNER/NAME"))
+        }
+    }
+}
+
 /// The worker, which offers every label that is asked for.
 fn work(
     reach: &Reach,
@@ -373,8 +400,11 @@ fn work(
     stop: &CancellationToken,
 ) -> Result<impl Future<Output = Result<(), segue_worker::WorkerError>> + use<>, Failure> {
     let mut config = Config::clone(&reach.config);
+    if labels.iter().any(|label| gpu::is_shape(label)) {
+        config.worker.gpus = vec![ALL.to_owned()];
+    }
     let offered = &mut config.worker.labels;
-    offered.extend(labels);
+    offered.extend(labels.into_iter().filter(|label| !gpu::is_shape(label)));
     offered.sort();
     offered.dedup();
     let mut options = serve::worker_options(&config, reach.server_url.clone(), reach.worker_token.clone(), &reach.data);

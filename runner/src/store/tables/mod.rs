@@ -4,6 +4,7 @@
 pub(crate) mod blobs;
 pub(crate) mod caches;
 pub(crate) mod deliveries;
+pub(crate) mod gpus;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod previews;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount,
-    MountType, NetworkingConfig, ResourcesUlimits,
+    ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
+    Mount as EngineMount, MountType, NetworkingConfig, ResourcesUlimits,
 };
 use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
 
@@ -43,8 +43,21 @@ pub(super) fn job_container(
     body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
     if let Some(host) = &mut body.host_config {
         host.mounts = Some(mounts);
+        host.device_requests = (!spec.gpus.is_empty()).then(|| vec![gpu_request(&spec.gpus)]);
     }
     body
+}
+
+/// Those GPUs and no other, as `docker run --gpus device=UUID,...` asks for them.
+/// <https://docs.docker.com/reference/api/engine/version/v1.40/>, `DeviceRequest`
+fn gpu_request(uuids: &[String]) -> DeviceRequest {
+    DeviceRequest {
+        driver: Some(String::new()),
+        count: Some(0),
+        device_ids: Some(uuids.to_vec()),
+        capabilities: Some(vec![vec!["gpu".into()]]),
+        options: Some(HashMap::new()),
+    }
 }
 
 /// A container beside it, which runs what its image says.
@@ -233,6 +246,7 @@ mod tests {
             commands: "/jobs/1/commands".into(),
             host_user: None,
             forced_user: None,
+            gpus: vec!["GPU-a".into(), "GPU-b".into()],
             services: Vec::new(),
         };
         let labels = HashMap::from([("segue.job".to_owned(), "1".to_owned())]);
@@ -248,6 +262,9 @@ mod tests {
         assert!(!host.cap_add.unwrap().iter().any(|name| name == "SETUID" || name == "MKNOD"));
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
         assert_eq!(host.network_mode.as_deref(), Some("segue-1-1"));
+        let request = &host.device_requests.unwrap()[0];
+        assert_eq!(request.device_ids.as_ref().unwrap(), &["GPU-a", "GPU-b"]);
+        assert_eq!((request.count, request.capabilities.as_ref().unwrap()), (Some(0), &vec![vec!["gpu".to_owned()]]));
         assert_eq!(host.pids_limit, Some(DEFAULT_PIDS));
         assert!(host.binds.is_none() && host.devices.is_none() && host.pid_mode.is_none());
         let mounts = host.mounts.unwrap();

@@ -49,6 +49,8 @@ pub struct ContainerSpec {
     pub host_user: Option<UserIds>,
     /// Whom everything in the container runs as, whatever image and settings say.
     pub forced_user: Option<String>,
+    /// The GPUs that it has, by UUID.
+    pub gpus: Vec<String>,
     /// The containers beside it.
     pub services: Vec<ServiceSpec>,
 }

@@ -144,6 +144,7 @@ fn claim_of(changes: serde_json::Value, steps: &[(&str, serde_json::Value)]) -> 
         trusted: true,
         log_offset: 0,
         restore: None,
+        gpus: Vec::new(),
         debug: false,
         resume: None,
         token: None,

@@ -1,0 +1,176 @@
+//! A machine with GPUs that are not there: a folder with a program `nvidia-smi` in it, which answers from tables as the real one does by
+//! its query interface (`nvidia-smi --help-query-gpu`). It refuses what the real one refuses: a field that it does not know, by
+//! `Field "x" is not a valid field to query.` and exit code 2.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+const PROGRAM: &str = r#"#!/bin/sh
+dir=$(dirname "$0")
+if [ -f "$dir/fault" ]; then
+  sed 1d "$dir/fault"
+  exit "$(head -n 1 "$dir/fault")"
+fi
+table= fields= long=
+for argument; do
+  case $argument in
+    --query-gpu=*) table=gpus fields=${argument#*=} ;;
+    --query-compute-apps=*) table=apps fields=${argument#*=} ;;
+    --format=csv,noheader,nounits) ;;
+    -q | -x) long=yes ;;
+    *) echo "Invalid combination of input arguments. Please run 'nvidia-smi -h' for help."; exit 2 ;;
+  esac
+done
+if [ -n "$long" ]; then
+  cat "$dir/long"
+  exit
+fi
+exec awk -v fields="$fields" -F ', ' '
+  NR == 1 {
+    for (i = 1; i <= NF; i++) column[$i] = i
+    count = split(fields, wanted, ",")
+    for (i = 1; i <= count; i++)
+      if (!(wanted[i] in column)) { printf "Field \"%s\" is not a valid field to query.\n\n", wanted[i]; exit 2 }
+    next
+  }
+  {
+    line = $column[wanted[1]]
+    for (i = 2; i <= count; i++) line = line ", " $column[wanted[i]]
+    print line
+  }' "$dir/$table"
+"#;
+
+/// Its columns; those that drivers before 565 do not know are missing.
+const COLUMNS: [&str; 14] = [
+    "index",
+    "uuid",
+    "name",
+    "driver_version",
+    "compute_cap",
+    "memory.total",
+    "memory.free",
+    "mig.mode.current",
+    "ecc.errors.uncorrected.volatile.total",
+    "clocks_throttle_reasons.hw_slowdown",
+    "clocks_throttle_reasons.hw_thermal_slowdown",
+    "clocks_throttle_reasons.hw_power_brake_slowdown",
+    "pcie.link.width.current",
+    "pcie.link.width.max",
+];
+
+/// A GPU of the machine.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// `GPU-...`
+    pub uuid: String,
+    /// `NVIDIA L40S`
+    pub name: String,
+    /// Its memory in MiB.
+    pub total_mib: u64,
+    /// What of it is free.
+    pub free_mib: u64,
+    /// Errors of its memory.
+    pub uncorrected: u64,
+}
+
+impl Card {
+    /// A sound one, which nobody uses.
+    #[must_use]
+    pub fn new(uuid: &str, name: &str, total_mib: u64) -> Self {
+        Self { uuid: uuid.into(), name: name.into(), total_mib, free_mib: total_mib - 4, uncorrected: 0 }
+    }
+}
+
+/// A machine with such GPUs, until it is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn with(cards: &[Card]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("segue-gpus-").tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let machine = Self { folder };
+        let program = machine.nvidia_smi();
+        fs::write(&program, PROGRAM)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        machine.set(cards)?;
+        machine.set_processes(&[])?;
+        Ok(machine)
+    }
+
+    /// The program, for `nvidia-smi` of the configuration.
+    #[must_use]
+    pub fn nvidia_smi(&self) -> PathBuf {
+        self.at("nvidia-smi")
+    }
+
+    /// What it tells of its GPUs from now on.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn set(&self, cards: &[Card]) -> Result<()> {
+        let mut table = COLUMNS.join(", ") + "\n";
+        let mut long = String::from(
+            "<?xml version=\"1.0\" ?>\n<nvidia_smi_log>\n<driver_version>550.54.15</driver_version>\n<cuda_version>12.4</cuda_version>\n",
+        );
+        for (index, card) in cards.iter().enumerate() {
+            let Card { uuid, name, total_mib, free_mib, uncorrected } = card;
+            table += &format!(
+                "{index}, {uuid}, {name}, 550.54.15, 9.0, {total_mib}, {free_mib}, Disabled, {uncorrected}, Not Active, Not Active, \
+                 Not Active, 16, 16\n"
+            );
+            long += &format!(
+                "<gpu id=\"{index}\"><product_brand>NVIDIA</product_brand><uuid>{uuid}</uuid><remapped_rows>\
+                 <remapped_row_pending>No</remapped_row_pending><remapped_row_failure>No</remapped_row_failure>\
+                 </remapped_rows></gpu>\n"
+            );
+        }
+        self.replace("gpus", &table)?;
+        self.replace("long", &(long + "</nvidia_smi_log>\n"))
+    }
+
+    /// The processes on them: GPU, process id, MiB, name.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn set_processes(&self, processes: &[(&str, u32, u64, &str)]) -> Result<()> {
+        let lines = processes.iter().map(|(uuid, pid, mib, name)| format!("{uuid}, {pid}, {mib}, {name}\n"));
+        self.replace(
+            "apps",
+            &("gpu_uuid, pid, used_gpu_memory, process_name\n".to_owned() + &lines.collect::<String>()),
+        )
+    }
+
+    /// It says this from now on, whatever is asked, and ends with this exit code; `None`: it answers again.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn fail(&self, said: Option<(i32, &str)>) -> Result<()> {
+        match said {
+            Some((code, said)) => self.replace("fault", &format!("{code}\n{said}\n")),
+            None => fs::remove_file(self.at("fault")).context("it did not fail"),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Nobody reads half of it.
+    fn replace(&self, name: &str, text: &str) -> Result<()> {
+        let new: &Path = &self.at(&format!("{name}.new"));
+        fs::write(new, text)?;
+        Ok(fs::rename(new, self.at(name))?)
+    }
+}
