@@ -18,6 +18,7 @@ mod a_full_disk_of_a_worker_costs_it_no_job;
 mod a_full_disk_still_takes_deliveries;
 mod a_host_keeps_its_containers;
 mod a_host_on_another_machine_carries_production;
+mod a_host_or_worker_that_is_revoked_is_cut_off;
 mod a_job_in_a_container_is_cancelled_and_leaves_nothing;
 mod a_large_log_under_a_slow_reader_is_whole;
 mod a_matrix_comes_from_an_output;

@@ -124,6 +124,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(services::broker(&config).await);
     checks.extend(services::server(&args.server).await);
     checks.extend(services::host(&config, &data).await);
+    checks.extend(services::joined_hosts(&args.server, &config).await);
     checks.extend(outside::clock(&args.server).await);
     checks.extend(outside::repositories(&config, &data).await);
     checks.extend(github::github(&config).await);

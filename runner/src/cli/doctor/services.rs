@@ -7,8 +7,8 @@ use std::{
 
 use segue_runner::{artifact_store, queue};
 use segue_schemas::{
-    api::ServerStatus,
-    config::{Config, StorageKind},
+    api::{HostList, HostStatus, HostView, ServerStatus},
+    config::{Config, HostConfig, StorageKind},
     host_api::{HostState, InstanceState},
 };
 use segue_worker::host::client::{HostClient, HostClientError};
@@ -58,12 +58,58 @@ async fn token(args: &ServerArgs) -> Check {
     }
 }
 
+/// How the hosts stand that joined from other machines, as the server knows it; and those that are named and have not joined.
+pub async fn joined_hosts(args: &ServerArgs, config: &Config) -> Vec<Check> {
+    let Ok(client) = args.client() else { return Vec::new() };
+    // a server that does not answer has a check of its own
+    let Ok(list) = client.get::<HostList>("/hosts", &()).await else { return Vec::new() };
+    let mut checks: Vec<Check> = list.items.iter().filter(|host| host.joined).map(joined).collect();
+    for (name, _) in config.hosts.iter().filter(|(_, host)| host.join || host.address.is_some()) {
+        if !list.items.iter().any(|host| host.joined && host.name == *name) {
+            let remedy = format!("`segue host invite {name}` makes a token for it");
+            checks.push(Check::bad(&format!("host {name}"), "has not joined", remedy));
+        }
+    }
+    checks
+}
+
+fn joined(host: &HostView) -> Check {
+    let (title, place) = (format!("host {}", host.name), &host.address);
+    let restart =
+        || format!("look at what `segue host` on its machine printed; workers must reach {place}, and it the server");
+    match host.status {
+        HostStatus::Revoked => {
+            Check::remark(&title, "was revoked", format!("`segue host invite {}` lets it join anew", host.name))
+        }
+        HostStatus::Absent => Check::bad(&title, format!("at {place} was not heard lately"), restart()),
+        HostStatus::Quarantined => {
+            let found = format!("at {place}: a rollout ended there without anybody knowing what serves");
+            Check::bad(
+                &title,
+                found,
+                format!("`segue host show {}` shows what it carries; deploy there again", host.name),
+            )
+        }
+        HostStatus::Reachable => {
+            let version = host.version.as_deref().unwrap_or("not known");
+            let ends = host.certificate_ends_at.map(|at| at.to_string()).unwrap_or_default();
+            let found = format!("joined from {place}, version {version}, certificate until {ends}");
+            if version == env!("CARGO_PKG_VERSION") {
+                Check::good(&title, found)
+            } else {
+                Check::remark(&title, found, "run the same version there as here")
+            }
+        }
+    }
+}
+
 /// Whether each host of this machine answers, and whether its proxy has its addresses.
 pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
     let mut checks = Vec::new();
     let is_named = config.hosts.contains_key("local");
-    let built_in = (!is_named).then(|| ("local".to_owned(), segue_schemas::config::HostConfig::default()));
-    for (name, host) in built_in.into_iter().chain(config.hosts.clone()) {
+    let built_in = (!is_named).then(|| ("local".to_owned(), HostConfig::default()));
+    let is_here = |host: &HostConfig| host.socket.is_some() || !host.join && host.address.is_none();
+    for (name, host) in built_in.into_iter().chain(config.hosts.clone()).filter(|(_, host)| is_here(host)) {
         let socket = host.socket.clone().unwrap_or_else(|| data.join("host/host.sock"));
         let title = format!("host {name}");
         let state = match HostClient::new(socket.clone()).state().await {
