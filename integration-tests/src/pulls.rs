@@ -53,13 +53,15 @@ pub struct Pull<'s> {
     from: String,
     /// Its newest commit.
     pub head: String,
+    /// What its commits hold beside the sample service, or in the place of it: path and text.
+    pub files: Vec<(String, String)>,
 }
 
 impl<'s> Pull<'s> {
     /// One that is not open yet; `from` is the repository that it comes from.
     #[must_use]
     pub fn new(stand: &'s Stand, github: &'s GitHub, number: u64, from: &str) -> Self {
-        Self { stand, github, number, from: from.into(), head: String::new() }
+        Self { stand, github, number, from: from.into(), head: String::new(), files: Vec::new() }
     }
 
     /// Commits a version of the sample service with the pipeline, and pushes it as the pull request's head; nobody is told.
@@ -67,14 +69,14 @@ impl<'s> Pull<'s> {
     /// # Errors
     /// git refuses.
     pub fn commit(&mut self, version: &str, pipeline: &str) -> Result<String> {
-        let head = self.stand.repository.commit(
-            &format!("version {version} of #{}", self.number),
-            &[
-                (".segue/pipelines/preview.yml", pipeline),
-                (".segue/services/api.yml", sample::SERVICE),
-                ("service.yml", &sample::service_yml(version, 0.0)),
-            ],
-        )?;
+        let config = sample::service_yml(version, 0.0);
+        let mut files = vec![
+            (".segue/pipelines/preview.yml", pipeline),
+            (".segue/services/api.yml", sample::SERVICE),
+            ("service.yml", &config),
+        ];
+        files.extend(self.files.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+        let head = self.stand.repository.commit(&format!("version {version} of #{}", self.number), &files)?;
         let bare = self.stand.repository.bare().display().to_string();
         let to = format!("{head}:refs/pull/{}/head", self.number);
         git(self.stand.repository.work(), &["push", "--quiet", "--force", &bare, &to])?;

@@ -305,7 +305,7 @@ pub struct HostState {
     /// Releases that are unpacked here and can be started without fetching anything, newest first.
     pub releases: Vec<Release>,
     /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
-    /// instance to sleep, or woken it.
+    /// instance to sleep, or woken it; seen that a container was changed by hand.
     #[serde(default)]
     pub restorations: u64,
 }

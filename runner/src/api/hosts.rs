@@ -154,9 +154,11 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
             weight: route.map_or(0, |route| share(route, release.id, &state.instances)),
             running: 0,
             instances: 0,
+            drift: Vec::new(),
         });
         carried.instances += 1;
         carried.running += u32::from(instance.state == InstanceState::Running);
+        carried.drift.extend(instance.drift.iter().map(|drift| format!("{}: {drift}", instance.id)));
     }
     found.into_values().collect()
 }

@@ -156,6 +156,9 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         ]);
     }
     show::print_table(&table, "it carries nothing");
+    for drift in host.carries.iter().flat_map(|one| &one.drift) {
+        say!("changed by hand: {drift}");
+    }
     Ok(Exit::Done)
 }
 

@@ -65,5 +65,6 @@ fn remarks(one: &RunningService) -> String {
     if let Some(rollout) = one.rollout {
         remarks.push(format!("rollout {rollout} goes on"));
     }
+    remarks.extend(one.carried.drift.iter().cloned());
     remarks.join("; ")
 }

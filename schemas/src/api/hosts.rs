@@ -71,6 +71,9 @@ pub struct CarriedService {
     pub running: u32,
     /// How many there are: running, asleep, on their way up or starting again after a crash.
     pub instances: u32,
+    /// What of its containers is another than what was deployed, because somebody changed it by hand: the instance, and what it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
 }
 
 /// What runs where.

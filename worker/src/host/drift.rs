@@ -70,6 +70,8 @@ impl Host {
             tracing::warn!(instance = %id, ?changed, "its container is not what was deployed");
             let (id, life) = (id.clone(), instance.life);
             let noted = self.store.change_regardless(move |recorded| {
+                // whoever waits for what happens here without a rollout hears of it
+                recorded.restorations += 1;
                 if let Some(instance) = recorded.instances.get_mut(&id).filter(|i| i.life == life) {
                     instance.changed = changed;
                 }

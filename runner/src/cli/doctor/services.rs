@@ -212,6 +212,11 @@ fn well(title: &str, state: &HostState) -> Check {
         let found = format!("{} of {} instances are in trouble: {first}", troubled.len(), state.instances.len());
         return Check::bad(title, found, "look at the instance's output; go back with `segue rollback`");
     }
+    let drift = state.instances.iter().flat_map(|one| one.drift.iter().map(|drift| format!("{}: {drift}", one.id)));
+    if let Some(first) = drift.clone().next() {
+        let found = format!("{} changes by hand: {first}", drift.count());
+        return Check::bad(title, found, "put it right at the engine, or deploy again");
+    }
     let counts = format!("{} instances, {} routes", state.instances.len(), state.routes.len());
     Check::good(title, format!("version {}, {counts}", state.version))
 }

@@ -188,10 +188,17 @@ impl Docker {
     }
 
     async fn have_network(&self, name: &str, labels: &HashMap<String, String>) -> Result<(), DockerError> {
-        let (client, limit) = (self.client().await?, self.patience());
         // two networks may have one name: made at once, each container would be in another
         let turn = self.images.turn(name);
-        let _held = turn.lock().await;
+        let held = turn.lock().await;
+        let made = self.look_for_network(name, labels).await;
+        drop(held);
+        self.images.forget(name);
+        made
+    }
+
+    async fn look_for_network(&self, name: &str, labels: &HashMap<String, String>) -> Result<(), DockerError> {
+        let (client, limit) = (self.client().await?, self.patience());
         match call("look for the network", limit, client.inspect_network(name, None::<InspectNetworkOptions>)).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_not_found() => {}
