@@ -2,12 +2,14 @@
 
 mod a_bad_release_comes_back_by_itself;
 mod a_bell_too_many_changes_nothing;
+mod a_broken_include_of_nginx_changes_nothing;
 mod a_broken_pipeline_file_is_explained;
 mod a_broker_that_is_cut_off_or_full_stops_no_push;
 mod a_broker_that_is_killed_or_wiped_loses_nothing;
 mod a_broker_that_is_wrong_is_explained;
 mod a_build_that_does_not_end_well_leaves_nothing;
 mod a_cache_is_restored_and_stays_in_its_scope;
+mod a_canary_behind_haproxy_or_nginx_comes_back;
 mod a_composite_action_is_one_step;
 mod a_crash_at_any_stage_leaves_the_target_whole;
 mod a_demonstration_leaves_nothing_behind;
@@ -16,6 +18,7 @@ mod a_flood_of_webhooks_meets_a_stalled_reader;
 mod a_forged_signature_writes_nothing;
 mod a_full_disk_of_a_worker_costs_it_no_job;
 mod a_full_disk_still_takes_deliveries;
+mod a_haproxy_that_is_restarted_in_a_canary_loses_nothing;
 mod a_host_keeps_its_containers;
 mod a_host_on_another_machine_carries_production;
 mod a_host_or_worker_that_is_revoked_is_cut_off;

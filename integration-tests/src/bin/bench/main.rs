@@ -12,6 +12,7 @@ mod latency;
 mod logs;
 mod memory;
 mod proxy;
+mod routers;
 mod scale;
 mod throughput;
 mod traffic;
@@ -23,7 +24,7 @@ use anyhow::{Result, bail};
 use figures::Figure;
 
 // the language comes first: it measures the largest of all processes so far
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "language",
     "latency",
     "throughput",
@@ -33,6 +34,7 @@ const PARTS: [&str; 12] = [
     "memory",
     "traffic",
     "proxy",
+    "routers",
     "host",
     "judge",
     "scale",
@@ -79,6 +81,7 @@ async fn measure(part: &str) -> Result<Vec<Figure>> {
         "memory" => memory::measure().await,
         "traffic" => traffic::measure().await,
         "proxy" => proxy::measure().await,
+        "routers" => routers::measure().await,
         "host" => benches::host(),
         "judge" => benches::judge(),
         "scale" => scale::measure().await,

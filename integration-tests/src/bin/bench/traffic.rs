@@ -52,13 +52,13 @@ pub async fn measure() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn load(stand: &Stand, environment: &str) -> Running {
+pub fn load(stand: &Stand, environment: &str) -> Running {
     // two environments share the 500 while both are loaded
     let base = Load::to(&stand.proxy, environment);
     Load { rate: 500, stream_every: 250, stream_seconds: 5, ..base }.start()
 }
 
-async fn release(stand: &Stand, version: &str, failing: f64) -> Result<RunStatus> {
+pub async fn release(stand: &Stand, version: &str, failing: f64) -> Result<RunStatus> {
     stand.repository.commit(
         version,
         &[

@@ -63,6 +63,9 @@ const SILENT_LIMIT: Duration = Duration::from_secs(5);
 /// How long HAProxy may take to have read its configuration again.
 const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long is waited for that before it is told once more.
+const RELOAD_AGAIN: Duration = Duration::from_secs(2);
+
 /// The pause between two looks while something is awaited of HAProxy, which tells nobody.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -189,24 +192,31 @@ impl Haproxy {
         if let Err(why) = command::run(&self.settings.check()).await {
             return Err(Failure::Refused(self.put_back(before, why).await));
         }
-        command::run(&self.settings.reload).await.map_err(Failure::Refused)?;
-        let has_it = async {
-            loop {
-                if let Ok(seen) = self.look().await
-                    && seen.shape.as_deref() == Some(&wanted.shape)
-                {
-                    return seen;
-                }
-                sleep(PAUSE).await;
+        let deadline = Instant::now() + RELOAD_LIMIT;
+        while Instant::now() < deadline {
+            // a master that is just reading its configuration does not hear of another reload, which is asked for again then
+            command::run(&self.settings.reload).await.map_err(Failure::Refused)?;
+            if let Ok(seen) = timeout(RELOAD_AGAIN, self.has(wanted)).await {
+                return Ok(seen);
             }
-        };
-        timeout(RELOAD_LIMIT, has_it).await.map_err(|_| {
-            let file = self.settings.config.display();
-            Failure::Refused(format!(
-                "`{}` was run, and HAProxy does not have what {file} says after {RELOAD_LIMIT:?}; is it started with `-f {file}`?",
-                self.settings.reload.join(" ")
-            ))
-        })
+        }
+        let file = self.settings.config.display();
+        Err(Failure::Refused(format!(
+            "`{}` was run, and HAProxy does not have what {file} says after {RELOAD_LIMIT:?}; is it started with `-f {file}`?",
+            self.settings.reload.join(" ")
+        )))
+    }
+
+    /// Waits until HAProxy has read a configuration.
+    async fn has(&self, wanted: &Configuration) -> Seen {
+        loop {
+            if let Ok(seen) = self.look().await
+                && seen.shape.as_deref() == Some(&wanted.shape)
+            {
+                return seen;
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// Puts the former configuration back, and says whose fault it is that the new one does not hold.
