@@ -311,6 +311,16 @@ impl Docker {
         self.ask(Method::GET, &format!("{path}filters={}", percent(&filter)), None).await
     }
 
+    /// Makes a container that does not run, of the image, with these labels; its number.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn labelled(&self, labels: &Value) -> Result<String> {
+        let body = json!({"Image": IMAGE, "Cmd": ["true"], "Labels": labels}).to_string().into_bytes();
+        let made = self.ask(Method::POST, "/containers/create", Some(body)).await?;
+        Ok(made["Id"].as_str().context("an id")?.to_owned())
+    }
+
     /// Does something with a container as somebody by hand would: `remove`, `pause`, or an update of its limits.
     ///
     /// # Errors
@@ -332,7 +342,9 @@ impl Docker {
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {
         let mut request = self.client.request(method, format!("http://docker{path}"));
         if let Some(body) = body {
-            request = request.header("content-type", "application/x-tar").body(body);
+            let is_json = body.first() == Some(&b'{');
+            let kind = if is_json { "application/json" } else { "application/x-tar" };
+            request = request.header("content-type", kind).body(body);
         }
         let answer = request.send().await?;
         let status = answer.status();

@@ -125,7 +125,10 @@ pub fn of_service(container: &ServiceContainer, resources: &ServiceResources) ->
     let arguments = shlex::split(text).ok_or("these options cannot be taken apart: a quote is not closed")?;
     let mut settings = of_options(&arguments)?;
     settings.user = container.user.clone().or(settings.user);
-    settings.memory = resources.memory.map(|Size(bytes)| bytes).or(settings.memory);
+    if let Some(Size(bytes)) = resources.memory {
+        // swap would be memory beyond it
+        (settings.memory, settings.memory_swap) = (Some(bytes), None);
+    }
     settings.cpu_millis = resources.cpus.and_then(|cpus| millis(&cpus.to_string())).or(settings.cpu_millis);
     settings.pids = resources.pids.map(i64::from).or(settings.pids);
     Ok(settings)
@@ -319,4 +322,21 @@ fn ulimit(text: &str) -> Option<(String, i64, i64)> {
     let (name, limits) = text.split_once('=')?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     Some((name.to_owned(), soft.parse().ok()?, hard.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_services_memory_is_all_that_it_has_whatever_its_options_say() {
+        let options = |text: &str| ServiceContainer { options: Some(text.into()), ..ServiceContainer::default() };
+        for text in ["--memory-swap -1", "--memory 1g --memory-swap 8g", ""] {
+            let limited = ServiceResources { memory: Some(Size(64 << 20)), ..ServiceResources::default() };
+            let settings = of_service(&options(text), &limited).unwrap();
+            assert_eq!((settings.memory, settings.memory_swap), (Some(64 << 20), None), "{text}");
+        }
+        let settings = of_service(&options("--memory 1g --memory-swap 8g"), &ServiceResources::default()).unwrap();
+        assert_eq!((settings.memory, settings.memory_swap), (Some(1 << 30), Some(8 << 30)), "it is its own to say");
+    }
 }

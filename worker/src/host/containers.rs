@@ -1,11 +1,12 @@
 //! Instances that run as containers of this machine's engine: their images, how they are made, and what of them goes.
 //!
 //! Everything made carries labels: the host (by its data folder, so that several share one engine), environment, service and, of a
-//! container, instance, life, release and epoch. What carries this host's and is recorded no more is swept away.
+//! container, instance, life, release and epoch. What carries this host's and is recorded no more is swept away; of containers, which have
+//! the labels of their images as well, what has the name that this host gives.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use segue_schemas::{
     status::FailureClass,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Host,
@@ -27,7 +28,7 @@ use super::{
     running::Running,
     state::{InstanceRecord, Recorded, RunSpec},
 };
-use crate::engine::docker::{Docker, DockerError, InstanceSpec};
+use crate::engine::docker::{Docker, DockerError, InstanceFound, InstanceSpec};
 
 const LABEL_HOST: &str = "segue.host";
 const LABEL_ENVIRONMENT: &str = "segue.environment";
@@ -40,6 +41,12 @@ const LABEL_ROLE: &str = "segue.role";
 
 /// Pauses before what could not be swept away is tried again, from the first to the longest.
 const SWEEP_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// How often is looked for what nobody asked to have swept away.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// What a container that fills a service's data folder is for.
+const ROLE_SEED: &str = "seed";
 
 /// What asks a container to end, where nobody says otherwise.
 const STOP_SIGNAL: &str = "TERM";
@@ -81,21 +88,14 @@ impl Host {
         let launched = match self.container_spec(&one.id, instance) {
             Ok(spec) => tokio::select! {
                 launched = self.launch_container(&one.id, spec) => launched,
-                _ = self.must_end(one) => {
-                    // it may have come to a part of it
-                    self.sweep_wanted.notify_one();
-                    return Ok(Started::Over);
-                }
+                _ = self.must_end(one) => return Ok(Started::Over),
             },
             Err(reason) => return self.note_failed(one, reason).await,
         };
         match launched {
             Ok(container) => self.note_running(one, Running::Container(Box::new(container)), true).await,
             Err(error) if error.class() == FailureClass::Infrastructure => Ok(Started::Later(error.to_string())),
-            Err(error) => {
-                self.sweep_wanted.notify_one();
-                self.note_failed(one, error.to_string()).await
-            }
+            Err(error) => self.note_failed(one, error.to_string()).await,
         }
     }
 
@@ -107,20 +107,32 @@ impl Host {
         let mark = format!("{LABEL_INSTANCE}={}", self.mark(id));
         let mut left = None;
         for found in docker.instances_with(&mark).await? {
-            let is_same =
-                [LABEL_LIFE, LABEL_ROLE].iter().all(|label| found.labels.get(*label) == spec.labels.get(*label));
-            if is_same && found.is_running && left.is_none() {
-                left = docker.look_at(&found.id).await?.filter(|seen| seen.is_running);
-            } else {
-                docker.remove_instance(&found.id).await?;
+            if !self.is_own(&found) {
+                continue;
             }
+            if found.name == spec.name && found.is_running {
+                let seen = docker.look_at(&found.id).await?;
+                left = seen.filter(|seen| seen.is_running && seen.address.is_some() && seen.image == spec.image);
+                if left.is_some() {
+                    continue;
+                }
+            }
+            docker.remove_instance(&found.id).await?;
         }
         let seen = match left {
             Some(seen) => seen,
             None => docker.start_instance(&spec).await?,
         };
-        // one that has ended already has none; its end is seen by whoever waits for it
-        let address = seen.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let address = match seen.address {
+            Some(address) if seen.is_running => address,
+            // nobody asks it anything, and it may have done its work already: its end is seen by whoever waits for it
+            _ if spec.labels.get(LABEL_ROLE).is_some_and(|role| role == ROLE_SEED) => Ipv4Addr::UNSPECIFIED.into(),
+            _ if seen.is_running => {
+                let why = format!("its container {} runs, and has no address in its network {}", spec.name, spec.place);
+                return Err(DockerError::Own(why));
+            }
+            _ => return Err(DockerError::Own(format!("its container ended as it was started: {}", seen.exit))),
+        };
         let record = ContainerRecord {
             container: seen.id,
             address: SocketAddr::new(address, spec.port),
@@ -152,7 +164,7 @@ impl Host {
         let labels = shared.clone().into_iter().chain(own.map(|(name, value)| (name.to_owned(), value))).collect();
         let volumes = run.container.volumes.iter().cloned();
         Ok(InstanceSpec {
-            name: format!("{}-{id}-{}", self.engine_name(), instance.life),
+            name: container_name(&self.engine_name(), id.as_str(), &instance.life.to_string(), false),
             image,
             command: instance.run.command.iter().map(filled).collect(),
             entrypoint: None,
@@ -174,8 +186,8 @@ impl Host {
         line: &str,
     ) -> Result<InstanceSpec, String> {
         let mut spec = self.container_spec(id, instance)?;
-        spec.name += "-seed";
-        spec.labels.insert(LABEL_ROLE.into(), "seed".into());
+        spec.name = container_name(&self.engine_name(), id.as_str(), &instance.life.to_string(), true);
+        spec.labels.insert(LABEL_ROLE.into(), ROLE_SEED.into());
         spec.entrypoint = Some(["sh", "-ec"].map(str::to_owned).into());
         spec.command = vec![line.to_owned()];
         Ok(spec)
@@ -189,14 +201,21 @@ impl Host {
         service: &str,
     ) -> Result<(), DockerError> {
         for left in self.docker.instances_with(&format!("{LABEL_INSTANCE}={}", self.mark(id))).await? {
-            self.docker.remove_instance(&left.id).await?;
+            if self.is_own(&left) {
+                self.docker.remove_instance(&left.id).await?;
+            }
         }
         self.docker.remove_volume(&self.engine_place(environment, service), DATA_VOLUME).await
     }
 
     /// The name of a service's network, which stands before the names of its volumes as well.
     fn engine_place(&self, environment: &str, service: &str) -> String {
-        format!("{}-{environment}-{service}", self.engine_name())
+        place_name(&self.engine_name(), environment, service)
+    }
+
+    /// Whether this host made a container. Its labels alone don't tell: an image has some, and so has whatever is made of it.
+    fn is_own(&self, found: &InstanceFound) -> bool {
+        is_named(found, &self.engine_name(), &self.options.data.display().to_string())
     }
 
     fn shared_labels(&self, environment: &str, service: &str) -> HashMap<String, String> {
@@ -214,10 +233,11 @@ impl Host {
         format!("segue-{}", &digest[..8])
     }
 
-    /// Sweeps away what is left at the engine whenever that is asked for, for ever. While nothing was ever run there, nothing is asked.
+    /// Sweeps away what is left at the engine whenever that is asked for, and now and then, for ever. While nothing was ever run there, nothing is asked.
     pub(super) async fn keep_swept(self: Arc<Self>) {
         loop {
-            self.sweep_wanted.notified().await;
+            // asked for, or time for it
+            let _ = timeout(SWEEP_EVERY, self.sweep_wanted.notified()).await;
             if !self.store.current().uses_engine {
                 continue;
             }
@@ -235,7 +255,7 @@ impl Host {
         let found = self.docker.instances_with(&own).await?;
         // looked at afterwards: what was found and is recorded since then is not taken for left over
         let recorded = self.store.current();
-        for one in found {
+        for one in found.into_iter().filter(|one| self.is_own(one)) {
             let is_wanted = recorded.instances.iter().any(|(id, instance)| {
                 !instance.is_stopped()
                     && one.labels.get(LABEL_INSTANCE) == Some(&self.mark(id))
@@ -249,8 +269,10 @@ impl Host {
         let pair = |labels: &HashMap<String, String>| {
             Some((labels.get(LABEL_ENVIRONMENT)?.clone(), labels.get(LABEL_SERVICE)?.clone()))
         };
-        let is_empty = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| !recorded.runs(&e, &s));
-        let is_gone = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| recorded.is_gone(&e, &s));
+        // as it is recorded by then, for the same reason
+        let now = || self.store.current();
+        let is_empty = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| !now().runs(&e, &s));
+        let is_gone = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| now().is_gone(&e, &s));
         self.docker.remove_shared(&own, is_empty, is_gone).await
     }
 }
@@ -281,4 +303,63 @@ impl RunSpec {
 pub(super) fn engine(socket: &std::path::Path, data: &std::path::Path) -> Option<Arc<Docker>> {
     let config = segue_schemas::config::DockerConfig { socket: Some(socket.to_owned()), ..Default::default() };
     Docker::of(&config, data)
+}
+
+/// The name of an instance's container.
+fn container_name(engine_name: &str, id: &str, life: &str, is_seed: bool) -> String {
+    format!("{engine_name}-{id}-{life}{}", if is_seed { "-seed" } else { "" })
+}
+
+/// Whether a container has the name that a host gives to one with its labels.
+fn is_named(found: &InstanceFound, engine_name: &str, data: &str) -> bool {
+    let label = |name| found.labels.get(name).map(String::as_str);
+    let id = label(LABEL_INSTANCE).and_then(|mark| mark.strip_prefix(data)?.strip_prefix('/'));
+    let (Some(id), Some(life)) = (id, label(LABEL_LIFE)) else { return false };
+    found.name == container_name(engine_name, id, life, label(LABEL_ROLE) == Some(ROLE_SEED))
+}
+
+/// The name of a service's network. The digest tells pairs apart that read the same (`a-b`, `c` and `a`, `b-c`). It stands before them, where its
+/// place is fixed, so that the name of no volume, which follows, reads as one of another pair either.
+fn place_name(engine_name: &str, environment: &str, service: &str) -> String {
+    let digest = Sha256::digest(format!("{}:{environment}{}:{service}", environment.len(), service.len()));
+    format!("{engine_name}-{}-{environment}-{service}", &hex::encode(digest)[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_whose_names_run_together_share_nothing() {
+        let place = |environment, service| place_name("segue-1", environment, service);
+        assert_ne!(place("a-b", "c"), place("a", "b-c"));
+        assert_eq!(place("a", "b"), place("a", "b"));
+        let (short, longer) = (place("a", "b"), place("a", "b-x"));
+        assert!(!longer.starts_with(&short), "{longer} would be the name of a volume `x` of {short} as well");
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_name_and_not_by_its_labels_alone() {
+        let found = |name: &str, life: &str, role: &str| InstanceFound {
+            id: "1".into(),
+            name: name.into(),
+            is_running: true,
+            labels: [(LABEL_INSTANCE, "/data/web-1"), (LABEL_LIFE, life), (LABEL_ROLE, role)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let is_own = |found: &InstanceFound| is_named(found, "segue-1", "/data");
+        assert!(is_own(&found("segue-1-web-1-7", "7", "service")));
+        assert!(is_own(&found("segue-1-web-1-7-seed", "7", "seed")));
+        for (name, life, role) in [
+            ("segue-1-web-1-7", "8", "service"),
+            ("segue-1-web-1-7", "7", "seed"),
+            ("segue-2-web-1-7", "7", "service"),
+            ("a-job", "7", "service"),
+            ("", "7", "service"),
+        ] {
+            assert!(!is_own(&found(name, life, role)), "{name} {life} {role}");
+        }
+        assert!(!is_named(&found("segue-1-web-1-7", "7", "service"), "segue-1", "/another"));
+    }
 }

@@ -272,6 +272,8 @@ impl Host {
                 // The record can't be written, so nothing more is done to the world: what runs runs on.
                 tracing::error!(instance = %id, %error, "the instance is no longer looked after");
             }
+            // of what it was begun with, and of what it shared with others
+            host.sweep_wanted.notify_one();
         });
     }
 
@@ -319,10 +321,7 @@ impl Host {
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "stopped");
                     process.clear().await;
-                    let noted = self.note(one, |i| i.process = None).await;
-                    // also what it shared with others
-                    self.sweep_wanted.notify_one();
-                    return noted;
+                    return self.note(one, |i| i.process = None).await;
                 }
                 patience = self.must_sleep(one) => {
                     if !self.begins_to_end(one).await? {

@@ -60,11 +60,13 @@ pub struct InstanceSpec {
 pub struct InstanceSeen {
     /// Its number at the engine.
     pub id: String,
+    /// Its image, as whoever made it named it.
+    pub image: String,
     /// Whether its processes run.
     pub is_running: bool,
     /// Its first process on the machine, while it runs.
     pub pid: Option<u32>,
-    /// Where it is in its network.
+    /// Where it is in its network, if others reach it there.
     pub address: Option<IpAddr>,
     /// How it ended, if it has.
     pub exit: String,
@@ -77,6 +79,8 @@ pub struct InstanceSeen {
 pub struct InstanceFound {
     /// Its number at the engine.
     pub id: String,
+    /// Its name at the engine.
+    pub name: String,
     /// Whether it runs.
     pub is_running: bool,
     /// All its labels.
@@ -338,7 +342,16 @@ impl Docker {
         let found = call("list containers", self.patience(), client.list_containers(Some(options))).await?;
         let one = |container: bollard::models::ContainerSummary| {
             let is_running = container.state.is_some_and(|state| state.to_string() == "running");
-            Some(InstanceFound { id: container.id?, is_running, labels: container.labels? })
+            // linked to by others, it has names of two parts as well
+            let mut names = container.names.unwrap_or_default().into_iter();
+            let name =
+                names.find_map(|name| name.strip_prefix('/').filter(|own| !own.contains('/')).map(str::to_owned));
+            Some(InstanceFound {
+                id: container.id?,
+                name: name.unwrap_or_default(),
+                is_running,
+                labels: container.labels?,
+            })
         };
         Ok(found.into_iter().filter_map(one).collect())
     }
@@ -355,7 +368,8 @@ impl Docker {
         gone(call("remove a volume", self.patience(), client.remove_volume(&name, Some(options))).await)
     }
 
-    /// Removes networks and volumes with a label, those of them whose labels are chosen. One that is in use stays.
+    /// Removes networks and volumes with a label, those of them whose labels are chosen. One that is in use stays, and is told of once
+    /// the others are gone.
     ///
     /// # Errors
     /// [`DockerError`]: try again.
@@ -366,12 +380,13 @@ impl Docker {
         is_volume: impl Fn(&HashMap<String, String>) -> bool,
     ) -> Result<(), DockerError> {
         let (client, limit) = (self.client().await?, self.patience());
+        let mut busy = None;
         let filters = HashMap::from([("label", vec![label.to_owned()])]);
         let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
         for network in call("list networks", limit, client.list_networks(Some(options))).await? {
             let (Some(id), Some(labels)) = (network.id, network.labels) else { continue };
             if is_network(&labels) {
-                gone(call("remove a network", limit, client.remove_network(&id)).await)?;
+                unless_busy(call("remove a network", limit, client.remove_network(&id)).await, &mut busy)?;
             }
         }
         let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
@@ -379,10 +394,22 @@ impl Docker {
         for volume in found.volumes.unwrap_or_default() {
             if is_volume(&volume.labels) {
                 let options = RemoveVolumeOptionsBuilder::default().build();
-                gone(call("remove a volume", limit, client.remove_volume(&volume.name, Some(options))).await)?;
+                let removed = call("remove a volume", limit, client.remove_volume(&volume.name, Some(options))).await;
+                unless_busy(removed, &mut busy)?;
             }
         }
-        Ok(())
+        busy.map_or(Ok(()), Err)
+    }
+}
+
+/// One that is in use is put down, and is no reason to leave the others.
+fn unless_busy(removed: Result<(), DockerError>, busy: &mut Option<DockerError>) -> Result<(), DockerError> {
+    match gone(removed) {
+        Err(error @ DockerError::Refused { status: 403 | 409, .. }) => {
+            *busy = Some(error);
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -398,10 +425,11 @@ const OUTPUT_LINES: usize = 64;
 
 fn seen_of(id: &str, seen: ContainerInspectResponse) -> InstanceSeen {
     let facts = facts(&seen);
+    let image = seen.config.and_then(|config| config.image).unwrap_or_default();
     let state = seen.state.unwrap_or_default();
     let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     let own = seen.host_config.and_then(|config| config.network_mode).unwrap_or_default();
-    let address = networks.get(&own).and_then(|network| network.ip_address.clone());
+    let address = networks.get(&own).and_then(|network| network.ip_address.as_ref()?.parse::<IpAddr>().ok());
     let exit = match (state.oom_killed, state.exit_code, state.error) {
         (Some(true), ..) => "it was killed: its memory was not enough".to_owned(),
         (_, _, Some(error)) if !error.is_empty() => error,
@@ -409,9 +437,10 @@ fn seen_of(id: &str, seen: ContainerInspectResponse) -> InstanceSeen {
     };
     InstanceSeen {
         id: seen.id.unwrap_or_else(|| id.to_owned()),
+        image,
         is_running: state.running == Some(true),
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
-        address: address.and_then(|address| address.parse().ok()),
+        address: address.filter(|address| !address.is_unspecified() && !address.is_loopback()),
         exit,
         facts,
     }
