@@ -210,8 +210,9 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(rest.split(' ').map(Into::into).collect())
 }
 
-/// A free port of the loopback, below those that the system gives to whoever asks for any: nobody is given it before it is used.
+/// A free port of the loopback, below those that hosts give to instances and the system to whoever asks for any: nobody is given it
+/// before it is used.
 fn free_address() -> SocketAddr {
-    let addresses = (0..100).map(|_| SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_240..32_768))));
+    let addresses = (0..100).map(|_| SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_240..20_000))));
     addresses.into_iter().find(|address| TcpListener::bind(address).is_ok()).expect("a free port of the loopback")
 }

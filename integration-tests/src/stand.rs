@@ -175,6 +175,24 @@ impl Stand {
         Ok(self.apart.last().context("it was started")?.id())
     }
 
+    /// Starts a host beside the stand's own, with its socket in `data`; its process id once the socket is there.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub async fn start_host(&mut self, data: &Path, listen: &str) -> Result<u32> {
+        let socket = data.join("host.sock");
+        // what a host that was killed has left
+        let _ = fs::remove_file(&socket);
+        self.start_beside(&["host", "--data", &data.display().to_string(), "--listen", listen])?;
+        let pid = self.apart.last().context("it was started")?.id();
+        let begun = Instant::now();
+        while !socket.exists() {
+            ensure!(begun.elapsed() < Duration::from_secs(30), "the host at {} does not begin", data.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(pid)
+    }
+
     fn start_beside(&mut self, arguments: &[&str]) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.server_log())?;
         let child = Command::new(binary()?)
@@ -479,7 +497,7 @@ pub fn binary() -> Result<PathBuf> {
 /// There is none.
 pub fn free_address() -> Result<String> {
     for _ in 0..100 {
-        let address = format!("127.0.0.1:{}", rand::random_range(10_240..32_768));
+        let address = format!("127.0.0.1:{}", rand::random_range(10_240..20_000));
         if TcpListener::bind(&address).is_ok() {
             return Ok(address);
         }

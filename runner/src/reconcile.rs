@@ -1,5 +1,6 @@
 //! What was done at a host without the server, put on record once the server hears of it: an emergency rollback leaves its
-//! mark in the host's route until the next change; and what it carries of previews against what there is to be. Comes in: a host's state. Goes out: records in the store.
+//! mark in the host's route until the next change; what it carries of previews against what there is to be; and what it serves against what
+//! the other hosts of its environments do. Comes in: a host's state. Goes out: records in the store.
 //!
 //! Whatever the mark, no claim is given out from then on at or below an epoch that a host has seen.
 
@@ -10,7 +11,7 @@ use segue_schemas::{
 };
 
 use crate::{
-    control::Carried,
+    control::{Carried, Shown},
     store::{Result, Store},
 };
 
@@ -30,6 +31,12 @@ pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
             failed = Err(error);
         }
     }
+    let shown = |route: &RouteState| Shown {
+        environment: route.environment.clone(),
+        service: route.service.clone(),
+        release: whole(route, state).map(|release| release.id),
+    };
+    store.keep_in_step(host, &state.routes.iter().map(shown).collect::<Vec<_>>()).await?;
     let carried = state.routes.iter().filter(|route| route.environment == ENVIRONMENT);
     store.host_carries(host, carried.filter_map(|route| preview(route, state)).collect()).await?;
     failed
@@ -50,14 +57,21 @@ fn preview(route: &RouteState, state: &HostState) -> Option<Carried> {
 
 async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState) -> Result<()> {
     let (environment, service) = (&route.environment, &route.service);
-    let recorded = match emergency(route, state) {
+    let overtaken = match &route.restored {
+        Some(restored) => store.is_overtaken(host, environment, service, restored.at).await?,
+        None => false,
+    };
+    let recorded = match emergency(route, state).filter(|_| !overtaken) {
         None => Ok(()),
         Some((result, reason)) => {
             let epoch = result.epoch;
-            let recorded = store.record_emergency(environment, service, result, reason.clone()).await;
-            recorded.map(|rollout| {
-                tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
-            })
+            match store.record_emergency(environment, service, result, reason.clone()).await {
+                Ok(rollout) => {
+                    tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
+                    store.others_follow(host, environment, service, rollout).await
+                }
+                Err(error) => Err(error),
+            }
         }
     };
     store.epoch_seen(environment, service, route.epoch).await?;

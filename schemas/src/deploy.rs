@@ -46,7 +46,7 @@ pub struct ServiceSpec {
     /// How long the release before stays started after a promotion, so that going back is a change of weights.
     #[serde(default = "default_keep_warm")]
     pub keep_warm: Span,
-    /// Instances of a release.
+    /// Instances of a release, on all hosts together; each has its share, and one at least.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 64))]
     pub replicas: u32,
@@ -294,7 +294,7 @@ pub struct RolloutSpec {
     pub service: ServiceSpec,
     /// Where to.
     pub environment: String,
-    /// The names of the hosts that carry it (this version: one).
+    /// The names of the hosts that carry it, each the whole of it. All go the same way at once.
     pub hosts: Vec<String>,
     /// How.
     pub strategy: Strategy,
@@ -390,6 +390,9 @@ pub enum JournalKind {
     Emergency,
     /// What a new owner found when it took the rollout over.
     Recovered,
+    /// One of several hosts takes no part any more: it does not answer, or it carries something else than the others. It is brought up
+    /// to date by a rollout of its own.
+    Quarantined,
 }
 
 /// A rollout as it is shown.

@@ -79,6 +79,7 @@ mod previews_sleep_and_wake;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
 mod services_stand_beside_a_job_in_a_container;
+mod several_hosts_go_the_same_way;
 mod steps_promote_check_and_go_back;
 mod the_compose_file_can_be_used;
 mod the_host_alone_brings_the_last_good_release_back;

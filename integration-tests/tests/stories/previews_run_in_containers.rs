@@ -71,7 +71,14 @@ async fn a_preview_in_a_container_has_limits_sleeps_and_goes_with_its_volumes() 
     // a push brings another image, with the same data
     let guid = pull.push("2", PIPELINE).await?;
     let run = stand.api()?.planned(&guid, RUN_LIMIT).await?.runs[0].0;
-    stand.api()?.ended(run, RUN_LIMIT).await?;
+    let api = stand.api()?;
+    let reached = async {
+        pull.answers(Ok("2"), RUN_LIMIT).await?;
+        Ok(std::time::UNIX_EPOCH.elapsed()?.as_millis())
+    };
+    let (view, reached) = tokio::try_join!(api.ended(run, RUN_LIMIT), reached)?;
+    let built = view.jobs[0].steps[1].ended_at.context("its image was built")?.0;
+    eprintln!("figure: it could be reached {} ms after its image was built", reached.saturating_sub(built as u128));
     ensure!(pull.answer("preview.localhost").await? == Ok("2".into()), "the newer one answers");
     ensure!(std::fs::read_to_string(&seeds)? == "7\n", "once");
 

@@ -25,7 +25,7 @@ impl RolloutMachine {
         let targets = facts.route.as_ref().map(|r| &r.targets);
         record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
         if let Some(route) = &facts.route
-            && self.on_route(route, out)
+            && self.on_route(route, !facts.others.is_empty(), out)
         {
             return;
         }
@@ -56,11 +56,12 @@ impl RolloutMachine {
         }
     }
 
-    /// Whether the new release had weight, as an owner confirmed, and has none at the host: an earlier owner that judged it
+    /// Whether the new release had weight, as an owner confirmed, and has none at a host: an earlier owner that judged it
     /// acted without the journal, because it could not reach the server, and died before it could. Its word stands.
     fn was_taken_back(&self, facts: &HostFacts) -> bool {
         let has_weight = |t: &Target| t.weight > 0 && self.new.iter().any(|c| c.instance == t.instance);
-        self.weight > 0 && facts.route.as_ref().is_some_and(|route| !route.targets.iter().any(has_weight))
+        let mut routes = facts.route.iter().chain(&facts.others);
+        self.weight > 0 && routes.any(|route| !route.targets.iter().any(has_weight))
     }
 
     fn begin(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
@@ -128,14 +129,14 @@ impl RolloutMachine {
     }
 
     /// Whether the route showed news that changed the course.
-    pub(super) fn on_route(&mut self, route: &RouteState, out: &mut Vec<Action>) -> bool {
+    pub(super) fn on_route(&mut self, route: &RouteState, has_others: bool, out: &mut Vec<Action>) -> bool {
         let (Some(restored), key) = (&route.restored, restore_key(route)) else { return false };
         if key == self.known_restore || matches!(self.phase, Phase::New | Phase::Ended { .. }) {
             return false;
         }
         self.known_restore = key;
         if restored.reason.starts_with("emergency") {
-            self.on_emergency(route, &restored.reason, out);
+            self.on_emergency(route, has_others, &restored.reason, out);
             return true;
         }
         if matches!(self.phase, Phase::Shifting { .. } | Phase::Watching { .. }) {
@@ -146,14 +147,19 @@ impl RolloutMachine {
         false
     }
 
-    /// Somebody has put all traffic elsewhere at the host, and that stays so.
-    fn on_emergency(&mut self, route: &RouteState, reason: &str, out: &mut Vec<Action>) {
+    /// Somebody has put all traffic elsewhere at the host, and that stays so; other hosts follow it.
+    fn on_emergency(&mut self, route: &RouteState, has_others: bool, reason: &str, out: &mut Vec<Action>) {
         let with_weight = reduce(route.targets.clone());
         let has_weight = |instance: &InstanceId| with_weight.iter().any(|t| t.instance == *instance);
         record(out, JournalKind::Emergency, json!({ "reason": reason, "serves": route.targets }));
         let reason = format!("taken back at the host, {reason}");
         if self.new_instances().any(has_weight) {
             // back to the very release that is rolled out
+            if has_others {
+                self.reason = Some(reason);
+                self.judge = None;
+                return self.shift(100, Then::Settle, out);
+            }
             self.weight = 100;
             return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
         }
@@ -161,6 +167,10 @@ impl RolloutMachine {
         self.weight = 0;
         self.former = with_weight;
         self.reason = Some(reason);
+        if has_others {
+            self.judge = None;
+            return self.go_back(1, out);
+        }
         self.clean_up(RolloutStatus::RolledBack, out);
     }
 }

@@ -97,6 +97,9 @@ pub enum Input {
 pub struct HostFacts {
     /// The route; none before the first release.
     pub route: Option<RouteState>,
+    /// The routes of the other hosts that take part, see [`super::fleet`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<RouteState>,
     /// The service's instances in the environment, of any release, that are not stopped.
     pub instances: Vec<Instance>,
 }
@@ -107,6 +110,7 @@ impl HostFacts {
     pub fn of(state: &HostState, environment: &str, service: &str) -> Self {
         Self {
             route: state.routes.iter().find(|r| r.environment == environment && r.service == service).cloned(),
+            others: Vec::new(),
             instances: state
                 .instances
                 .iter()

@@ -160,7 +160,8 @@ impl RolloutMachine {
             }
             Input::Command { command, by } => self.on_command(command, by.as_deref(), out),
             Input::Route { route } => {
-                self.on_route(&route, out);
+                // who hears of an emergency in an answer has a host alone; of several it hears when it claims anew
+                self.on_route(&route, false, out);
             }
             Input::Drained { instance, in_flight } => self.on_drained(instance, in_flight, out),
             Input::Retired { instance } => self.on_retired(&instance, out),
@@ -210,6 +211,12 @@ impl RolloutMachine {
     /// The instances of the new release, once they have names.
     pub fn new_instances(&self) -> impl Iterator<Item = &InstanceId> {
         self.new.iter().map(|c| &c.instance)
+    }
+
+    /// What had the traffic before; none until the machine has heard of it.
+    #[must_use]
+    pub fn former_targets(&self) -> &[Target] {
+        &self.former
     }
 
     /// When to give `Tick` at the latest; `None`: not before something else happens.

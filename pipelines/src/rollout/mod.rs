@@ -22,6 +22,7 @@
 
 mod action;
 mod claim;
+pub mod fleet;
 mod input;
 mod machine;
 mod stages;

@@ -126,6 +126,7 @@ impl World {
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;
         HostFacts {
             route: Some(self.route()),
+            others: Vec::new(),
             instances: self.instances.iter().map(instance).filter(is_there).collect(),
         }
     }

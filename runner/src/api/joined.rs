@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     reconcile,
-    store::{Bell, JoinedHost},
+    store::{Bell, JoinedHost, StoreError},
 };
 
 pub fn routes() -> Router<Arc<App>> {
@@ -83,7 +83,16 @@ async fn word(
     let word = read::<HostWord>(&body)?;
     let mut news = app.store.doorbell().listen(Bell::Hosts);
     match &word.state {
-        Some(state) => reconcile::host(&app.store, &host.name, state).await?,
+        Some(state) => {
+            let state = app.store.believable(&host.name, state).await?;
+            match reconcile::host(&app.store, &host.name, &state).await {
+                // it was heard, and the same again brings the same; what is revoked it must hear of all the same
+                Err(error @ (StoreError::Refused(_) | StoreError::Conflict(_) | StoreError::NotFound { .. })) => {
+                    tracing::warn!(host = host.name, %error, "not all that a host tells can be put on record");
+                }
+                taken => taken?,
+            }
+        }
         None => app.store.host_heard(&host.name).await?,
     }
     let over = tokio::time::sleep(Duration::from_millis(word.wait_ms.min(WORD_LIMIT_MS)));

@@ -2,7 +2,11 @@
 //! key of which the public half alone is kept; it lets one machine join, once, under one name, for a while. Certificates live shortly
 //! and are taken back by a list that the authority signs; hosts hold a request open and so hear of a newer list at once.
 
-use std::{collections::HashMap, sync::PoisonError, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 use ring::{
@@ -25,6 +29,7 @@ use crate::{
         sql::{Conn, args},
         tables::{
             hosts::{self, JoinedHost, ToldState},
+            releases,
             rollouts::{self, StoredRollout},
         },
     },
@@ -36,6 +41,8 @@ const SEALED_AS: &str = "authority of hosts";
 const HEARD_EVERY: Duration = Duration::from_secs(30);
 /// The longest address, and the longest version.
 const LONGEST: usize = 300;
+/// Emergency rollbacks that a host may have seen since its server heard of it.
+const EMERGENCIES_AT_ONCE: u32 = 16;
 
 /// To which owner of a rollout certificates were given last, and when.
 pub(crate) type AccessGiven = HashMap<RolloutId, (Epoch, Timestamp)>;
@@ -130,18 +137,55 @@ impl Store {
         .await
     }
 
+    /// Of what a host on another machine tells, what is its own to tell: of environments that it carries, releases that were made here, and
+    /// epochs that it can have seen.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn believable(&self, host: &str, told: &HostState) -> Result<HostState> {
+        let mut conn = self.read().await?;
+        let carries = |environment: &str| self.environment(environment).hosts.iter().any(|name| name == host);
+        let mut state = told.clone();
+        let mut unknown = HashSet::new();
+        for release in state.instances.iter().map(|instance| &instance.release) {
+            let known = releases::find(&mut conn, release.id).await?;
+            let is_known =
+                known.is_some_and(|known| known.service == release.service && known.digest == release.digest);
+            if !is_known {
+                unknown.insert(release.id);
+            }
+        }
+        state.instances.retain(|one| carries(&one.environment) && !unknown.contains(&one.release.id));
+        let mut routes = Vec::new();
+        for route in std::mem::take(&mut state.routes) {
+            let seen = rollouts::highest_epoch(&mut conn, &route.environment, &route.service).await?;
+            // some emergencies may have come to pass there meanwhile
+            let most = (0..EMERGENCIES_AT_ONCE).fold(seen, |epoch, _| epoch.after_emergency());
+            if carries(&route.environment) && route.epoch <= most {
+                routes.push(route);
+            } else {
+                let (environment, service) = (&route.environment, &route.service);
+                tracing::warn!(host, environment, service, "a host tells of what is not its own; left out");
+            }
+        }
+        state.routes = routes;
+        Ok(state)
+    }
+
     /// Takes a host's certificates back, at once: nobody reaches it any more. Gives the rollouts that were driven there.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] where none of that name has joined, or it was revoked already.
     pub async fn revoke_host(&self, name: &str) -> Result<Vec<RolloutId>> {
+        let missing = StoreError::not_found("joined host", name);
         let name = name.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
                 let found = hosts::find(&mut tx.conn, &name).await?.filter(|host| host.revoked_at.is_none());
                 let Some(mut host) = found else {
+                    // kept although there is no such host: what fails is undone
                     hosts::withdraw(&mut tx.conn, &name).await?;
-                    return Err(StoreError::not_found("joined host", name));
+                    return Ok(None);
                 };
                 host.revoked_at = Some(tx.now);
                 hosts::save(&mut tx.conn, &host).await?;
@@ -156,10 +200,11 @@ impl Store {
                     }
                 }
                 tx.ring(Bell::Hosts);
-                Ok(driven)
+                Ok(Some(driven))
             })
         })
-        .await
+        .await?
+        .ok_or(missing)
     }
 
     /// A host that joined and was not revoked, and whose certificate has not ended.
@@ -335,6 +380,22 @@ fn check_address(address: &str) -> Result<()> {
     if well { Ok(()) } else { Err(StoreError::Refused(format!("`{}` is no HOST:PORT", address.escape_debug()))) }
 }
 
+/// The addresses of those hosts that there are; of several, those that are not there any more keep the others from nothing.
+pub(super) async fn reachable(store: &Store, conn: &mut Conn, names: &[String]) -> Result<IndexMap<String, String>> {
+    let (mut found, mut refused) = (IndexMap::new(), None);
+    for name in names {
+        match addresses(store, conn, std::slice::from_ref(name)).await {
+            Ok(address) => found.extend(address),
+            Err(error @ StoreError::Refused(_)) => refused = refused.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    match refused {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
 /// Where hosts are reached, by name: the path of a unix socket, or `tls://HOST:PORT` of one that joined.
 ///
 /// # Errors
@@ -407,7 +468,7 @@ pub(super) async fn next_access(store: &Store, tx: &mut Tx, held: &StoredRollout
     if names.iter().all(|name| name == "local") || !is_access_due(store, id, epoch, tx.now) {
         return Ok(None);
     }
-    match addresses(store, &mut tx.conn, names).await {
+    match reachable(store, &mut tx.conn, names).await {
         Ok(addresses) => access(store, tx, &worker, (id, epoch), &addresses).await,
         // it is lost by its lease
         Err(StoreError::Refused(_)) => Ok(None),
@@ -418,7 +479,7 @@ pub(super) async fn next_access(store: &Store, tx: &mut Tx, held: &StoredRollout
 fn is_access_due(store: &Store, rollout: RolloutId, epoch: Epoch, now: Timestamp) -> bool {
     let given = store.inner.access_given.lock().unwrap_or_else(PoisonError::into_inner);
     let life = store.config().timing.worker_certificate.0;
-    given.get(&rollout).is_none_or(|(to, at)| *to != epoch || now.since(*at) >= renewed_after(life))
+    given.get(&rollout).is_none_or(|(to, at)| *to != epoch || now.since(*at) >= life / 3)
 }
 
 /// Takes back what a worker reaches hosts with.

@@ -9,7 +9,7 @@
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, `heads` the pushes that nobody told of, and `resume` goes
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
-//! `joined` says which machines are hosts and what opens them; `absent` records what a host carries that had been away, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
+//! `joined` says which machines are hosts and what opens them; `absent` records what a host carries that had been away, `in_step` brings one of several hosts to what the others serve, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
@@ -24,6 +24,7 @@ pub(crate) mod contents;
 mod contexts;
 pub(crate) mod gates;
 mod heads;
+mod in_step;
 mod intake;
 pub(crate) mod joined;
 mod logs;
@@ -45,6 +46,7 @@ mod workers;
 
 pub use carried::Carried;
 pub use commented::PullHead;
+pub use in_step::Shown;
 pub use joined::Invited;
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};

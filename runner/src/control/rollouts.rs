@@ -177,7 +177,7 @@ async fn create(
         blobs::touch(&mut tx.conn, &release.digest, bytes, tx.now).await?;
     }
     let settings = store.environment(&environment);
-    joined::addresses(store, &mut tx.conn, &settings.hosts).await?;
+    joined::reachable(store, &mut tx.conn, &settings.hosts).await?;
     let spec = RolloutSpec {
         release: release.clone(),
         service: create.service,
@@ -288,7 +288,7 @@ pub(super) fn sockets(store: &Store) -> IndexMap<String, String> {
 async fn next_with_hosts(store: &Store, tx: &mut Tx) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
     for _ in 0..LOOKED_AT {
         let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
-        match joined::addresses(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {
+        match joined::reachable(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {
             Ok(hosts) => return Ok(Some((rollout, hosts))),
             Err(StoreError::Refused(_)) if rollout.active => return Ok(Some((rollout, IndexMap::new()))),
             Err(error) => {
@@ -330,17 +330,13 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     let sources = [Some(&spec.release), spec.previous.as_ref()].into_iter().flatten();
     let id = (rollout.id(), rollout.record.epoch);
     let access = joined::access(store, tx, &request.worker, id, &hosts).await?;
-    // what lies elsewhere, hosts fetch by way of the API; those that joined ask their server
+    // what lies elsewhere, hosts fetch by way of the API; those that joined ask their server, whatever stands here
     let file = |release: &Release| {
         if release.image.is_some() {
             return None;
         }
-        let path = store.artifacts().path(&release.digest);
-        let source = match &access {
-            Some(_) => Some(ArtifactSource::Joined),
-            None => path.map(|path| ArtifactSource::File(path.to_string_lossy().into_owned())),
-        };
-        Some((release.digest.clone(), source?))
+        let path = store.artifacts().path(&release.digest)?;
+        Some((release.digest.clone(), ArtifactSource::File(path.to_string_lossy().into_owned())))
     };
     Ok(Some(RolloutClaim {
         hosts,

@@ -5,10 +5,11 @@ use std::{future::Future, time::Duration};
 
 use segue_schemas::{
     host_api::{
-        ApplyRoute, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch, Probe,
-        ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, StartInstance, StopInstance,
+        ApplyRoute, ArtifactSource, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch,
+        Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, StartInstance,
+        StopInstance,
     },
-    host_join::HostAccess,
+    host_join::{HostAccess, TLS},
     id::InstanceId,
 };
 use tokio::time::{Instant, sleep};
@@ -43,6 +44,8 @@ pub struct Host {
     pub name: String,
     client: HostClient,
     patience: Duration,
+    /// Whether it is another machine's, which fetches artifacts from its server by itself.
+    is_joined: bool,
 }
 
 impl Host {
@@ -53,7 +56,8 @@ impl Host {
     /// In words, where what opens it is missing or can't be read.
     pub fn new(name: &str, address: &str, access: Option<&HostAccess>, patience: Duration) -> Result<Self, String> {
         let channel = Channel::to(name, address, access)?;
-        Ok(Self { name: name.to_owned(), client: HostClient::over(channel), patience })
+        let is_joined = address.starts_with(TLS);
+        Ok(Self { name: name.to_owned(), client: HostClient::over(channel), patience, is_joined })
     }
 
     /// Goes by another certificate from now on.
@@ -70,6 +74,9 @@ impl Host {
 
     /// Starts an instance; the same name again changes nothing.
     pub async fn start(&self, start: &StartInstance) -> Result<Instance, HostTrouble> {
+        let joined = (self.is_joined && start.release.image.is_none())
+            .then(|| StartInstance { artifact: ArtifactSource::Joined, ..start.clone() });
+        let start = joined.as_ref().unwrap_or(start);
         self.patiently(|| self.client.start_instance(start)).await
     }
 

@@ -27,16 +27,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct Journal {
     epoch: Epoch,
-    host: String,
+    /// The host, where there is only one.
+    host: Option<String>,
     next_sequence: i64,
     unsent: Vec<JournalEntry>,
 }
 
 impl Journal {
     /// Goes on after the last entry of the claim.
-    pub(super) fn after(claim: &RolloutClaim, host: &str) -> Self {
+    pub(super) fn after(claim: &RolloutClaim, host: Option<&str>) -> Self {
         let last = claim.journal.iter().map(|entry| entry.sequence).max().unwrap_or(0);
-        Self { epoch: claim.epoch, host: host.into(), next_sequence: last + 1, unsent: Vec::new() }
+        Self { epoch: claim.epoch, host: host.map(str::to_owned), next_sequence: last + 1, unsent: Vec::new() }
     }
 
     /// Takes over what an earlier driver of this process could not send, if the server has nothing newer.
@@ -53,12 +54,18 @@ impl Journal {
 
     /// Adds an entry; `detail` gets a `message` where it has none.
     pub(super) fn note(&mut self, kind: JournalKind, detail: Value) {
+        let host = self.host.clone().filter(|_| concerns_host(kind));
+        self.note_of(kind, host, detail);
+    }
+
+    /// The same of one host of several.
+    pub(super) fn note_of(&mut self, kind: JournalKind, host: Option<String>, detail: Value) {
         let entry = JournalEntry {
             sequence: 0,
             epoch: self.epoch,
             at: Timestamp::default(),
             kind,
-            host: concerns_host(kind).then(|| self.host.clone()),
+            host,
             detail: with_message(kind, detail),
         };
         tracing::info!(kind = ?kind, message = entry.detail["message"].as_str(), "rollout");
@@ -184,6 +191,7 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         }
         JournalKind::Emergency => because("changed at the host itself"),
         JournalKind::Recovered => format!("a new owner goes on where the last one stopped ({})", text("phase")),
+        JournalKind::Quarantined => because("a host takes no part any more"),
         JournalKind::Ended => {
             let serves = match text("serves").as_str() {
                 "new" => "the new release has all the traffic",

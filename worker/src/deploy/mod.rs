@@ -13,7 +13,8 @@
 //! | `ladder.rs` | the readiness ladder |
 //! | `observe.rs` | observations; the dead-man's deadline |
 //! | `lease.rs` | until when this worker certainly owns the rollout |
-//! | `hosts.rs`, `server.rs`, `place.rs` | the host with patience; the server's five calls; what a rollout means at a host |
+//! | `hosts.rs`, `group.rs` | a host with patience; all hosts of a rollout, spoken to as one |
+//! | `server.rs`, `place.rs` | the server's five calls; what a rollout means at a host |
 //! | `tell.rs` | tells the server what hosts have done without it |
 //! | `inputs.rs`, `step.rs` | the steps `segue/deploy` and `segue/canary` |
 //!
@@ -24,10 +25,13 @@
 //! * The dead-man's deadline is put off only under a valid lease: a worker that lost its server lets the host fall back.
 //! * A host that shows a higher epoch although the lease is valid was changed by an emergency rollback: the server is told,
 //!   which ends the rollout there, or it is claimed under a higher epoch, and ends as the host's report says.
+//! * Of several hosts each goes the same way at once. One that does not answer is left out and the others go on: they end wholly old or wholly
+//!   new, and it is brought up to date when it is back, by a rollout of its own.
 //! * The server hears of every host that a worker reaches: when the worker starts, when the host comes back, and when the host
 //!   has changed weights without a rollout's word.
 
 mod drive;
+pub mod group;
 pub mod hosts;
 pub mod inputs;
 mod journal;

@@ -1,11 +1,11 @@
-//! What the host sees: observations of requests, and the dead-man's deadline, whose every renewal shows the route.
+//! What the hosts see: observations of requests.
 
 use std::time::Duration;
 
-use segue_schemas::host_api::{ObservationBatch, RenewDeadMan, RouteState};
+use segue_schemas::host_api::ObservationBatch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::hosts::{Host, HostTrouble};
+use super::{group::Hosts, hosts::HostTrouble};
 
 /// How long the host holds an answer back while there is nothing to see.
 const WAIT: Duration = Duration::from_secs(5);
@@ -23,13 +23,13 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The next batch after a position: as soon as there is one, but not before the last one's pace is over; empty when there is none
 /// for a while.
 pub(super) async fn next(
-    host: &Host,
+    hosts: &Hosts,
     environment: &str,
     service: &str,
     after: u64,
 ) -> Result<ObservationBatch, HostTrouble> {
     let not_before = Instant::now() + PACE;
-    let batch = host.observations(environment, service, after, WAIT, LIMIT).await;
+    let batch = hosts.observations(environment, service, after, WAIT, LIMIT).await;
     match &batch {
         // a full batch means that more are waiting
         Ok(batch) if batch.observations.len() >= LIMIT as usize => {}
@@ -37,18 +37,4 @@ pub(super) async fn next(
         Err(_) => sleep(RETRY).await,
     }
     batch
-}
-
-/// Puts the dead-man's deadline off and gives the route that the host shows, where there is one. A host that has nothing to put
-/// off has fallen back already; its report says so.
-pub(super) async fn put_off(host: &Host, renew: &RenewDeadMan) -> Result<Option<RouteState>, HostTrouble> {
-    match host.renew(renew).await {
-        Ok(route) => Ok(Some(route)),
-        Err(HostTrouble::Refused(_)) => {
-            let fence = &renew.fence;
-            let is_ours = |route: &RouteState| route.environment == fence.environment && route.service == fence.service;
-            Ok(host.state().await?.routes.into_iter().find(is_ours))
-        }
-        Err(trouble) => Err(trouble),
-    }
 }

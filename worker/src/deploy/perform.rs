@@ -1,4 +1,4 @@
-//! Acts: the four changes that are made at a host. Each is announced in the journal, made under the lease's epoch, and
+//! Acts: the four changes that are made at the hosts. Each is announced in the journal, made under the lease's epoch, and
 //! what was seen is given back.
 
 use std::time::Duration;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
+    group::{Answers, Hosts},
     hosts::{Host, HostTrouble},
     journal,
     lease::Lease,
@@ -58,10 +59,10 @@ pub(super) struct Done {
 pub(super) enum Seen {
     /// The journal could not be written, so nothing was done.
     NotBegun(ServerError),
-    /// The instance as it is now.
-    Instance(Box<Instance>),
-    /// The route as the proxy carries it now.
-    Route(Box<RouteState>),
+    /// The instance as it is now, on each host.
+    Instance(Answers<Instance>),
+    /// The route as each host's proxy carries it now.
+    Route(Answers<RouteState>),
     /// The host could not, would not, or was not to be had.
     Trouble(HostTrouble),
 }
@@ -117,7 +118,7 @@ pub(super) async fn perform(
     server: &dyn RolloutServer,
     claim: &RolloutClaim,
     lease: &Lease,
-    host: &Host,
+    hosts: &Hosts,
     report: RolloutReport,
     act: Act,
 ) -> Done {
@@ -133,10 +134,19 @@ pub(super) async fn perform(
     }
     let begun = Instant::now();
     let seen = match &act {
-        Act::Start(start) => start_and_keep(host, start).await.map(|instance| Seen::Instance(Box::new(instance))),
-        Act::Shift { apply, .. } => host.apply_route(apply).await.map(|route| Seen::Route(Box::new(route))),
-        Act::Retire(id, retire) => host.retire(id, retire).await.map(|instance| Seen::Instance(Box::new(instance))),
-        Act::Stop(id, stop) => host.stop(id, stop).await.map(|instance| Seen::Instance(Box::new(instance))),
+        Act::Start(start) => {
+            let started = hosts.of_instance(&start.instance, |host, instance| async move {
+                start_and_keep(&host, &StartInstance { instance, ..(**start).clone() }).await
+            });
+            started.await.map(Seen::Instance)
+        }
+        Act::Shift { apply, .. } => hosts.apply_route(apply).await.map(Seen::Route),
+        Act::Retire(id, retire) => {
+            hosts.of_instance(id, |host, id| async move { host.retire(&id, retire).await }).await.map(Seen::Instance)
+        }
+        Act::Stop(id, stop) => {
+            hosts.of_instance(id, |host, id| async move { host.stop(&id, stop).await }).await.map(Seen::Instance)
+        }
     };
     Done { act, reported, seen: seen.unwrap_or_else(Seen::Trouble), took: begun.elapsed() }
 }

@@ -178,6 +178,8 @@ impl Identity {
         }
         kept.certificate = certified.certificate;
         kept.revocations = certified.revocations;
+        // which list that is was not said; the next word brings the newest
+        kept.revision = 0;
         kept.renew_at = now() + Duration::from_millis(certified.renew_after_ms);
         let checked = Self { file: self.file.clone(), kept };
         checked.check()?;

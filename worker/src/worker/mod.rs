@@ -344,11 +344,14 @@ async fn register(
 }
 
 fn deploy_options(registered: &Registered) -> deploy::Options {
+    let absent_limit = Duration::from_millis(registered.absent_host_ms);
+    let default = deploy::Timing::default();
     let timing = deploy::Timing {
         lease: Duration::from_millis(registered.lease_ms),
         renew: Duration::from_millis(registered.renew_ms),
-        absent_limit: Duration::from_millis(registered.absent_host_ms),
-        ..deploy::Timing::default()
+        host_patience: default.host_patience.min(absent_limit),
+        absent_limit,
+        ..default
     };
     deploy::Options { timing, ..deploy::Options::default() }
 }

@@ -148,7 +148,7 @@ async fn requests_wait_for_what_sleeps_and_too_many_are_told_to_come_again() {
 
 #[tokio::test]
 async fn a_rollout_takes_the_place_of_what_sleeps_and_may_go_back_to_it() {
-    let (world, old) = sleeper(300).await;
+    let (world, old) = sleeper(1_000).await;
     until_asleep(&world, &old).await;
     run(&world, "web-2", 2, 60_000).await;
     // going back to what sleeps wakes it with the next request
@@ -159,7 +159,7 @@ async fn a_rollout_takes_the_place_of_what_sleeps_and_may_go_back_to_it() {
     until_asleep(&world, &old).await;
     world.route(1, &[("web-2", 100)], &[]).await;
     // asked for by its name, it runs again
-    let again = tokio::time::timeout(Duration::from_secs(20), run(&world, "web-1", 1, 300)).await.unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(20), run(&world, "web-1", 1, 1_000)).await.unwrap();
     assert_eq!(again.state, InstanceState::Running);
     let stopped = world.client.stop(&old, &StopInstance { fence: world.fence(1) }).await.unwrap();
     assert_eq!(stopped.state, InstanceState::Stopped);

@@ -65,7 +65,7 @@ async fn weights_are_carried_as_they_are_said(kind: Kind) {
         assert!(answers.iter().all(|a| a.status == 200), "{:?}", answers.iter().find(|a| a.status != 200));
         #[allow(clippy::cast_precision_loss)]
         let (share, wanted) = (of_new as f64 / answers.len() as f64, f64::from(new) / f64::from(old + new));
-        assert!((share - wanted).abs() < 0.045, "{old} : {new} gave {share} of {}", answers.len());
+        assert!((share - wanted).abs() < 0.06, "{old} : {new} gave {share} of {}", answers.len());
         assert!(wanted > 0.999 || of_new < answers.len(), "{old} : {new} gave all");
     }
     world.end().await;
@@ -131,8 +131,13 @@ async fn every_attempt_is_observed(kind: Kind) {
     }
     // what begins and breaks off
     let _ = get(world.address, world.host(), "/cut").await;
-    let cut = read(&world, &mut position, 1).await;
-    assert_eq!((cut[0].status, cut[0].outcome), (200, Outcome::Cut), "{cut:?}");
+    let mut cut = Vec::new();
+    // what was tried at both is told of one by one
+    while !cut.iter().any(|one: &Observation| one.outcome == Outcome::Cut) {
+        cut.extend(read(&world, &mut position, 1).await);
+    }
+    let broken = cut.iter().find(|one| one.outcome == Outcome::Cut);
+    assert_eq!(broken.map(|one| one.status), Some(200), "{cut:?}");
 
     // an instance that is down: its requests are answered by the other one, and both attempts are there
     let state = world.client.state().await.unwrap();

@@ -118,6 +118,12 @@ pub(crate) async fn set_serving(
     Ok(())
 }
 
+/// Since when the release serves that does.
+pub(crate) async fn serving_since(conn: &mut Conn, environment: &str, service: &str) -> Result<Option<Timestamp>> {
+    let sql = "SELECT since FROM current_releases WHERE environment = $1 AND service = $2";
+    conn.first(sql, args![environment, service]).await?.map(|row| row.time("since")).transpose()
+}
+
 /// From now on nothing serves there.
 pub(crate) async fn forget_serving(conn: &mut Conn, environment: &str, service: &str) -> Result<()> {
     let sql = "DELETE FROM current_releases WHERE environment = $1 AND service = $2";

@@ -13,7 +13,8 @@ use serde_json::json;
 use super::{
     super::{
         Timing,
-        hosts::{Host, HostTrouble},
+        group::Hosts,
+        hosts::HostTrouble,
         journal::{self, Journal},
         lease::Lease,
         server::{RolloutServer, ServerError},
@@ -65,12 +66,19 @@ pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -
         return passed(first_tried, timing.begin_limit).then_some(GivenUp { serves: "former", reason });
     }
     let away_since = claim.journal.last().filter(|entry| is_away(entry));
-    let host = claim.rollout.spec.hosts.first().map_or("?", String::as_str);
+    // what only brings one host to what the others serve keeps no release of theirs waiting
+    let limit = if is_repair(claim) { timing.begin_limit.min(timing.absent_limit) } else { timing.absent_limit };
+    let hosts = claim.rollout.spec.hosts.join("`, `");
     let reason = format!(
-        "what serves at host `{host}` is unknown, and put on record when it is back: for {} the rollout could not go on: {why}",
-        Span(timing.absent_limit)
+        "what serves at host `{hosts}` is unknown, and put on record when it is back: for {} the rollout could not go on: {why}",
+        Span(limit)
     );
-    passed(away_since, timing.absent_limit).then_some(GivenUp { serves: "unknown", reason })
+    passed(away_since, limit).then_some(GivenUp { serves: "unknown", reason })
+}
+
+fn is_repair(claim: &RolloutClaim) -> bool {
+    let spec = &claim.rollout.spec;
+    spec.is_rollback && spec.previous.as_ref().is_some_and(|previous| previous.id == spec.release.id)
 }
 
 fn is_untouched(claim: &RolloutClaim) -> bool {
@@ -85,7 +93,7 @@ fn is_away(entry: &JournalEntry) -> bool {
 /// Ends a rollout that was given up.
 pub(super) async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, lease: &Lease, end: GivenUp) -> Outcome {
     let GivenUp { serves, reason } = end;
-    let mut journal = Journal::after(claim, "");
+    let mut journal = Journal::after(claim, None);
     let detail = json!({ "status": RolloutStatus::Failed, "serves": serves, "reason": reason });
     journal.note(JournalKind::Ended, detail);
     let report = RolloutReport {
@@ -103,7 +111,7 @@ pub(super) async fn give_up(server: &dyn RolloutServer, claim: &RolloutClaim, le
 /// Where the rollout stood when it was claimed; the first who could not begin it, or go on with it, writes that down.
 pub(super) fn stands(claim: &RolloutClaim, why: &str) -> RolloutReport {
     let rollout = &claim.rollout;
-    let mut journal = Journal::after(claim, "");
+    let mut journal = Journal::after(claim, None);
     if claim.journal.is_empty() {
         let message = "a worker took the rollout over, but could not begin it";
         journal.note(JournalKind::Claimed, json!({ "message": message }));
@@ -123,14 +131,14 @@ pub(super) fn stands(claim: &RolloutClaim, why: &str) -> RolloutReport {
     }
 }
 
-/// Tells the server what the host has seen that it has not, and hands the rollout back: what follows is claimed above it. An
+/// Tells the server what the hosts have seen that it has not, and hands the rollout back: what follows is claimed above it. An
 /// emergency that is put on record by this ends the rollout, and there is nothing left to hand back.
-pub(super) async fn overtaken(server: &dyn RolloutServer, host: &Host, why: String) -> Leave {
-    let telling = async {
+pub(super) async fn overtaken(server: &dyn RolloutServer, hosts: &Hosts, why: String) -> Leave {
+    let told = hosts.each_apart(TELLING, |host| async move {
         let state = host.state().await.map_err(|trouble| trouble.to_string())?;
         server.tell_host(&host.name, &state).await.map_err(|error| error.to_string())
-    };
-    let told = tokio::time::timeout(TELLING, telling).await.unwrap_or_else(|_| Err("no answer in time".into()));
+    });
+    let told: Result<(), String> = told.await.into_iter().collect();
     match told {
         Ok(()) => Leave::HandBack { why, not_before: Duration::ZERO },
         Err(error) => {

@@ -11,8 +11,15 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
+use segue_pipelines::rollout::{
+    Action, HostFacts, Input, RolloutMachine,
+    fleet::{self, Fleet, OutOfStep},
+};
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind, Strategy},
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
@@ -35,9 +42,10 @@ use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_pa
 
 use super::{
     Timing,
+    group::{Answers, Hosts},
     hosts::{Host, HostTrouble},
     journal::{self, Journal},
-    ladder::{self, Climb},
+    ladder::Climb,
     lease::{self, Lease, LeaseNews},
     observe,
     perform::{self, Act, Done},
@@ -63,7 +71,7 @@ enum Event {
     /// Observations after a position.
     Observed(u64, Result<ObservationBatch, HostTrouble>),
     /// The dead-man's deadline was put off.
-    Renewed(Result<Option<RouteState>, HostTrouble>),
+    Renewed(Result<Answers<RouteState>, HostTrouble>),
     /// The machine wants to be woken, the deadline wants to be put off, or a snapshot is due.
     Time,
     /// This worker stops.
@@ -141,8 +149,8 @@ pub(super) async fn drive(
 }
 
 async fn after_telling(server: &dyn RolloutServer, claim: &RolloutClaim, timing: Timing, leave: Leave) -> Leave {
-    match (leave, host_of(claim, timing)) {
-        (Leave::Overtaken(why), Ok(host)) => overtaken(server, &host, why).await,
+    match (leave, hosts_of(claim, timing)) {
+        (Leave::Overtaken(why), Ok((hosts, _))) => overtaken(server, &Hosts::unknown(hosts), why).await,
         (leave, _) => leave,
     }
 }
@@ -150,7 +158,7 @@ async fn after_telling(server: &dyn RolloutServer, claim: &RolloutClaim, timing:
 struct Driver {
     server: Arc<dyn RolloutServer>,
     claim: Arc<RolloutClaim>,
-    host: Host,
+    hosts: Hosts,
     lease: Lease,
     timing: Timing,
     dead_man: Duration,
@@ -167,6 +175,8 @@ struct Driver {
     fallen: HashMap<InstanceId, Value>,
     /// When the dead-man's deadline is put off next; none while none is set.
     renew_at: Option<Instant>,
+    /// When that was last begun: from then on the hosts count.
+    renewing_since: Instant,
     /// When the state is stored although nothing was decided.
     snapshot_at: Instant,
     snapshot_of: u64,
@@ -179,7 +189,7 @@ struct Driver {
 }
 
 impl Driver {
-    /// Takes the rollout over: the machine as it was stored, and what the host carries, make the first actions. A new rollout
+    /// Takes the rollout over: the machine as it was stored, and what the hosts carry, make the first actions. A new rollout
     /// and a recovered one go the same way.
     async fn begin(
         server: Arc<dyn RolloutServer>,
@@ -189,8 +199,9 @@ impl Driver {
         leftover: Option<Leftover>,
     ) -> Result<(Self, Result<(), Leave>), Leave> {
         let rollout = &claim.rollout;
-        let host = host_of(&claim, timing).map_err(hand_back_later)?;
-        let mut journal = Journal::after(&claim, &host.name);
+        let hosts = hosts_of(&claim, timing).map_err(hand_back_later)?;
+        let only = claim.rollout.spec.hosts.first().filter(|_| claim.rollout.spec.hosts.len() == 1);
+        let mut journal = Journal::after(&claim, only.map(String::as_str));
         let mut state = rollout.state.clone();
         if let Some(leftover) = leftover
             && journal.adopt(leftover.entries)
@@ -198,19 +209,14 @@ impl Driver {
             state = Some(leftover.state);
         }
         let machine = match state {
-            None => RolloutMachine::new(rollout.id, rollout.spec.clone()),
+            None => {
+                let mut spec = rollout.spec.clone();
+                spec.service.replicas = fleet::share(spec.service.replicas, spec.hosts.len());
+                RolloutMachine::new(rollout.id, spec)
+            }
             Some(state) => RolloutMachine::restore(state).map_err(|error| hand_back_later(error.to_string()))?,
         };
-        let facts = match host.state().await {
-            Ok(state) => HostFacts::of(&state, &rollout.spec.environment, &rollout.spec.service.name),
-            Err(trouble) => return Err(left_by(trouble)),
-        };
-        if let Some(route) = &facts.route
-            && route.epoch > claim.epoch
-        {
-            let why = format!("the host has seen epoch {}, this lease has {}", route.epoch, claim.epoch);
-            return Err(Leave::Overtaken(why));
-        }
+        let (hosts, facts) = take_stock(hosts, &claim, &machine).await?;
         let dead_man = Duration::from_millis(claim.dead_man_ms);
         journal.note(
             JournalKind::Claimed,
@@ -222,7 +228,7 @@ impl Driver {
         let mut driver = Self {
             server,
             claim,
-            host,
+            hosts,
             lease,
             timing,
             dead_man,
@@ -234,6 +240,7 @@ impl Driver {
             is_polling: false,
             fallen: HashMap::new(),
             renew_at: None,
+            renewing_since: Instant::now(),
             snapshot_at: Instant::now() + timing.snapshot,
             snapshot_of: 0,
             going_back_since: None,
@@ -275,7 +282,7 @@ impl Driver {
         match event {
             Event::Lease(LeaseNews::Command(command, by)) => self.feed(Input::Command { command, by: Some(by) }),
             Event::Lease(LeaseNews::Back) => {}
-            Event::Lease(LeaseNews::Access(access)) => self.host.renew_access(&access),
+            Event::Lease(LeaseNews::Access(access)) => self.hosts.renew_access(&access),
             Event::Lease(LeaseNews::Lost(why)) => return Err(Leave::Lost(why)),
             Event::Performed(done) => return self.on_performed(*done),
             Event::Reported(report, result) => {
@@ -318,6 +325,10 @@ impl Driver {
     /// Begins what can be begun: everything up to the next act, then that act; where nothing waits, what the server does not have
     /// yet is sent.
     fn advance(&mut self) -> Result<(), Leave> {
+        for OutOfStep { host, reason } in self.hosts.take_left_out() {
+            let message = format!("host `{host}` takes no part any more: {reason}");
+            self.journal.note_of(JournalKind::Quarantined, Some(host), json!({ "message": message, "reason": reason }));
+        }
         while !self.is_busy && self.closing_until.is_none() {
             let Some(action) = self.queue.pop_front() else { break };
             self.begin_action(action)?;
@@ -342,16 +353,16 @@ impl Driver {
                 self.journal.note(kind, detail);
             }
             Action::AwaitReady { instance } => {
-                let (host, claim) = (self.host.clone(), self.claim.clone());
+                let (hosts, claim) = (self.hosts.clone(), self.claim.clone());
                 self.tasks.push(Box::pin(async move {
-                    let climb = ladder::climb(&host, &instance, &claim.rollout.spec.service).await;
+                    let climb = hosts.climb(&instance, &claim.rollout.spec.service).await;
                     Event::Climbed(instance, climb)
                 }));
             }
             Action::Drain { instance, limit } => {
-                let host = self.host.clone();
+                let hosts = self.hosts.clone();
                 self.tasks.push(Box::pin(async move {
-                    let drained = host.drain(&instance, limit.0).await.map(|drained| drained.in_flight);
+                    let drained = hosts.drain(&instance, limit.0).await;
                     Event::Drained(instance, drained)
                 }));
             }
@@ -370,10 +381,10 @@ impl Driver {
         self.is_busy = true;
         let report = self.journal.report(&self.machine);
         self.snapshot_of = self.machine.observed_until();
-        let (server, claim, host) = (self.server.clone(), self.claim.clone(), self.host.clone());
+        let (server, claim, hosts) = (self.server.clone(), self.claim.clone(), self.hosts.clone());
         let lease = self.lease.clone();
         self.tasks.push(Box::pin(async move {
-            Event::Performed(Box::new(perform::perform(&*server, &claim, &lease, &host, report, act).await))
+            Event::Performed(Box::new(perform::perform(&*server, &claim, &lease, &hosts, report, act).await))
         }));
     }
 
@@ -394,10 +405,10 @@ impl Driver {
             return;
         }
         self.is_polling = true;
-        let (host, claim, after) = (self.host.clone(), self.claim.clone(), self.machine.observed_until());
+        let (hosts, claim, after) = (self.hosts.clone(), self.claim.clone(), self.machine.observed_until());
         self.tasks.push(Box::pin(async move {
             let spec = &claim.rollout.spec;
-            let batch = observe::next(&host, &spec.environment, &spec.service.name, after).await;
+            let batch = observe::next(&hosts, &spec.environment, &spec.service.name, after).await;
             Event::Observed(after, batch)
         }));
     }
@@ -410,10 +421,11 @@ impl Driver {
             return;
         }
         // until the answer comes; at the latest then it is due again
-        self.renew_at = Some(Instant::now() + self.dead_man);
-        let (host, fence) = (self.host.clone(), place::fence(&self.claim));
+        self.renewing_since = Instant::now();
+        self.renew_at = Some(self.renewing_since + self.dead_man);
+        let (hosts, fence) = (self.hosts.clone(), place::fence(&self.claim));
         let renew = RenewDeadMan { fence, dead_man_ms: millis(self.dead_man) };
-        self.tasks.push(Box::pin(async move { Event::Renewed(observe::put_off(&host, &renew).await) }));
+        self.tasks.push(Box::pin(async move { Event::Renewed(hosts.put_off(&renew).await) }));
     }
 
     /// The next moment at which something is due although nothing happens.
@@ -467,18 +479,87 @@ impl Driver {
     }
 }
 
-/// The host that carries the environment.
-fn host_of(claim: &RolloutClaim, timing: Timing) -> Result<Host, String> {
+/// What the hosts carry, as one; and those of them that take part. A host that does not answer is left out where another one does, and at its
+/// beginning a rollout goes only to those that serve the same.
+async fn take_stock(
+    (hosts, mut left_out): (Vec<Host>, Vec<OutOfStep>),
+    claim: &RolloutClaim,
+    machine: &RolloutMachine,
+) -> Result<(Hosts, HostFacts), Leave> {
     let spec = &claim.rollout.spec;
-    let name = spec.hosts.first().ok_or_else(|| format!("environment `{}` names no host", spec.environment))?;
-    let socket = claim.hosts.get(name).ok_or_else(|| {
-        format!(
-            "host `{name}` of environment `{}` has no address: it is not named under `hosts` in segue.yaml, and has not joined or was \
-             revoked (`segue hosts`)",
-            spec.environment
-        )
-    })?;
-    Host::new(name, socket, claim.access.as_ref(), timing.host_patience)
+    let (mut facts, mut trouble) = (Vec::new(), None);
+    let asked = hosts.iter().map(async |host| (host.name.clone(), host.state().await));
+    for (host, answer) in join_all(asked).await {
+        match answer {
+            Ok(state) => facts.push((host, HostFacts::of(&state, &spec.environment, &spec.service.name))),
+            Err(found) => {
+                left_out.push(OutOfStep { host, reason: format!("it does not answer: {found}") });
+                trouble = Some(found);
+            }
+        }
+    }
+    if facts.is_empty() {
+        return Err(trouble.map_or_else(|| hand_back_later("no host takes part any more".into()), left_by));
+    }
+    for (host, facts) in &facts {
+        if let Some(route) = facts.route.as_ref().filter(|route| route.epoch > claim.epoch) {
+            let why = format!("host `{host}` has seen epoch {}, this lease has {}", route.epoch, claim.epoch);
+            return Err(Leave::Overtaken(why));
+        }
+    }
+    if let ([host], [(_, facts)], 1) = (&hosts[..], &facts[..], spec.hosts.len()) {
+        return Ok((Hosts::one(host.clone()), facts.clone()));
+    }
+    if claim.rollout.state.is_none() {
+        let (with, without) = fleet::in_step(&facts, spec.previous.as_ref());
+        facts.retain(|(host, _)| with.contains(host));
+        left_out.extend(without);
+    }
+    // one that lost its record has nothing to go back to
+    let has_lost =
+        |facts: &HostFacts| facts.route.as_ref().is_none_or(|r| r.targets.is_empty() && r.fallback.is_empty());
+    if !machine.former_targets().is_empty() && facts.iter().any(|(_, facts)| !has_lost(facts)) {
+        for (host, _) in facts.extract_if(.., |(_, facts)| has_lost(facts)) {
+            left_out.push(OutOfStep { host, reason: "it carries nothing of the service any more".into() });
+        }
+    }
+    let new: Vec<InstanceId> = machine.new_instances().cloned().collect();
+    let former = claim.rollout.state.is_some().then(|| machine.former_targets());
+    let fleet = Fleet::new(&facts, former, &new);
+    let seen = fleet.seen_as_one(&facts);
+    Ok((Hosts::new(hosts, fleet, &facts, left_out), seen))
+}
+
+/// The hosts that carry the environment, but those that were left out before; and those that nobody can reach, where there are others.
+fn hosts_of(claim: &RolloutClaim, timing: Timing) -> Result<(Vec<Host>, Vec<OutOfStep>), String> {
+    let spec = &claim.rollout.spec;
+    if spec.hosts.is_empty() {
+        return Err(format!("environment `{}` names no host", spec.environment));
+    }
+    let was_left_out = |name: &String| {
+        claim.journal.iter().any(|entry| entry.kind == JournalKind::Quarantined && entry.host.as_ref() == Some(name))
+    };
+    let open = |name: &String| {
+        let address = claim.hosts.get(name).ok_or_else(|| {
+            format!(
+                "host `{name}` of environment `{}` has no address: it is not named under `hosts` in segue.yaml, and has not joined or was \
+                 revoked (`segue hosts`)",
+                spec.environment
+            )
+        })?;
+        Host::new(name, address, claim.access.as_ref(), timing.host_patience)
+    };
+    let (mut hosts, mut left_out) = (Vec::new(), Vec::new());
+    for name in spec.hosts.iter().filter(|name| !was_left_out(name)) {
+        match open(name) {
+            Ok(host) => hosts.push(host),
+            Err(reason) => left_out.push(OutOfStep { host: name.clone(), reason }),
+        }
+    }
+    match left_out.first() {
+        Some(first) if hosts.is_empty() => Err(first.reason.clone()),
+        _ => Ok((hosts, left_out)),
+    }
 }
 
 fn now() -> Timestamp {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use segue_pipelines::rollout::Input;
 use segue_schemas::{
     deploy::JournalKind,
-    host_api::{InstanceState, ObservationBatch, RouteState},
+    host_api::{Instance, InstanceState, ObservationBatch, RouteState},
     id::InstanceId,
     worker_api::RolloutReport,
 };
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
+        group::Answers,
         hosts::HostTrouble,
         ladder::Climb,
         perform::{Act, Done, Seen},
@@ -33,24 +34,13 @@ impl Driver {
         match done.seen {
             Seen::NotBegun(error) => return Err(lost_by(error)),
             Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
-            Seen::Instance(instance) => match &done.act {
-                Act::Start(start) => match &instance.state {
-                    InstanceState::Failed { reason } => {
-                        let reason = format!("it could not be started: {reason}");
-                        self.feed(Input::NotReady { instance: start.instance.clone(), reason });
-                    }
-                    _ => {
-                        let message = format!("instance {} is started on {}", instance.id, instance.address);
-                        let detail = json!({ "message": message, "instance": instance.id, "address": instance.address,
-                            "pid": instance.pid, "output": instance.output });
-                        self.journal.note(JournalKind::Started, detail);
-                        self.feed(Input::Started { instance: start.instance.clone() });
-                    }
-                },
+            Seen::Instance(instances) => match &done.act {
+                Act::Start(start) => self.on_started(&start.instance, instances),
                 Act::Retire(id, retire) => {
+                    let retire_at = instances.iter().find_map(|(_, instance)| instance.retire_at);
                     let after = Duration::from_millis(retire.after_ms);
                     let message = format!("instance {id} stays warm for {after:?}; then its host drains and stops it");
-                    let detail = json!({ "message": message, "instance": id, "retire_at": instance.retire_at });
+                    let detail = json!({ "message": message, "instance": id, "retire_at": retire_at });
                     self.journal.note(JournalKind::Retired, detail);
                     self.feed(Input::Retired { instance: id.clone() });
                 }
@@ -61,7 +51,8 @@ impl Driver {
                 }
                 Act::Shift { .. } => {}
             },
-            Seen::Route(route) => {
+            Seen::Route(routes) => {
+                let targets = routes.first().map(|(_, route)| route.targets.clone()).unwrap_or_default();
                 if let Act::Shift { percent, apply } = &done.act {
                     let percent = *percent;
                     self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
@@ -70,7 +61,7 @@ impl Driver {
                         Some(us) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
                         None => format!("{percent} % of the traffic goes to release {}", self.release()),
                     };
-                    let detail = json!({ "message": message, "weight": percent, "targets": route.targets,
+                    let detail = json!({ "message": message, "weight": percent, "targets": targets,
                         "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
                     self.journal.note(JournalKind::Shifted, detail);
                     self.feed(Input::Shifted { percent });
@@ -78,6 +69,32 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// An instance was started at each host, or at one it could not be.
+    fn on_started(&mut self, id: &InstanceId, instances: Answers<Instance>) {
+        let failed = instances.iter().find_map(|(host, instance)| match &instance.state {
+            InstanceState::Failed { reason } => Some((host, reason)),
+            _ => None,
+        });
+        let Some((_, first)) = instances.first() else {
+            let reason = "no host has an instance in its place".to_owned();
+            return self.feed(Input::NotReady { instance: id.clone(), reason });
+        };
+        if let Some((host, reason)) = failed {
+            let at = if instances.len() > 1 { format!(" on host `{host}`") } else { String::new() };
+            let reason = format!("it could not be started{at}: {reason}");
+            return self.feed(Input::NotReady { instance: id.clone(), reason });
+        }
+        let places: Vec<String> = match &instances[..] {
+            [(_, only)] => vec![only.address.clone()],
+            all => all.iter().map(|(host, instance)| format!("{} of `{host}`", instance.address)).collect(),
+        };
+        let message = format!("instance {id} is started on {}", places.join(", "));
+        let detail = json!({ "message": message, "instance": id, "address": places.join(", "), "pid": first.pid,
+            "output": first.output });
+        self.journal.note(JournalKind::Started, detail);
+        self.feed(Input::Started { instance: id.clone() });
     }
 
     /// The host could not or would not.
@@ -136,11 +153,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_renewed(&mut self, renewed: Result<Option<RouteState>, HostTrouble>) -> Result<(), Leave> {
+    pub(super) fn on_renewed(&mut self, renewed: Result<Answers<RouteState>, HostTrouble>) -> Result<(), Leave> {
         match renewed {
-            Ok(route) => {
-                self.renew_at = self.renew_at.map(|_| Instant::now() + self.dead_man / 3);
-                if let Some(route) = route {
+            Ok(routes) => {
+                self.renew_at = self.renew_at.map(|_| self.renewing_since + self.dead_man / 3);
+                for (_, route) in routes {
                     self.feed(Input::Route { route });
                 }
                 Ok(())

@@ -3,6 +3,7 @@
 mod real_host;
 mod scripted_host;
 mod scripted_server;
+mod several;
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 

@@ -41,6 +41,8 @@ pub(super) struct ScriptedServer {
     changed: Notify,
     dead_man_ms: u64,
     host_socket: String,
+    /// Hosts beside `local`, with their sockets.
+    pub(super) others: Vec<(String, String)>,
     artifacts: BTreeMap<Digest, ArtifactSource>,
 }
 
@@ -92,6 +94,7 @@ impl ScriptedServer {
             changed: Notify::new(),
             dead_man_ms,
             host_socket,
+            others: Vec::new(),
             artifacts,
         }
     }
@@ -208,7 +211,7 @@ impl RolloutServer for ScriptedServer {
             rollout: state.rollout.clone(),
             epoch: state.epoch,
             journal: state.journal.clone(),
-            hosts: [("local".to_owned(), self.host_socket.clone())].into(),
+            hosts: [("local".to_owned(), self.host_socket.clone())].into_iter().chain(self.others.clone()).collect(),
             artifacts: self.artifacts.clone(),
             access: None,
             dead_man_ms: self.dead_man_ms,
