@@ -127,10 +127,11 @@ pub async fn a_rollout_on_a_joined_host_comes_with_what_opens_it(world: World) {
     let claim = world.claim_rollout(&worker).await;
     assert_eq!(claim.hosts["far"], format!("tls://{ADDRESS}"));
     let access = claim.access.clone().unwrap();
-    assert!(claim.artifacts.values().all(|source| matches!(source, ArtifactSource::Joined)));
+    // for hosts of this machine; the worker tells those that joined to ask their server
+    assert!(claim.artifacts.values().all(|source| matches!(source, ArtifactSource::File(_))));
     assert!(!format!("{claim:?}").contains(&access.key), "what opens a host stands in no log");
 
-    // another when two thirds of the hour are over
+    // another when a third of the hour is over
     assert!(store.renew_rollout(created.rollout, claim.epoch).await.unwrap().access.is_none());
     for _ in 0..121 {
         world.pass(Duration::from_secs(20));

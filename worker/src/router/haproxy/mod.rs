@@ -149,18 +149,7 @@ impl Haproxy {
             )));
         }
         if seen.shape.as_deref() != Some(&wanted.shape) {
-            seen = match self.reload(&wanted, before).await {
-                Ok(seen) => seen,
-                Err(refused) => {
-                    // a way back is weights of what is known, and waits for nobody's configuration
-                    let is_known = |server: &Server| seen.servers.iter().any(|known| known.backend == server.backend);
-                    let known: Vec<Server> = wanted.servers.iter().filter(|one| is_known(one)).cloned().collect();
-                    if let Err(error) = self.settle(&known, &seen).await {
-                        tracing::debug!(?error, "weights of what HAProxy knows can't be set either");
-                    }
-                    return Err(refused);
-                }
-            };
+            seen = self.reload(&wanted, before).await?;
         }
         match self.settle(&wanted.servers, &seen).await {
             // started anew meanwhile
