@@ -3,7 +3,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use segue_integration_tests::{joined::JoinedHost, stand::Stand};
 use segue_schemas::{
-    api::{HostStatus, RunningServices},
+    api::{CarriedService, HostStatus, RunningServices},
     status::{RolloutStatus, RunStatus},
 };
 
@@ -14,7 +14,8 @@ async fn releases_come_and_a_bad_one_goes_back_on_a_host_that_joined_also_after_
     let (mut stand, mut host) = Stand::start_joined("far", QUICK).await?;
     good_release(&stand, "1").await?;
     assert_eq!(version_in(&stand, "production").await?, "1");
-    let shown = stand.host_with("far", |host| host.carries.iter().any(|one| one.weight == 100)).await?;
+    let serves = |one: &CarriedService| one.environment == "production" && one.weight == 100;
+    let shown = stand.host_with("far", |host| host.carries.iter().any(serves)).await?;
     assert!(shown.joined && shown.address == host.address && shown.version.is_some(), "{shown:#?}");
     assert!(shown.certificate_ends_at.is_some());
     let running: RunningServices = stand.api()?.get("/services").await?;
