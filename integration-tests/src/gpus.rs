@@ -3,12 +3,10 @@
 //! `Field "x" is not a valid field to query.` and exit code 2.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
-
-use anyhow::{Context as _, Result};
 
 const PROGRAM: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
@@ -97,7 +95,7 @@ impl Machine {
     ///
     /// # Errors
     /// The folder can't be written.
-    pub fn with(cards: &[Card]) -> Result<Self> {
+    pub fn with(cards: &[Card]) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("segue-gpus-").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let machine = Self { folder };
@@ -119,7 +117,7 @@ impl Machine {
     ///
     /// # Errors
     /// The folder can't be written.
-    pub fn set(&self, cards: &[Card]) -> Result<()> {
+    pub fn set(&self, cards: &[Card]) -> io::Result<()> {
         let mut table = COLUMNS.join(", ") + "\n";
         let mut long = String::from(
             "<?xml version=\"1.0\" ?>\n<nvidia_smi_log>\n<driver_version>550.54.15</driver_version>\n<cuda_version>12.4</cuda_version>\n",
@@ -144,7 +142,7 @@ impl Machine {
     ///
     /// # Errors
     /// The folder can't be written.
-    pub fn set_processes(&self, processes: &[(&str, u32, u64, &str)]) -> Result<()> {
+    pub fn set_processes(&self, processes: &[(&str, u32, u64, &str)]) -> io::Result<()> {
         let lines = processes.iter().map(|(uuid, pid, mib, name)| format!("{uuid}, {pid}, {mib}, {name}\n"));
         self.replace(
             "apps",
@@ -156,10 +154,10 @@ impl Machine {
     ///
     /// # Errors
     /// The folder can't be written.
-    pub fn fail(&self, said: Option<(i32, &str)>) -> Result<()> {
+    pub fn fail(&self, said: Option<(i32, &str)>) -> io::Result<()> {
         match said {
             Some((code, said)) => self.replace("fault", &format!("{code}\n{said}\n")),
-            None => fs::remove_file(self.at("fault")).context("it did not fail"),
+            None => fs::remove_file(self.at("fault")),
         }
     }
 
@@ -168,9 +166,9 @@ impl Machine {
     }
 
     /// Nobody reads half of it.
-    fn replace(&self, name: &str, text: &str) -> Result<()> {
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
         let new: &Path = &self.at(&format!("{name}.new"));
         fs::write(new, text)?;
-        Ok(fs::rename(new, self.at(name))?)
+        fs::rename(new, self.at(name))
     }
 }

@@ -148,6 +148,13 @@ impl<'n> Check<'n, '_, '_> {
                 }
             }
             let Some(host) = self.config.hosts.get(&entry.key) else { continue };
+            if let Some(gpu) = named_wrongly(&host.gpus) {
+                self.refuse(
+                    &document::place(&entry.value, &["gpus"]),
+                    format!("`{gpu}` names no GPU"),
+                    Some(GPU_HELP.into()),
+                );
+            }
             for RouterFault { key, message, help } in router_faults(host) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
@@ -166,9 +173,8 @@ impl<'n> Check<'n, '_, '_> {
         if worker.labels.iter().any(|label| label.trim().is_empty()) {
             self.refuse(&self.place(&["worker", "labels"]), "a label is empty", Some("remove it".into()));
         }
-        if let Some(gpu) = worker.gpus.iter().find(|gpu| *gpu != gpu::ALL && !gpu.starts_with("GPU-")) {
-            let help = "write `[all]`, or UUIDs as `nvidia-smi -L` prints them: `[GPU-5b4e07f6-...]`";
-            self.refuse(&self.place(&["worker", "gpus"]), format!("`{gpu}` names no GPU"), Some(help.into()));
+        if let Some(gpu) = named_wrongly(&worker.gpus) {
+            self.refuse(&self.place(&["worker", "gpus"]), format!("`{gpu}` names no GPU"), Some(GPU_HELP.into()));
         }
     }
 
@@ -290,3 +296,9 @@ fn is_public(url: &str) -> bool {
 }
 
 const NAME_HELP: &str = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";
+const GPU_HELP: &str = "write `[all]`, or UUIDs as `nvidia-smi -L` prints them: `[GPU-5b4e07f6-...]`";
+
+/// The first that names no GPU.
+fn named_wrongly(gpus: &[String]) -> Option<&String> {
+    gpus.iter().find(|gpu| *gpu != gpu::ALL && !gpu.starts_with("GPU-"))
+}

@@ -218,6 +218,11 @@ pub struct HostConfig {
     pub listen: Vec<String>,
     /// The socket of the engine that its containers run at. Left out: that of `worker.docker`, else `/var/run/docker.sock`.
     pub docker: Option<PathBuf>,
+    /// The GPUs that it offers to services with `gpus`: `all`, or some by UUID (`nvidia-smi -L`). Left out: none. Those that a worker offers
+    /// to jobs on the same machine are to be others.
+    pub gpus: Vec<String>,
+    /// The program that tells of them. Left out: `nvidia-smi` on the `PATH`.
+    pub nvidia_smi: Option<PathBuf>,
     /// What carries its traffic.
     pub router: RouterKind,
     /// The HAProxy of a host whose `router` is `haproxy`.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     duration::Span,
+    gpu::ServiceGpus,
     id::{CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
     size::Size,
     status::RolloutStatus,
@@ -31,6 +32,9 @@ pub struct ServiceSpec {
     /// The most that an instance may have of its machine.
     #[serde(default, skip_serializing_if = "ServiceResources::is_empty")]
     pub resources: ServiceResources,
+    /// GPUs of its host that each instance has: a number, or what each must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<ServiceGpus>,
     /// Environment variables of the service. `PORT`, `SEGUE_SERVICE`, `SEGUE_RELEASE` and `SEGUE_ENVIRONMENT` are set as well.
     #[serde(default)]
     pub env: IndexMap<String, String>,
@@ -64,6 +68,7 @@ impl ServiceSpec {
             command: Vec::new(),
             container: None,
             resources: ServiceResources::default(),
+            gpus: None,
             env: IndexMap::new(),
             health: Health::default(),
             warm_up: Vec::new(),
@@ -368,6 +373,8 @@ pub enum JournalKind {
     NotReady,
     /// About to change weights.
     ShiftIntent,
+    /// About to take the traffic from everybody, because old and new do not fit side by side: nobody answers for a while.
+    GapIntent,
     /// Weights as the host confirmed them.
     Shifted,
     /// A verdict of the judge, with its numbers.

@@ -46,7 +46,37 @@ impl GpuNeed {
     }
 }
 
-/// A GPU that a worker offers to jobs.
+/// GPUs that each instance of a service asks for. Written as those of jobs, with `when-full` beside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServiceGpus {
+    /// What each instance gets.
+    #[serde(flatten)]
+    pub need: GpuNeed,
+    /// What a rollout does where the new release does not fit beside the one that serves.
+    #[serde(default, skip_serializing_if = "WhenFull::is_refuse")]
+    pub when_full: WhenFull,
+}
+
+/// What a rollout does where old and new do not fit on the GPUs side by side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// It ends, and what serves goes on serving.
+    #[default]
+    Refuse,
+    /// It stops what serves, then starts the new release: nobody answers meanwhile.
+    Recreate,
+}
+
+impl WhenFull {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
+    const fn is_refuse(&self) -> bool {
+        matches!(self, Self::Refuse)
+    }
+}
+
+/// A GPU that a worker offers to jobs, or a host to services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct GpuOffer {
     /// `GPU-...`, as `nvidia-smi -L` names it.
@@ -171,34 +201,68 @@ struct Written {
     cuda: Option<String>,
 }
 
+/// What a service may write.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WrittenOfService {
+    count: Option<u32>,
+    memory: Option<String>,
+    capability: Option<String>,
+    cuda: Option<String>,
+    #[serde(default)]
+    when_full: WhenFull,
+}
+
+impl Written {
+    fn read(self) -> Result<GpuNeed, String> {
+        let memory_mib = self.memory.as_deref().map(memory_mib).transpose()?;
+        checked(GpuNeed { count: self.count.unwrap_or(1), memory_mib, capability: self.capability, cuda: self.cuda })
+    }
+}
+
 impl<'de> Deserialize<'de> for GpuNeed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = GpuNeed;
+        deserializer.deserialize_any(NeedVisitor(|written: Written| written.read()))
+    }
+}
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number of GPUs, or `{ count: 1, memory: 40GiB }`")
-            }
+impl<'de> Deserialize<'de> for ServiceGpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NeedVisitor(|written: WrittenOfService| {
+            let WrittenOfService { count, memory, capability, cuda, when_full } = written;
+            Ok(Self { need: Written { count, memory, capability, cuda }.read()?, when_full })
+        }))
+    }
+}
 
-            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<GpuNeed, E> {
-                checked(GpuNeed::whole(u32::try_from(count).unwrap_or(u32::MAX))).map_err(E::custom)
-            }
+impl From<GpuNeed> for ServiceGpus {
+    fn from(need: GpuNeed) -> Self {
+        Self { need, when_full: WhenFull::Refuse }
+    }
+}
 
-            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<GpuNeed, E> {
-                self.visit_u64(u64::try_from(count).unwrap_or(0))
-            }
+/// A number of GPUs, or a mapping of what is to be read.
+struct NeedVisitor<W, T>(fn(W) -> Result<T, String>);
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<GpuNeed, A::Error> {
-                use serde::de::Error as _;
-                let written = Written::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                let memory_mib = written.memory.as_deref().map(memory_mib).transpose().map_err(A::Error::custom)?;
-                let count = written.count.unwrap_or(1);
-                let need = GpuNeed { count, memory_mib, capability: written.capability, cuda: written.cuda };
-                checked(need).map_err(A::Error::custom)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
+impl<'de, W: Deserialize<'de>, T: From<GpuNeed>> serde::de::Visitor<'de> for NeedVisitor<W, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a number of GPUs, or `{ count: 1, memory: 40GiB }`")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<T, E> {
+        checked(GpuNeed::whole(u32::try_from(count).unwrap_or(u32::MAX))).map(T::from).map_err(E::custom)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<T, E> {
+        self.visit_u64(u64::try_from(count).unwrap_or(0))
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        use serde::de::Error as _;
+        let written = W::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+        (self.0)(written).map_err(A::Error::custom)
     }
 }
 
@@ -229,27 +293,42 @@ impl JsonSchema for GpuNeed {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "GPUs that are asked for: how many, or what each must have.",
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": MAX_GPUS},
-                {
-                    "type": "object",
-                    "additionalProperties": false,
-                    "properties": {
-                        "count": {"type": "integer", "minimum": 1, "maximum": MAX_GPUS, "description": "How many; 1 where it is left out."},
-                        "memory": {
-                            "type": "string",
-                            "description": "Memory of each, `40GiB`. Left out: whole GPUs that nobody else uses.",
-                            "examples": ["40GiB", "24GB"]
-                        },
-                        "capability": {"type": "string", "description": "The least compute capability, `8.0`."},
-                        "cuda": {"type": "string", "description": "The least CUDA version that the driver must support, `12.4`."}
-                    }
-                }
-            ]
-        })
+        need_schema("GPUs that are asked for: how many, or what each must have.", None)
     }
+}
+
+impl JsonSchema for ServiceGpus {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceGpus".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let when_full = generator.subschema_for::<WhenFull>();
+        need_schema("GPUs that each instance asks for: how many, or what each must have.", Some(when_full))
+    }
+}
+
+fn need_schema(description: &str, when_full: Option<Schema>) -> Schema {
+    let mut properties = serde_json::json!({
+        "count": {"type": "integer", "minimum": 1, "maximum": MAX_GPUS, "description": "How many; 1 where it is left out."},
+        "memory": {
+            "type": "string",
+            "description": "Memory of each, `40GiB`. Left out: whole GPUs that nobody else uses.",
+            "examples": ["40GiB", "24GB"]
+        },
+        "capability": {"type": "string", "description": "The least compute capability, `8.0`."},
+        "cuda": {"type": "string", "description": "The least CUDA version that the driver must support, `12.4`."}
+    });
+    if let (Some(when_full), Some(properties)) = (when_full, properties.as_object_mut()) {
+        properties.insert("when-full".into(), when_full.to_value());
+    }
+    json_schema!({
+        "description": description,
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": MAX_GPUS},
+            {"type": "object", "additionalProperties": false, "properties": properties}
+        ]
+    })
 }
 
 #[cfg(test)]
@@ -271,6 +350,24 @@ mod tests {
         );
         let again = read(&serde_json::to_string(&need).unwrap());
         assert_eq!(again, Ok(need), "what is stored is read again");
+    }
+
+    #[test]
+    fn a_service_says_as_well_what_becomes_of_what_serves() {
+        let read = |text: &str| serde_json::from_str::<ServiceGpus>(text).map_err(|error| error.to_string());
+        assert_eq!(read("2"), Ok(GpuNeed::whole(2).into()));
+        let gpus = read(r#"{"memory": "40GiB", "when-full": "recreate"}"#).unwrap();
+        assert_eq!((gpus.need.memory_mib, gpus.when_full), (Some(40_960), WhenFull::Recreate));
+        assert_eq!(read(&serde_json::to_string(&gpus).unwrap()), Ok(gpus), "what is stored is read again");
+        assert_eq!(serde_json::to_string(&ServiceGpus::from(GpuNeed::whole(1))).unwrap(), r#"{"count":1}"#);
+        for (text, wanted) in [
+            (r#"{"when-full": "wait"}"#, "unknown variant `wait`"),
+            (r#"{"count": 0}"#, "1 to 64 are allowed"),
+            (r#"{"when_full": "recreate"}"#, "unknown field `when_full`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
     }
 
     #[test]

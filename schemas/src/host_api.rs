@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     deploy::{DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
+    gpu::{GpuNeed, GpuOffer},
     id::{Epoch, InstanceId},
     time::Timestamp,
 };
@@ -55,6 +56,12 @@ pub struct StartInstance {
     /// How the release's image is run; `None`: the release is an artifact, run as a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerRun>,
+    /// Whether it is run as the host ran this release before, where it knows how: what is said here is another release's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_before: bool,
+    /// GPUs of the host that it gets, and keeps until it is stopped; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuNeed>,
     /// Environment variables, whole: nothing of the host's own environment but `PATH` is passed on.
     pub env: IndexMap<String, String>,
     /// How long after TERM the process group is killed.
@@ -124,6 +131,9 @@ pub struct Instance {
     /// What of its container is another than what was deployed, because somebody changed it by hand; empty: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// The GPUs that it has, by UUID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
 }
 
 /// What an instance does.
@@ -304,6 +314,9 @@ pub struct HostState {
     pub routes: Vec<RouteState>,
     /// Releases that are unpacked here and can be started without fetching anything, newest first.
     pub releases: Vec<Release>,
+    /// The GPUs that it offers to services, as its driver told of them last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuOffer>,
     /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
     /// instance to sleep, or woken it; seen that a container was changed by hand.
     #[serde(default)]
@@ -378,6 +391,10 @@ pub enum HostErrorCode {
     Artifact,
     /// The router refuses the change, and nothing has changed: its configuration does not hold, or it can't be steered.
     Router,
+    /// Its GPUs are held by what it is to take the place of: it fits once that has stopped.
+    Full,
+    /// Its GPUs, or their driver, are broken.
+    Faulty,
     /// The host itself can't do it: disk, ports, the proxy.
     Unavailable,
 }
@@ -389,8 +406,9 @@ impl HostErrorCode {
         match self {
             Self::BadRequest => 400,
             Self::NotFound => 404,
-            Self::StaleEpoch => 409,
+            Self::StaleEpoch | Self::Full => 409,
             Self::Artifact => 422,
+            Self::Faulty => 424,
             Self::Router => 502,
             Self::Unavailable => 503,
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod data;
+mod gpus;
 mod naps;
 mod routers;
 mod world;

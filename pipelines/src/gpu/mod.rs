@@ -18,7 +18,7 @@ mod xml;
 
 pub use dcgm::{Exported, exported};
 pub use facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version};
-pub use preflight::{Given, Reason, Verdict, What, offered, preflight};
+pub use preflight::{Given, Reason, Verdict, What, narrowed, offered, preflight};
 pub use require::{Requirement, requirement};
 pub use smi::{PROCESS_QUERY, Query, SmiFault, fault, processes};
 pub use watch::{Finding, findings};

@@ -230,9 +230,23 @@ pub fn offered(facts: &Facts, chosen: &[String]) -> (Vec<GpuOffer>, Vec<Reason>)
         }
         reasons.extend(found.into_iter().map(|what| Reason { gpu: Some(gpu.uuid.clone()), what }));
     }
-    let is_there = |uuid: &&String| *uuid != super::ALL && !facts.gpus.iter().any(|gpu| gpu.uuid == **uuid);
-    reasons.extend(chosen.iter().filter(is_there).map(|uuid| Reason { gpu: Some(uuid.clone()), what: What::Absent }));
+    reasons.extend(absent(facts, chosen));
     (gpus, reasons)
+}
+
+/// What is known of the GPUs that were chosen by UUID, or of all; and those of them that the driver does not know.
+#[must_use]
+pub fn narrowed(mut facts: Facts, chosen: &[String]) -> (Facts, Vec<Reason>) {
+    let absent = absent(&facts, chosen).collect();
+    if !chosen.iter().any(|one| one == super::ALL) {
+        facts.gpus.retain(|gpu| chosen.contains(&gpu.uuid));
+    }
+    (facts, absent)
+}
+
+fn absent(facts: &Facts, chosen: &[String]) -> impl Iterator<Item = Reason> {
+    let is_absent = |uuid: &&String| *uuid != super::ALL && !facts.gpus.iter().any(|gpu| gpu.uuid == **uuid);
+    chosen.iter().filter(is_absent).map(|uuid| Reason { gpu: Some(uuid.clone()), what: What::Absent })
 }
 
 /// The GPUs to take, or why there are too few. `emptied`: what is replaced has gone.

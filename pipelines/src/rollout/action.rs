@@ -16,7 +16,7 @@ pub enum Action {
     Start {
         /// Its name.
         instance: InstanceId,
-        /// What it runs: the new release, or the former one where that must be brought back.
+        /// What it runs: the new release, or the former one where that must be brought back, as it ran before.
         release: Release,
     },
     /// Climb the readiness ladder: port, health, warm-up, steady latency. Answered by `Ready` or `NotReady`; does not keep other
@@ -35,6 +35,11 @@ pub enum Action {
         fallback: Vec<Target>,
         /// Whether the host restores the fallback by itself when nobody renews.
         dead_man: bool,
+    },
+    /// Take the traffic from every instance: requests are answered with 503. Answered by `Interrupted` or `InterruptFailed`.
+    Interrupt {
+        /// Why, and until when.
+        message: String,
     },
     /// Write a decision down, with its reason and numbers. Durable before what follows is performed.
     Record {

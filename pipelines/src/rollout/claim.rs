@@ -44,6 +44,7 @@ impl RolloutMachine {
                 self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
             }
             (Phase::Starting, _) => self.start_new(out),
+            (Phase::MakingRoom { .. }, _) => self.go_on_making_room(out),
             (Phase::Settling { pending }, _) => self.retire(&pending, out),
             (Phase::GoingBack { tries, .. }, _) => self.go_back(tries, out),
             (Phase::Reviving { .. }, _) => self.start_former(out),
@@ -120,7 +121,7 @@ impl RolloutMachine {
         format!("{service}-{suffix}").parse().or_else(|_| format!("service-{suffix}").parse()).ok()
     }
 
-    fn start_new(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn start_new(&mut self, out: &mut Vec<Action>) {
         let release = &self.spec.release;
         for candidate in &mut self.new {
             candidate.ready = false;

@@ -31,6 +31,20 @@ pub enum Input {
         /// Why, in words that a person can act on.
         reason: String,
     },
+    /// It can't be started as long as instances of another release hold what it needs.
+    NoRoom {
+        /// Which.
+        instance: InstanceId,
+        /// What it needs and who holds it, in words.
+        reason: String,
+    },
+    /// Nobody has traffic, as `Interrupt` asked.
+    Interrupted,
+    /// The host refused the `Interrupt`.
+    InterruptFailed {
+        /// Why.
+        reason: String,
+    },
     /// The proxy carries the weights of the `Shift` with this percent.
     Shifted {
         /// The new release's weight, as confirmed.

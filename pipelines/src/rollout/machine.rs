@@ -60,6 +60,9 @@ pub struct RolloutMachine {
     pub(super) reason: Option<String>,
     pub(super) judge: Option<Judge>,
     pub(super) verdict: Option<Verdict>,
+    /// Whether what served was stopped so that the new release fits: nothing of it is left that traffic could go back to at once.
+    #[serde(default)]
+    pub(super) has_gap: bool,
     /// A person wants all traffic on the new release as soon as it is ready.
     pub(super) promote: bool,
     pub(super) observed_until: u64,
@@ -72,6 +75,8 @@ pub(super) enum Phase {
     New,
     /// The new instances are started and climb the readiness ladder.
     Starting,
+    /// Nobody has traffic, and instances are stopped so that those of another release fit.
+    MakingRoom { for_former: bool, pending: BTreeSet<InstanceId>, tries: u32, retry_at: Option<Timestamp> },
     /// New weights are on their way to the proxy.
     Shifting { percent: u8, then: Then },
     /// A stage is watched.
@@ -127,6 +132,7 @@ impl RolloutMachine {
             reason: None,
             judge: None,
             verdict: None,
+            has_gap: false,
             promote: false,
             observed_until: 0,
         }
@@ -152,6 +158,9 @@ impl RolloutMachine {
             Input::Started { instance } => self.on_started(instance, out),
             Input::Ready { instance } => self.on_ready(&instance, out),
             Input::NotReady { instance, reason } => self.on_not_ready(&instance, &reason, now, out),
+            Input::NoRoom { instance, reason } => self.on_no_room(&instance, &reason, now, out),
+            Input::Interrupted => self.on_interrupted(out),
+            Input::InterruptFailed { reason } => self.on_interrupt_failed(&reason, now, out),
             Input::Shifted { percent } => self.on_shifted(percent, now, out),
             Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, out),
             Input::Observations { observations, lost, next } => {
@@ -219,14 +228,21 @@ impl RolloutMachine {
         &self.former
     }
 
+    /// Whether what served was stopped so that the new release fits, and nothing can be fallen back to.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.has_gap
+    }
+
     /// When to give `Tick` at the latest; `None`: not before something else happens.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
         match &self.phase {
             Phase::Watching { ends, held_until } => Some(held_until.unwrap_or(*ends)),
-            Phase::Reviving { retry_at, .. } | Phase::GoingBack { retry_at, .. } | Phase::GivingUp { retry_at, .. } => {
-                *retry_at
-            }
+            Phase::Reviving { retry_at, .. }
+            | Phase::GoingBack { retry_at, .. }
+            | Phase::GivingUp { retry_at, .. }
+            | Phase::MakingRoom { retry_at, .. } => *retry_at,
             _ => None,
         }
     }
@@ -287,12 +303,15 @@ impl RolloutMachine {
         }
     }
 
-    fn on_not_ready(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+    pub(super) fn on_not_ready(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
         let is_new = self.new_instances().any(|new| new == instance);
         match self.phase {
             Phase::Starting if is_new => {
                 self.reason = Some(format!("instance {instance} did not become ready: {reason}"));
                 record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": self.reason }));
+                if self.has_gap {
+                    return self.roll_back(self.reason.clone().unwrap_or_default(), out);
+                }
                 self.clean_up(RolloutStatus::Failed, out);
             }
             Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if is_new => {
@@ -325,7 +344,8 @@ impl RolloutMachine {
         out.push(Action::Shift {
             percent,
             targets: split(percent, &instances, &self.former),
-            fallback: self.former.clone(),
+            // what has stopped is nothing to fall back to
+            fallback: if self.has_gap { Vec::new() } else { self.former.clone() },
             dead_man: matches!(then, Then::Watch { .. }) && !self.former.is_empty(),
         });
     }
@@ -341,7 +361,8 @@ impl RolloutMachine {
                     }
                     Then::Settle => {
                         self.judge = None;
-                        self.retire(&self.former_instances(), out);
+                        let left = if self.has_gap { BTreeSet::new() } else { self.former_instances() };
+                        self.retire(&left, out);
                     }
                 }
             }
@@ -387,6 +408,7 @@ impl RolloutMachine {
         match self.phase {
             Phase::New => "new",
             Phase::Starting => "starting",
+            Phase::MakingRoom { .. } => "making_room",
             Phase::Shifting { .. } => "shifting",
             Phase::Watching { .. } => "watching",
             Phase::Settling { .. } => "settling",

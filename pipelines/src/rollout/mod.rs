@@ -17,14 +17,17 @@
 //!   are performed in order. A `Shift` to 0 % takes the place of every action before it that has not begun, `Record` excepted.
 //! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
 //!   gives each renewal's answer that shows `restored` back as `Route`.
+//! * Where old and new do not fit side by side and the service chose it, `Interrupt` takes the traffic from everybody, the former instances are
+//!   stopped, and then the new ones started; back in the same way. `NoRoom` is what tells it.
 //! * A call to the host that fails is tried again by the owner within its own bound; what it gives up on comes back as `NotReady`,
-//!   `ShiftFailed` or `CleanUpFailed`. A host that does not answer at all is no input: the owner hands the rollout back.
+//!   `ShiftFailed`, `InterruptFailed` or `CleanUpFailed`. A host that does not answer at all is no input: the owner hands the rollout back.
 
 mod action;
 mod claim;
 pub mod fleet;
 mod input;
 mod machine;
+mod recreate;
 mod stages;
 mod way_back;
 mod weights;

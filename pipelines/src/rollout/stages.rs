@@ -85,6 +85,7 @@ impl RolloutMachine {
         match self.phase {
             Phase::Watching { .. } => self.review(now, out),
             Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
+            Phase::MakingRoom { retry_at: Some(at), .. } if now >= at => self.go_on_making_room(out),
             Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(1, out),
             Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.try_former_again(tries, out),
             _ => {}

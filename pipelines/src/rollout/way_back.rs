@@ -24,6 +24,10 @@ impl RolloutMachine {
     pub(super) fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
         match self.phase {
             Phase::New => self.finish(RolloutStatus::RolledBack, Serves::Former, Some(why), out),
+            Phase::Starting | Phase::Shifting { .. } | Phase::Settling { .. } if self.has_gap => {
+                self.announce_way_back(why, out);
+                self.bring_former_back(out);
+            }
             Phase::Starting => {
                 // no weight was ever asked for
                 self.announce_way_back(why, out);
@@ -35,13 +39,14 @@ impl RolloutMachine {
             }
             Phase::GoingBack { .. }
             | Phase::Reviving { .. }
+            | Phase::MakingRoom { .. }
             | Phase::GivingUp { .. }
             | Phase::CleaningUp { .. }
             | Phase::Ended { .. } => {}
         }
     }
 
-    fn announce_way_back(&mut self, why: String, out: &mut Vec<Action>) {
+    pub(super) fn announce_way_back(&mut self, why: String, out: &mut Vec<Action>) {
         self.status = RolloutStatus::RollingBack;
         self.judge = None;
         let detail = json!({ "reason": why, "weight": self.weight, "stage": self.stage });
@@ -84,11 +89,16 @@ impl RolloutMachine {
 
     /// Starts the former release anew, under names that were not used yet; an instance that has stopped stays so.
     pub(super) fn revive(&mut self, tries: u32, out: &mut Vec<Action>) {
-        let Some(release) = self.former_release.clone().filter(|_| self.revivals < MAX_REVIVALS) else {
+        if self.has_gap && !matches!(self.phase, Phase::MakingRoom { .. }) {
+            return self.bring_former_back(out);
+        }
+        // after a gap nobody else could take the traffic: it is tried until it comes, or a person helps
+        let may_try = self.has_gap || self.revivals < MAX_REVIVALS;
+        let Some(release) = self.former_release.clone().filter(|_| may_try) else {
             return self.give_all_to_new(tries, out);
         };
         self.revivals += 1;
-        if self.revivals > 1 {
+        if self.revivals > 1 && !self.has_gap {
             // those of the try before
             out.extend(self.former.iter().map(|t| self.retirement(&t.instance)));
         }
@@ -189,9 +199,7 @@ impl RolloutMachine {
     }
 
     pub(super) fn on_drained(&self, instance: InstanceId, in_flight: u64, out: &mut Vec<Action>) {
-        if let Phase::CleaningUp { pending, .. } = &self.phase
-            && pending.contains(&instance)
-        {
+        if self.draining().is_some_and(|pending| pending.contains(&instance)) {
             if in_flight > 0 {
                 let (cut, limit) = (in_flight, self.spec.service.drain);
                 record(out, JournalKind::RetireIntent, json!({ "instance": instance, "cut": cut, "drain": limit }));
@@ -203,8 +211,9 @@ impl RolloutMachine {
     pub(super) fn on_stopped(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
         if let Phase::CleaningUp { pending, .. } = &mut self.phase {
             pending.remove(instance);
-            self.finish_when_clean(out);
+            return self.finish_when_clean(out);
         }
+        self.on_room_made(instance, out);
     }
 
     /// What cannot be cleaned up does not keep the rollout from its end; it is written down.
@@ -214,8 +223,10 @@ impl RolloutMachine {
         {
             record(out, JournalKind::Retired, json!({ "instance": instance, "left_over": true, "reason": reason }));
             self.finish_when_settled(out);
-            self.finish_when_clean(out);
+            return self.finish_when_clean(out);
         }
+        // where it holds its place still, whoever is to take that says so
+        self.on_room_made(instance, out);
     }
 
     fn finish_when_clean(&mut self, out: &mut Vec<Action>) {
@@ -229,6 +240,6 @@ impl RolloutMachine {
 }
 
 /// The pause after the given try, from 1.
-fn pause(tries: u32) -> Duration {
+pub(super) fn pause(tries: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use segue_pipelines::rollout::{Action, Input, RestoreError, RolloutMachine, Serves};
 use segue_schemas::{
     deploy::{RolloutCommand, Strategy as How},
+    gpu::WhenFull,
     status::RolloutStatus,
 };
 use world::{World, canary, release};
@@ -249,6 +250,54 @@ fn a_rollback_takes_the_instances_that_are_still_warm() {
 }
 
 #[test]
+fn where_both_do_not_fit_what_serves_is_stopped_only_if_that_was_chosen() {
+    let mut world = World::tight(WhenFull::Refuse, 1);
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+    assert!(world.has_weight(&"old".parse().unwrap()), "it is not touched");
+    let reason = world.machine.reason().unwrap();
+    assert!(
+        reason.contains("it does not fit beside what serves") && reason.contains("`when-full: recreate`"),
+        "{reason}"
+    );
+
+    let mut world = World::tight(WhenFull::Recreate, 2);
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn what_was_stopped_for_a_release_that_fails_is_brought_back() {
+    let mut world = World::tight(WhenFull::Recreate, 1);
+    world.claim();
+    while !matches!(world.queue.front(), Some(Action::AwaitReady { .. })) {
+        assert!(world.perform(true));
+    }
+    assert!(world.targets.is_empty(), "nobody has traffic");
+    world.perform(false);
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    assert_eq!(world.targets.len(), 1, "the former release serves again");
+    assert!(world.machine.reason().unwrap().contains("did not become ready: health: 503"));
+    insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn what_serves_is_not_stopped_where_nobody_knows_how_it_is_brought_back() {
+    let mut world = World::tight(WhenFull::Recreate, 1);
+    let mut spec = world.machine.spec().clone();
+    spec.previous = None;
+    world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(7), spec);
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+    assert!(world.has_weight(&"old".parse().unwrap()));
+}
+
+#[test]
 fn a_state_of_another_form_is_refused_in_words() {
     let mut state = serde_json::to_value(&World::new(canary()).machine).unwrap();
     state["version"] = 9.into();
@@ -357,6 +406,27 @@ proptest! {
         // where nothing lives any more, on either side, there is nothing to end in
         if !(both_dead.0 && both_dead.1) {
             prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
+        }
+    }
+
+    /// As above where old and new never fit side by side: in the end one of them serves.
+    #[test]
+    fn releases_that_change_places_end_with_one_that_serves(
+        replicas in 1..4_u32,
+        happenings in proptest::collection::vec(happening(), 0..60),
+        word in proptest::option::of(Just(RolloutCommand::Abort)),
+    ) {
+        let mut world = World::tight(WhenFull::Recreate, replicas);
+        world.claim();
+        let mut is_lost = false;
+        for what in happenings {
+            is_lost |= matches!(what, Happening::Lose { .. } | Happening::Emergency);
+            happen(&mut world, what);
+        }
+        come_to_an_end(&mut world, word);
+        if !is_lost {
+            prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
+            prop_assert!(!world.targets.is_empty(), "nobody serves:\n{}", world.story.join("\n"));
         }
     }
 

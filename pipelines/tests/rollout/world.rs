@@ -11,6 +11,7 @@ use segue_schemas::{
         Strategy,
     },
     duration::Span,
+    gpu::{GpuNeed, ServiceGpus, WhenFull},
     host_api::{Instance, InstanceState, Restored, RouteState, Target},
     id::{Epoch, InstanceId, ReleaseId, RolloutId, RunId},
     status::RolloutStatus,
@@ -27,6 +28,8 @@ pub struct World {
     pub dead_man: bool,
     restored: Option<Restored>,
     sequence: u64,
+    /// Whether instances of two releases never fit beside each other.
+    pub is_tight: bool,
     /// What happened, as people read it.
     pub story: Vec<String>,
     pub finished: Option<(RolloutStatus, Serves)>,
@@ -75,6 +78,16 @@ impl World {
         world
     }
 
+    /// Where old and new don't fit side by side, and the service's file says what then.
+    pub fn tight(when_full: WhenFull, replicas: u32) -> Self {
+        let mut world = Self::with_replicas(Strategy::HotSwap, replicas);
+        let mut spec = world.machine.spec().clone();
+        spec.service.gpus = Some(ServiceGpus { need: GpuNeed::whole(1), when_full });
+        world.machine = RolloutMachine::new(RolloutId(7), spec);
+        world.is_tight = true;
+        world
+    }
+
     /// The first rollout of a service.
     pub fn first(strategy: Strategy) -> Self {
         Self::empty(spec(strategy))
@@ -91,6 +104,7 @@ impl World {
             dead_man: false,
             restored: None,
             sequence: 0,
+            is_tight: false,
             story: Vec::new(),
             finished: None,
             statuses: vec![RolloutStatus::Queued],
@@ -122,6 +136,7 @@ impl World {
             retire_at: None,
             output: String::new(),
             drift: Vec::new(),
+            gpus: Vec::new(),
         };
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;
         HostFacts {
@@ -179,6 +194,11 @@ impl World {
             Action::Shift { percent, targets, fallback, dead_man } => {
                 self.shift(percent, targets, fallback, dead_man, well);
             }
+            Action::Interrupt { .. } if well => {
+                (self.targets, self.fallback, self.dead_man, self.restored) = (Vec::new(), Vec::new(), false, None);
+                self.give(Input::Interrupted);
+            }
+            Action::Interrupt { .. } => self.give(Input::InterruptFailed { reason: "refused".into() }),
             Action::Record { .. } => {}
             Action::Drain { instance, .. } => {
                 assert!(!self.has_weight(&instance), "drains {instance}, which has weight");
@@ -207,6 +227,12 @@ impl World {
     }
 
     fn start(&mut self, instance: InstanceId, release: Release, well: bool) {
+        let holds = |(other, state, _): &&(Release, InstanceState, bool)| {
+            other.id != release.id && *state == InstanceState::Running
+        };
+        if self.is_tight && self.instances.values().any(|other| holds(&other)) {
+            return self.give(Input::NoRoom { instance, reason: "it does not fit beside what serves".into() });
+        }
         if well {
             self.instances.entry(instance.clone()).or_insert((release, InstanceState::Running, false));
             self.give(Input::Started { instance });
@@ -378,6 +404,7 @@ fn spec(strategy: Strategy) -> RolloutSpec {
             command: vec!["./web".into()],
             container: None,
             resources: Default::default(),
+            gpus: None,
             env: IndexMap::new(),
             health: Health::default(),
             warm_up: Vec::new(),
@@ -417,6 +444,9 @@ fn short_input(input: &Input) -> String {
         Input::Started { instance } => format!("started {instance}"),
         Input::Ready { instance } => format!("ready {instance}"),
         Input::NotReady { instance, reason } => format!("not ready {instance}: {reason}"),
+        Input::NoRoom { instance, reason } => format!("no room for {instance}: {reason}"),
+        Input::Interrupted => "nobody has traffic".into(),
+        Input::InterruptFailed { reason } => format!("the traffic could not be taken: {reason}"),
         Input::Shifted { percent } => format!("shifted {percent} %"),
         Input::ShiftFailed { percent, reason } => format!("shift to {percent} % failed: {reason}"),
         Input::Observations { observations, .. } => format!("{} requests", observations.len()),
@@ -446,6 +476,7 @@ fn short_action(action: &Action) -> String {
             let reason = detail["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
             format!("record {kind:?}{reason}")
         }
+        Action::Interrupt { .. } => "take the traffic from everybody".into(),
         Action::Drain { instance, limit } => format!("drain {instance} for {limit}"),
         Action::Retire { instance, after, .. } => format!("retire {instance} after {after}"),
         Action::Stop { instance } => format!("stop {instance}"),

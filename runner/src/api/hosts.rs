@@ -6,9 +6,10 @@ use axum::{Json, extract::State};
 use http::StatusCode;
 use segue_schemas::{
     api::{
-        CarriedService, HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation, RunningService,
-        RunningServices,
+        CarriedService, HostGpu, HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation,
+        RunningService, RunningServices,
     },
+    gpu::GpuOffer,
     host_api::{HostState, Instance, InstanceState, RouteState},
     id::{InstanceId, ReleaseId},
     worker_api::ErrorBody,
@@ -135,6 +136,7 @@ fn view(name: String, address: String, joined: Option<&JoinedHost>, told: &BTree
         certificate_ends_at: joined.map(|joined| joined.ends_at),
         revoked_at: joined.and_then(|joined| joined.revoked_at),
         listen: told.map(|told| told.state.listen.clone()).unwrap_or_default(),
+        gpus: told.map(|told| gpus(&told.state)).unwrap_or_default(),
         carries: told.map(|told| carried(&told.state)).unwrap_or_default(),
     }
 }
@@ -155,12 +157,38 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
             running: 0,
             instances: 0,
             drift: Vec::new(),
+            gpus: Vec::new(),
         });
         carried.instances += 1;
         carried.running += u32::from(instance.state == InstanceState::Running);
+        carried.gpus.extend(instance.gpus.iter().cloned());
         carried.drift.extend(instance.drift.iter().map(|drift| format!("{}: {drift}", instance.id)));
     }
-    found.into_values().collect()
+    found
+        .into_values()
+        .map(|mut carried| {
+            carried.gpus.sort();
+            carried.gpus.dedup();
+            carried
+        })
+        .collect()
+}
+
+/// The GPUs that a host offers, and those that an instance has although they are not offered any more.
+fn gpus(state: &HostState) -> Vec<HostGpu> {
+    let mut gpus: Vec<HostGpu> =
+        state.gpus.iter().map(|gpu| HostGpu { gpu: gpu.clone(), instances: Vec::new() }).collect();
+    for instance in &state.instances {
+        for uuid in &instance.gpus {
+            let known = gpus.iter().position(|one| one.gpu.uuid == *uuid).unwrap_or_else(|| {
+                let gpu = GpuOffer { uuid: uuid.clone(), name: "not offered now".into(), memory_mib: 0 };
+                gpus.push(HostGpu { gpu, instances: Vec::new() });
+                gpus.len() - 1
+            });
+            gpus[known].instances.push(instance.id.to_string());
+        }
+    }
+    gpus
 }
 
 /// The percentage of a route's traffic that a release has.

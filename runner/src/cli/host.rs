@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
+use segue_pipelines::gpu::ALL;
 use segue_schemas::{
     host_api::Shutdown,
     host_join::JoinToken,
@@ -27,6 +28,7 @@ use super::{
     after_help = "Examples:\n  \
     segue host --data /var/lib/segue/host --listen 0.0.0.0:80\n  \
     segue host --listen 0.0.0.0:80 --router '{haproxy: {admin-socket: /run/haproxy/admin.sock}}'\n  \
+    segue host --listen 0.0.0.0:80 --gpus all\n  \
     segue host --data /var/lib/segue/host --stop\n  \
     segue host invite gpu-1\n  \
     segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
@@ -49,6 +51,12 @@ pub struct HostArgs {
     /// The socket of the engine that runs services which are containers
     #[arg(long, value_name = "PATH", default_value = host::DEFAULT_DOCKER)]
     docker: PathBuf,
+    /// A GPU that it offers to services, by UUID, or `all`; may be given several times
+    #[arg(long, value_name = "UUID", value_delimiter = ',')]
+    gpus: Vec<String>,
+    /// The program that tells of the GPUs [default: nvidia-smi on the PATH]
+    #[arg(long, value_name = "PATH")]
+    nvidia_smi: Option<PathBuf>,
     /// What carries its traffic, as YAML: `embedded`, or `haproxy` or `nginx` with their settings [default: embedded]
     #[arg(long, value_name = "YAML")]
     router: Option<String>,
@@ -115,6 +123,11 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
     }
     options.listen = args.listen;
     options.docker = args.docker;
+    if let Some(gpu) = args.gpus.iter().find(|gpu| *gpu != ALL && !gpu.starts_with("GPU-")) {
+        return Err(Failure::usage(format_args!("`--gpus {gpu}` names no GPU"))
+            .remedy("write `all`, or a UUID as `nvidia-smi -L` prints it"));
+    }
+    (options.gpus, options.nvidia_smi) = (args.gpus, args.nvidia_smi);
     if let Some(text) = &args.router {
         options.router = router(text)?;
     }

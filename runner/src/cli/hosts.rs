@@ -75,7 +75,8 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
         show::json(&list)?;
         return Ok(Exit::Done);
     }
-    let mut table = show::table(&["host", "status", "address", "version", "heard", "certificate ends", "carries"]);
+    let mut table =
+        show::table(&["host", "status", "address", "version", "heard", "certificate ends", "gpus", "carries"]);
     for host in &list.items {
         table.add_row(vec![
             host.name.clone(),
@@ -84,6 +85,7 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
             host.version.clone().unwrap_or_default(),
             host.heard_at.map_or_else(|| "never".to_owned(), show::ago),
             host.certificate_ends_at.map(date).unwrap_or_default(),
+            gpus(host),
             carries(host),
         ]);
     }
@@ -156,6 +158,15 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         ]);
     }
     show::print_table(&table, "it carries nothing");
+    if !host.gpus.is_empty() {
+        let mut table = show::table(&["gpu", "model", "memory", "given to"]);
+        for one in &host.gpus {
+            let given = if one.instances.is_empty() { "nobody".to_owned() } else { one.instances.join(", ") };
+            let memory = format!("{} MiB", one.gpu.memory_mib);
+            table.add_row(vec![one.gpu.uuid.clone(), one.gpu.name.clone(), memory, given]);
+        }
+        show::print_table(&table, "");
+    }
     for drift in host.carries.iter().flat_map(|one| &one.drift) {
         say!("changed by hand: {drift}");
     }
@@ -180,6 +191,12 @@ pub const fn status(status: HostStatus) -> &'static str {
 /// How many instances there are, and of those how many run where not all do.
 pub fn instances(running: u32, all: u32) -> String {
     if running == all { all.to_string() } else { format!("{running} of {all}") }
+}
+
+/// How many GPUs there are, and how many of them are given to somebody.
+fn gpus(host: &HostView) -> String {
+    let given = host.gpus.iter().filter(|one| !one.instances.is_empty()).count();
+    if host.gpus.is_empty() { String::new() } else { format!("{given} of {} given", host.gpus.len()) }
 }
 
 fn carries(host: &HostView) -> String {

@@ -65,6 +65,9 @@ fn remarks(one: &RunningService) -> String {
     if let Some(rollout) = one.rollout {
         remarks.push(format!("rollout {rollout} goes on"));
     }
+    if !one.carried.gpus.is_empty() {
+        remarks.push(one.carried.gpus.join(", "));
+    }
     remarks.extend(one.carried.drift.iter().cloned());
     remarks.join("; ")
 }

@@ -445,6 +445,7 @@ pub fn service() -> ServiceSpec {
         command: vec!["./web".into()],
         container: None,
         resources: Default::default(),
+        gpus: None,
         env: IndexMap::new(),
         health: Default::default(),
         warm_up: Vec::new(),

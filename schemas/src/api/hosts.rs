@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::{
     deploy::Release,
+    gpu::GpuOffer,
     id::{ReleaseId, RolloutId},
     time::Timestamp,
 };
@@ -38,8 +39,21 @@ pub struct HostView {
     pub revoked_at: Option<Timestamp>,
     /// Where its proxy listens.
     pub listen: Vec<String>,
+    /// The GPUs that it offers to services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<HostGpu>,
     /// What it carries.
     pub carries: Vec<CarriedService>,
+}
+
+/// A GPU that a host offers, and who has it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct HostGpu {
+    /// Which.
+    #[serde(flatten)]
+    pub gpu: GpuOffer,
+    /// The instances that it was given to; none: it is free.
+    pub instances: Vec<String>,
 }
 
 /// How a host stands.
@@ -74,6 +88,9 @@ pub struct CarriedService {
     /// What of its containers is another than what was deployed, because somebody changed it by hand: the instance, and what it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// The GPUs that its instances have, by UUID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
 }
 
 /// What runs where.

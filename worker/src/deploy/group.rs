@@ -383,17 +383,34 @@ impl Hosts {
             async move { (name, called.await) }
         });
         let (mut done, mut away, mut refused) = (Vec::new(), Vec::new(), None);
+        let (mut full, mut faulty) = (None, Vec::new());
         for (name, answer) in join_all(calls).await {
             match answer {
                 Ok(answer) => done.push((name, answer)),
                 Err(stale @ HostTrouble::Stale(_)) => return Err(stale),
                 Err(HostTrouble::Refused(why)) if is_one => return Err(HostTrouble::Refused(why)),
                 Err(HostTrouble::Refused(why)) => refused = refused.or(Some(format!("host `{name}`: {why}"))),
+                Err(HostTrouble::Full(why)) if is_one => return Err(HostTrouble::Full(why)),
+                Err(HostTrouble::Full(why)) => full = full.or(Some(format!("host `{name}`: {why}"))),
+                Err(HostTrouble::Faulty(why)) if is_one => return Err(HostTrouble::Faulty(why)),
+                Err(HostTrouble::Faulty(why)) => faulty.push((name, why)),
                 Err(HostTrouble::Away(why)) => away.push((name, why)),
             }
         }
+        // where it is broken everywhere, nobody goes on without the others
+        if done.is_empty()
+            && full.is_none()
+            && refused.is_none()
+            && let Some((name, why)) = faulty.first()
+        {
+            return Err(HostTrouble::Faulty(format!("host `{name}`: {why}")));
+        }
+        for (host, why) in faulty {
+            self.leave_out(host, why);
+        }
         if done.is_empty()
             && refused.is_none()
+            && full.is_none()
             && let Some((_, why)) = away.first()
         {
             return Err(HostTrouble::Away(why.clone()));
@@ -401,7 +418,11 @@ impl Hosts {
         for (host, why) in away {
             self.leave_out(host, format!("it does not answer: {why}"));
         }
-        refused.map_or(Ok(done), |why| Err(HostTrouble::Refused(why)))
+        match (refused, full) {
+            (Some(why), _) => Err(HostTrouble::Refused(why)),
+            (None, Some(why)) => Err(HostTrouble::Full(why)),
+            (None, None) => Ok(done),
+        }
     }
 
     fn leave_out(&self, host: String, reason: String) {

@@ -32,6 +32,12 @@ pub enum HostTrouble {
     /// The host understood and can't; asking again brings the same.
     #[error("{0}")]
     Refused(String),
+    /// What is to be started fits there only once another release has stopped.
+    #[error("{0}")]
+    Full(String),
+    /// The host is broken, whatever is to be started there.
+    #[error("{0}")]
+    Faulty(String),
     /// It was not to be had within the patience. The call may have been carried out.
     #[error("{0}")]
     Away(String),
@@ -158,6 +164,8 @@ fn trouble(error: HostClientError) -> HostTrouble {
         HostClientError::Host(error) => match error.code {
             HostErrorCode::StaleEpoch => HostTrouble::Stale(said),
             HostErrorCode::Unavailable => HostTrouble::Away(said),
+            HostErrorCode::Full => HostTrouble::Full(said),
+            HostErrorCode::Faulty => HostTrouble::Faulty(said),
             HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact | HostErrorCode::Router => {
                 HostTrouble::Refused(said)
             }

@@ -206,6 +206,7 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         | JournalKind::Started
         | JournalKind::Ready
         | JournalKind::ShiftIntent
+        | JournalKind::GapIntent
         | JournalKind::Shifted => because(&format!("{kind:?}")),
     }
 }

@@ -1,4 +1,4 @@
-//! Acts: the four changes that are made at the hosts. Each is announced in the journal, made under the lease's epoch, and
+//! Acts: the changes that are made at the hosts. Each is announced in the journal, made under the lease's epoch, and
 //! what was seen is given back.
 
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(super) enum Act {
     Start(Box<StartInstance>),
     /// Change weights.
     Shift { percent: u8, apply: ApplyRoute },
+    /// Take the traffic from everybody.
+    Interrupt(ApplyRoute),
     /// Let the host drain and stop an instance later.
     Retire(InstanceId, RetireInstance),
     /// Stop an instance.
@@ -93,6 +95,12 @@ pub(super) fn act(
             let apply = ApplyRoute { fence, rules, targets, fallback, dead_man_ms };
             Ok((Act::Shift { percent, apply }, (JournalKind::ShiftIntent, detail)))
         }
+        Action::Interrupt { message } => {
+            let detail = json!({ "message": message, "weight": 0 });
+            let rules = place::rules(&claim.rollout.spec);
+            let apply = ApplyRoute { fence, rules, targets: Vec::new(), fallback: Vec::new(), dead_man_ms: None };
+            Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
+        }
         Action::Retire { instance, after, drain } => {
             let message = format!("retiring instance {instance}, which stays warm for {after}");
             let detail = json!({ "message": message, "instance": instance });
@@ -140,7 +148,7 @@ pub(super) async fn perform(
             });
             started.await.map(Seen::Instance)
         }
-        Act::Shift { apply, .. } => hosts.apply_route(apply).await.map(Seen::Route),
+        Act::Shift { apply, .. } | Act::Interrupt(apply) => hosts.apply_route(apply).await.map(Seen::Route),
         Act::Retire(id, retire) => {
             hosts.of_instance(id, |host, id| async move { host.retire(&id, retire).await }).await.map(Seen::Instance)
         }

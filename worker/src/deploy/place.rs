@@ -38,11 +38,14 @@ pub(super) fn start(claim: &RolloutClaim, instance: InstanceId, release: Release
     Ok(StartInstance {
         fence: fence(claim),
         env: environment(spec, &release),
+        // the service is described as the new release has it
+        as_before: release.id != spec.release.id,
         instance,
         release,
         artifact,
         command: spec.service.command.clone(),
         container,
+        gpus: spec.service.gpus.as_ref().map(|gpus| gpus.need.clone()),
         stop_timeout_ms: STOP_TIMEOUT_MS,
         health: spec.service.health.clone(),
         sleep_after_ms: spec.sleep_after.map(Span::as_millis),

@@ -7,7 +7,8 @@ use segue_pipelines::{
     service,
 };
 use segue_schemas::{
-    deploy::ServiceSpec,
+    deploy::{ServiceSpec, Strategy},
+    gpu::WhenFull,
     id::Digest,
     worker_api::{CreateRollout, JobClaim},
 };
@@ -65,10 +66,24 @@ pub async fn prepare_rollout(
         }
         source => (described(place, &inputs.service, false).await?, find_artifact(place, action, source).await?, None),
     };
+    check_strategy(&service, &inputs.strategy)?;
     let (epoch, step) = (place.claim().epoch, place.step());
     let preview = action == PREVIEW;
     let Inputs { strategy, seed, .. } = inputs;
     Ok(CreateRollout { epoch, step, service, environment, digest, image, strategy, preview, seed })
+}
+
+/// What is compared with what serves runs beside it.
+fn check_strategy(service: &ServiceSpec, strategy: &Strategy) -> Result<(), StepError> {
+    let recreates = service.gpus.as_ref().is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
+    if !recreates || !matches!(strategy, Strategy::Canary(_)) {
+        return Ok(());
+    }
+    Err(StepError::Configuration(format!(
+        "service `{}` says `when-full: recreate`, by which what serves may be stopped before the new release is started, and a canary runs \
+         beside what serves: take `when-full` out of its file, or use `segue/deploy`",
+        service.name
+    )))
 }
 
 /// The service, which is to be one that is run from an image or one that is not.
@@ -202,6 +217,7 @@ mod tests {
         let files = [
             (".segue/services/web.yml", "command: [./web]\n"),
             (".segue/services/boxed.yml", "container: {port: 80}\n"),
+            (".segue/services/large.yml", "command: [./large]\ngpus: { memory: 40GiB, when-full: recreate }\n"),
             (".segue/services/bad.yml", "comand: [./web]\n"),
         ];
         Place { claim, files: files.into(), artifacts: [("app", digest('a'))].into(), packed: Vec::new() }
@@ -278,6 +294,15 @@ mod tests {
         let both = [("service", "boxed"), ("artifact", "app"), ("image", "x:1")];
         let error = prepare(&mut place, DEPLOY, &both).await.unwrap_err();
         assert!(error.contains("input `image`") && error.contains("`artifact` is given as well"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_takes_the_place_of_what_serves_is_no_canary() {
+        let pairs = [("service", "large"), ("artifact", "app")];
+        let create = prepare(&mut place(Some("staging")), DEPLOY, &pairs).await.unwrap();
+        assert_eq!(create.service.gpus.unwrap().when_full, WhenFull::Recreate);
+        let error = prepare(&mut place(Some("staging")), CANARY, &pairs).await.unwrap_err();
+        assert!(error.contains("`large`") && error.contains("use `segue/deploy`"), "{error}");
     }
 
     #[tokio::test]

@@ -155,6 +155,7 @@ impl Host {
             routes: routes.collect(),
             instances,
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
+            gpus: self.gpus.seen(),
             restorations: recorded.restorations,
         }
     }

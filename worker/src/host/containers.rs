@@ -73,7 +73,7 @@ impl Host {
     }
 
     /// An error of the engine's as the API tells it: what it refuses is not asked again, and what it could not do is.
-    fn told(&self, error: &DockerError) -> HostError {
+    pub(super) fn told(&self, error: &DockerError) -> HostError {
         let code = match error.class() {
             FailureClass::Infrastructure => HostErrorCode::Unavailable,
             _ => HostErrorCode::Artifact,
@@ -151,7 +151,9 @@ impl Host {
         let (environment, service) = (&instance.environment, &instance.release.service);
         let port = run.container.port.to_string();
         let filled = |text: &String| text.replace("${PORT}", "$PORT").replace("$PORT", &port);
-        let env = self.variables(instance).into_iter().chain([("PORT".to_owned(), port.clone())]);
+        let mut env = self.variables(instance);
+        env.push(("PORT".to_owned(), port.clone()));
+        self.shut_gpus_out(instance, &mut env);
         let epoch = self.store.current().route(environment, service).map(|route| route.epoch.to_string());
         let shared = self.shared_labels(environment, service);
         let own = [
@@ -168,8 +170,9 @@ impl Host {
             image,
             command: instance.run.command.iter().map(filled).collect(),
             entrypoint: None,
-            env: env.map(|(name, value)| format!("{name}={value}")).collect(),
+            env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
             settings,
+            gpus: instance.gpus.clone(),
             port: run.container.port,
             volumes: volumes.chain(instance.run.data.as_ref().map(|_| DATA_VOLUME.to_owned())).collect(),
             place: self.engine_place(environment, service),

@@ -53,7 +53,7 @@ pub enum EnsureError {
 }
 
 /// Has a host running on `options.socket`: if none answers, `options.program` is started as
-/// `PROGRAM host --data DIR --socket PATH --docker PATH [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
+/// `PROGRAM host --data DIR --socket PATH --docker PATH [--gpus GPU]... [--nvidia-smi PATH] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
 /// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let program = options.program.clone();
@@ -102,6 +102,12 @@ async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let mut command = std::process::Command::new(&options.program);
     command.arg("host").arg("--data").arg(&options.data).arg("--socket").arg(&options.socket);
     command.arg("--docker").arg(&options.docker);
+    for gpu in &options.gpus {
+        command.arg("--gpus").arg(gpu);
+    }
+    if let Some(program) = &options.nvidia_smi {
+        command.arg("--nvidia-smi").arg(program);
+    }
     for address in &options.listen {
         command.arg("--listen").arg(address.to_string());
     }

@@ -17,6 +17,7 @@ use super::{
     Host,
     clock::{Deadline, now},
     data::{self, Furnished},
+    gpus::Placed,
     output,
     process::{self, Launch, Process},
     refusal,
@@ -71,7 +72,9 @@ impl Host {
         let id = start.instance.clone();
         let (digest, image) = (start.release.digest.clone(), start.release.image.clone());
         let source = start.artifact.clone();
-        let run = RunSpec::of(&start);
+        let recorded = self.store.current();
+        let before = recorded.kept_run(&start.fence.environment, &start.release).filter(|_| start.as_before);
+        let run = before.cloned().unwrap_or_else(|| RunSpec::of(&start));
         let (named, env) = (id.clone(), start.fence.environment.clone());
         let begun = self
             .store
@@ -94,7 +97,14 @@ impl Host {
             ArtifactSource::Image => self.have_image(&id, image.as_deref()).await,
             source => self.releases.prepare(&digest, source, self.link.as_deref()).await,
         };
-        if let Err(error) = prepared {
+        let placed = match prepared {
+            Ok(()) => match self.have_gpus(&one).await? {
+                Placed::Ready | Placed::Gone => Ok(()),
+                Placed::Refused(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = placed {
             let forget = self.store.change(move |recorded| {
                 if one.among(recorded).is_some() {
                     recorded.instances.shift_remove(&one.id);
@@ -366,6 +376,14 @@ impl Host {
     /// Starts the process or container of an instance.
     async fn start_process(&self, one: &Life) -> Result<Started, HostError> {
         let id = &one.id;
+        match self.have_gpus(one).await? {
+            Placed::Ready => {}
+            Placed::Gone => return Ok(Started::Over),
+            Placed::Refused(error) if error.code == HostErrorCode::Unavailable => {
+                return Ok(Started::Later(error.message));
+            }
+            Placed::Refused(error) => return self.note_failed(one, error.message).await,
+        }
         match self.furnish(one).await? {
             Furnished::Ready => {}
             Furnished::Ended => return Ok(Started::Over),
@@ -455,7 +473,8 @@ impl Host {
         ];
         let given = instance.run.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         let data = instance.run.data.as_ref().map(|_| (data::VARIABLE.to_owned(), self.data_path(instance)));
-        given.chain(own.map(|(name, value)| (name.to_owned(), value))).chain(data).collect()
+        let gpus = self.gpu_variable(instance);
+        given.chain(own.map(|(name, value)| (name.to_owned(), value))).chain(data).chain(gpus).collect()
     }
 
     /// Waits until an instance is told to stop or everything is; its time from TERM to KILL.

@@ -30,6 +30,7 @@ mod containers;
 mod data;
 mod drift;
 mod ensure;
+mod gpus;
 mod identity;
 mod instances;
 mod keep;
@@ -71,6 +72,7 @@ use tokio::{
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
+use gpus::Gpus;
 pub use identity::{Identity, IdentityError};
 pub use keep::keep_running;
 use link::Link;
@@ -106,6 +108,10 @@ pub struct HostOptions {
     pub proxy_drain: Duration,
     /// The socket of the engine that runs its containers. Nothing is connected before there is one to run.
     pub docker: PathBuf,
+    /// The GPUs that it offers to services: `all`, or some by UUID; none: none.
+    pub gpus: Vec<String>,
+    /// The program that tells of them; `None`: `nvidia-smi` on the `PATH`.
+    pub nvidia_smi: Option<PathBuf>,
 }
 
 impl HostOptions {
@@ -124,6 +130,8 @@ impl HostOptions {
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             proxy_drain: Duration::from_secs(30),
             docker: DEFAULT_DOCKER.into(),
+            gpus: Vec::new(),
+            nvidia_smi: None,
         })
     }
 }
@@ -184,6 +192,8 @@ pub(crate) struct Host {
     link: Option<Arc<Link>>,
     /// The engine that runs its containers.
     docker: Arc<Docker>,
+    /// What is known of the GPUs that it offers.
+    gpus: Gpus,
     /// Something may be left at the engine.
     sweep_wanted: Notify,
     /// Instances whose retirement goes on now.
@@ -237,6 +247,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         router,
         link,
         docker,
+        gpus: Gpus::default(),
         sweep_wanted,
         retiring,
         closing,
@@ -260,6 +271,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         host.wake_all().await?;
     }
     tokio::spawn(host.clone().keep_swept());
+    tokio::spawn(host.clone().see_gpus());
     tokio::spawn(host.clone().watch_for_drift());
     host.sweep_wanted.notify_one();
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);

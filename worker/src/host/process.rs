@@ -260,6 +260,40 @@ fn kill_marked_group(pid: u32, mark: &str) {
     }
 }
 
+/// Which processes of the machine belong together.
+#[derive(Debug)]
+pub struct Families {
+    /// Number, parent and group of each.
+    all: Vec<(u32, u32, u32)>,
+}
+
+impl Families {
+    /// As they are now.
+    #[must_use]
+    pub fn now() -> Self {
+        let read = |pid| {
+            let fields = stat_fields(pid).ok()?;
+            Some((pid, fields.get(1)?.parse().ok()?, fields.get(2)?.parse().ok()?))
+        };
+        Self { all: processes().filter_map(read).collect() }
+    }
+
+    /// A process, those of its group, and whatever these have started and not left behind.
+    #[must_use]
+    pub fn of(&self, pid: u32) -> Vec<u32> {
+        let mut family: Vec<u32> =
+            self.all.iter().filter(|one| one.0 == pid || one.2 == pid).map(|one| one.0).collect();
+        let mut known = 0;
+        while let Some(parent) = family.get(known).copied() {
+            let children = self.all.iter().filter(|one| one.1 == parent).map(|one| one.0);
+            let new: Vec<u32> = children.filter(|child| !family.contains(child)).collect();
+            family.extend(new);
+            known += 1;
+        }
+        family
+    }
+}
+
 fn processes() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())

@@ -11,6 +11,7 @@ use std::{
 use indexmap::IndexMap;
 use segue_schemas::{
     deploy::{DataSpec, Health, Release, RouteRule},
+    gpu::GpuNeed,
     host_api::{
         ContainerRun, Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance,
         Target,
@@ -91,6 +92,9 @@ pub struct RunSpec {
     /// The folder of its own that its service has; `None`: none.
     #[serde(default)]
     pub data: Option<DataSpec>,
+    /// GPUs that each instance has; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuNeed>,
 }
 
 /// Whether an instance sleeps.
@@ -119,6 +123,9 @@ pub struct InstanceRecord {
     pub run: RunSpec,
     /// The port that it is told to listen on.
     pub port: u16,
+    /// The GPUs that were chosen for it, by UUID, from before it is started until it has stopped.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// Whether its release is unpacked.
     pub prepared: bool,
     /// Whether it was told to stop.
@@ -271,6 +278,7 @@ impl Recorded {
             release,
             run,
             port,
+            gpus: Vec::new(),
             prepared,
             stopping: false,
             is_ending: false,
@@ -312,6 +320,15 @@ impl Recorded {
     pub fn names(&self, digest: &str) -> bool {
         self.instances.values().any(|i| !i.is_stopped() && i.release.digest.hex() == digest)
             || self.kept.iter().any(|k| k.release.digest.hex() == digest)
+    }
+
+    /// How a release was run here last.
+    #[must_use]
+    pub fn kept_run(&self, environment: &str, release: &Release) -> Option<&RunSpec> {
+        let is_it = |k: &&KeptRelease| {
+            k.environment == environment && k.release.service == release.service && k.release.id == release.id
+        };
+        self.kept.iter().rev().find(is_it).map(|k| &k.run)
     }
 
     /// Notes that a release is run or serves.
@@ -381,6 +398,7 @@ impl RunSpec {
             health: start.health.clone(),
             sleep_after_ms: start.sleep_after_ms,
             data: start.data.clone(),
+            gpus: start.gpus.clone(),
         }
     }
 }
@@ -429,6 +447,7 @@ impl InstanceRecord {
             retire_at: self.retire.map(|r| r.deadline.at),
             output: output.display().to_string(),
             drift: self.drift(),
+            gpus: self.gpus.clone(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct World {
     pub address: SocketAddr,
     /// The host's router, as an argument.
     router: Option<String>,
+    /// What else its host is told.
+    more: Vec<String>,
 }
 
 impl World {
@@ -54,10 +56,19 @@ impl World {
 
     /// With another router than the embedded one, which listens there.
     pub async fn start_behind(address: SocketAddr, router: Option<String>) -> Self {
+        Self::start_as(address, router, Vec::new()).await
+    }
+
+    /// With more said to its host.
+    pub async fn start_with(more: Vec<String>) -> Self {
+        Self::start_as(([127, 0, 0, 1], 0).into(), None, more).await
+    }
+
+    async fn start_as(address: SocketAddr, router: Option<String>, more: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("boot-id"), "boot 1").unwrap();
         let client = HostClient::new(folder.path().join("host.sock"));
-        let mut world = Self { folder, host: None, client, address, router };
+        let mut world = Self { folder, host: None, client, address, router, more };
         world.start_host().await;
         world
     }
@@ -68,6 +79,7 @@ impl World {
         command.args(["--proxy-drain-ms", "3000", "--boot-id"]);
         command.arg(self.folder.path().join("boot-id"));
         command.args(self.router.iter().flat_map(|router| ["--router", router]));
+        command.args(&self.more);
         command
     }
 
@@ -170,6 +182,8 @@ impl World {
             health: Health { path: "/".into(), tries: 100, interval: Span::millis(50), timeout: Span::seconds(2) },
             sleep_after_ms: None,
             data: None,
+            gpus: None,
+            as_before: false,
         }
     }
 

@@ -367,7 +367,11 @@ impl Driver {
                 }));
             }
             Action::Finish { .. } => self.is_finished = true,
-            Action::Start { .. } | Action::Shift { .. } | Action::Retire { .. } | Action::Stop { .. } => {
+            Action::Start { .. }
+            | Action::Shift { .. }
+            | Action::Interrupt { .. }
+            | Action::Retire { .. }
+            | Action::Stop { .. } => {
                 let (act, intent) = perform::act(&self.claim, action, self.dead_man).map_err(hand_back_later)?;
                 self.journal.note(intent.0, intent.1);
                 self.perform(act);
@@ -518,7 +522,7 @@ async fn take_stock(
     // one that lost its record has nothing to go back to
     let has_lost =
         |facts: &HostFacts| facts.route.as_ref().is_none_or(|r| r.targets.is_empty() && r.fallback.is_empty());
-    if !machine.former_targets().is_empty() && facts.iter().any(|(_, facts)| !has_lost(facts)) {
+    if !machine.former_targets().is_empty() && !machine.has_gap() && facts.iter().any(|(_, facts)| !has_lost(facts)) {
         for (host, _) in facts.extract_if(.., |(_, facts)| has_lost(facts)) {
             left_out.push(OutOfStep { host, reason: "it carries nothing of the service any more".into() });
         }

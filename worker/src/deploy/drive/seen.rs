@@ -49,9 +49,19 @@ impl Driver {
                     self.journal.note(JournalKind::Retired, detail);
                     self.feed(Input::Stopped { instance: id.clone() });
                 }
-                Act::Shift { .. } => {}
+                Act::Shift { .. } | Act::Interrupt(_) => {}
             },
             Seen::Route(routes) => {
+                if let Act::Interrupt(_) = &done.act {
+                    let message = "nobody has traffic now, and requests are answered with 503";
+                    let numbers = json!({ "took_us": micros(done.took) });
+                    self.journal.note(
+                        JournalKind::Shifted,
+                        json!({ "message": message, "weight": 0, "targets": [], "numbers": numbers }),
+                    );
+                    self.feed(Input::Interrupted);
+                    return Ok(());
+                }
                 let targets = routes.first().map(|(_, route)| route.targets.clone()).unwrap_or_default();
                 if let Act::Shift { percent, apply } = &done.act {
                     let percent = *percent;
@@ -90,19 +100,32 @@ impl Driver {
             [(_, only)] => vec![only.address.clone()],
             all => all.iter().map(|(host, instance)| format!("{} of `{host}`", instance.address)).collect(),
         };
-        let message = format!("instance {id} is started on {}", places.join(", "));
+        let gpus: Vec<&String> = instances.iter().flat_map(|(_, instance)| &instance.gpus).collect();
+        let mut message = format!("instance {id} is started on {}", places.join(", "));
+        if let Some(first) = gpus.first() {
+            let others = gpus.iter().skip(1).map(|gpu| format!(", {gpu}")).collect::<String>();
+            message += &format!(", with {first}{others}");
+        }
         let detail = json!({ "message": message, "instance": id, "address": places.join(", "), "pid": first.pid,
-            "output": first.output });
+            "output": first.output, "gpus": gpus });
         self.journal.note(JournalKind::Started, detail);
         self.feed(Input::Started { instance: id.clone() });
     }
 
     /// The host could not or would not.
     fn on_trouble(&mut self, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
-        let HostTrouble::Refused(reason) = trouble else { return Err(left_by(trouble)) };
+        let reason = match (&act, trouble) {
+            (Act::Start(start), HostTrouble::Full(reason)) => {
+                self.feed(Input::NoRoom { instance: start.instance.clone(), reason });
+                return Ok(());
+            }
+            (_, HostTrouble::Refused(reason) | HostTrouble::Full(reason) | HostTrouble::Faulty(reason)) => reason,
+            (_, trouble) => return Err(left_by(trouble)),
+        };
         match act {
             Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
             Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
+            Act::Interrupt(_) => self.feed(Input::InterruptFailed { reason }),
             Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
         }
         Ok(())

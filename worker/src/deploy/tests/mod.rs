@@ -117,6 +117,7 @@ fn rollout(strategy: Strategy) -> Rollout {
         command: vec!["./web".into()],
         container: None,
         resources: Default::default(),
+        gpus: None,
         env: [].into(),
         health,
         warm_up: Vec::new(),

@@ -236,6 +236,7 @@ impl World {
             instances: self.instances.clone(),
             routes: self.route.clone().into_iter().collect(),
             releases: Vec::new(),
+            gpus: Vec::new(),
             restorations: 0,
         }
     }
@@ -371,6 +372,7 @@ fn running(id: InstanceId, release: Release, environment: &str) -> Instance {
         retire_at: None,
         output: "/nowhere".into(),
         drift: Vec::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -91,6 +91,7 @@ pub(super) fn instance_container(spec: &InstanceSpec) -> ContainerCreateBody {
     body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
     if let Some(host) = &mut body.host_config {
         host.mounts = Some(volumes(&spec.volumes, &spec.place));
+        host.device_requests = (!spec.gpus.is_empty()).then(|| vec![gpu_request(&spec.gpus)]);
     }
     body
 }

@@ -43,6 +43,8 @@ pub struct InstanceSpec {
     pub env: Vec<String>,
     /// Limits, user and the like.
     pub settings: Settings,
+    /// The GPUs that it gets, by UUID.
+    pub gpus: Vec<String>,
     /// Where its service listens in it.
     pub port: u16,
     /// `NAME:/path[:ro]`, or `/path` for one that goes with the container.
@@ -116,6 +118,15 @@ impl Docker {
         let credentials = login::for_image(image);
         let wanted = Wanted { image, settings: &settings, credentials: credentials.as_ref() };
         self.images.have(self, wanted, say).await.map(drop)
+    }
+
+    /// The variables that an image brings along, `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// [`DockerError`]: the engine does not have it, or does not say.
+    pub async fn image_env(&self, image: &str) -> Result<Vec<String>, DockerError> {
+        let seen = call("look at the image", self.patience(), self.client().await?.inspect_image(image)).await?;
+        Ok(seen.config.and_then(|config| config.env).unwrap_or_default())
     }
 
     /// Whether the engine has it.

@@ -1,0 +1,252 @@
+//! Which GPUs an instance has. They are chosen once, after a look at all that the host offers and at who has what, and recorded before the
+//! instance is first started; they stay its own, over its restarts and the host's, until it has stopped.
+
+use std::sync::{Mutex, PoisonError};
+
+use segue_pipelines::gpu::{Given, Reason, Requirement, Verdict, narrowed, offered, preflight, requirement};
+use segue_schemas::{
+    gpu::{GpuNeed, GpuOffer},
+    host_api::{HostError, HostErrorCode},
+    id::InstanceId,
+};
+
+use super::{
+    Host,
+    instances::Life,
+    process::Families,
+    refusal,
+    state::{InstanceRecord, Recorded},
+};
+use crate::{engine::docker::DockerError, gpu};
+
+/// What a process sees of GPUs, by UUID.
+/// <https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars>
+const CUDA_VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// What an image asks NVIDIA's runtime for, where that is the engine's default.
+const RUNTIME_VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES";
+
+/// What a host knows of the GPUs that it offers.
+#[derive(Debug, Default)]
+pub(super) struct Gpus {
+    /// Held while an instance's are chosen: two that choose at once would choose the same.
+    turn: tokio::sync::Mutex<()>,
+    seen: Mutex<Vec<GpuOffer>>,
+}
+
+/// What came of choosing.
+#[derive(Debug)]
+pub(super) enum Placed {
+    /// It has what it asks for.
+    Ready,
+    /// It was told to stop meanwhile.
+    Gone,
+    /// It can't have what it asks for.
+    Refused(HostError),
+}
+
+impl Gpus {
+    /// Those that can be given out, as the driver told of them last.
+    pub(super) fn seen(&self) -> Vec<GpuOffer> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, seen: Vec<GpuOffer>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+}
+
+impl Host {
+    /// Looks at the GPUs when the host starts, and tells its log of those that can't be given out.
+    pub(super) async fn see_gpus(self: std::sync::Arc<Self>) {
+        let chosen = &self.options.gpus;
+        if chosen.is_empty() {
+            return;
+        }
+        match gpu::look(self.options.nvidia_smi.as_deref()).await {
+            Ok(facts) => {
+                let (gpus, reasons) = offered(&facts, chosen);
+                self.gpus.note(gpus);
+                for reason in reasons {
+                    tracing::error!(%reason, "a GPU is not offered to services");
+                }
+            }
+            Err(fault) => {
+                tracing::error!(error = %fault, remedy = fault.remedy(), "no GPU is offered to services, though some are named");
+            }
+        }
+    }
+
+    /// Sees to it that an instance has the GPUs that it asks for. What it has stays; else the host looks at all of them, and chooses.
+    pub(super) async fn have_gpus(&self, one: &Life) -> Result<Placed, HostError> {
+        let recorded = self.store.current();
+        let Some(instance) = self.startable(one, &recorded) else { return Ok(Placed::Gone) };
+        let Some(need) = instance.run.gpus.clone().filter(|_| instance.gpus.is_empty()) else {
+            return Ok(Placed::Ready);
+        };
+        if self.options.gpus.is_empty() {
+            let message = format!(
+                "it asks for {}, and this host offers none: name them at the host, as `hosts.NAME.gpus` in segue.yaml or with `segue host \
+                 --gpus`, and start it again",
+                need.in_words()
+            );
+            return Ok(Placed::Refused(refusal(HostErrorCode::BadRequest, message)));
+        }
+        let wanted = match self.required_by_image(instance).await {
+            Ok(wanted) => wanted,
+            Err(error) => return Ok(Placed::Refused(self.told(&error))),
+        };
+        let _turn = self.gpus.turn.lock().await;
+        let verdict = self.weigh(one, &need, &wanted, Recorded::is_warm).await;
+        let verdict = match verdict {
+            // what only waits for its end gives way to what is to serve
+            Verdict::Recreate { .. } => {
+                self.end_warm(one).await?;
+                self.weigh(one, &need, &wanted, Recorded::is_other_release).await
+            }
+            Verdict::Refuse(_) => self.weigh(one, &need, &wanted, Recorded::is_other_release).await,
+            placed @ Verdict::Place(_) => placed,
+        };
+        let uuids = match verdict {
+            Verdict::Place(uuids) => uuids,
+            Verdict::Recreate { uuids, why } => {
+                let message = format!(
+                    "it does not fit beside the release that serves: {}. It fits on {} once that has stopped",
+                    in_words(&why),
+                    uuids.join(", ")
+                );
+                return Ok(Placed::Refused(refusal(HostErrorCode::Full, message)));
+            }
+            Verdict::Refuse(why) => {
+                let is_fault = why.iter().any(|reason| reason.what.is_fault());
+                let code = if is_fault { HostErrorCode::Faulty } else { HostErrorCode::BadRequest };
+                let message = format!("it can't have {}: {}", need.in_words(), in_words(&why));
+                return Ok(Placed::Refused(refusal(code, message)));
+            }
+        };
+        tracing::info!(instance = %one.id, gpus = uuids.join(","), "its GPUs are chosen");
+        self.note(one, move |instance| instance.gpus = uuids).await?;
+        Ok(Placed::Ready)
+    }
+
+    /// Looks at the GPUs that the host offers, and decides. `is_replaced`: what would make room.
+    async fn weigh(
+        &self,
+        one: &Life,
+        need: &GpuNeed,
+        wanted: &[Requirement],
+        is_replaced: fn(&Recorded, &Life, &InstanceId) -> bool,
+    ) -> Verdict {
+        let looked = gpu::look(self.options.nvidia_smi.as_deref()).await;
+        let (looked, absent) = match looked {
+            Ok(facts) => {
+                self.gpus.note(offered(&facts, &self.options.gpus).0);
+                let (facts, absent) = narrowed(facts, &self.options.gpus);
+                (Ok(facts), absent)
+            }
+            Err(fault) => (Err(fault), Vec::new()),
+        };
+        let recorded = self.store.current();
+        let given = recorded.given(&Families::now(), |id| is_replaced(&recorded, one, id));
+        match preflight(looked.as_ref(), need, wanted, &given) {
+            Verdict::Refuse(mut why) => {
+                why.extend(absent);
+                Verdict::Refuse(why)
+            }
+            placed => placed,
+        }
+    }
+
+    /// Ends what is kept of the same service for a way back, and has no traffic.
+    async fn end_warm(&self, one: &Life) -> Result<(), HostError> {
+        let of = one.clone();
+        let ended = self.store.change(move |recorded| {
+            let warm: Vec<InstanceId> =
+                recorded.instances.keys().filter(|id| recorded.is_warm(&of, id)).cloned().collect();
+            for id in &warm {
+                recorded.send_away(id)?;
+            }
+            Ok(warm)
+        });
+        for id in ended.await? {
+            tracing::info!(instance = %id, "ended before its time: its GPUs are needed");
+            self.has_stopped(&id).await?;
+        }
+        Ok(())
+    }
+
+    /// What the image of an instance says that it needs of the machine.
+    async fn required_by_image(&self, instance: &InstanceRecord) -> Result<Vec<Requirement>, DockerError> {
+        let Some(image) = instance.release.image.as_deref().filter(|_| instance.run.is_container()) else {
+            return Ok(Vec::new());
+        };
+        let env = self.docker.image_env(image).await?;
+        let pairs = || env.iter().filter_map(|pair| pair.split_once('='));
+        if pairs().any(|(name, value)| name == "NVIDIA_DISABLE_REQUIRE" && matches!(value, "1" | "true")) {
+            return Ok(Vec::new());
+        }
+        let mut wanted = Vec::new();
+        for (name, value) in pairs().filter(|(name, _)| name.starts_with("NVIDIA_REQUIRE_")) {
+            match requirement(value) {
+                Ok(requirement) => wanted.push(requirement),
+                Err(error) => tracing::warn!(image, name, value, error, "what the image requires can't be read"),
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// What a process sees of GPUs: its own, or none where others have some.
+    pub(super) fn gpu_variable(&self, instance: &InstanceRecord) -> Option<(String, String)> {
+        let is_told = !instance.run.is_container() && (!instance.gpus.is_empty() || !self.options.gpus.is_empty());
+        is_told.then(|| (CUDA_VARIABLE.to_owned(), instance.gpus.join(",")))
+    }
+
+    /// A container has what the engine is asked for, whatever its image or its service says.
+    pub(super) fn shut_gpus_out(&self, instance: &InstanceRecord, env: &mut Vec<(String, String)>) {
+        if instance.gpus.is_empty() && self.options.gpus.is_empty() {
+            return;
+        }
+        env.retain(|(name, _)| name != RUNTIME_VARIABLE);
+        if instance.gpus.is_empty() {
+            env.push((RUNTIME_VARIABLE.to_owned(), "void".to_owned()));
+        }
+    }
+}
+
+impl Recorded {
+    /// What was given out, and by which processes it is known. `is_replaced`: what would make room.
+    fn given(&self, families: &Families, is_replaced: impl Fn(&InstanceId) -> bool) -> Vec<Given> {
+        let holders = self.instances.iter().filter(|(_, i)| !i.is_stopped() && !i.gpus.is_empty());
+        let given = holders.flat_map(|(id, instance)| {
+            let pids = instance.process.as_ref().and_then(super::running::RunningRecord::pid);
+            let pids = pids.map(|pid| families.of(pid)).unwrap_or_default();
+            let memory_mib = instance.run.gpus.as_ref().and_then(|need| need.memory_mib);
+            let is_replaced = is_replaced(id);
+            instance.gpus.iter().map(move |uuid| Given {
+                uuid: uuid.clone(),
+                memory_mib,
+                pids: pids.clone(),
+                is_replaced,
+            })
+        });
+        given.collect()
+    }
+
+    /// Whether it is of the same service and environment as `one`, of another release.
+    fn is_other_release(&self, one: &Life, id: &InstanceId) -> bool {
+        let (Some(of), Some(other)) = (one.among(self), self.instances.get(id)) else { return false };
+        other.environment == of.environment
+            && other.release.service == of.release.service
+            && other.release.id != of.release.id
+    }
+
+    /// Whether it is such a one that is only kept for a way back, until its time is over.
+    fn is_warm(&self, one: &Life, id: &InstanceId) -> bool {
+        let is_retiring = self.instances.get(id).is_some_and(|i| i.retire.is_some() && !i.stopping);
+        is_retiring && self.is_other_release(one, id) && !self.is_needed(id)
+    }
+}
+
+fn in_words(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

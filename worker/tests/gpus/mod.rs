@@ -1,0 +1,190 @@
+//! Services with GPUs, on a machine whose `nvidia-smi` answers from tables.
+
+#[path = "../../../integration-tests/src/gpus.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is shared with the stories, which use all of it")]
+mod machine;
+
+use std::time::Duration;
+
+use machine::{Card, Machine};
+use segue_schemas::{
+    gpu::GpuNeed,
+    host_api::{HostErrorCode, Instance, InstanceState, RetireInstance, StartInstance, StopInstance},
+};
+use segue_worker::host::client::HostClientError;
+
+use crate::world::World;
+
+fn cards() -> [Card; 2] {
+    [Card::new("GPU-small", "NVIDIA L40S", 46_068), Card::new("GPU-large", "NVIDIA H100", 81_559)]
+}
+
+async fn world(machine: &Machine, offered: &str) -> World {
+    let program = machine.nvidia_smi().display().to_string();
+    World::start_with(vec!["--gpus".into(), offered.into(), "--nvidia-smi".into(), program]).await
+}
+
+fn asking(world: &World, id: &str, release: i64, memory_mib: Option<u64>) -> StartInstance {
+    let gpus = Some(GpuNeed { memory_mib, ..GpuNeed::whole(1) });
+    StartInstance { gpus, ..world.start_request(id, release, 1) }
+}
+
+async fn start(
+    world: &World,
+    id: &str,
+    release: i64,
+    memory_mib: Option<u64>,
+) -> Result<Instance, (HostErrorCode, String)> {
+    match world.client.start_instance(&asking(world, id, release, memory_mib)).await {
+        Ok(instance) => Ok(instance),
+        Err(HostClientError::Host(error)) => Err((error.code, error.message)),
+        Err(other) => panic!("not an answer of the host: {other}"),
+    }
+}
+
+/// What its process sees, whole.
+fn seen(instance: &Instance) -> String {
+    let environ = std::fs::read(format!("/proc/{}/environ", instance.pid.unwrap())).unwrap();
+    let text = String::from_utf8(environ).unwrap();
+    let found = text.split('\0').find_map(|pair| pair.strip_prefix("CUDA_VISIBLE_DEVICES="));
+    found.expect("it is told which GPUs it has, or that it has none").to_owned()
+}
+
+#[tokio::test]
+async fn an_instance_keeps_its_gpu_over_restarts_of_its_own_and_of_the_host() {
+    let machine = Machine::with(&cards()).unwrap();
+    let mut world = world(&machine, "all").await;
+    start(&world, "web-1", 1, Some(40_000)).await.unwrap();
+    let first = world.wait_until_well("web-1").await;
+    assert_eq!(
+        (first.gpus.clone(), seen(&first)),
+        (vec!["GPU-small".to_owned()], "GPU-small".to_owned()),
+        "the smallest that does"
+    );
+    // as it takes its memory, it is no stranger there, and the next one finds no room beside it
+    let pid = first.pid.unwrap();
+    machine.set(&[Card { free_mib: 6_000, ..cards()[0].clone() }, cards()[1].clone()]).unwrap();
+    machine.set_processes(&[("GPU-small", pid, 40_064, "./web")]).unwrap();
+    start(&world, "web-2", 2, Some(40_000)).await.unwrap();
+    let second = world.wait_until_well("web-2").await;
+    assert_eq!(seen(&second), "GPU-large");
+    assert_eq!(world.client.state().await.unwrap().gpus.len(), 2, "what is offered is shown");
+
+    world.kill_host();
+    // the driver's word counts for what is chosen, not for what was
+    machine.fail(Some((9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."))).unwrap();
+    world.start_host().await;
+    let found = world.client.instance(&first.id, Duration::ZERO).await.unwrap();
+    assert_eq!((found.pid, found.gpus), (Some(pid), vec!["GPU-small".to_owned()]));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let again = world.until(&first.id, |one| one.restarts == 1 && one.pid.is_some()).await;
+    assert_eq!(seen(&again), "GPU-small");
+    machine.fail(None).unwrap();
+    // one without is told that it has none, where others have some
+    let without = world.run("web-3", 3, 1).await;
+    assert_eq!((seen(&without), without.gpus.len()), (String::new(), 0));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_told_with_its_gpu_and_what_to_do_and_nothing_is_left() {
+    let machine = Machine::with(&cards()).unwrap();
+    let world = world(&machine, "GPU-small").await;
+    for (cards, processes, fault, code, wanted) in [
+        (
+            [Card { uncorrected: 3, ..cards()[0].clone() }, cards()[1].clone()],
+            None,
+            None,
+            HostErrorCode::Faulty,
+            "GPU-small: its memory has had 3 errors that could not be corrected (end its processes and reset it",
+        ),
+        (
+            cards(),
+            Some(("GPU-small", 1, 900, "python3")),
+            None,
+            HostErrorCode::BadRequest,
+            "process 1 (`python3`), which Segue did not start, holds 900 MiB",
+        ),
+        (
+            [Card { free_mib: 1_000, ..cards()[0].clone() }, cards()[1].clone()],
+            None,
+            None,
+            HostErrorCode::BadRequest,
+            "GPU-small: 40000 MiB are asked for, and 1000 are free of 46068",
+        ),
+        (
+            cards(),
+            None,
+            Some((9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")),
+            HostErrorCode::Faulty,
+            "the NVIDIA driver does not answer",
+        ),
+        (
+            [cards()[1].clone(), cards()[1].clone()],
+            None,
+            None,
+            HostErrorCode::BadRequest,
+            "GPU-small: the driver does not know it",
+        ),
+    ] {
+        machine.set(&cards).unwrap();
+        machine.set_processes(&Vec::from_iter(processes)).unwrap();
+        if fault.is_some() {
+            machine.fail(fault).unwrap();
+        }
+        let (found, message) = start(&world, "web-1", 1, Some(40_000)).await.unwrap_err();
+        assert!(found == code && message.contains(wanted), "{wanted}: {found:?}, {message}");
+        assert!(world.client.state().await.unwrap().instances.is_empty());
+        if fault.is_some() {
+            machine.fail(None).unwrap();
+        }
+    }
+    machine.set(&cards()).unwrap();
+    let many = StartInstance { gpus: Some(GpuNeed::whole(2)), ..asking(&world, "web-1", 1, None) };
+    let error = world.client.start_instance(&many).await.unwrap_err().to_string();
+    assert!(error.contains("2 are asked for, and 1 of 1 can be had"), "{error}");
+    world.end().await;
+
+    let world = World::start().await;
+    let (code, message) = start(&world, "web-1", 1, None).await.unwrap_err();
+    assert!(code == HostErrorCode::BadRequest && message.contains("`hosts.NAME.gpus`"), "{message}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_end_gives_way_and_what_serves_does_not() {
+    let machine = Machine::with(&cards()[..1]).unwrap();
+    let world = world(&machine, "all").await;
+    start(&world, "web-1", 1, None).await.unwrap();
+    world.wait_until_well("web-1").await;
+    world.route(1, &[("web-1", 1)], &[]).await;
+    let (code, message) = start(&world, "web-2", 2, None).await.unwrap_err();
+    assert_eq!(code, HostErrorCode::Full, "{message}");
+    assert!(
+        message.contains("GPU-small: it is in use by another instance")
+            && message.contains("It fits on GPU-small once"),
+        "{message}"
+    );
+    // nobody is served by it any more, and it is kept for a while
+    world.route(1, &[], &[]).await;
+    let retire = RetireInstance { fence: world.fence(1), after_ms: 600_000, drain_ms: 0 };
+    let id = "web-1".parse().unwrap();
+    world.client.retire(&id, &retire).await.unwrap();
+    start(&world, "web-2", 2, None).await.unwrap();
+    assert_eq!(world.client.instance(&id, Duration::ZERO).await.unwrap().state, InstanceState::Stopped);
+    assert_eq!(world.wait_until_well("web-2").await.gpus, ["GPU-small"]);
+    let stop = StopInstance { fence: world.fence(1) };
+    world.client.stop(&"web-2".parse().unwrap(), &stop).await.unwrap();
+
+    // what is brought back runs as it did, whatever the new release says of itself
+    let other = StartInstance {
+        as_before: true,
+        command: vec!["./another".into()],
+        gpus: None,
+        ..world.start_request("web-1b", 1, 1)
+    };
+    world.client.start_instance(&other).await.unwrap();
+    let back = world.wait_until_well("web-1b").await;
+    assert_eq!((back.gpus.clone(), seen(&back)), (vec!["GPU-small".to_owned()], "GPU-small".to_owned()));
+    world.end().await;
+}
