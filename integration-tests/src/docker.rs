@@ -286,6 +286,14 @@ impl Docker {
         Ok(answer.bytes().await?.to_vec())
     }
 
+    /// Brings an image that was saved.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn load(&self, saved: Vec<u8>) -> Result<()> {
+        self.ask(Method::POST, "/images/load?quiet=1", Some(saved)).await.map(drop)
+    }
+
     /// The containers of a host's instances, as the engine lists them.
     ///
     /// # Errors

@@ -200,6 +200,7 @@ pub const ACTIONS: [Action; 12] = [
             optional("cache-to", Kind::Word(&["inline", "type=inline"])),
             optional("platforms", Kind::Platform),
             optional("network", Kind::Word(&["default", "none"])),
+            optional("reproducible", Kind::Flag),
         ],
         one_of: &[],
         deploys: false,

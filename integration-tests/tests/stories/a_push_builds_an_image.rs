@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use segue_integration_tests::{
-    docker::Docker,
+    docker::{Docker, IMAGE},
     github::GitHub,
     registry::{PASSWORD, Registry, USER},
+    repository::Repository,
     stand::Stand,
 };
 use segue_schemas::{
@@ -157,6 +158,98 @@ async fn a_forks_image_is_neither_named_nor_pushed_and_has_no_secrets() -> Resul
     let id = &view.jobs[0].outputs["image"];
     let names = docker.look(&format!("/images/{id}/json")).await?["RepoTags"].clone();
     assert!(names.as_array().is_none_or(Vec::is_empty), "{names}");
+    Ok(())
+}
+
+/// What a clock tells apart: directories that are made, a file that a step writes, one that it takes away.
+const AT_ANY_TIME: &str =
+    "FROM segue-test:1\nCOPY . /app/\nWORKDIR /made/here\nRUN echo made > file && rm /etc/group\n";
+const AT_TWO_ENGINES: &str = r"on: [push]
+jobs:
+  image:
+    outputs:
+      id: ${{ steps.same.outputs.id }}
+      image: ${{ steps.same.outputs.image }}
+      as-built: ${{ steps.another.outputs.id }}
+    steps:
+      - uses: segue/checkout
+      - id: same
+        uses: segue/build-image
+        with:
+          context: app
+          tags: REGISTRY/shop/same:1
+          push: true
+          username: pusher
+          password: ${{ secrets.REGISTRY_PASSWORD }}
+          cache-to: inline
+          network: none
+      - id: another
+        uses: segue/build-image
+        with: { context: app, cache-to: inline, network: none, reproducible: false }
+";
+
+#[tokio::test]
+async fn the_same_commit_is_the_same_image_at_another_engine_and_another_time() -> Result<()> {
+    let registry = Registry::start().await?;
+    let (one, other) = (Docker::start().await?, Docker::start().await?);
+    other.load(one.saved(IMAGE).await?).await?;
+    let pipeline = AT_TWO_ENGINES.replace("REGISTRY/", &format!("{}/", registry.address));
+    let mut made: Vec<JobView> = Vec::new();
+    let mut from: Option<Stand> = None;
+    for docker in [&one, &other] {
+        let stand = Stand::start(&docker.settings("")).await?;
+        stand.set_secret("REGISTRY_PASSWORD", PASSWORD)?;
+        match &from {
+            None => {
+                let files = [
+                    (".segue/pipelines/one.yml", pipeline.as_str()),
+                    ("app/Dockerfile", AT_ANY_TIME),
+                    ("app/src/main", "main\n"),
+                ];
+                stand.repository.commit("first", &files)?;
+            }
+            Some(first) => take_over(&first.repository, &stand.repository)?,
+        }
+        let guid = stand.push("main").await?;
+        let view = stand.api()?.run_of(&guid, LIMIT).await?;
+        let image = job(&view, "image")?;
+        assert_eq!(view.run.status, RunStatus::Succeeded, "{}", stand.api()?.log(&image.id).await?);
+        made.push(image.clone());
+        from.get_or_insert(stand);
+        // a layer knows whole seconds
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+    }
+    let output = |at: usize, name: &str| made[at].outputs[name].clone();
+    assert_eq!(output(0, "id"), output(1, "id"));
+    assert_eq!(output(0, "image"), output(1, "image"), "the digest at the registry");
+    assert_ne!(output(0, "as-built"), output(1, "as-built"), "an engine alone writes its own time");
+    // it can be run, and is what the Dockerfile says
+    let seen = std::process::Command::new("docker")
+        .env("DOCKER_HOST", format!("unix://{}", other.socket().display()))
+        .args(["run", "--rm", "--network", "none", &output(1, "id")])
+        .args(["sh", "-c", "cat file /app/src/main; stat -c %y file /made/here; test ! -e /etc/group"])
+        .output()?;
+    let said = String::from_utf8_lossy(&seen.stdout);
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines[0], lines[1]), ("made", "main"));
+    let image = one.look(&format!("/images/{}/json", output(0, "id"))).await?;
+    let created = image["Created"].as_str().context("no time")?;
+    let day = created.split_once('T').context("no time")?.0;
+    assert!(lines[2].starts_with(day) && lines[2] == lines[3], "{said} and {created}");
+    assert_eq!(image["Config"]["Labels"]["org.opencontainers.image.created"], created);
+    Ok(())
+}
+
+/// Gives a repository what another has, commit by commit.
+fn take_over(from: &Repository, to: &Repository) -> Result<()> {
+    for arguments in [
+        &["fetch", "--quiet", from.work().to_str().context("a path")?, "main"][..],
+        &["reset", "--hard", "--quiet", "FETCH_HEAD"],
+    ] {
+        let done = std::process::Command::new("git").args(arguments).current_dir(to.work()).status()?;
+        anyhow::ensure!(done.success(), "git {arguments:?}");
+    }
     Ok(())
 }
 

@@ -43,6 +43,8 @@ pub struct Build {
     pub login: Option<Login>,
     /// What its steps reach.
     pub network: Network,
+    /// Whether the same commit and inputs give the same image wherever and whenever they are built.
+    pub reproducible: bool,
 }
 
 /// Who asks a registry.
@@ -127,6 +129,7 @@ impl Build {
             platform,
             login,
             network,
+            reproducible: flag("reproducible", true)?,
         };
         match build.tags.len().max(build.cache_from.len()) {
             0..=MAX_ENTRIES => Ok(build),
@@ -156,6 +159,17 @@ impl Build {
 pub fn rfc3339(seconds: i64) -> Option<String> {
     let time = chrono::DateTime::from_timestamp(seconds, 0)?;
     Some(time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}
+
+/// Whether a time as RFC 3339 has it, with or without a fraction, is after `seconds` since 1970. What is no time is not.
+#[must_use]
+pub fn is_after(text: &str, seconds: i64) -> bool {
+    let (Ok(then), Some(limit)) =
+        (chrono::DateTime::parse_from_rfc3339(text), chrono::DateTime::from_timestamp(seconds, 0))
+    else {
+        return false;
+    };
+    then > limit
 }
 
 /// Lines of `NAME=VALUE`.
@@ -293,6 +307,20 @@ mod tests {
         assert_eq!(build.secrets, [pair("token", " kept as it is "), pair("other", "x=y")]);
         assert_eq!(build.login.unwrap().registry.as_deref(), Some("localhost:5000"));
         assert!(build.push);
+    }
+
+    #[test]
+    fn a_time_is_after_another_by_its_fraction_and_zone() {
+        for (text, is) in [
+            ("2023-11-14T22:13:20Z", false),
+            ("2023-11-14T22:13:20.000000001Z", true),
+            ("2023-11-15T00:13:20+02:00", false),
+            ("2023-11-15T00:13:21+02:00", true),
+            ("0001-01-01T00:00:00Z", false),
+            ("soon", false),
+        ] {
+            assert_eq!(is_after(text, 1_700_000_000), is, "{text}");
+        }
     }
 
     #[test]

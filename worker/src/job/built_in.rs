@@ -354,7 +354,7 @@ impl BuiltIn<'_> {
     }
 
     /// A file that the job's user can't reach but through the descriptor that it is given.
-    fn private_file(&self, name: &str) -> Result<(PrivateFile, File), StepError> {
+    pub(super) fn private_file(&self, name: &str) -> Result<(PrivateFile, File), StepError> {
         let private = PrivateFile(self.workspace.private(&format!("{name}-{}", self.step)));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);

@@ -78,7 +78,11 @@ impl BuiltIn<'_> {
         };
         let spec =
             BuildSpec { labels: self.labels(&build, time), cache_scope: self.cache_scope(), build, dockerfile, time };
-        let built = self.send_and_build(&docker, &spec, context).await?;
+        let mut built = self.send_and_build(&docker, &spec, context).await?;
+        if spec.build.reproducible {
+            let (_private, spool) = self.private_file("layer")?;
+            built = docker.fix_image(built, time, spool, self.log).await.map_err(SupervisorError::from)?;
+        }
         let made = self.bring(&docker, &spec.build, built).await.map_err(SupervisorError::from)?;
         Ok(BuiltInEnd::Done(outputs(&made)))
     }

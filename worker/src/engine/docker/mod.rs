@@ -58,6 +58,7 @@ pub struct Docker {
     socket: PathBuf,
     client: OnceCell<Client>,
     images: Images,
+    fixed: build::Fixed,
     /// The worker's directory, by which it knows what it made.
     owner: String,
     /// A file for each place that something was made for, by which the next start of the worker knows that there may be leftovers.
@@ -77,6 +78,7 @@ impl Docker {
             socket,
             client: OnceCell::new(),
             images: Images::default(),
+            fixed: build::Fixed::default(),
             owner,
             leftovers: Leftovers::noted_in(&marks),
             marks,

@@ -9,6 +9,7 @@
 //! `bollard` speaks to BuildKit with gRPC's whole stack; here are two calls of it, which `session.rs` answers over `h2`.
 
 mod failure;
+mod fixed;
 mod progress;
 mod proto;
 mod push;
@@ -19,14 +20,19 @@ use std::io;
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::{Method, Request, StatusCode, body::Frame, client::conn::http1};
+use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use segue_pipelines::image::{Build, Login, Network};
 use serde::Deserialize;
 use tokio::{net::UnixStream, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{Docker, DockerError, call::call, place::Say};
+pub(super) use fixed::Fixed;
 use progress::Progress;
 
 /// The longest line of an answer, in bytes.
@@ -106,12 +112,7 @@ impl Docker {
             Some((block.map(Frame::data), context))
         }));
         let request = request.body(body.boxed_unsync()).map_err(|error| DockerError::Own(error.to_string()))?;
-        let stream = self.connect().await?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| DockerError::away(BUILD, &error))?;
-        tasks.spawn(async move { drop(connection.await) });
-        let sent = self.attended(sender.send_request(request)).await?;
-        let answer = sent.map_err(|error| DockerError::away(BUILD, &error))?;
+        let answer = self.send(BUILD, request, &mut tasks).await?;
         let status = answer.status();
         let mut body = answer.into_body();
         if status != StatusCode::OK {
@@ -146,11 +147,31 @@ impl Docker {
                 message: "it ended without saying what it has built".into(),
             });
         };
-        let seen = call("look at the image", self.config.patience.0, self.client().await?.inspect_image(&id)).await?;
+        self.seen(&id).await
+    }
+
+    /// What the engine says of an image.
+    async fn seen(&self, id: &str) -> Result<Built, DockerError> {
+        let seen = call("look at the image", self.config.patience.0, self.client().await?.inspect_image(id)).await?;
         Ok(Built {
-            id: seen.id.unwrap_or(id),
+            id: seen.id.unwrap_or_else(|| id.to_owned()),
             size: seen.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
         })
+    }
+
+    /// Sends a request over a connection of its own, which lives as long as the tasks; waits for the head of the answer as long as it takes.
+    async fn send(
+        &self,
+        doing: &'static str,
+        request: Request<UnsyncBoxBody<Bytes, io::Error>>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Response<Incoming>, DockerError> {
+        let stream = self.connect().await?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| DockerError::away(doing, &error))?;
+        tasks.spawn(async move { drop(connection.await) });
+        let sent = self.attended(sender.send_request(request)).await?;
+        sent.map_err(|error| DockerError::away(doing, &error))
     }
 
     /// A connection of its own.
