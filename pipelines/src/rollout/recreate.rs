@@ -15,6 +15,13 @@ use super::{
 const REMEDY: &str = "To have what serves stopped first, so that nobody answers until the new release is ready, write `when-full: recreate` \
                       under `gpus` of the service; to have both at once, ask for less `memory` or use a host with more GPUs";
 
+/// The same for what is compared with what serves.
+const REMEDY_OF_CANARY: &str = "A canary runs beside what serves: ask for less `memory`, use a host with more GPUs, or write `when-full: \
+                                recreate` under `gpus` of the service and use `segue/deploy`";
+
+/// Why what serves is not stopped although that was chosen.
+const NOT_ON_RECORD: &str = "What serves is not on record and could not be brought back, so it is not stopped: stop it by hand, or use another host";
+
 impl RolloutMachine {
     /// An instance can't be started before another release's has stopped.
     pub(super) fn on_no_room(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
@@ -34,7 +41,12 @@ impl RolloutMachine {
             );
             return self.make_room(false, message, out);
         }
-        let remedy = if may_recreate { "" } else { REMEDY };
+        let remedy = match (may_recreate, is_swap) {
+            (false, true) => REMEDY,
+            (false, false) => REMEDY_OF_CANARY,
+            (true, _) if self.former_release.is_none() => NOT_ON_RECORD,
+            (true, _) => "",
+        };
         let dot = if remedy.is_empty() { "" } else { ". " };
         self.on_not_ready(instance, &format!("{reason}{dot}{remedy}"), now, out);
     }

@@ -295,6 +295,7 @@ fn what_serves_is_not_stopped_where_nobody_knows_how_it_is_brought_back() {
     world.settle();
     assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
     assert!(world.has_weight(&"old".parse().unwrap()));
+    assert!(world.machine.reason().unwrap().contains("is not on record"), "{:?}", world.machine.reason());
 }
 
 #[test]
