@@ -63,6 +63,9 @@ pub struct RolloutMachine {
     /// Whether what served was stopped so that the new release fits: nothing of it is left that traffic could go back to at once.
     #[serde(default)]
     pub(super) has_gap: bool,
+    /// What the former release was called before it was started anew after a gap.
+    #[serde(default)]
+    pub(super) replaced: BTreeSet<InstanceId>,
     /// A person wants all traffic on the new release as soon as it is ready.
     pub(super) promote: bool,
     pub(super) observed_until: u64,
@@ -76,7 +79,15 @@ pub(super) enum Phase {
     /// The new instances are started and climb the readiness ladder.
     Starting,
     /// Nobody has traffic, and instances are stopped so that those of another release fit.
-    MakingRoom { for_former: bool, pending: BTreeSet<InstanceId>, tries: u32, retry_at: Option<Timestamp> },
+    MakingRoom {
+        for_former: bool,
+        pending: BTreeSet<InstanceId>,
+        tries: u32,
+        retry_at: Option<Timestamp>,
+        /// Whether the traffic was taken, as this owner knows: before that nothing is stopped.
+        #[serde(default)]
+        is_interrupted: bool,
+    },
     /// New weights are on their way to the proxy.
     Shifting { percent: u8, then: Then },
     /// A stage is watched.
@@ -133,6 +144,7 @@ impl RolloutMachine {
             judge: None,
             verdict: None,
             has_gap: false,
+            replaced: BTreeSet::new(),
             promote: false,
             observed_until: 0,
         }
@@ -399,7 +411,11 @@ impl RolloutMachine {
             Serves::New => Some(self.spec.release.id),
             Serves::Former => self.former_release.as_ref().map(|r| r.id),
         };
-        let detail = json!({ "status": status, "serves": serves, "release": release, "reason": reason });
+        // after a gap a rollout fails only where neither release could be started
+        let is_nobody = self.has_gap && status == RolloutStatus::Failed;
+        let release = release.filter(|_| !is_nobody);
+        let in_words = if is_nobody { json!("none") } else { json!(serves) };
+        let detail = json!({ "status": status, "serves": in_words, "release": release, "reason": reason });
         record(out, JournalKind::Ended, detail);
         out.push(Action::Finish { status, serves, reason });
     }

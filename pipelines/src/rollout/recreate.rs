@@ -3,13 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use segue_schemas::{deploy::Strategy, gpu::WhenFull, id::InstanceId, time::Timestamp};
+use segue_schemas::{
+    deploy::{RolloutCommand, Strategy},
+    gpu::WhenFull,
+    id::InstanceId,
+    status::RolloutStatus,
+    time::Timestamp,
+};
 
 use super::{
     action::Action,
     machine::{Phase, RolloutMachine},
     way_back::pause,
 };
+
+/// How often the former release is started anew after a gap, before somebody has to help.
+const MAX_REVIVALS: u32 = 10;
 
 /// What to write where a service was not told what to do.
 const REMEDY: &str = "To have what serves stopped first, so that nobody answers until the new release is ready, write `when-full: recreate` \
@@ -22,6 +31,10 @@ const REMEDY_OF_CANARY: &str = "A canary runs beside what serves: ask for less `
 /// Why what serves is not stopped although that was chosen.
 const NOT_ON_RECORD: &str = "What serves is not on record and could not be brought back, so it is not stopped: stop it by hand, or use another host";
 
+/// Why what serves is not stopped on several hosts: whoever takes the rollout over in the gap would not know each one's own instances any more.
+const ON_SEVERAL_HOSTS: &str = "Of an environment with several hosts what serves is not stopped, whatever `when-full` says: ask for less `memory`, \
+                                use hosts with more GPUs, or give the service an environment with one host";
+
 impl RolloutMachine {
     /// An instance can't be started before another release's has stopped.
     pub(super) fn on_no_room(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
@@ -32,7 +45,9 @@ impl RolloutMachine {
         let may_recreate = self.spec.service.gpus.as_ref().is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
         let is_swap = matches!(self.spec.strategy, Strategy::HotSwap);
         // what serves can be brought back only where it is known what it is
-        if may_recreate && is_swap && !self.has_gap && !self.former.is_empty() && self.former_release.is_some() {
+        let is_alone = self.spec.hosts.len() <= 1;
+        let is_known = !self.former.is_empty() && self.former_release.is_some();
+        if may_recreate && is_swap && is_alone && is_known && !self.has_gap {
             self.has_gap = true;
             let release = self.spec.release.id;
             let message = format!(
@@ -44,6 +59,7 @@ impl RolloutMachine {
         let remedy = match (may_recreate, is_swap) {
             (false, true) => REMEDY,
             (false, false) => REMEDY_OF_CANARY,
+            (true, _) if !is_alone => ON_SEVERAL_HOSTS,
             (true, _) if self.former_release.is_none() => NOT_ON_RECORD,
             (true, _) => "",
         };
@@ -53,13 +69,16 @@ impl RolloutMachine {
 
     /// Takes the traffic from everybody, then stops what serves, or what was to.
     fn make_room(&mut self, for_former: bool, message: String, out: &mut Vec<Action>) {
-        let mut pending = if for_former { self.new_instances().cloned().collect() } else { self.former_instances() };
-        if for_former && self.revivals > 0 {
-            // those of the try before
-            pending.extend(self.former_instances());
-        }
-        self.phase = Phase::MakingRoom { for_former, pending, tries: 1, retry_at: None };
+        let pending = if for_former { self.everybody() } else { self.former_instances() };
+        self.phase = Phase::MakingRoom { for_former, pending, tries: 1, retry_at: None, is_interrupted: false };
         out.push(Action::Interrupt { message });
+    }
+
+    /// All that may hold a place: the new instances, and every one that the former release has had. What served before the gap is stopped
+    /// only once the traffic was taken from it, which may have failed.
+    fn everybody(&self) -> BTreeSet<InstanceId> {
+        let new = self.new_instances().cloned();
+        new.chain(self.former_instances()).chain(self.replaced.iter().cloned()).collect()
     }
 
     /// Stops the new release, which did not come to serve, and brings the former one back.
@@ -71,17 +90,19 @@ impl RolloutMachine {
 
     /// The same again, for a new owner.
     pub(super) fn go_on_making_room(&mut self, out: &mut Vec<Action>) {
-        if let Phase::MakingRoom { retry_at, .. } = &mut self.phase {
-            *retry_at = None;
+        if let Phase::MakingRoom { retry_at, is_interrupted, .. } = &mut self.phase {
+            (*retry_at, *is_interrupted) = (None, false);
             out.push(Action::Interrupt {
                 message: "nobody is to have traffic while the releases change places".into(),
             });
         }
     }
 
-    pub(super) fn on_interrupted(&self, out: &mut Vec<Action>) {
-        if let Phase::MakingRoom { pending, .. } = &self.phase {
-            self.drain(pending, out);
+    pub(super) fn on_interrupted(&mut self, out: &mut Vec<Action>) {
+        if let Phase::MakingRoom { pending, is_interrupted, .. } = &mut self.phase {
+            *is_interrupted = true;
+            let pending = pending.clone();
+            self.drain(&pending, out);
         }
     }
 
@@ -102,7 +123,7 @@ impl RolloutMachine {
 
     /// One of those that make room has gone.
     pub(super) fn on_room_made(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
-        let Phase::MakingRoom { for_former, pending, .. } = &mut self.phase else { return };
+        let Phase::MakingRoom { for_former, pending, is_interrupted: true, .. } = &mut self.phase else { return };
         let for_former = *for_former;
         if !pending.remove(instance) || !pending.is_empty() {
             return;
@@ -115,10 +136,47 @@ impl RolloutMachine {
         }
     }
 
+    /// Whether the former release was started anew in vain so often that a person has to help.
+    pub(super) fn has_tried_enough(&self) -> bool {
+        self.has_gap && self.revivals >= MAX_REVIVALS
+    }
+
+    /// Whether the former release has not come back once already, so that an abort means to leave it.
+    pub(super) fn has_not_come_back(&self) -> bool {
+        let is_one_in_vain = match &self.phase {
+            Phase::MakingRoom { for_former: true, .. } => self.revivals > 0,
+            Phase::Reviving { retry_at, .. } => self.revivals > 1 || retry_at.is_some(),
+            _ => false,
+        };
+        self.has_gap && is_one_in_vain
+    }
+
+    /// Whether a word of a person's is taken while the releases change places.
+    pub(super) fn takes_in_gap(&self, command: RolloutCommand) -> bool {
+        let is_before = matches!(self.phase, Phase::MakingRoom { for_former: false, .. });
+        command == RolloutCommand::Abort && (is_before || self.has_not_come_back())
+    }
+
+    /// Ends with nobody who serves, and nothing that holds a place: another release can be rolled out then.
+    pub(super) fn leave_nobody(&mut self, why: &str, out: &mut Vec<Action>) {
+        let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
+        let (service, environment) = (&self.spec.service.name, &self.spec.environment);
+        self.reason = Some(format!(
+            "{before}{why}. Nobody serves `{service}` in `{environment}`: roll out a release that becomes ready, or start an earlier one with \
+             `segue rollback {environment} {service}`"
+        ));
+        out.push(Action::Interrupt { message: format!("{why}: nobody serves until another release is rolled out") });
+        let pending = self.everybody();
+        self.drain(&pending, out);
+        self.phase = Phase::CleaningUp { pending, end: RolloutStatus::Failed };
+    }
+
     /// Instances that drain now, on their way to their end.
     pub(super) fn draining(&self) -> Option<&BTreeSet<InstanceId>> {
         match &self.phase {
-            Phase::CleaningUp { pending, .. } | Phase::MakingRoom { pending, .. } => Some(pending),
+            Phase::CleaningUp { pending, .. } | Phase::MakingRoom { pending, is_interrupted: true, .. } => {
+                Some(pending)
+            }
             _ => None,
         }
     }

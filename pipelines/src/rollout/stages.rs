@@ -149,6 +149,7 @@ impl RolloutMachine {
             Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. } => true,
             Phase::New | Phase::Starting => command != RolloutCommand::Skip,
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
+            Phase::MakingRoom { .. } | Phase::Reviving { .. } => self.takes_in_gap(command),
             _ => false,
         };
         let detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });
@@ -158,6 +159,12 @@ impl RolloutMachine {
         }
         let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match command {
+            RolloutCommand::Abort if self.has_not_come_back() => {
+                self.leave_nobody(
+                    &format!("the former release did not come back, and is not tried any more: aborted{who}"),
+                    out,
+                );
+            }
             RolloutCommand::Abort => self.roll_back(format!("aborted{who}"), out),
             RolloutCommand::Skip => self.leave_stage(out),
             RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,

@@ -24,7 +24,12 @@ impl RolloutMachine {
     pub(super) fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
         match self.phase {
             Phase::New => self.finish(RolloutStatus::RolledBack, Serves::Former, Some(why), out),
-            Phase::Starting | Phase::Shifting { .. } | Phase::Settling { .. } if self.has_gap => {
+            Phase::Starting
+            | Phase::Shifting { .. }
+            | Phase::Settling { .. }
+            | Phase::MakingRoom { for_former: false, .. }
+                if self.has_gap =>
+            {
                 self.announce_way_back(why, out);
                 self.bring_former_back(out);
             }
@@ -89,10 +94,16 @@ impl RolloutMachine {
 
     /// Starts the former release anew, under names that were not used yet; an instance that has stopped stays so.
     pub(super) fn revive(&mut self, tries: u32, out: &mut Vec<Action>) {
+        if self.has_tried_enough() {
+            return self.leave_nobody(
+                &format!("the former release was started {} times and can't be given the traffic", self.revivals),
+                out,
+            );
+        }
         if self.has_gap && !matches!(self.phase, Phase::MakingRoom { .. }) {
             return self.bring_former_back(out);
         }
-        // after a gap nobody else could take the traffic: it is tried until it comes, or a person helps
+        // after a gap nobody else could take the traffic
         let may_try = self.has_gap || self.revivals < MAX_REVIVALS;
         let Some(release) = self.former_release.clone().filter(|_| may_try) else {
             return self.give_all_to_new(tries, out);
@@ -105,7 +116,11 @@ impl RolloutMachine {
         let names = (0..self.former.len()).filter_map(|replica| {
             self.instance_name(&format!("{}-{replica}-{}-back{}", release.id, self.id, self.revivals))
         });
-        self.former = names.map(|instance| Target { instance, weight: 1 }).collect();
+        let names: Vec<InstanceId> = names.collect();
+        if self.has_gap {
+            self.replaced.extend(self.former_instances());
+        }
+        self.former = names.into_iter().map(|instance| Target { instance, weight: 1 }).collect();
         self.former_ready = false;
         self.start_former(out);
     }
@@ -130,6 +145,9 @@ impl RolloutMachine {
             *retry_at = Some(now + pause(revivals));
             let reason = format!("the former release did not become ready as {instance}: {reason}");
             record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": reason }));
+            if self.has_tried_enough() {
+                self.leave_nobody(&format!("{reason}, and that was try {revivals}, the last one"), out);
+            }
         }
     }
 

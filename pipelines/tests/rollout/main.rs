@@ -285,6 +285,90 @@ fn what_was_stopped_for_a_release_that_fails_is_brought_back() {
     insta::assert_snapshot!(world.story.join("\n"));
 }
 
+/// Performs what waits, each well or not, until nothing does.
+fn perform_all(world: &mut World, well: impl Fn(&Action) -> bool) {
+    while let Some(action) = world.queue.front() {
+        let is_well = well(action);
+        world.perform(is_well);
+    }
+}
+
+#[test]
+fn what_served_until_now_is_stopped_before_it_is_started_anew() {
+    let mut world = World::tight(WhenFull::Recreate, 2);
+    world.claim();
+    // nothing that the route is asked for is done: what was to be stopped serves on
+    let is_of_route = |action: &Action| matches!(action, Action::Interrupt { .. } | Action::Shift { .. });
+    for _ in 0..3 {
+        perform_all(&mut world, |action| !is_of_route(action));
+        assert!(world.has_weight(&"old".parse().unwrap()), "{}", world.story.join("\n"));
+        world.sleep();
+    }
+    for _ in 0..5 {
+        world.settle();
+        world.sleep();
+    }
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
+    assert_eq!((world.targets.len(), world.running()), (2, 2), "{}", world.story.join("\n"));
+}
+
+#[test]
+fn a_former_release_that_does_not_come_back_is_left_after_some_tries_or_by_a_word() {
+    for is_aborted in [false, true] {
+        let mut world = World::tight(WhenFull::Recreate, 1);
+        world.claim();
+        let is_ladder = |action: &Action| matches!(action, Action::AwaitReady { .. });
+        perform_all(&mut world, |action| !is_ladder(action));
+        let mut tries = 0;
+        if is_aborted {
+            world.say(RolloutCommand::Abort);
+            perform_all(&mut world, |action| !is_ladder(action));
+        }
+        while world.finished.is_none() {
+            tries += 1;
+            assert!(tries < 20 && world.sleep(), "it never ends:\n{}", world.story.join("\n"));
+            perform_all(&mut world, |action| !is_ladder(action));
+        }
+        assert_eq!(tries > 0, !is_aborted);
+        assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+        assert_eq!((world.targets.len(), world.running()), (0, 0), "another release has room");
+        let reason = world.machine.reason().unwrap();
+        for words in ["health: 503", "Nobody serves `web` in `production`", "`segue rollback production web`"] {
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn an_abort_while_what_serves_is_stopped_brings_it_back() {
+    let mut world = World::tight(WhenFull::Recreate, 1);
+    world.claim();
+    while !matches!(world.queue.front(), Some(Action::Stop { .. })) {
+        assert!(world.perform(true));
+    }
+    world.say(RolloutCommand::Abort);
+    // a second word in a hurry is none against the way back
+    world.say(RolloutCommand::Abort);
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
+    assert_eq!((world.targets.len(), world.running()), (1, 1));
+    assert_eq!(world.machine.reason(), Some("aborted (ada)"));
+}
+
+#[test]
+fn on_several_hosts_what_serves_is_not_stopped() {
+    let mut world = World::tight(WhenFull::Recreate, 1);
+    let mut spec = world.machine.spec().clone();
+    spec.hosts.push("another".into());
+    world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(7), spec);
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+    assert!(world.has_weight(&"old".parse().unwrap()));
+    let reason = world.machine.reason().unwrap();
+    assert!(reason.contains("several hosts") && reason.contains("an environment with one host"), "{reason}");
+}
+
 #[test]
 fn what_serves_is_not_stopped_where_nobody_knows_how_it_is_brought_back() {
     let mut world = World::tight(WhenFull::Recreate, 1);
@@ -420,14 +504,20 @@ proptest! {
         let mut world = World::tight(WhenFull::Recreate, replicas);
         world.claim();
         let mut is_lost = false;
+        let mut is_ended_by_word = word.is_some();
         for what in happenings {
+            is_ended_by_word |= matches!(what, Happening::Say(RolloutCommand::Abort));
             is_lost |= matches!(what, Happening::Lose { .. } | Happening::Emergency);
             happen(&mut world, what);
         }
         come_to_an_end(&mut world, word);
         if !is_lost {
             prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
-            prop_assert!(!world.targets.is_empty(), "nobody serves:\n{}", world.story.join("\n"));
+            // a person may have had enough of a former release that did not come back; then everything has gone
+            let is_left = world.finished == Some((RolloutStatus::Failed, Serves::Former))
+                && world.machine.reason().is_some_and(|reason| reason.contains("Nobody serves"));
+            prop_assert!(is_left || !world.targets.is_empty(), "nobody serves:\n{}", world.story.join("\n"));
+            prop_assert!(!is_left || is_ended_by_word, "nobody said so:\n{}", world.story.join("\n"));
         }
     }
 

@@ -227,11 +227,16 @@ impl World {
     }
 
     fn start(&mut self, instance: InstanceId, release: Release, well: bool) {
-        let holds = |(other, state, _): &&(Release, InstanceState, bool)| {
-            other.id != release.id && *state == InstanceState::Running
-        };
-        if self.is_tight && self.instances.values().any(|other| holds(&other)) {
-            return self.give(Input::NoRoom { instance, reason: "it does not fit beside what serves".into() });
+        // as many have room as one release has instances, whatever they are called
+        let others = self.instances.iter().filter(|(id, known)| **id != instance && known.1 == InstanceState::Running);
+        let held: Vec<ReleaseId> = others.map(|(_, known)| known.0.id).collect();
+        if self.is_tight && held.len() >= self.machine.spec().service.replicas as usize {
+            let reason = "it does not fit beside what serves".into();
+            return self.give(if held.iter().all(|id| *id == release.id) {
+                Input::NotReady { instance, reason }
+            } else {
+                Input::NoRoom { instance, reason }
+            });
         }
         if well {
             self.instances.entry(instance.clone()).or_insert((release, InstanceState::Running, false));
@@ -281,6 +286,11 @@ impl World {
         assert_eq!(self.machine.status(), status);
         self.finished = Some((status, serves));
         self.story.push(format!("{}    END {status}, {serves:?} serves", self.clock()));
+    }
+
+    /// How many instances run, whatever has the traffic.
+    pub fn running(&self) -> usize {
+        self.instances.values().filter(|known| known.1 == InstanceState::Running).count()
     }
 
     pub fn has_weight(&self, instance: &InstanceId) -> bool {

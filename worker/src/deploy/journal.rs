@@ -196,6 +196,7 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
             let serves = match text("serves").as_str() {
                 "new" => "the new release has all the traffic",
                 "unknown" => "what has the traffic is not known",
+                "none" => "nobody has the traffic",
                 _ => "what served before has all the traffic",
             };
             let status = text("status").replace('_', " ");
