@@ -1,9 +1,14 @@
 //! Which GPUs an instance has. They are chosen once, after a look at all that the host offers and at who has what, and recorded before the
 //! instance is first started; they stay its own, over its restarts and the host's, until it has stopped.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use segue_pipelines::gpu::{Given, Reason, Requirement, Verdict, narrowed, offered, preflight, requirement};
+use futures_util::future::join_all;
+use segue_pipelines::gpu::{Facts, Given, Reason, Requirement, Verdict, narrowed, offered, preflight, requirement};
 use segue_schemas::{
     gpu::{GpuNeed, GpuOffer},
     host_api::{HostError, HostErrorCode},
@@ -97,14 +102,23 @@ impl Host {
             Err(error) => return Ok(Placed::Refused(self.told(&error))),
         };
         let _turn = self.gpus.turn.lock().await;
-        let verdict = self.weigh(one, &need, &wanted, Recorded::is_warm).await;
+        // the turn may have been long in coming
+        match self.startable(one, &self.store.current()) {
+            None => return Ok(Placed::Gone),
+            Some(instance) if !instance.gpus.is_empty() => return Ok(Placed::Ready),
+            Some(_) => {}
+        }
+        let (verdict, holders) = self.weigh(one, &need, &wanted, Recorded::is_warm).await;
         let verdict = match verdict {
             // what only waits for its end gives way to what is to serve
             Verdict::Recreate { .. } => {
-                self.end_warm(one).await?;
-                self.weigh(one, &need, &wanted, Recorded::is_other_release).await
+                self.end_warm(one, &holders).await?;
+                if self.startable(one, &self.store.current()).is_none() {
+                    return Ok(Placed::Gone);
+                }
+                self.weigh(one, &need, &wanted, Recorded::is_other_release).await.0
             }
-            Verdict::Refuse(_) => self.weigh(one, &need, &wanted, Recorded::is_other_release).await,
+            Verdict::Refuse(_) => self.weigh(one, &need, &wanted, Recorded::is_other_release).await.0,
             placed @ Verdict::Place(_) => placed,
         };
         let uuids = match verdict {
@@ -129,14 +143,14 @@ impl Host {
         Ok(Placed::Ready)
     }
 
-    /// Looks at the GPUs that the host offers, and decides. `is_replaced`: what would make room.
+    /// Looks at the GPUs that the host offers, and decides. `is_replaced`: what would make room; those of it that have GPUs are given as well.
     async fn weigh(
         &self,
         one: &Life,
         need: &GpuNeed,
         wanted: &[Requirement],
         is_replaced: fn(&Recorded, &Life, &InstanceId) -> bool,
-    ) -> Verdict {
+    ) -> (Verdict, BTreeSet<InstanceId>) {
         let looked = gpu::look(self.options.nvidia_smi.as_deref()).await;
         let (looked, absent) = match looked {
             Ok(facts) => {
@@ -147,29 +161,38 @@ impl Host {
             Err(fault) => (Err(fault), Vec::new()),
         };
         let recorded = self.store.current();
-        let given = recorded.given(&Families::now(), |id| is_replaced(&recorded, one, id));
+        let given = recorded.given(&Families::now(), looked.as_ref().ok(), |id| is_replaced(&recorded, one, id));
+        let (holders, given): (Vec<&InstanceId>, Vec<Given>) = given.into_iter().unzip();
+        let replaced = holders.into_iter().zip(&given).filter(|(_, given)| given.is_replaced).map(|(id, _)| id.clone());
+        let replaced = replaced.collect();
         match preflight(looked.as_ref(), need, wanted, &given) {
             Verdict::Refuse(mut why) => {
                 why.extend(absent);
-                Verdict::Refuse(why)
+                (Verdict::Refuse(why), replaced)
             }
-            placed => placed,
+            placed => (placed, replaced),
         }
     }
 
-    /// Ends what is kept of the same service for a way back, and has no traffic.
-    async fn end_warm(&self, one: &Life) -> Result<(), HostError> {
-        let of = one.clone();
+    /// Ends those of the `holders` of GPUs that are kept for a way back and have no traffic: first what they answer still, as when their time
+    /// had come.
+    async fn end_warm(&self, one: &Life, holders: &BTreeSet<InstanceId>) -> Result<(), HostError> {
+        let warm = self.store.current().warm(one, holders);
+        let drained = join_all(warm.into_iter().map(async |(id, limit)| {
+            let cut = self.router.drain(id.as_str(), limit).await;
+            tracing::info!(instance = %id, cut, "it is ended before its time: its GPUs are needed");
+            id
+        }));
+        let (of, drained) = (one.clone(), drained.await.into_iter().collect());
         let ended = self.store.change(move |recorded| {
-            let warm: Vec<InstanceId> =
-                recorded.instances.keys().filter(|id| recorded.is_warm(&of, id)).cloned().collect();
-            for id in &warm {
+            // some may have traffic again, and what needs their place may have gone
+            let warm = recorded.warm(&of, &drained);
+            for (id, _) in &warm {
                 recorded.send_away(id)?;
             }
             Ok(warm)
         });
-        for id in ended.await? {
-            tracing::info!(instance = %id, "ended before its time: its GPUs are needed");
+        for (id, _) in ended.await? {
             self.has_stopped(&id).await?;
         }
         Ok(())
@@ -214,22 +237,31 @@ impl Host {
 }
 
 impl Recorded {
-    /// What was given out, and by which processes it is known. `is_replaced`: what would make room.
-    fn given(&self, families: &Families, is_replaced: impl Fn(&InstanceId) -> bool) -> Vec<Given> {
-        let holders = self.instances.iter().filter(|(_, i)| !i.is_stopped() && !i.gpus.is_empty());
-        let given = holders.flat_map(|(id, instance)| {
+    /// What was given out, and by which processes it is known; and what instances use that were given none, as they may where they asked for
+    /// none. `is_replaced`: what would make room.
+    fn given(
+        &self,
+        families: &Families,
+        facts: Option<&Facts>,
+        is_replaced: impl Fn(&InstanceId) -> bool,
+    ) -> Vec<(&InstanceId, Given)> {
+        let mut given = Vec::new();
+        for (id, instance) in self.instances.iter().filter(|(_, i)| !i.is_stopped()) {
             let pids = instance.process.as_ref().and_then(super::running::RunningRecord::pid);
             let pids = pids.map(|pid| families.of(pid)).unwrap_or_default();
-            let memory_mib = instance.run.gpus.as_ref().and_then(|need| need.memory_mib);
+            let asked = instance.run.gpus.as_ref().and_then(|need| need.memory_mib);
             let is_replaced = is_replaced(id);
-            instance.gpus.iter().map(move |uuid| Given {
-                uuid: uuid.clone(),
-                memory_mib,
-                pids: pids.clone(),
-                is_replaced,
-            })
-        });
-        given.collect()
+            let of = |uuid: &String, memory_mib| {
+                (id, Given { uuid: uuid.clone(), memory_mib, pids: pids.clone(), is_replaced })
+            };
+            given.extend(instance.gpus.iter().map(|uuid| of(uuid, asked)));
+            let used = facts.into_iter().flat_map(|facts| &facts.processes);
+            let used: BTreeSet<&String> =
+                used.filter(|process| pids.contains(&process.pid)).map(|process| &process.uuid).collect();
+            // what it has of them is not free already
+            given.extend(used.into_iter().filter(|uuid| !instance.gpus.contains(uuid)).map(|uuid| of(uuid, Some(0))));
+        }
+        given
     }
 
     /// Whether it is of the same service and environment as `one`, of another release.
@@ -238,6 +270,16 @@ impl Recorded {
         other.environment == of.environment
             && other.release.service == of.release.service
             && other.release.id != of.release.id
+    }
+
+    /// Those of them that are only kept for a way back, each with how long what it answers may go on; none, where `one` is not to be started
+    /// any more.
+    fn warm(&self, one: &Life, among: &BTreeSet<InstanceId>) -> Vec<(InstanceId, Duration)> {
+        if one.among(self).is_none_or(|instance| instance.stopping) {
+            return Vec::new();
+        }
+        let warm = self.instances.iter().filter(|(id, _)| among.contains(*id) && self.is_warm(one, id));
+        warm.filter_map(|(id, i)| Some((id.clone(), Duration::from_millis(i.retire?.drain_ms)))).collect()
     }
 
     /// Whether it is such a one that is only kept for a way back, until its time is over.

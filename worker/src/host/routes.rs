@@ -156,14 +156,22 @@ impl Host {
             }
         };
         let reason = format!("emergency: {}", rollback.reason);
-        let (e, s) = (environment.clone(), service.clone());
+        let (e, s, release) = (environment.clone(), service.clone(), to.id);
         let switch = self.store.change_regardless(move |recorded| {
             let route = recorded.route(&e, &s).map_or(epoch, |r| r.epoch);
             if route != epoch {
                 let message = format!("another emergency rollback or rollout took over at epoch {route}");
                 return Err(refusal(HostErrorCode::Unavailable, message));
             }
-            recorded.switch(&e, &s, targets, reason);
+            // what was kept warm may have been told to stop meanwhile, for a place that is needed
+            let usable = usable(recorded, &targets);
+            if usable.is_empty() {
+                let message = format!(
+                    "what runs of release {release} was told to stop meanwhile: ask again, and it is started anew"
+                );
+                return Err(refusal(HostErrorCode::Unavailable, message));
+            }
+            recorded.switch(&e, &s, usable, reason);
             Ok(())
         });
         switch.await?;
@@ -194,6 +202,7 @@ impl Host {
         }
         for name in names {
             if !self.wait_until_well(name, HEALTH_LIMIT).await {
+                let failed = self.store.current().instances.get(name).and_then(|one| one.failed.clone());
                 let all = names.to_vec();
                 let give_up = self.store.change(move |recorded| {
                     for name in all {
@@ -202,10 +211,13 @@ impl Host {
                     Ok(())
                 });
                 give_up.await?;
-                let message = format!(
-                    "release {} was started as `{name}`, but did not become healthy within {HEALTH_LIMIT:?}; see its output",
-                    kept.release.id
-                );
+                let release = kept.release.id;
+                let message = match failed {
+                    Some(reason) => format!("release {release} can't be started as `{name}`: {reason}"),
+                    None => format!(
+                        "release {release} was started as `{name}`, but did not become healthy within {HEALTH_LIMIT:?}; see its output"
+                    ),
+                };
                 return Err(refusal(HostErrorCode::Unavailable, message));
             }
         }

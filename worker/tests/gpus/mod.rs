@@ -9,11 +9,13 @@ use std::time::Duration;
 use machine::{Card, Machine};
 use segue_schemas::{
     gpu::GpuNeed,
-    host_api::{HostErrorCode, Instance, InstanceState, RetireInstance, StartInstance, StopInstance},
+    host_api::{
+        EmergencyRollback, HostErrorCode, Instance, InstanceState, RetireInstance, StartInstance, StopInstance,
+    },
 };
 use segue_worker::host::client::HostClientError;
 
-use crate::world::World;
+use crate::world::{World, get};
 
 fn cards() -> [Card; 2] {
     [Card::new("GPU-small", "NVIDIA L40S", 46_068), Card::new("GPU-large", "NVIDIA H100", 81_559)]
@@ -165,12 +167,21 @@ async fn what_waits_for_its_end_gives_way_and_what_serves_does_not() {
             && message.contains("It fits on GPU-small once"),
         "{message}"
     );
-    // nobody is served by it any more, and it is kept for a while
+    // one that waits for its end as well, and has no GPU
+    let idle = world.run("web-0", 3, 1).await.id;
+    // nobody new is served by it, it answers somebody still, and is kept for a while
+    let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=20"));
+    world.until_in_flight("web-1", 1).await;
     world.route(1, &[], &[]).await;
-    let retire = RetireInstance { fence: world.fence(1), after_ms: 600_000, drain_ms: 0 };
+    let retire = RetireInstance { fence: world.fence(1), after_ms: 600_000, drain_ms: 30_000 };
     let id = "web-1".parse().unwrap();
-    world.client.retire(&id, &retire).await.unwrap();
+    for id in [&id, &idle] {
+        world.client.retire(id, &retire).await.unwrap();
+    }
     start(&world, "web-2", 2, None).await.unwrap();
+    let (status, streamed) = stream.await.unwrap().unwrap();
+    assert_eq!((status, streamed.lines().count()), (200, 20), "it was not cut");
+    assert_eq!(world.client.instance(&idle, Duration::ZERO).await.unwrap().state, InstanceState::Running);
     assert_eq!(world.client.instance(&id, Duration::ZERO).await.unwrap().state, InstanceState::Stopped);
     assert_eq!(world.wait_until_well("web-2").await.gpus, ["GPU-small"]);
     let stop = StopInstance { fence: world.fence(1) };
@@ -186,5 +197,53 @@ async fn what_waits_for_its_end_gives_way_and_what_serves_does_not() {
     world.client.start_instance(&other).await.unwrap();
     let back = world.wait_until_well("web-1b").await;
     assert_eq!((back.gpus.clone(), seen(&back)), (vec!["GPU-small".to_owned()], "GPU-small".to_owned()));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_a_service_used_before_it_asked_is_no_strangers() {
+    let machine = Machine::with(&cards()[..1]).unwrap();
+    let world = world(&machine, "all").await;
+    let before = world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 1)], &[]).await;
+    machine.set(&[Card { free_mib: 6_000, ..cards()[0].clone() }]).unwrap();
+    machine.set_processes(&[("GPU-small", before.pid.unwrap(), 40_064, "./web")]).unwrap();
+    for memory_mib in [Some(40_000), None] {
+        let (code, message) = start(&world, "web-2", 2, memory_mib).await.unwrap_err();
+        assert_eq!(code, HostErrorCode::Full, "{message}");
+        assert!(message.contains("It fits on GPU-small once"), "{message}");
+    }
+    // it is kept for a while, and then it is ended for the place that it has
+    world.route(1, &[], &[]).await;
+    let retire = RetireInstance { fence: world.fence(1), after_ms: 600_000, drain_ms: 0 };
+    world.client.retire(&before.id, &retire).await.unwrap();
+    // as the driver tells it, who goes holds its memory for a moment longer
+    let (code, message) = start(&world, "web-2", 2, Some(40_000)).await.unwrap_err();
+    assert!(code == HostErrorCode::BadRequest && message.contains("which Segue did not start"), "{message}");
+    assert_eq!(world.client.instance(&before.id, Duration::ZERO).await.unwrap().state, InstanceState::Stopped);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_rollback_says_of_what_it_starts_why_it_can_not_be() {
+    let machine = Machine::with(&cards()[..1]).unwrap();
+    let world = world(&machine, "all").await;
+    for release in [1, 2] {
+        let id = format!("web-{release}");
+        start(&world, &id, release, None).await.unwrap();
+        world.wait_until_well(&id).await;
+        world.route(release, &[(&id, 100)], &[]).await;
+        if release == 1 {
+            world.route(release, &[], &[]).await;
+            world.client.stop(&id.parse().unwrap(), &StopInstance { fence: world.fence(release) }).await.unwrap();
+        }
+    }
+    let rollback = EmergencyRollback { to: None, reason: "it is on fire".into() };
+    let error = world.client.emergency_rollback("production", "web", &rollback).await.unwrap_err().to_string();
+    assert!(
+        error.contains("release 1 can't be started") && error.contains("GPU-small: it is in use by another instance"),
+        "{error}"
+    );
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap().1, "v2", "it serves on");
     world.end().await;
 }
