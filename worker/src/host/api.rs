@@ -140,8 +140,7 @@ impl Host {
             .filter(|(_, record)| !record.is_stopped())
             .filter_map(|(id, _)| self.shown(&recorded, id).ok())
             .collect();
-        let routes = recorded.routes.iter().filter(|r| !r.rules.is_empty()).map(|record| {
-            let mut route = record.shown();
+        let routes = recorded.routes.iter().filter_map(|record| self.shown_route(record)).map(|mut route| {
             if let Some(proxy) = &proxy {
                 self.add_counts(&recorded, &mut route, proxy);
             }

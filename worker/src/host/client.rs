@@ -18,6 +18,9 @@ use super::{channel::Channel, unix_http::CallError};
 /// A call that does nothing but read or write a few records.
 const SHORT: Duration = Duration::from_secs(10);
 
+/// A change of routes: longer than a router takes to say that it can't, so that what is heard of it is how it ended.
+const ROUTE: Duration = Duration::from_secs(30);
+
 /// A start: the artifact may have to be fetched and unpacked first.
 const START: Duration = Duration::from_secs(15 * 60);
 
@@ -113,13 +116,13 @@ impl HostClient {
     /// Sets where a service's traffic goes. Every request that is accepted after the answer goes by the new weights.
     pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<RouteState, HostClientError> {
         let path = format!("/v1/routes/{}/{}", apply.fence.environment, apply.fence.service);
-        self.send(Method::PUT, path, apply, SHORT).await
+        self.send(Method::PUT, path, apply, ROUTE).await
     }
 
     /// Takes a service away. Every request that is accepted after the answer finds no route.
     pub async fn remove(&self, remove: &RemoveRoute) -> Result<Removed, HostClientError> {
         let path = format!("/v1/routes/{}/{}", remove.fence.environment, remove.fence.service);
-        self.send(Method::DELETE, path, remove, SHORT).await
+        self.send(Method::DELETE, path, remove, ROUTE).await
     }
 
     /// Puts the dead-man's deadline off.

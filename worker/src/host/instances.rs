@@ -359,7 +359,7 @@ impl Host {
             .await?;
             if matches!(process, Running::Container(_)) {
                 // the address that it had may be another's next
-                let _ = self.router.carry().await;
+                let _ = self.carry().await;
                 if process.clear().await == Cleared::ByOthers {
                     tracing::warn!(instance = %id, "its container was removed by hand");
                     self.note(one, |i| i.removed = i.removed.saturating_add(1)).await?;
@@ -429,7 +429,7 @@ impl Host {
         tracing::info!(instance = %one.id, pid, address, "started");
         if moved {
             // Recorded; told to the proxy now or, if there is none, to the next one.
-            let _ = self.router.carry().await;
+            let _ = self.carry().await;
         }
         Ok(Started::Running(running))
     }

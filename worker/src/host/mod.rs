@@ -78,7 +78,7 @@ pub use keep::keep_running;
 use link::Link;
 pub use link::{Join, JoinError, join};
 use releases::Releases;
-use state::Store;
+use state::{RouteRecord, Store};
 
 use crate::{
     engine::docker::Docker,
@@ -196,6 +196,10 @@ pub(crate) struct Host {
     gpus: Gpus,
     /// Something may be left at the engine.
     sweep_wanted: Notify,
+    /// Held while a change of routes is recorded and carried, or taken back.
+    carrying: tokio::sync::Mutex<()>,
+    /// What a route was before the change of it that is under way.
+    pending: Mutex<Option<RouteRecord>>,
     /// Instances whose retirement goes on now.
     retiring: Mutex<HashSet<InstanceId>>,
     /// Set to end every service and start none any more.
@@ -249,6 +253,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         docker,
         gpus: Gpus::default(),
         sweep_wanted,
+        carrying: tokio::sync::Mutex::default(),
+        pending: Mutex::default(),
         retiring,
         closing,
         ending,

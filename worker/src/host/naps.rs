@@ -109,7 +109,7 @@ impl Host {
             return Ok(());
         }
         // once the proxy has the table, nothing more is sent there
-        let pushed = self.router.carry().await;
+        let pushed = self.carry().await;
         let is_quiet = pushed.is_ok() && self.unused_for(one).await.is_some_and(|unused| unused >= one.after);
         let targets = one.targets.clone();
         // a full disk must not leave it held for ever
@@ -128,7 +128,7 @@ impl Host {
             }
             return Ok(());
         }
-        self.router.carry().await?;
+        self.carry().await?;
         pushed
     }
 
@@ -200,7 +200,7 @@ impl Host {
             Ok(())
         });
         let done = match awake.await {
-            Ok(()) => self.router.carry().await,
+            Ok(()) => self.carry().await,
             failed => failed,
         };
         if let Err(error) = done {

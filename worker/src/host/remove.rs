@@ -24,7 +24,7 @@ impl Host {
             recorded.take_away(&fence)
         });
         let instances = change.await?;
-        let pushed = self.router.carry().await;
+        let pushed = self.carry().await;
         self.clear_data(&environment, &service, instances.clone()).await;
         pushed?;
         tracing::info!(environment, service, instances = instances.len(), "taken away");

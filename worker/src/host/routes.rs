@@ -2,7 +2,7 @@
 //! emergency.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +39,9 @@ impl Host {
     pub(super) async fn apply_route(&self, apply: ApplyRoute) -> Result<RouteState, HostError> {
         let (environment, service) = (apply.fence.environment.clone(), apply.fence.service.clone());
         self.router.check(&apply.rules)?;
+        // Recorded, carried and, where the router refuses it, taken back before another change is carried, which would else carry this
+        // one as well.
+        let order = self.carrying.lock().await;
         let change = self.store.change(move |recorded| {
             recorded.admit(&apply.fence)?;
             let (environment, service) = (apply.fence.environment.clone(), apply.fence.service.clone());
@@ -46,6 +49,7 @@ impl Host {
             recorded.apply(apply)?;
             Ok((before, recorded.route(&environment, &service).cloned()))
         });
+        let pending = Pending::of(self, &environment, &service);
         let (before, applied) = change.await?;
         if let Err(error) = self.router.carry().await {
             if error.code == HostErrorCode::Router {
@@ -53,20 +57,44 @@ impl Host {
             }
             return Err(error);
         }
+        drop((pending, order));
         self.route_state(&environment, &service).await
     }
 
-    /// Records what a route was before a change that the router has refused, unless somebody else has changed it since. The epoch stays.
+    /// Has the router carry what is recorded, once no change is under way that may yet be taken back.
+    pub(super) async fn carry(&self) -> Result<(), HostError> {
+        let _order = self.carrying.lock().await;
+        self.router.carry().await
+    }
+
+    /// Records what a route was before a change that the router has refused, unless somebody else has changed it since. The epoch stays,
+    /// and so do weights that were restored meanwhile.
     async fn take_back(&self, before: Option<RouteRecord>, applied: Option<RouteRecord>) -> Result<(), HostError> {
         let (Some(before), Some(applied)) = (before, applied) else { return Ok(()) };
         let taken_back = self.store.change_regardless(move |recorded| {
             let route = recorded.route_mut(&before.environment, &before.service);
-            if route.epoch == applied.epoch && route.rules == applied.rules && route.targets == applied.targets {
+            if route.rules != applied.rules {
+                return Ok(());
+            }
+            if route.epoch == applied.epoch && route.targets == applied.targets {
                 *route = RouteRecord { epoch: route.epoch, ..before };
+            } else {
+                route.rules = before.rules;
             }
             Ok(())
         });
         taken_back.await
+    }
+
+    /// A route as it is carried: while a change of it is under way, as it was before. `None` of one that is only known by its epoch.
+    pub(super) fn shown_route(&self, route: &RouteRecord) -> Option<RouteState> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |before: &&RouteRecord| before.environment == route.environment && before.service == route.service;
+        let carried = match pending.as_ref().filter(is_it) {
+            Some(before) => RouteRecord { epoch: route.epoch, ..before.clone() },
+            None => route.clone(),
+        };
+        (!carried.rules.is_empty()).then(|| carried.shown())
     }
 
     /// `POST /v1/routes/{environment}/{service}/renew`. A switch that has gone off is not set again: the answer says what
@@ -90,7 +118,9 @@ impl Host {
     pub(super) async fn route_state(&self, environment: &str, service: &str) -> Result<RouteState, HostError> {
         let proxy = self.router.state().await;
         let recorded = self.store.current();
-        let mut route = known_route(&recorded, environment, service)?.shown();
+        let unknown = || no_route(environment, service);
+        let route = known_route(&recorded, environment, service)?;
+        let mut route = self.shown_route(route).ok_or_else(unknown)?;
         if let Some(proxy) = &proxy {
             self.add_counts(&recorded, &mut route, proxy);
         }
@@ -119,7 +149,7 @@ impl Host {
         match restored.await {
             Ok(true) => {
                 tracing::warn!(environment, service, "the dead-man's switch went off: the fallback is restored");
-                if let Err(error) = self.router.carry().await {
+                if let Err(error) = self.carry().await {
                     tracing::error!(environment, service, %error, "the restored weights are not carried yet");
                 }
             }
@@ -175,7 +205,7 @@ impl Host {
             Ok(())
         });
         switch.await?;
-        self.router.carry().await?;
+        self.carry().await?;
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::warn!(environment, service, %epoch, to = %to.id, took_us, "emergency rollback");
         Ok(EmergencyResult { epoch, from, to, took_us })
@@ -222,6 +252,24 @@ impl Host {
             }
         }
         Ok(())
+    }
+}
+
+/// While this is there, a change of a route is under way that may yet be taken back; only the one who holds `carrying` has one.
+struct Pending<'a>(&'a Host);
+
+impl<'a> Pending<'a> {
+    fn of(host: &'a Host, environment: &str, service: &str) -> Self {
+        let before = host.store.current().route(environment, service).cloned();
+        let mut pending = host.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        *pending = Some(before.unwrap_or_else(|| RouteRecord::new(environment, service)));
+        Self(host)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        *self.0.pending.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -380,7 +428,11 @@ pub(super) fn known_route<'a>(
     service: &str,
 ) -> Result<&'a RouteRecord, HostError> {
     let known = recorded.route(environment, service).filter(|r| !r.rules.is_empty());
-    known.ok_or_else(|| refusal(HostErrorCode::NotFound, format!("{service} has no route in {environment} here")))
+    known.ok_or_else(|| no_route(environment, service))
+}
+
+fn no_route(environment: &str, service: &str) -> HostError {
+    refusal(HostErrorCode::NotFound, format!("{service} has no route in {environment} here"))
 }
 
 /// The rules as they are carried: without any, the default host.

@@ -210,16 +210,7 @@ impl Recorded {
     pub fn route_mut(&mut self, environment: &str, service: &str) -> &mut RouteRecord {
         let found = self.routes.iter().position(|r| r.environment == environment && r.service == service);
         let index = found.unwrap_or_else(|| {
-            self.routes.push(RouteRecord {
-                environment: environment.to_owned(),
-                service: service.to_owned(),
-                epoch: Epoch(0),
-                rules: Vec::new(),
-                targets: Vec::new(),
-                fallback: Vec::new(),
-                dead_man: None,
-                restored: None,
-            });
+            self.routes.push(RouteRecord::new(environment, service));
             self.routes.len() - 1
         });
         &mut self.routes[index]
@@ -453,6 +444,20 @@ impl InstanceRecord {
 }
 
 impl RouteRecord {
+    /// One that says nothing yet.
+    pub fn new(environment: &str, service: &str) -> Self {
+        Self {
+            environment: environment.to_owned(),
+            service: service.to_owned(),
+            epoch: Epoch(0),
+            rules: Vec::new(),
+            targets: Vec::new(),
+            fallback: Vec::new(),
+            dead_man: None,
+            restored: None,
+        }
+    }
+
     /// The route as the API shows it, without what only the proxy knows.
     #[must_use]
     pub fn shown(&self) -> RouteState {

@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 /// How long one may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// How much of what it said a failure shows.
 const TAIL_BYTES: usize = 1500;

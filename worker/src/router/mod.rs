@@ -10,6 +10,7 @@ mod keep;
 mod ledger;
 mod listener;
 mod nginx;
+mod outside;
 mod sockets;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use futures_util::future::BoxFuture;
 use indexmap::IndexMap;
 use segue_schemas::{deploy::RouteRule, host_api::HostError, router::RouterSettings};
 
+use self::outside::Outside;
 use crate::{
     host::{HostOptions, HostRunError, state::Store},
     proxy::hold::HeldRoutes,
@@ -99,11 +101,13 @@ pub(crate) async fn open(options: &HostOptions, store: Arc<Store>) -> Result<Arc
         RouterSettings::Embedded => Ok(Arc::new(embedded::open(options, store).await?)),
         RouterSettings::Haproxy(settings) => {
             embedded::end(&store, options.proxy_drain).await;
-            Ok(Arc::new(haproxy::Haproxy::open(options, settings.clone(), store).await?))
+            let program = haproxy::Haproxy::new(settings.clone());
+            Ok(Arc::new(Outside::open(options, program, settings.log.as_deref(), store).await?))
         }
         RouterSettings::Nginx(settings) => {
             embedded::end(&store, options.proxy_drain).await;
-            Ok(Arc::new(nginx::Nginx::open(options, settings.clone(), store).await?))
+            let program = nginx::Nginx::new(settings.clone());
+            Ok(Arc::new(Outside::open(options, program, settings.log.as_deref(), store).await?))
         }
     }
 }

@@ -5,14 +5,18 @@ mod stand;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use segue_schemas::{
     deploy::{Observation, Outcome, RouteRule},
     host_api::{ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, StopInstance},
-    id::ReleaseId,
+    id::{Epoch, ReleaseId},
+    router::RouterSettings,
 };
+use segue_worker::host::client::HostClient;
+use tokio::time::sleep;
 
 use self::stand::{Kind, Router};
 use crate::{
@@ -48,6 +52,7 @@ macro_rules! with_every_other_router {
 
 with_every_other_router!(
     a_broken_configuration_changes_nothing,
+    a_change_that_is_being_refused_keeps_no_way_back_from_its_place,
     a_reload_by_somebody_else_loses_nothing,
     what_can_not_be_carried_is_refused,
 );
@@ -348,6 +353,61 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
     world.end().await;
 }
 
+async fn a_change_that_is_being_refused_keeps_no_way_back_from_its_place(kind: Kind) {
+    // its configuration is tested for as long as `held` is there, and is refused once if `bad` is
+    let test = |folder: &Path, check: &[String]| {
+        let folder = folder.display();
+        let script = format!(
+            "touch {folder}/tested; while [ -e {folder}/held ]; do sleep 0.02; done; rm {folder}/bad 2>/dev/null && exit 1; {}",
+            check.join(" ")
+        );
+        vec!["sh".to_owned(), "-c".to_owned(), script]
+    };
+    let (world, router) = start_as(kind, |settings, folder| match settings {
+        RouterSettings::Haproxy(settings) => settings.check = Some(test(folder, &settings.check())),
+        RouterSettings::Nginx(settings) => settings.check = test(folder, &settings.check),
+        RouterSettings::Embedded => {}
+    })
+    .await;
+    let folder = router.unwrap();
+    let file = |name: &str| folder._folder.path().join(name);
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let carried = world.route(1, &[("web-1", 50), ("web-2", 50)], &[("web-1", 100)]).await;
+
+    let rules = vec![RouteRule { environment: None, host: Some("new.test".into()), path: "/".into() }];
+    let (fence, all) = (world.fence(1), targets(&[("web-2", 100)]));
+    let apply = ApplyRoute { fence, rules, targets: all, fallback: targets(&[("web-1", 100)]), dead_man_ms: None };
+    std::fs::remove_file(file("tested")).unwrap();
+    std::fs::write(file("held"), "").unwrap();
+    std::fs::write(file("bad"), "").unwrap();
+    let asks = |client: HostClient| tokio::spawn(async move { client.apply_route(&apply).await });
+    let asked = asks(world.client.clone());
+    while !file("tested").exists() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // whoever asked goes away, as one does after a time-out: what is shown is what is carried
+    asked.abort();
+    let route = world.client.state().await.unwrap().routes.remove(0);
+    assert_eq!((route.targets, route.rules), (carried.targets, carried.rules.clone()));
+
+    let back = EmergencyRollback { to: None, reason: "the canary fails".into() };
+    let client = world.client.clone();
+    let goes_back = tokio::spawn(async move { client.emergency_rollback("production", "web", &back).await });
+    while world.client.state().await.unwrap().routes[0].epoch == Epoch(1) {
+        sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::remove_file(file("held")).unwrap();
+    goes_back.await.unwrap().unwrap();
+    for _ in 0..50 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+    }
+    let route = world.client.state().await.unwrap().routes.remove(0);
+    assert_eq!((route.targets, route.rules), (targets(&[("web-1", 100)]), carried.rules));
+    assert!(!file("bad").exists(), "the change was refused");
+    world.end().await;
+}
+
 async fn a_reload_by_somebody_else_loses_nothing(kind: Kind) {
     let (world, router) = start(kind).await;
     let Beside { running: router, _folder } = router.unwrap();
@@ -410,13 +470,20 @@ struct Beside {
 
 /// A host with such a router; the embedded one is the host's own.
 async fn start(kind: Kind) -> (World, Option<Beside>) {
+    start_as(kind, |_, _| {}).await
+}
+
+/// The same, with other settings.
+async fn start_as(kind: Kind, change: impl FnOnce(&mut RouterSettings, &Path)) -> (World, Option<Beside>) {
     if kind == Kind::Embedded {
         return (World::start().await, None);
     }
     let folder = tempfile::tempdir().unwrap();
     let mut router = Router::prepare(kind, folder.path());
     router.start();
-    let settings = serde_json::to_string(&router.settings()).unwrap();
+    let mut settings = router.settings();
+    change(&mut settings, folder.path());
+    let settings = serde_json::to_string(&settings).unwrap();
     let world = World::start_behind(router.address, Some(settings)).await;
     (world, Some(Beside { running: router, _folder: folder }))
 }

@@ -12,22 +12,16 @@ mod log;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use segue_schemas::{
-    deploy::{Outcome, RouteRule},
-    host_api::HostError,
-    router::HaproxyConfig,
-};
+use indexmap::IndexMap;
+use segue_schemas::{deploy::Outcome, router::HaproxyConfig};
 use tokio::{
-    sync::{Mutex as OrderMutex, Notify, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::watch,
+    time::{Instant, sleep, timeout},
 };
 
 use self::{
@@ -37,19 +31,15 @@ use self::{
     log::Line,
 };
 use super::{
-    Router, RouterState, check_words, command, fixed_addresses,
-    keep::{Carrier, Failure, keep_carrying},
-    ledger::Ledger,
-    listener::Listener,
+    command,
+    keep::Failure,
+    outside::{Beside, DRAIN_PACE, Program, put_back},
     sockets, write_changed,
 };
 use crate::{
     host::{
-        HostOptions, HostRunError,
         clock::now,
         process::{Process, ProcessRecord, record_of},
-        proxy_child::table_of,
-        state::{Store, write_atomically},
     },
     proxy::{observations::Observed, table::RouteTable},
 };
@@ -61,19 +51,13 @@ const OLDEST: (u32, u32) = (2, 4);
 const SILENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long HAProxy may take to have read its configuration again.
-const RELOAD_LIMIT: Duration = Duration::from_secs(20);
+const RELOAD_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long is waited for that before it is told once more.
 const RELOAD_AGAIN: Duration = Duration::from_secs(2);
 
 /// The pause between two looks while something is awaited of HAProxy, which tells nobody.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// The pause after the log could not be read.
-const LOG_PAUSE: Duration = Duration::from_secs(2);
-
-/// While an instance is drained it is looked at no more often than this, and at least as often as that.
-const DRAIN_PACE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// Failed tries that one look may bring: more were made in the dark and are one gap.
 const MOST_TRIES: u64 = 1000;
@@ -82,21 +66,19 @@ const MOST_TRIES: u64 = 1000;
 #[derive(Debug)]
 pub(super) struct Haproxy {
     settings: HaproxyConfig,
-    listen: Vec<SocketAddr>,
-    drain: Duration,
-    store: Arc<Store>,
-    listener: Listener,
-    ledger: Ledger,
-    order: OrderMutex<()>,
     living: watch::Sender<Option<Info>>,
     /// Processes that were replaced and may have requests still.
     leaving: Mutex<Vec<ProcessRecord>>,
-    /// Of the process that lives, how many failed tries of each server are known.
-    tried: Mutex<(u32, HashMap<String, u64>)>,
-    /// HAProxy may have been started anew.
-    suspected: Notify,
-    stopping: watch::Sender<bool>,
-    finished: watch::Sender<bool>,
+    tried: Mutex<Tried>,
+}
+
+/// How many failed tries of each server are known.
+#[derive(Debug, Default)]
+struct Tried {
+    /// Of which process; 0 before one was met.
+    pid: u32,
+    /// `None` of one that was there before this host: what its counters say then was before.
+    counts: Option<HashMap<String, u64>>,
 }
 
 /// A running HAProxy.
@@ -108,40 +90,21 @@ struct Seen {
 }
 
 impl Haproxy {
-    /// HAProxy by its settings. It need not run yet.
-    pub(super) async fn open(
-        options: &HostOptions,
-        settings: HaproxyConfig,
-        store: Arc<Store>,
-    ) -> Result<Self, HostRunError> {
-        let listen = fixed_addresses(options, "HAProxy")?;
-        let opened = Listener::open(&options.data, settings.log.as_deref()).await;
-        let listener = opened.map_err(|why| HostRunError::Router(format!("HAProxy's log: {why}")))?;
-        let ledger = Ledger::next(&store).await?;
-        Ok(Self {
-            settings,
-            listen,
-            drain: options.proxy_drain,
-            store,
-            listener,
-            ledger,
-            order: OrderMutex::default(),
-            living: watch::Sender::new(None),
-            leaving: Mutex::default(),
-            tried: Mutex::default(),
-            suspected: Notify::new(),
-            stopping: watch::Sender::new(false),
-            finished: watch::Sender::new(false),
-        })
+    /// HAProxy by its settings.
+    pub(super) fn new(settings: HaproxyConfig) -> Self {
+        Self { settings, living: watch::Sender::new(None), leaving: Mutex::default(), tried: Mutex::default() }
     }
 
-    async fn carry_table(&self, table: &RouteTable) -> Result<(), Failure> {
-        let wanted = configuration(table, &self.listen, self.listener.address, &self.listener.mark);
-        self.ledger.begin("", table);
+    async fn carry_table(&self, beside: &Beside, table: &RouteTable) -> Result<(), Failure> {
+        let wanted = configuration(table, &beside.listen, beside.listener.address, &beside.listener.mark);
+        beside.ledger.begin("", table);
         let file = &self.settings.config;
         let unwritten = |e| Failure::Refused(format!("{} can't be written: {e}", file.display()));
         let before = write_changed(file, &wanted.text).map_err(unwritten)?;
-        let mut seen = self.look_patiently(SILENT_LIMIT).await?;
+        let mut seen = self.look_patiently(beside, SILENT_LIMIT).await?;
+        if self.tried().counts.is_none() {
+            self.note_failed_tries(beside).await;
+        }
         if seen.info.version < OLDEST {
             let ((major, minor), (oldest_major, oldest_minor)) = (seen.info.version, OLDEST);
             return Err(Failure::Refused(format!(
@@ -149,20 +112,20 @@ impl Haproxy {
             )));
         }
         if seen.shape.as_deref() != Some(&wanted.shape) {
-            seen = self.reload(&wanted, before).await?;
+            seen = self.reload(beside, &wanted, before).await?;
         }
-        match self.settle(&wanted.servers, &seen).await {
+        match self.settle(beside, &wanted.servers, &seen).await {
             // started anew meanwhile
             Err(Failure::Silent(_)) => {
-                let seen = self.look_patiently(SILENT_LIMIT).await?;
-                self.settle(&wanted.servers, &seen).await
+                let seen = self.look_patiently(beside, SILENT_LIMIT).await?;
+                self.settle(beside, &wanted.servers, &seen).await
             }
             settled => settled,
         }
     }
 
     /// Brings servers and weights to what is wanted, and looks that they are there.
-    async fn settle(&self, wanted: &[Server], seen: &Seen) -> Result<(), Failure> {
+    async fn settle(&self, beside: &Beside, wanted: &[Server], seen: &Seen) -> Result<(), Failure> {
         let version = seen.info.version;
         let gone = removals(wanted, &seen.servers, version);
         if !gone.is_empty() {
@@ -174,7 +137,7 @@ impl Haproxy {
             return Ok(());
         }
         let said = tell(&self.settings.admin_socket, &changes).await?;
-        let now = self.look().await?;
+        let now = self.look(beside).await?;
         match commands(wanted, &now.servers, version).first() {
             None if now.info.pid == seen.info.pid => Ok(()),
             // The one that was told is not the one that listens now, which has read the configuration, of before or of now.
@@ -188,15 +151,17 @@ impl Haproxy {
     }
 
     /// Has HAProxy read the configuration, if it holds; else what was there before is put back.
-    async fn reload(&self, wanted: &Configuration, before: Option<Vec<u8>>) -> Result<Seen, Failure> {
+    async fn reload(&self, beside: &Beside, wanted: &Configuration, before: Option<Vec<u8>>) -> Result<Seen, Failure> {
         if let Err(why) = command::run(&self.settings.check()).await {
-            return Err(Failure::Refused(self.put_back(before, why).await));
+            return Err(Failure::Refused(
+                put_back(Self::NAME, &self.settings.config, &self.settings.check(), before, why).await,
+            ));
         }
         let deadline = Instant::now() + RELOAD_LIMIT;
         while Instant::now() < deadline {
             // a master that is just reading its configuration does not hear of another reload, which is asked for again then
             command::run(&self.settings.reload).await.map_err(Failure::Refused)?;
-            if let Ok(seen) = timeout(RELOAD_AGAIN, self.has(wanted)).await {
+            if let Ok(seen) = timeout(RELOAD_AGAIN, self.has(beside, wanted)).await {
                 return Ok(seen);
             }
         }
@@ -208,9 +173,9 @@ impl Haproxy {
     }
 
     /// Waits until HAProxy has read a configuration.
-    async fn has(&self, wanted: &Configuration) -> Seen {
+    async fn has(&self, beside: &Beside, wanted: &Configuration) -> Seen {
         loop {
-            if let Ok(seen) = self.look().await
+            if let Ok(seen) = self.look(beside).await
                 && seen.shape.as_deref() == Some(&wanted.shape)
             {
                 return seen;
@@ -219,35 +184,18 @@ impl Haproxy {
         }
     }
 
-    /// Puts the former configuration back, and says whose fault it is that the new one does not hold.
-    async fn put_back(&self, before: Option<Vec<u8>>, why: String) -> String {
-        let Some(before) = before else {
-            return format!("its configuration does not hold, and was not read: {why}");
-        };
-        if let Err(error) = write_atomically(&self.settings.config, &before) {
-            return format!(
-                "{} can't be put back ({error}) after it was refused: {why}",
-                self.settings.config.display()
-            );
-        }
-        match command::run(&self.settings.check()).await {
-            Ok(()) => format!("HAProxy refuses what Segue has written, which was taken back: {why}"),
-            Err(_) => format!("HAProxy's configuration is broken beside Segue's file; mend it: {why}"),
-        }
-    }
-
     /// What HAProxy has, once it answers.
-    async fn look_patiently(&self, limit: Duration) -> Result<Seen, Failure> {
+    async fn look_patiently(&self, beside: &Beside, limit: Duration) -> Result<Seen, Failure> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.look().await {
+            match self.look(beside).await {
                 Err(Failure::Silent(_)) if Instant::now() < deadline => sleep(PAUSE * 5).await,
                 seen => return seen,
             }
         }
     }
 
-    async fn look(&self) -> Result<Seen, Failure> {
+    async fn look(&self, beside: &Beside) -> Result<Seen, Failure> {
         let looked = ask(&self.settings.admin_socket, "show info;show backend;show servers state").await;
         if looked.is_err() {
             self.living.send_replace(None);
@@ -262,28 +210,29 @@ impl Haproxy {
             Err(_) if shape.is_none() => Vec::new(),
             servers => servers?,
         };
-        self.meet(&info);
+        self.meet(beside, &info);
         Ok(Seen { info, shape, servers })
     }
 
     /// Takes note of who answers. The one that answered before may have requests still.
-    fn meet(&self, info: &Info) {
+    fn meet(&self, beside: &Beside, info: &Info) {
         let before = self.living.send_replace(Some(info.clone()));
         if let Some(same) = before.as_ref().filter(|before| before.pid == info.pid) {
-            self.ledger.lose(info.dropped_logs.saturating_sub(same.dropped_logs));
+            beside.ledger.lose(info.dropped_logs.saturating_sub(same.dropped_logs));
         }
-        let known = self.tried().0;
-        if known != 0 && known != info.pid {
+        let known = self.tried().pid;
+        if known == info.pid {
+            return;
+        }
+        if known != 0 {
             tracing::info!(pid = info.pid, former = known, "HAProxy is another process now");
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.extend(record_of(known));
         }
-        if known != info.pid {
-            *self.tried() = (info.pid, HashMap::new());
-        }
+        *self.tried() = Tried { pid: info.pid, counts: (known != 0).then(HashMap::new) };
     }
 
-    fn tried(&self) -> MutexGuard<'_, (u32, HashMap<String, u64>)> {
+    fn tried(&self) -> MutexGuard<'_, Tried> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -299,17 +248,17 @@ impl Haproxy {
         !leaving.is_empty()
     }
 
-    async fn counts(&self) -> Result<HashMap<String, Counts>, CliError> {
+    async fn stat(&self) -> Result<HashMap<String, Counts>, CliError> {
         cli::counts(&ask(&self.settings.admin_socket, "show stat").await?)
     }
 
     /// What is in flight at an instance: as HAProxy says, and what former processes of it have, by their connections.
-    async fn in_flight(&self, instance: &str) -> u64 {
+    async fn in_flight(&self, beside: &Beside, instance: &str) -> u64 {
         let connected = || {
-            let address = self.ledger.address_of(instance);
+            let address = beside.ledger.address_of(instance);
             address.and_then(|address| sockets::connected().get(&address).copied()).unwrap_or(0)
         };
-        let Ok(counts) = self.counts().await else { return connected() };
+        let Ok(counts) = self.stat().await else { return connected() };
         let current = counts.get(instance).map_or(0, |counts| counts.current);
         if !self.has_leaving() {
             return current;
@@ -319,36 +268,14 @@ impl Haproxy {
         current + connected().saturating_sub(own.get(instance).copied().unwrap_or(0))
     }
 
-    /// Reads the log, for ever.
-    async fn hear(self: Arc<Self>) {
-        loop {
-            match self.listener.next().await {
-                Ok(heard) => {
-                    if let Some(dropped) = heard.dropped {
-                        self.ledger.note_dropped(dropped);
-                    }
-                    let lines: Vec<Line> = heard.lines.iter().filter_map(|text| log::line(text)).collect();
-                    if lines.iter().any(|line| line.retries > 0) {
-                        self.note_failed_tries().await;
-                    }
-                    lines.into_iter().for_each(|line| self.note(line));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "HAProxy's log can't be read");
-                    sleep(LOG_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn note(&self, line: Line) {
-        if self.tried().0 != line.pid && !self.is_leaving(line.pid) {
-            self.suspected.notify_one();
+    fn note(&self, beside: &Beside, line: Line) {
+        if self.tried().pid != line.pid && !self.is_leaving(line.pid) {
+            beside.suspected.notify_one();
         }
         let Some(server) = &line.server else { return };
         // what was chosen under weights of before has their probability
-        let then = self.ledger.era_before(line.total);
-        let eras = [then, self.ledger.era_before(Duration::ZERO)];
+        let then = beside.ledger.era_before(line.total);
+        let eras = [then, beside.ledger.era_before(Duration::ZERO)];
         let Some((instance, pair, probability)) =
             eras.iter().flatten().find_map(|era| era.target(server).map(|(i, p, s)| (i.clone(), p.clone(), s)))
         else {
@@ -366,21 +293,20 @@ impl Haproxy {
             attempt: line.retries.saturating_add(1),
             synthetic: line.synthetic,
         };
-        self.ledger.note(&pair, observed);
+        beside.ledger.note(&pair, observed);
     }
 
     /// A line names only who was tried last. Who failed before is in the counters: each server's failed tries that were made again.
-    async fn note_failed_tries(&self) {
-        let Ok(counts) = self.counts().await else { return };
-        let mut failed = Vec::new();
-        {
-            let mut tried = self.tried();
-            for (name, counts) in counts {
-                let known = tried.1.insert(name.clone(), counts.tried_again).unwrap_or(0);
-                failed.push((name, counts.tried_again.saturating_sub(known)));
-            }
-        }
-        let Some(era) = self.ledger.era_before(Duration::ZERO) else { return };
+    async fn note_failed_tries(&self, beside: &Beside) {
+        let Ok(counts) = self.stat().await else { return };
+        let now_tried: HashMap<String, u64> =
+            counts.into_iter().map(|(name, counts)| (name, counts.tried_again)).collect();
+        let Some(before) = self.tried().counts.replace(now_tried.clone()) else { return };
+        let failed = now_tried.into_iter().map(|(name, count)| {
+            let known = before.get(&name).copied().unwrap_or(0);
+            (name, count.saturating_sub(known))
+        });
+        let Some(era) = beside.ledger.era_before(Duration::ZERO) else { return };
         for (name, count) in failed {
             let Some((instance, pair, probability)) = era.target(&name) else { continue };
             for _ in 0..count.min(MOST_TRIES) {
@@ -395,115 +321,60 @@ impl Haproxy {
                     attempt: 1,
                     synthetic: false,
                 };
-                self.ledger.note(pair, observed);
+                beside.ledger.note(pair, observed);
             }
         }
-    }
-
-    /// The counters of a process that the host meets for the first time, so that what was before is not taken for now.
-    async fn learn_counters(&self) {
-        if let Ok(counts) = self.counts().await {
-            self.tried().1 = counts.into_iter().map(|(name, counts)| (name, counts.tried_again)).collect();
-        }
-    }
-
-    /// Takes the weight from every server of Segue's and waits for what is in flight. The configuration stays: what was carried is carried
-    /// again by the next host.
-    async fn take_all_weight(&self) -> Result<(), Failure> {
-        let seen = self.look().await?;
-        let ours = seen.servers.iter().filter(|server| config::is_service(&server.backend));
-        let none: Vec<String> = ours.map(|k| format!("set server {}/{} weight 0", k.backend, k.name)).collect();
-        tell(&self.settings.admin_socket, &none).await?;
-        let quiet = async {
-            while self.counts().await.is_ok_and(|all| all.values().any(|counts| counts.current > 0)) {
-                sleep(DRAIN_PACE.1).await;
-            }
-        };
-        let _ = timeout(self.drain, quiet).await;
-        Ok(())
-    }
-}
-
-impl Carrier for Haproxy {
-    async fn carry_recorded(&self) -> Result<(), Failure> {
-        // One after the other, each with the newest record: the last one told is the last one recorded.
-        let _order = self.order.lock().await;
-        if *self.stopping.borrow() {
-            return Err(Failure::Refused("the host ends".into()));
-        }
-        let table = table_of(&self.store.current());
-        self.carry_table(&table).await
     }
 }
 
 #[async_trait]
-impl Router for Haproxy {
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.listen.clone()
-    }
+impl Program for Haproxy {
+    const NAME: &'static str = "HAProxy";
 
     fn pid(&self) -> Option<u32> {
         self.living.borrow().as_ref().map(|info| info.pid)
     }
 
-    fn check(&self, rules: &[RouteRule]) -> Result<(), HostError> {
-        check_words(rules, "HAProxy")
-    }
-
-    async fn run(self: Arc<Self>, _ready: BoxFuture<'static, ()>) {
-        let hears = tokio::spawn(self.clone().hear());
-        if self.look().await.is_ok() {
-            self.learn_counters().await;
-        }
-        keep_carrying("HAProxy", &*self, &self.suspected, &self.stopping).await;
-        {
-            let _order = self.order.lock().await;
-            if let Err(Failure::Silent(why) | Failure::Refused(why)) = self.take_all_weight().await {
-                tracing::warn!(why, "HAProxy can't be told that its services end");
-            }
-        }
-        hears.abort();
-        self.finished.send_replace(true);
-    }
-
-    async fn carry(&self) -> Result<(), HostError> {
-        self.carry_recorded().await.map_err(|failure| failure.told_of("HAProxy"))
-    }
-
-    async fn state(&self) -> Option<RouterState> {
-        let counts = self.counts().await.ok()?;
-        let in_flight = counts.into_iter().map(|(name, counts)| (name, counts.current)).collect();
-        let mut state = RouterState { in_flight, ..RouterState::default() };
-        self.ledger.add_to(&mut state);
-        Some(state)
-    }
-
-    async fn observations(&self, environment: &str, service: &str, after: u64, limit: u64, wait: Duration) -> Bytes {
-        self.ledger.read(&(environment.to_owned(), service.to_owned()), after, limit, wait).await
-    }
-
-    async fn drain(&self, instance: &str, limit: Duration) -> u64 {
-        let deadline = Instant::now() + limit;
-        let pair = self.ledger.pair_of(instance).unwrap_or_default();
-        loop {
-            let in_flight = self.in_flight(instance).await;
-            if in_flight == 0 || Instant::now() >= deadline {
-                return in_flight;
-            }
-            sleep_until((Instant::now() + DRAIN_PACE.0).min(deadline)).await;
-            // an answer's end is told by the log; what is not logged yet is looked for
-            tokio::select! {
-                () = self.ledger.next_of(&pair) => {}
-                () = sleep_until((Instant::now() + DRAIN_PACE.1).min(deadline)) => {}
-            }
+    async fn begin(&self, beside: &Beside) {
+        if self.look(beside).await.is_ok() {
+            self.note_failed_tries(beside).await;
         }
     }
 
-    async fn stop(&self) {
-        self.stopping.send_replace(true);
-        let mut finished = self.finished.subscribe();
-        // the sender is in `self`
-        let _ = finished.wait_for(|finished| *finished).await;
+    async fn carry(&self, beside: &Beside, table: &RouteTable) -> Result<(), Failure> {
+        self.carry_table(beside, table).await
+    }
+
+    /// The configuration stays: what was carried is carried again by the next host.
+    async fn let_go(&self, beside: &Beside, _table: RouteTable) -> Result<(), Failure> {
+        let seen = self.look(beside).await?;
+        let ours = seen.servers.iter().filter(|server| config::is_service(&server.backend));
+        let none: Vec<String> = ours.map(|k| format!("set server {}/{} weight 0", k.backend, k.name)).collect();
+        tell(&self.settings.admin_socket, &none).await?;
+        let quiet = async {
+            while self.stat().await.is_ok_and(|all| all.values().any(|counts| counts.current > 0)) {
+                sleep(DRAIN_PACE.1).await;
+            }
+        };
+        let _ = timeout(beside.drain, quiet).await;
+        Ok(())
+    }
+
+    async fn hear(&self, beside: &Beside, lines: Vec<String>) {
+        let lines: Vec<Line> = lines.iter().filter_map(|text| log::line(text)).collect();
+        if lines.iter().any(|line| line.retries > 0) {
+            self.note_failed_tries(beside).await;
+        }
+        lines.into_iter().for_each(|line| self.note(beside, line));
+    }
+
+    async fn counts(&self, _beside: &Beside) -> Option<IndexMap<String, u64>> {
+        let counts = self.stat().await.ok()?;
+        Some(counts.into_iter().map(|(name, counts)| (name, counts.current)).collect())
+    }
+
+    async fn left_at(&self, beside: &Beside, instance: &str) -> (u64, bool) {
+        (self.in_flight(beside, instance).await, false)
     }
 }
 
