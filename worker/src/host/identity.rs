@@ -43,6 +43,17 @@ pub enum IdentityError {
         /// Its mode.
         mode: u32,
     },
+    /// Somebody holds the newer list back, or the server knows less than it did.
+    #[error(
+        "the list of revoked certificates that came is number {shown}, and number {known} is known here and stays: either somebody sends an \
+         older one again, or the server was restored from a backup, and what it revokes is heard once its list is newer"
+    )]
+    Older {
+        /// The number of the list that came.
+        shown: u64,
+        /// The number of the list that is here.
+        known: u64,
+    },
     /// What stands in it, or what the server sent, can't be used.
     #[error("{0}")]
     Unusable(String),
@@ -177,22 +188,29 @@ impl Identity {
             ));
         }
         kept.certificate = certified.certificate;
-        kept.revocations = certified.revocations;
-        // which list that is was not said; the next word brings the newest
-        kept.revision = 0;
         kept.renew_at = now() + Duration::from_millis(certified.renew_after_ms);
-        let checked = Self { file: self.file.clone(), kept };
-        checked.check()?;
-        checked.write()?;
-        *self = checked;
-        Ok(())
+        // a certificate is good, whatever list comes with it: of the two lists, the newer one stays
+        let newer = Kept { revocations: certified.revocations, ..kept.clone() };
+        match self.take(newer) {
+            Err(IdentityError::Older { .. }) => self.take(kept),
+            taken => taken,
+        }
     }
 
     /// Takes a newer list of revoked certificates, if the authority signed it.
-    pub(super) fn revised(&mut self, revision: u64, revocations: String) -> Result<(), IdentityError> {
-        let kept = Kept { revocations, revision, ..self.kept.clone() };
-        let checked = Self { file: self.file.clone(), kept };
-        checked.check()?;
+    pub(super) fn revised(&mut self, revocations: String) -> Result<(), IdentityError> {
+        self.take(Kept { revocations, ..self.kept.clone() })
+    }
+
+    /// Which list of revoked certificates it is stands in the list, signed.
+    fn take(&mut self, kept: Kept) -> Result<(), IdentityError> {
+        let known = self.kept.revision;
+        let mut checked = Self { file: self.file.clone(), kept };
+        let shown = checked.check()?;
+        if shown < known {
+            return Err(IdentityError::Older { shown, known });
+        }
+        checked.kept.revision = shown;
         checked.write()?;
         *self = checked;
         Ok(())
@@ -220,7 +238,8 @@ impl Identity {
             .map_err(IdentityError::Unusable)
     }
 
-    fn check(&self) -> Result<(), IdentityError> {
+    /// Whether what the server sent belongs together; the number of its list of revoked certificates.
+    fn check(&self) -> Result<u64, IdentityError> {
         let parts = self.parts()?;
         let key = self.key()?;
         let wrong = |what: &str| Err(IdentityError::Unusable(format!("the server sent {what}")));
@@ -236,7 +255,8 @@ impl Identity {
         if list.verify_signature(authority.public_key()).is_err() {
             return wrong("a list of revoked certificates that its authority has not signed");
         }
-        Ok(())
+        let number = list.crl_number().and_then(|number| u64::try_from(number.clone()).ok());
+        number.map_or_else(|| wrong("a list of revoked certificates without a number"), Ok)
     }
 
     /// Written beside and renamed: a crash leaves the old one or the new one.

@@ -19,7 +19,10 @@ use segue_schemas::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Mutex, watch},
+    time::sleep,
+};
 
 use super::{
     Host,
@@ -253,8 +256,9 @@ fn words(error: &dyn std::error::Error) -> String {
 pub(super) enum Membership {
     /// It is, under this identity.
     Holds(Arc<Identity>),
-    /// Its server takes nothing from it any more: it listens to no worker.
-    Ended,
+    /// Its server takes nothing from it any more: it listens to no worker. It goes on asking, since whoever stands between the two can
+    /// say so as well.
+    Ended(Arc<Identity>),
 }
 
 /// A host's link to its server.
@@ -263,6 +267,8 @@ pub(super) struct Link {
     server: Url,
     client: Client,
     membership: watch::Sender<Membership>,
+    /// Held while the identity is changed.
+    changing: Mutex<()>,
 }
 
 impl Link {
@@ -273,7 +279,7 @@ impl Link {
     pub(super) fn new(identity: Identity) -> Result<Self, String> {
         let server = server_url(identity.server())?;
         let membership = watch::Sender::new(Membership::Holds(Arc::new(identity)));
-        Ok(Self { client: client(&server)?, server, membership })
+        Ok(Self { client: client(&server)?, server, membership, changing: Mutex::default() })
     }
 
     /// Word of each change.
@@ -281,10 +287,9 @@ impl Link {
         self.membership.subscribe()
     }
 
-    fn identity(&self) -> Option<Arc<Identity>> {
+    fn identity(&self) -> Arc<Identity> {
         match &*self.membership.borrow() {
-            Membership::Holds(identity) => Some(identity.clone()),
-            Membership::Ended => None,
+            Membership::Holds(identity) | Membership::Ended(identity) => identity.clone(),
         }
     }
 
@@ -293,7 +298,7 @@ impl Link {
     /// # Errors
     /// In words.
     pub(super) async fn artifact(&self, digest: &Digest) -> Result<Response, String> {
-        let identity = self.identity().ok_or("this host's server takes nothing from it any more")?;
+        let identity = self.identity();
         let at = format!("/artifacts/{digest}");
         let request = self.signed(&identity, Method::GET, &at, Vec::new()).map_err(|e| e.to_string())?;
         send(request.timeout(Duration::from_secs(3600))).await.map_err(Trouble::words)
@@ -329,10 +334,11 @@ impl Link {
         ask(request.timeout(limit)).await
     }
 
-    /// Renews the certificate whenever it is time to, for ever: ended by the server's word that the host was revoked.
+    /// Renews the certificate whenever it is time to, for ever.
     pub(super) async fn renew(&self) {
         let mut pause = PAUSES.0;
-        while let Some(identity) = self.identity() {
+        loop {
+            let identity = self.identity();
             let left = u64::try_from(identity.renew_at().0 - now().0).unwrap_or(0);
             if left > 0 {
                 // looked at again at least each hour: the clock may be set, the machine may sleep
@@ -348,7 +354,10 @@ impl Link {
                     pause = PAUSES.0;
                     tracing::info!(host = identity.name(), "the certificate was renewed");
                 }
-                Err(Trouble::Revoked(why)) => self.end(&why),
+                Err(Trouble::Revoked(why)) => {
+                    self.end(&why);
+                    sleep(jittered(PAUSES.1)).await;
+                }
                 Err(trouble) => {
                     tracing::warn!(error = trouble.words(), "the certificate can't be renewed now; tried again");
                     sleep(jittered(pause)).await;
@@ -368,18 +377,34 @@ impl Link {
         &self,
         change: impl FnOnce(&mut Identity) -> Result<(), IdentityError> + Send + 'static,
     ) -> Result<(), Trouble> {
-        let Some(identity) = self.identity() else { return Ok(()) };
-        let mut next = (*identity).clone();
+        let _alone = self.changing.lock().await;
+        let mut next = (*self.identity()).clone();
         let changed = tokio::task::spawn_blocking(move || change(&mut next).map(|()| next)).await;
         let next =
             changed.map_err(|e| Trouble::Refused(e.to_string()))?.map_err(|e| Trouble::Refused(e.to_string()))?;
-        self.membership.send_replace(Membership::Holds(Arc::new(next)));
+        self.membership.send_modify(|membership| match membership {
+            Membership::Holds(identity) | Membership::Ended(identity) => *identity = Arc::new(next),
+        });
         Ok(())
     }
 
     fn end(&self, why: &str) {
-        tracing::error!(why, "this host is none of its server's any more, and listens to no worker");
-        self.membership.send_replace(Membership::Ended);
+        self.membership.send_if_modified(|membership| {
+            let Membership::Holds(identity) = membership else { return false };
+            tracing::error!(why, "this host is none of its server's any more, and listens to no worker");
+            *membership = Membership::Ended(identity.clone());
+            true
+        });
+    }
+
+    /// The server has taken this host's word.
+    fn holds(&self) {
+        self.membership.send_if_modified(|membership| {
+            let Membership::Ended(identity) = membership else { return false };
+            tracing::warn!("the server takes this host's word again: workers are listened to");
+            *membership = Membership::Holds(identity.clone());
+            true
+        });
     }
 }
 
@@ -391,7 +416,8 @@ impl Host {
         let mut told: Option<HostState> = None;
         let mut told_at = tokio::time::Instant::now();
         let mut pause = PAUSES.0;
-        while let Some(identity) = link.identity() {
+        loop {
+            let identity = link.identity();
             changes.mark_unchanged();
             let state = lasting(self.state().await);
             let is_new = told.as_ref() != Some(&state) || told_at.elapsed() >= AGAIN;
@@ -409,11 +435,12 @@ impl Host {
             match heard {
                 Ok(heard) => {
                     pause = PAUSES.0;
+                    link.holds();
                     if is_new {
                         (told, told_at) = (Some(state), tokio::time::Instant::now());
                     }
                     if let Some(revocations) = heard.revocations
-                        && let Err(trouble) = link.change(move |it| it.revised(heard.revision, revocations)).await
+                        && let Err(trouble) = link.change(move |it| it.revised(revocations)).await
                     {
                         tracing::error!(
                             error = trouble.words(),
@@ -422,7 +449,10 @@ impl Host {
                         sleep(PAUSES.1).await;
                     }
                 }
-                Err(Trouble::Revoked(why)) => link.end(&why),
+                Err(Trouble::Revoked(why)) => {
+                    link.end(&why);
+                    sleep(jittered(PAUSES.1)).await;
+                }
                 Err(trouble) => {
                     tracing::debug!(error = trouble.words(), "the server has no word of this host now");
                     told = None;

@@ -57,7 +57,7 @@ pub(super) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves workers for as long as the host is one of its server's.
+/// Serves workers while the host is one of its server's; at other times it closes each connection, and those that are being served.
 pub(super) async fn serve<A, F>(listener: TcpListener, mut membership: watch::Receiver<Membership>, answer: A)
 where
     A: Fn(Call) -> F + Clone + Send + Sync + 'static,
@@ -68,17 +68,12 @@ where
     loop {
         let judge = match &*membership.borrow_and_update() {
             Membership::Holds(identity) => judge(identity).map(Arc::new),
-            Membership::Ended => Err("the host was revoked".into()),
+            Membership::Ended(_) => Err("the host was revoked".into()),
         };
         if let Err(error) = &judge {
             tracing::error!(error, "workers can't be let in");
         }
         judges.send_replace(judge.ok());
-        if matches!(&*membership.borrow(), Membership::Ended) {
-            // those that are being served see it too
-            judges.closed().await;
-            return;
-        }
         loop {
             let accepted = tokio::select! {
                 accepted = async {

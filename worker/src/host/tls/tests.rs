@@ -9,7 +9,7 @@ use rcgen::{
 use segue_schemas::host_join::{Certified, HostAccess, TLS, tls_name};
 
 use super::*;
-use crate::host::{channel::Channel, unix_http::CallError};
+use crate::host::{channel::Channel, identity::IdentityError, unix_http::CallError};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -186,7 +186,7 @@ async fn a_worker_that_is_revoked_is_cut_off_where_it_stands_and_others_are_not(
         tokio::task::yield_now().await;
     }
     let mut revised = far.identity.clone();
-    revised.revised(1, far.authority.revocations(&[7])).unwrap();
+    revised.revised(far.authority.revocations(&[7])).unwrap();
     far.membership.send_replace(Membership::Holds(Arc::new(revised)));
     let error = cut.await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::Broken { .. } | CallError::Unreachable { .. }), "{error}");
@@ -194,9 +194,12 @@ async fn a_worker_that_is_revoked_is_cut_off_where_it_stands_and_others_are_not(
     assert_eq!(far.call(&other).await.unwrap(), StatusCode::OK);
     assert!(!stays.is_finished());
 
-    far.membership.send_replace(Membership::Ended);
+    far.membership.send_replace(Membership::Ended(Arc::new(far.identity.clone())));
     assert!(stays.await.unwrap().is_err());
     assert!(far.call(&other).await.is_err());
+    // the server takes its word again
+    far.membership.send_replace(Membership::Holds(Arc::new(far.identity.clone())));
+    assert_eq!(far.call(&other).await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -208,7 +211,7 @@ async fn a_connection_is_used_again_and_made_anew_for_another_certificate() {
     }
     // the certificate is revoked: only what was made before could still be used, and is not
     let mut revised = far.identity.clone();
-    revised.revised(1, far.authority.revocations(&[7])).unwrap();
+    revised.revised(far.authority.revocations(&[7])).unwrap();
     far.membership.send_replace(Membership::Holds(Arc::new(revised)));
     way.renew(&far.authority.worker(8, "far", |_| {})).unwrap();
     assert_eq!(way.call(Method::GET, "/v1/state", None, LIMIT).await.unwrap().0, StatusCode::OK);
@@ -241,11 +244,21 @@ fn what_a_server_sends_is_taken_only_as_its_authority_signed_it_for_this_key() {
     for wrong in [another.host(&key, "far", 2), mixed, authority.host(&new_key(), "far", 2)] {
         assert!(identity.renewed(wrong).is_err());
     }
-    assert!(identity.revised(1, another.revocations(&[7])).is_err());
+    assert!(identity.revised(another.revocations(&[7])).is_err());
     assert_eq!(std::fs::read(data.path().join("joined.json")).unwrap(), kept, "nothing of it was kept");
     identity.renewed(authority.host(&key, "far", 2)).unwrap();
-    identity.revised(1, authority.revocations(&[7])).unwrap();
+    identity.revised(authority.revocations(&[7])).unwrap();
     assert_eq!(Identity::open(data.path()).unwrap().unwrap().revision(), 1);
+
+    // an older list is no news, and takes nothing back; a certificate that comes with one is taken all the same
+    let known = identity.parts().unwrap().revocations;
+    let again = identity.revised(authority.revocations(&[]));
+    assert!(matches!(again, Err(IdentityError::Older { shown: 0, known: 1 })), "{again:?}");
+    let before = identity.parts().unwrap().certificate;
+    identity.renewed(authority.host(&key, "far", 3)).unwrap();
+    let read = Identity::open(data.path()).unwrap().unwrap();
+    assert_ne!(read.parts().unwrap().certificate, before);
+    assert_eq!((read.parts().unwrap().revocations, read.revision()), (known, 1));
 
     use std::os::unix::fs::PermissionsExt as _;
     let file = data.path().join("joined.json");
