@@ -64,6 +64,16 @@ impl Stand {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_behind(kind: Kind, extra: &str) -> Result<Self> {
+        let mut stand = Self::prepare_behind(kind, extra)?;
+        stand.start_server().await?;
+        Ok(stand)
+    }
+
+    /// Everything but the start of the server; the router runs.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_behind(kind: Kind, extra: &str) -> Result<Self> {
         let mut stand = Self::prepare(extra)?;
         if kind != Kind::Embedded {
             let folder = stand.folder.path().join("router");
@@ -74,7 +84,6 @@ impl Stand {
             stand.proxy = router.address.to_string();
             stand.router = Some(router);
         }
-        stand.start_server().await?;
         Ok(stand)
     }
 
@@ -180,14 +189,31 @@ impl Stand {
     /// # Errors
     /// It can't be started.
     pub async fn start_host(&mut self, data: &Path, listen: &str) -> Result<u32> {
+        self.start_host_behind(data, listen, None).await
+    }
+
+    /// The same with a router that is not its own proxy.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub async fn start_host_behind(
+        &mut self,
+        data: &Path,
+        listen: &str,
+        router: Option<RouterSettings>,
+    ) -> Result<u32> {
         let socket = data.join("host.sock");
         // what a host that was killed has left
         let _ = fs::remove_file(&socket);
-        self.start_beside(&["host", "--data", &data.display().to_string(), "--listen", listen])?;
+        let data = data.display().to_string();
+        let router = router.as_ref().map(serde_json::to_string).transpose()?;
+        let mut arguments = vec!["host", "--data", &data, "--listen", listen];
+        arguments.extend(router.iter().flat_map(|router| ["--router", router]));
+        self.start_beside(&arguments)?;
         let pid = self.apart.last().context("it was started")?.id();
         let begun = Instant::now();
         while !socket.exists() {
-            ensure!(begun.elapsed() < Duration::from_secs(30), "the host at {} does not begin", data.display());
+            ensure!(begun.elapsed() < Duration::from_secs(30), "the host at {data} does not begin");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(pid)

@@ -111,10 +111,10 @@ async fn first_command(api: &Api, view: &RunView) -> Result<Duration> {
     Ok(Duration::from_secs_f64(text.replace(',', ".").parse()?))
 }
 
-fn now() -> Duration {
+pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn since_epoch(time: Timestamp) -> Duration {
+pub fn since_epoch(time: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(time.0).unwrap_or(0))
 }

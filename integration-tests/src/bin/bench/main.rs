@@ -4,6 +4,8 @@
 //! own crate, which is run here and whose figures stand among the others.
 
 mod benches;
+mod containers;
+mod deploy;
 mod depth;
 mod figures;
 mod github;
@@ -24,7 +26,7 @@ use anyhow::{Result, bail};
 use figures::Figure;
 
 // the language comes first: it measures the largest of all processes so far
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 15] = [
     "language",
     "latency",
     "throughput",
@@ -35,6 +37,8 @@ const PARTS: [&str; 13] = [
     "traffic",
     "proxy",
     "routers",
+    "deploy",
+    "containers",
     "host",
     "judge",
     "scale",
@@ -82,6 +86,8 @@ async fn measure(part: &str) -> Result<Vec<Figure>> {
         "traffic" => traffic::measure().await,
         "proxy" => proxy::measure().await,
         "routers" => routers::measure().await,
+        "deploy" => deploy::measure().await,
+        "containers" => containers::measure().await,
         "host" => benches::host(),
         "judge" => benches::judge(),
         "scale" => scale::measure().await,

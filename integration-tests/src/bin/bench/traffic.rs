@@ -59,11 +59,16 @@ pub fn load(stand: &Stand, environment: &str) -> Running {
 }
 
 pub async fn release(stand: &Stand, version: &str, failing: f64) -> Result<RunStatus> {
+    release_as(stand, version, failing, sample::SERVICE).await
+}
+
+/// The same with another file of the service.
+pub async fn release_as(stand: &Stand, version: &str, failing: f64, service: &str) -> Result<RunStatus> {
     stand.repository.commit(
         version,
         &[
             (".segue/pipelines/release.yml", &sample::pipeline("2s")),
-            (".segue/services/api.yml", sample::SERVICE),
+            (".segue/services/api.yml", service),
             ("service.yml", &sample::service_yml(version, failing)),
         ],
     )?;
