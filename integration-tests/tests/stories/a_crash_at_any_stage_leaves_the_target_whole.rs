@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use segue_integration_tests::{load::Load, stand::Stand};
+use segue_integration_tests::{load::Load, routers::Kind, stand::Stand};
 use segue_schemas::{
     api::{RolloutView, RunView},
     deploy::JournalKind,
@@ -17,8 +17,8 @@ const SOON: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn in_the_test() -> Result<()> {
     let mut stand = Stand::start(QUICK).await?;
-    good_release(&stand, "1").await?;
-    commit_version(&stand, "2", 0.0, "1s")?;
+    let mut versions = vec![(good_release(&stand, "1").await?.run.commit.to_string(), "1".to_owned())];
+    versions.push((commit_version(&stand, "2", 0.0, "1s")?, "2".to_owned()));
     let load = Load::to(&stand.proxy, "production").start();
     let guid = stand.push("main").await?;
     let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
@@ -26,7 +26,7 @@ async fn in_the_test() -> Result<()> {
         .api()?
         .job_becomes(run.0, "test", &[JobStatus::Leased, JobStatus::Running, JobStatus::Succeeded], SOON)
         .await?;
-    crash_and_see(&mut stand, run.0).await?;
+    crash_and_see(&mut stand, run.0, &versions).await?;
     nothing_was_dropped(&load.stop().await);
     Ok(())
 }
@@ -61,21 +61,66 @@ async fn while_it_is_rolled_back() -> Result<()> {
     crash_when("production", 1.0, |view| has(view, JournalKind::RollBackIntent)).await
 }
 
+#[tokio::test]
+async fn at_each_entry_of_the_journal_behind_haproxy() -> Result<()> {
+    at_each_entry_behind(Kind::Haproxy).await
+}
+
+#[tokio::test]
+async fn at_each_entry_of_the_journal_behind_nginx() -> Result<()> {
+    at_each_entry_behind(Kind::Nginx).await
+}
+
+/// One release after the other into production, each of which is interrupted at another entry.
+async fn at_each_entry_behind(kind: Kind) -> Result<()> {
+    let good = [
+        JournalKind::Claimed,
+        JournalKind::StartIntent,
+        JournalKind::Started,
+        JournalKind::Ready,
+        JournalKind::ShiftIntent,
+        JournalKind::Shifted,
+        JournalKind::RetireIntent,
+        JournalKind::Retired,
+    ];
+    let bad = [JournalKind::Verdict, JournalKind::RollBackIntent, JournalKind::RolledBack];
+    let mut stand = Stand::start_behind(kind, QUICK).await?;
+    let mut versions = vec![(good_release(&stand, "1").await?.run.commit.to_string(), "1".to_owned())];
+    let moments = good.map(|kind| (kind, 0.0)).into_iter().chain(bad.map(|kind| (kind, 1.0)));
+    for (number, (entry, failing)) in moments.enumerate() {
+        let version = (number + 2).to_string();
+        versions.push((commit_version(&stand, &version, failing, "1s")?, version));
+        let crashed = crash_in(&mut stand, "production", &versions, |view| has(view, entry));
+        crashed.await.with_context(|| format!("killed at {entry:?}"))?;
+    }
+    Ok(())
+}
+
 fn has(view: &RolloutView, kind: JournalKind) -> bool {
     view.journal.iter().any(|entry| entry.kind == kind)
 }
 
 async fn crash_when(environment: &str, failing: f64, moment: impl Fn(&RolloutView) -> bool) -> Result<()> {
     let mut stand = Stand::start(QUICK).await?;
-    good_release(&stand, "1").await?;
+    let mut versions = vec![(good_release(&stand, "1").await?.run.commit.to_string(), "1".to_owned())];
+    versions.push((commit_version(&stand, "2", failing, "1s")?, "2".to_owned()));
+    crash_in(&mut stand, environment, &versions, moment).await
+}
+
+/// The newest commit is released, and its release is interrupted; `versions` are those of all commits.
+async fn crash_in(
+    stand: &mut Stand,
+    environment: &str,
+    versions: &[(String, String)],
+    moment: impl Fn(&RolloutView) -> bool,
+) -> Result<()> {
     let newest = stand.api()?.rollouts(environment).await?.first().context("no rollout")?.id.0;
-    commit_version(&stand, "2", failing, "1s")?;
     // the failing release needs somebody to fail, and a canary somebody to answer
     let loads = ["staging", "production"].map(|environment| Load::to(&stand.proxy, environment).start());
     let guid = stand.push("main").await?;
     let run = stand.api()?.planned(&guid, SOON).await?.runs[0];
     stand.api()?.journaled(environment, newest, SOON, moment).await?;
-    crash_and_see(&mut stand, run.0).await?;
+    crash_and_see(stand, run.0, versions).await?;
     for load in loads {
         nothing_was_dropped(&load.stop().await);
     }
@@ -83,7 +128,7 @@ async fn crash_when(environment: &str, failing: f64, moment: impl Fn(&RolloutVie
 }
 
 /// Kills, starts again, and looks whether everything ends and says the truth.
-async fn crash_and_see(stand: &mut Stand, run: i64) -> Result<()> {
+async fn crash_and_see(stand: &mut Stand, run: i64, versions: &[(String, String)]) -> Result<()> {
     stand.kill_server()?;
     stand.start_server().await?;
     let api = stand.api()?;
@@ -93,12 +138,16 @@ async fn crash_and_see(stand: &mut Stand, run: i64) -> Result<()> {
             let ended = api.rollout_ended(rollout.id, SOON).await?;
             assert!(ended.rollout.status.is_final());
         }
-        assert_record_and_traffic_agree(stand, environment, &view).await?;
+        assert_record_and_traffic_agree(stand, environment, versions).await.with_context(|| format!("{view:#?}"))?;
     }
     Ok(())
 }
 
-async fn assert_record_and_traffic_agree(stand: &Stand, environment: &str, run: &RunView) -> Result<()> {
+async fn assert_record_and_traffic_agree(
+    stand: &Stand,
+    environment: &str,
+    versions: &[(String, String)],
+) -> Result<()> {
     let rollouts = stand.api()?.rollouts(environment).await?;
     let newest = rollouts.first().context("no rollout")?;
     let serving = if newest.status == RolloutStatus::Succeeded {
@@ -106,10 +155,11 @@ async fn assert_record_and_traffic_agree(stand: &Stand, environment: &str, run: 
     } else {
         newest.spec.previous.as_ref()
     };
-    let wanted = if serving.is_some_and(|release| release.commit == run.run.commit) { "2" } else { "1" };
+    let commit = serving.context("nothing serves")?.commit.to_string();
+    let (_, wanted) = versions.iter().find(|(known, _)| known.trim() == commit).context("of no known commit")?;
     // every request, not only one: the target is wholly one or the other
     for _ in 0..40 {
-        assert_eq!(version_in(stand, environment).await?, wanted, "{environment} after {newest:#?}");
+        assert_eq!(version_in(stand, environment).await?, *wanted, "{environment} after {newest:#?}");
     }
     Ok(())
 }
