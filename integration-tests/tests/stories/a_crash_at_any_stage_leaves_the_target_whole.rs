@@ -61,36 +61,43 @@ async fn while_it_is_rolled_back() -> Result<()> {
     crash_when("production", 1.0, |view| has(view, JournalKind::RollBackIntent)).await
 }
 
-#[tokio::test]
-async fn at_each_entry_of_the_journal_behind_haproxy() -> Result<()> {
-    at_each_entry_behind(Kind::Haproxy).await
+/// At each entry of the journal, behind another router than the host's own.
+macro_rules! behind {
+    ($($router:ident: $kind:expr),+) => {
+        $(mod $router {
+            use super::*;
+
+            #[tokio::test]
+            async fn until_it_is_ready() -> Result<()> {
+                use JournalKind::{Claimed, Ready, StartIntent, Started};
+                at_each($kind, 0.0, &[Claimed, StartIntent, Started, Ready]).await
+            }
+
+            #[tokio::test]
+            async fn until_the_former_one_is_retired() -> Result<()> {
+                use JournalKind::{RetireIntent, Retired, ShiftIntent, Shifted};
+                at_each($kind, 0.0, &[ShiftIntent, Shifted, RetireIntent, Retired]).await
+            }
+
+            #[tokio::test]
+            async fn on_its_way_back() -> Result<()> {
+                use JournalKind::{RollBackIntent, RolledBack, Verdict};
+                at_each($kind, 1.0, &[Verdict, RollBackIntent, RolledBack]).await
+            }
+        })+
+    };
 }
 
-#[tokio::test]
-async fn at_each_entry_of_the_journal_behind_nginx() -> Result<()> {
-    at_each_entry_behind(Kind::Nginx).await
-}
+behind!(haproxy: Kind::Haproxy, nginx: Kind::Nginx);
 
 /// One release after the other into production, each of which is interrupted at another entry.
-async fn at_each_entry_behind(kind: Kind) -> Result<()> {
-    let good = [
-        JournalKind::Claimed,
-        JournalKind::StartIntent,
-        JournalKind::Started,
-        JournalKind::Ready,
-        JournalKind::ShiftIntent,
-        JournalKind::Shifted,
-        JournalKind::RetireIntent,
-        JournalKind::Retired,
-    ];
-    let bad = [JournalKind::Verdict, JournalKind::RollBackIntent, JournalKind::RolledBack];
+async fn at_each(kind: Kind, failing: f64, entries: &[JournalKind]) -> Result<()> {
     let mut stand = Stand::start_behind(kind, QUICK).await?;
     let mut versions = vec![(good_release(&stand, "1").await?.run.commit.to_string(), "1".to_owned())];
-    let moments = good.map(|kind| (kind, 0.0)).into_iter().chain(bad.map(|kind| (kind, 1.0)));
-    for (number, (entry, failing)) in moments.enumerate() {
-        let version = (number + 2).to_string();
+    for (entry, number) in entries.iter().zip(2..) {
+        let version = number.to_string();
         versions.push((commit_version(&stand, &version, failing, "1s")?, version));
-        let crashed = crash_in(&mut stand, "production", &versions, |view| has(view, entry));
+        let crashed = crash_in(&mut stand, "production", &versions, |view| has(view, *entry));
         crashed.await.with_context(|| format!("killed at {entry:?}"))?;
     }
     Ok(())
