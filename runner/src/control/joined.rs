@@ -276,8 +276,19 @@ impl Store {
         self.inner.hosts_heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The list of certificates that hold no more, where `known` is not its number.
+    /// The list of certificates that hold no more, where `known` is not its number. A host takes no list with a lower number than it has, so
+    /// that a store which was restored from a backup, and knows less than its hosts, goes on behind what they know.
     pub async fn host_news(&self, known: u64) -> Result<HostHeard> {
+        let is_behind = |revision: u64| known > revision && known - revision <= FURTHEST_BEHIND;
+        let revision = hosts::authority(&mut self.read().await?).await?.map_or(known, |(_, _, revision)| revision);
+        if is_behind(revision) {
+            tracing::warn!(
+                known,
+                revision,
+                "a host knows of a newer list of revoked certificates than this server: a newer one is made"
+            );
+            self.write(move |tx| Box::pin(async move { hosts::revise_behind(&mut tx.conn, known).await })).await?;
+        }
         let mut conn = self.read().await?;
         let Some((certificate, sealed, revision)) = hosts::authority(&mut conn).await? else {
             return Err(StoreError::not_found("authority for hosts", ""));
@@ -291,6 +302,9 @@ impl Store {
         Ok(HostHeard { revision, revocations })
     }
 }
+
+/// How many lists a restored store may have missed; who tells of more is not believed.
+const FURTHEST_BEHIND: u64 = 1_000_000;
 
 impl From<AuthorityError> for StoreError {
     fn from(error: AuthorityError) -> Self {

@@ -111,6 +111,10 @@ pub async fn a_certificate_is_renewed_for_its_key_until_it_ends_or_is_revoked(wo
     assert!(matches!(store.revoke_host("far").await, Err(StoreError::NotFound { .. })));
     let after = store.host_news(before.revision).await.unwrap();
     assert!(after.revision > before.revision && after.revocations.is_some());
+    // a host that knows a newer list is sent one that is newer still; who tells of one that can't be is not believed
+    let ahead = store.host_news(after.revision + 4).await.unwrap();
+    assert!(ahead.revision == after.revision + 5 && ahead.revocations.is_some());
+    assert_eq!(store.host_news(u64::MAX).await.unwrap().revision, ahead.revision);
 
     let token = store.invite_host("far").await.unwrap().token;
     store.join_host(machine.asks(&token, "far")).await.unwrap();

@@ -18,8 +18,8 @@ use super::{channel::Channel, unix_http::CallError};
 /// A call that does nothing but read or write a few records.
 const SHORT: Duration = Duration::from_secs(10);
 
-/// A change of routes: longer than a router takes to say that it can't, so that what is heard of it is how it ended.
-const ROUTE: Duration = Duration::from_secs(30);
+/// A change of routes: longer than another program than our own takes to refuse one, with its configuration tested twice.
+const ROUTE: Duration = Duration::from_secs(60);
 
 /// A start: the artifact may have to be fetched and unpacked first.
 const START: Duration = Duration::from_secs(15 * 60);

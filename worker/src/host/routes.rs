@@ -73,12 +73,10 @@ impl Host {
         let (Some(before), Some(applied)) = (before, applied) else { return Ok(()) };
         let taken_back = self.store.change_regardless(move |recorded| {
             let route = recorded.route_mut(&before.environment, &before.service);
-            if route.rules != applied.rules {
-                return Ok(());
-            }
-            if route.epoch == applied.epoch && route.targets == applied.targets {
+            // An emergency that begins meanwhile raises the epoch first and gives the traffic to somebody later, if at all.
+            if route.targets == applied.targets && route.restored == applied.restored {
                 *route = RouteRecord { epoch: route.epoch, ..before };
-            } else {
+            } else if route.rules == applied.rules {
                 route.rules = before.rules;
             }
             Ok(())

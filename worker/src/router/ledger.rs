@@ -120,8 +120,20 @@ impl Ledger {
     pub(super) fn lose(&self, count: u64) {
         if count > 0 {
             tracing::warn!(count, "lines of the router's log were lost on the way to the host");
-            self.inner().logs.values().for_each(|log| log.push_lost(count));
+            self.count_lost(count);
         }
+    }
+
+    /// So many requests went by a table that is not known any more.
+    pub(super) fn lose_unknown(&self, count: u64) {
+        if count > 0 {
+            tracing::debug!(count, "requests by a table of before are counted as lost");
+            self.count_lost(count);
+        }
+    }
+
+    fn count_lost(&self, count: u64) {
+        self.inner().logs.values().for_each(|log| log.push_lost(count));
     }
 
     /// The answer to whoever asks for observations.

@@ -125,6 +125,12 @@ pub(crate) async fn revoke(conn: &mut Conn, kind: &str, name: &str, now: Timesta
     Ok(any)
 }
 
+/// The next list of revoked certificates has a higher number than `known`.
+pub(crate) async fn revise_behind(conn: &mut Conn, known: u64) -> Result<()> {
+    let sql = "UPDATE host_authority SET revision = $1 + 1 WHERE one = 1 AND revision < $1";
+    conn.run(sql, args![known]).await.map(drop)
+}
+
 /// The numbers of certificates that hold no more, and since when.
 pub(crate) async fn revoked(conn: &mut Conn) -> Result<Vec<(String, Timestamp)>> {
     let sql = "SELECT serial, revoked_at FROM host_certificates WHERE revoked_at IS NOT NULL ORDER BY revoked_at LIMIT 100000";

@@ -144,7 +144,7 @@ impl Nginx {
     fn note(beside: &Beside, line: &Line) {
         let Some(era) = beside.ledger.era_named(&line.era) else {
             // a file of before this host's start, or one of too long ago: whose it was is not known any more
-            beside.ledger.lose(line.attempts.len() as u64);
+            beside.ledger.lose_unknown(line.attempts.len() as u64);
             return;
         };
         for (attempt, number) in line.attempts.iter().zip(1..) {
