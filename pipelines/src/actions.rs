@@ -201,6 +201,7 @@ pub const ACTIONS: [Action; 12] = [
             optional("platforms", Kind::Platform),
             optional("network", Kind::Word(&["default", "none"])),
             optional("reproducible", Kind::Flag),
+            optional("provenance", Kind::Flag),
         ],
         one_of: &[],
         deploys: false,

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod preview;
 pub mod progress;
 pub mod protection;
+pub mod provenance;
 pub mod rollout;
 pub mod schedule;
 pub mod service;

@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod notify;
 mod outgoing;
 pub mod planner;
+pub mod provenance;
 pub mod queue;
 pub mod reconcile;
 pub mod retention;

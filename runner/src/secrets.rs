@@ -74,7 +74,11 @@ impl SecretBox {
     /// lie in `data`.
     #[must_use]
     pub fn new(key_file: Option<PathBuf>, data: &Path) -> Self {
-        Self { key_file: key_file.or_else(default_key_file), data: data.to_owned(), key: OnceLock::new() }
+        Self {
+            key_file: key_file.or_else(|| configuration_file("secret.key")),
+            data: data.to_owned(),
+            key: OnceLock::new(),
+        }
     }
 
     /// Seals a value for one place: it opens nowhere else.
@@ -111,7 +115,7 @@ impl SecretBox {
             return Ok(key);
         }
         let path = self.key_file.as_deref().ok_or(SecretError::NoKeyFile)?;
-        self.check_outside(path)?;
+        apart_from(path, &self.data)?;
         if make && !path.exists() {
             make_key(path)?;
         }
@@ -121,13 +125,14 @@ impl SecretBox {
         bytes.zeroize();
         Ok(self.key.get_or_init(|| LessSafeKey::new(key)))
     }
+}
 
-    fn check_outside(&self, path: &Path) -> Result<()> {
-        // a path that does not exist yet is judged by its directory
-        let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.into());
-        let place = path.parent().map_or_else(|| real(path), real);
-        if place.starts_with(real(&self.data)) { Err(SecretError::Inside(path.into())) } else { Ok(()) }
-    }
+/// Whether a key lies outside of the directory that it protects.
+pub(crate) fn apart_from(path: &Path, data: &Path) -> Result<()> {
+    // a path that does not exist yet is judged by its directory
+    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.into());
+    let place = path.parent().map_or_else(|| real(path), real);
+    if place.starts_with(real(data)) { Err(SecretError::Inside(path.into())) } else { Ok(()) }
 }
 
 /// What a ciphertext is bound to.
@@ -137,45 +142,54 @@ fn place(scope: &SecretScope, name: &str) -> Vec<u8> {
     format!("segue secret 1\0{repository}\0{environment}\0{name}").into_bytes()
 }
 
-fn default_key_file() -> Option<PathBuf> {
+/// A file of the user's configuration directory.
+pub(crate) fn configuration_file(name: &str) -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let configuration = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
-    Some(configuration.join("segue/secret.key"))
+    Some(configuration.join("segue").join(name))
 }
 
 fn make_key(path: &Path) -> Result<()> {
-    let failed = |e: std::io::Error| SecretError::KeyFile { path: path.into(), problem: e.to_string() };
     let mut key = Zeroizing::new([0_u8; 32]);
     SystemRandom::new().fill(&mut *key).map_err(|_| SecretError::Random)?;
-    if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    }
-    // written beside and renamed: a crash leaves no half key, and a key that is there is never replaced
-    let written = tempfile::Builder::new()
-        .prefix(".secret")
-        .tempfile_in(path.parent().unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    let mut file = std::fs::OpenOptions::new().write(true).mode(0o600).open(written.path()).map_err(failed)?;
     let mut text = Zeroizing::new(hex::encode(*key));
     text.push('\n');
+    // one that another process has just made is as good
+    write_private(path, &text).map(drop)
+}
+
+/// Writes a key to a file that only its owner reads, with the directories to it; `false`: there is one already, and it stays.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<bool> {
+    let failed = |e: std::io::Error| SecretError::KeyFile { path: path.into(), problem: e.to_string() };
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    // written beside and renamed: a crash leaves no half key, and a key that is there is never replaced
+    let written = tempfile::Builder::new().prefix(".secret").tempfile_in(directory).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).mode(0o600).open(written.path()).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     match written.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(failed(error.error)),
     }
 }
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let wrong = |problem: String| SecretError::KeyFile { path: path.into(), problem };
-    let file = std::fs::File::open(path).map_err(|e| wrong(e.to_string()))?;
-    let mode = file.metadata().map_err(|e| wrong(e.to_string()))?.mode() & 0o7777;
+    let wrong = || SecretError::KeyFile { path: path.into(), problem: "it must hold 64 hexadecimal digits".into() };
+    hex::decode(read_private(path)?.trim()).map(Zeroizing::new).map_err(|_| wrong())
+}
+
+/// What a key's file holds, if only its owner may read it.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>> {
+    let wrong = |e: std::io::Error| SecretError::KeyFile { path: path.into(), problem: e.to_string() };
+    let file = std::fs::File::open(path).map_err(wrong)?;
+    let mode = file.metadata().map_err(wrong)?.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(SecretError::Mode { path: path.into(), mode });
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(1024).read_to_string(&mut text).map_err(|e| wrong(e.to_string()))?;
-    hex::decode(text.trim()).map(Zeroizing::new).map_err(|_| wrong("it must hold 64 hexadecimal digits".into()))
+    file.take(1024).read_to_string(&mut text).map_err(wrong)?;
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct Config {
     pub timing: TimingConfig,
     /// The key for secrets.
     pub secrets: SecretsConfig,
+    /// The key that vouches for images.
+    pub provenance: ProvenanceConfig,
 }
 
 /// One repository.
@@ -631,6 +633,15 @@ impl Default for TimingConfig {
             worker_certificate: Span::seconds(3600),
         }
     }
+}
+
+/// The key with which statements of where images are from are signed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ProvenanceConfig {
+    /// The file that holds it, outside the data directory; `segue provenance key create` makes it. Left out: `segue/provenance.key` in the
+    /// user's configuration directory. Where there is no such file, nothing is signed.
+    pub key_file: Option<PathBuf>,
 }
 
 /// The key for secrets at rest.

@@ -16,6 +16,7 @@ pub mod id;
 pub mod json_schema;
 pub mod plan;
 pub mod preview;
+pub mod provenance;
 pub mod queue;
 pub mod router;
 pub mod size;

@@ -21,6 +21,7 @@
 //! | `PUT /jobs/{id}/steps/{index}/summary?epoch=` | a step's summary, Markdown of 1 MiB at most -> [`Reported`] |
 //! | `POST /jobs/{id}/caches/find` | [`FindCache`] -> [`CacheEntry`], or 204 |
 //! | `POST /jobs/{id}/caches` | [`SaveCache`] -> [`CacheSaved`] |
+//! | `POST /jobs/{id}/provenance` | [`crate::provenance::AskProvenance`] -> [`crate::provenance::Envelope`] |
 //! | `POST /jobs/{id}/snapshots` | [`KeepSnapshot`] -> 204 |
 //! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
 //! | `POST /jobs/{id}/rollback` | [`StepRollback`] -> [`CreatedRollout`]; the job then waits for it |

@@ -26,6 +26,7 @@ use segue_schemas::{
     artifact::Artifact,
     host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
+    provenance::{AskProvenance, Envelope},
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
         EndedJobs, ErrorBody, FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
@@ -456,6 +457,14 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn attach_artifact(&self, job: JobId, attach: &AttachArtifact) -> Result<Artifact, ControlPlaneError> {
         self.post(&format!("jobs/{job}/artifacts"), attach, CALL_LIMIT).await
+    }
+
+    /// What the server states, signed, of images that a step has pushed.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn state_provenance(&self, job: JobId, ask: &AskProvenance) -> Result<Envelope, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/provenance"), ask, CALL_LIMIT).await
     }
 
     /// The artifact that a job of the same attempt named so; `None` where there is none.

@@ -45,6 +45,8 @@ pub struct Build {
     pub network: Network,
     /// Whether the same commit and inputs give the same image wherever and whenever they are built.
     pub reproducible: bool,
+    /// Whether it is stated, signed, where it is from; `None`: where it is pushed, and the server has a key.
+    pub provenance: Option<bool>,
 }
 
 /// Who asks a registry.
@@ -103,6 +105,10 @@ impl Build {
         if push && tags.is_empty() {
             return Err(wrong("push", "without `tags` nobody knows where to; add them".into()));
         }
+        let provenance = get("provenance").map(|_| flag("provenance", true)).transpose()?;
+        if provenance == Some(true) && !push {
+            return Err(wrong("provenance", "it is about what a registry has; add `push: true`".into()));
+        }
         let cache_inline = match get("cache-to") {
             None => false,
             Some("inline" | "type=inline") => true,
@@ -130,6 +136,7 @@ impl Build {
             login,
             network,
             reproducible: flag("reproducible", true)?,
+            provenance,
         };
         match build.tags.len().max(build.cache_from.len()) {
             0..=MAX_ENTRIES => Ok(build),
@@ -159,6 +166,17 @@ impl Build {
 pub fn rfc3339(seconds: i64) -> Option<String> {
     let time = chrono::DateTime::from_timestamp(seconds, 0)?;
     Some(time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}
+
+/// Where people find what is cloned from an address: that address, if it is one of the web, without whatever opens it.
+#[must_use]
+pub fn source(clone_url: &str) -> Option<String> {
+    let (scheme, rest) = clone_url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"))?;
+    let (host, path) = rest.split_once('/')?;
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    (!host.is_empty() && !path.is_empty()).then(|| format!("{scheme}://{host}/{path}"))
 }
 
 /// Whether a time as RFC 3339 has it, with or without a fraction, is after `seconds` since 1970. What is no time is not.
@@ -310,6 +328,19 @@ mod tests {
     }
 
     #[test]
+    fn a_source_holds_nothing_that_opens_it() {
+        for (clone_url, expected) in [
+            ("https://github.com/acme/shop.git", Some("https://github.com/acme/shop")),
+            ("https://user:word@git.example.org:8443/a/b/?x=y", Some("https://git.example.org:8443/a/b")),
+            ("git@github.com:acme/shop.git", None),
+            ("/srv/git/shop.git", None),
+            ("https://github.com/", None),
+        ] {
+            assert_eq!(source(clone_url).as_deref(), expected, "{clone_url}");
+        }
+    }
+
+    #[test]
     fn a_time_is_after_another_by_its_fraction_and_zone() {
         for (text, is) in [
             ("2023-11-14T22:13:20Z", false),
@@ -354,6 +385,8 @@ mod tests {
             (vec![("platforms", "linux")], "platforms"),
             (vec![("cache-to", "type=gha")], "cache-to"),
             (vec![("network", "host")], "network"),
+            (vec![("provenance", "true"), ("tags", "a")], "provenance"),
+            (vec![("provenance", "maybe")], "provenance"),
         ] {
             let wrong = of(&with).unwrap_err();
             assert_eq!(wrong.input, input, "{with:?}: {wrong}");

@@ -7,6 +7,6 @@ mod build;
 mod ignore;
 mod reference;
 
-pub use build::{Build, Login, Network, Pairs, WrongInput, is_after, pairs, platform, rfc3339};
+pub use build::{Build, Login, Network, Pairs, WrongInput, is_after, pairs, platform, rfc3339, source};
 pub use ignore::{BadPattern, Ignore, Standing};
 pub use reference::{check_tag, list, repository};

@@ -11,6 +11,7 @@ use axum::{
 use http::{Extensions, Method};
 use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId},
+    provenance::AskProvenance,
     worker_api::{
         AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
         KeepSnapshot, Renew, SaveCache, StepNotice, StepRollback,
@@ -168,6 +169,7 @@ macro_rules! under_epoch {
 pub(super) use under_epoch;
 
 under_epoch!(
+    AskProvenance,
     AttachArtifact,
     CreateRollout,
     FindCache,

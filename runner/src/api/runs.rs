@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, response::IntoResponse};
-use http::StatusCode;
+use axum::{
+    Json,
+    body::Body as StreamBody,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
 use segue_pipelines::{attempts, progress::Deploys, protection::Yes};
 use segue_schemas::{
     api::{
@@ -33,6 +38,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show))
+        .routes(routes!(artifact))
         .routes(routes!(compare_attempts))
         .routes(routes!(events))
         .routes(routes!(dispatch))
@@ -88,6 +94,30 @@ async fn show(
     let (run, rollouts) = (views::run(detail.run.clone()), detail.rollouts.clone());
     let approvals = detail.given.clone();
     Ok(Json(RunView { run, attempts, attempt, jobs: views::jobs(detail), artifacts, rollouts, approvals }))
+}
+
+/// What an artifact of a run holds: a zstd-compressed tar.
+#[utoipa::path(get, path = "/runs/{id}/artifacts/{name}", tag = "runs", params(("id" = RunId, Path), ("name" = String, Path), WhichAttempt),
+    responses((status = 200, content_type = "application/zstd"), (status = 404, body = ErrorBody)))]
+async fn artifact(
+    State(app): State<Arc<App>>,
+    Path((id, name)): Path<(RunId, String)>,
+    Query(which): Query<WhichAttempt>,
+) -> Result<Response> {
+    let attempt = match which.attempt {
+        Some(attempt) => attempt,
+        None => app.store.run(id).await?.attempt,
+    };
+    let found = app.store.run_artifacts(id, attempt).await?.into_iter().find(|artifact| artifact.name == name);
+    let absent = || ApiError::not_found(format!("attempt {attempt} of run {id} has no artifact `{name}`"));
+    let digest = found.ok_or_else(absent)?.digest;
+    let gone = || {
+        ApiError::not_found(format!("the content of `{name}` was kept for as long as `retention` says, and is gone"))
+    };
+    let content = app.store.artifacts().read(&digest).await?.ok_or_else(gone)?;
+    let head =
+        [(header::CONTENT_TYPE, "application/zstd".to_owned()), (header::CONTENT_LENGTH, content.bytes.to_string())];
+    Ok((head, StreamBody::from_stream(content.stream)).into_response())
 }
 
 /// Two attempts of a run side by side: which job and which step came out otherwise.

@@ -17,6 +17,7 @@ use segue_schemas::{
     artifact::Artifact,
     host_api::HostState,
     id::{Digest, Epoch, JobId, RolloutId},
+    provenance::{AskProvenance, Envelope},
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
         FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, KeepSnapshot, LogAck,
@@ -67,6 +68,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/logs", post(append_log))
         .route("/jobs/{job}/artifacts", post(attach_artifact).get(job_artifacts))
         .route("/jobs/{job}/artifacts/{name}", get(job_artifact))
+        .route("/jobs/{job}/provenance", post(state_provenance))
         .route("/jobs/{job}/steps/{step}/summary", put(put_summary))
         .route("/jobs/{job}/caches/find", post(find_cache))
         .route("/jobs/{job}/caches", post(save_cache))
@@ -297,6 +299,14 @@ async fn attach_artifact(
     HeldBody(attach): HeldBody<AttachArtifact>,
 ) -> Result<Json<Artifact>> {
     Ok(Json(app.store.attach_artifact(job, attach).await?))
+}
+
+async fn state_provenance(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(ask): HeldBody<AskProvenance>,
+) -> Result<Json<Envelope>> {
+    Ok(Json(app.store.state_provenance(job, ask).await?))
 }
 
 async fn job_artifact(State(app): State<Arc<App>>, Path((job, name)): Path<(JobId, String)>) -> Result<Json<Artifact>> {

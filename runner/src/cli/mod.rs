@@ -4,6 +4,7 @@
 //! a server through its public API alone; none opens its database.
 
 mod approve;
+mod artifact;
 mod backup;
 mod cancel;
 pub mod client;
@@ -26,6 +27,7 @@ pub mod out;
 mod pipeline_files;
 pub mod place;
 mod previews;
+mod provenance;
 mod queue;
 mod queues;
 mod releases;
@@ -92,6 +94,8 @@ enum Command {
     Rollout(rollout::Args),
     Releases(releases::Args),
     Rollback(rollback::Args),
+    Artifact(artifact::Args),
+    Provenance(provenance::Args),
     Secret(secret::Args),
     Queue(queue::Args),
     Store(store::Args),
@@ -143,6 +147,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Rollout(args) => rollout::run(args),
         Command::Releases(args) => releases::run(args),
         Command::Rollback(args) => rollback::run(&args),
+        Command::Artifact(args) => artifact::run(&args),
+        Command::Provenance(args) => provenance::run(&args),
         Command::Secret(args) => secret::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Store(args) => store::run(args),

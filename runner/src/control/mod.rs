@@ -5,7 +5,7 @@
 //! Goes out: claims, records, bells. Never here: HTTP, files of pipelines, processes.
 //!
 //! `intake` takes deliveries and plans; `claim` hands work out, the best by `order`, behind `gates` and `concurrency`; `report` and `logs` take what
-//! workers say; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
+//! workers say; `provenance` says where images are from; `contents` are what artifacts and caches hold, `caches` and `of_steps` do what steps ask for;
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, `heads` the pushes that nobody told of, and `resume` goes
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
@@ -32,6 +32,7 @@ mod of_steps;
 mod order;
 mod people;
 mod previews;
+mod provenance;
 mod pulls;
 mod reaper;
 mod report;

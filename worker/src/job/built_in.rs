@@ -425,7 +425,7 @@ impl StepPlace for BuiltIn<'_> {
 pub(super) struct PrivateFile(PathBuf);
 
 impl PrivateFile {
-    fn error(&self, error: &io::Error) -> StepError {
+    pub(super) fn error(&self, error: &io::Error) -> StepError {
         StepError::Infrastructure(format!("{}: {error}", self.0.display()))
     }
 }

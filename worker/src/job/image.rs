@@ -10,9 +10,9 @@ use indexmap::IndexMap;
 use nix::{fcntl::OFlag, unistd::pipe2};
 use segue_pipelines::{
     actions,
-    image::{Build, WrongInput, repository, rfc3339},
+    image::{Build, WrongInput, repository, rfc3339, source},
 };
-use segue_schemas::plan::BUILD_IMAGE;
+use segue_schemas::{plan::BUILD_IMAGE, provenance::NamedImage};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
@@ -40,8 +40,8 @@ const BLOCKS: usize = 4;
 /// What was built, and where it is.
 struct Made {
     built: Built,
-    /// What it is called at a registry: the name, and the digest there.
-    pushed: Option<(String, String)>,
+    /// What it is called at registries: the names with their tags, and the digests there.
+    pushed: Vec<NamedImage>,
 }
 
 impl BuiltIn<'_> {
@@ -84,7 +84,11 @@ impl BuiltIn<'_> {
             built = docker.fix_image(built, time, spool, self.log).await.map_err(SupervisorError::from)?;
         }
         let made = self.bring(&docker, &spec.build, built).await.map_err(SupervisorError::from)?;
-        Ok(BuiltInEnd::Done(outputs(&made)))
+        let mut outputs = outputs(&made);
+        if let Some(artifact) = self.state_provenance(&docker, &spec.build, &made.pushed, &made.built.bases).await? {
+            outputs.insert("provenance".into(), artifact);
+        }
+        Ok(BuiltInEnd::Done(outputs))
     }
 
     /// Foreign code has no secrets, and what it builds has no name: one could pass for the repository's own.
@@ -95,6 +99,7 @@ impl BuiltIn<'_> {
             self.log.line(text).await;
         }
         build.push = false;
+        build.provenance = Some(false);
         build.tags.clear();
         build.secrets.clear();
         build.login = None;
@@ -102,10 +107,7 @@ impl BuiltIn<'_> {
 
     /// <https://github.com/opencontainers/image-spec/blob/main/annotations.md>, and over them what the pipeline says.
     fn labels(&self, build: &Build, time: i64) -> Vec<(String, String)> {
-        let github = self.claim.contexts.get("github");
-        let text = |name: &str| github.and_then(|github| github.get(name)?.as_str());
-        let source =
-            text("server_url").map(|server| format!("{}/{}", server.trim_end_matches('/'), self.claim.repository));
+        let source = source(&self.claim.clone_url);
         let mut labels: IndexMap<String, String> =
             [("revision", Some(self.claim.commit.to_string())), ("source", source), ("created", rfc3339(time))]
                 .into_iter()
@@ -161,11 +163,12 @@ impl BuiltIn<'_> {
 
     /// Names the image, and pushes it where that is asked for.
     async fn bring(&self, docker: &Docker, build: &Build, built: Built) -> Result<Made, DockerError> {
-        let mut pushed = None;
+        let mut pushed = Vec::new();
         for tag in &build.tags {
             if build.push {
                 let digest = docker.push_image(&built, tag, build.login.as_ref(), self.log).await?;
-                pushed.get_or_insert_with(|| (repository(tag).to_owned(), digest));
+                let digest = digest.parse().map_err(|error| DockerError::Own(format!("`{tag}`: {error}")))?;
+                pushed.push(NamedImage { name: tag.clone(), digest });
             } else {
                 docker.name_image(&built, tag).await?;
                 self.log.line(format!("Named {tag} at this worker's engine")).await;
@@ -204,8 +207,8 @@ async fn carry(
 /// `digest` is the registry's where it was pushed, else that of its configuration.
 fn outputs(made: &Made) -> IndexMap<String, String> {
     let id = made.built.id.clone();
-    let (digest, image) = match &made.pushed {
-        Some((name, digest)) => (digest.clone(), format!("{name}@{digest}")),
+    let (digest, image) = match made.pushed.first() {
+        Some(NamedImage { name, digest }) => (digest.to_string(), format!("{}@{digest}", repository(name))),
         None => (id.clone(), id.clone()),
     };
     let outputs = [("digest", digest), ("image", image), ("id", id), ("size", made.built.size.to_string())];

@@ -17,6 +17,7 @@ pub mod lease;
 mod perform;
 pub mod place;
 pub mod present;
+mod provenance;
 pub mod report;
 pub mod run;
 pub mod script;

@@ -65,6 +65,8 @@ pub struct Built {
     pub id: String,
     /// Its bytes, unpacked.
     pub size: u64,
+    /// The images that its Dockerfile begins with, as the engine named them while it built.
+    pub bases: Vec<String>,
 }
 
 /// The tar of a context, as it comes. An error in it ends the build.
@@ -147,7 +149,21 @@ impl Docker {
                 message: "it ended without saying what it has built".into(),
             });
         };
-        self.seen(&id).await
+        Ok(Built { bases: progress.bases(), ..self.seen(&id).await? })
+    }
+
+    /// The digest of an image that the engine has: the one that it was pulled by, else that of its configuration.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub async fn digest_of(&self, image: &str) -> Result<String, DockerError> {
+        let seen = call("look at the image", self.config.patience.0, self.client().await?.inspect_image(image)).await?;
+        let pulled = seen
+            .repo_digests
+            .unwrap_or_default()
+            .into_iter()
+            .find_map(|name| Some(name.rsplit_once('@')?.1.to_owned()));
+        pulled.or(seen.id).ok_or_else(|| DockerError::Asked(format!("the image `{image}` has no digest")))
     }
 
     /// What the engine says of an image.
@@ -156,6 +172,7 @@ impl Docker {
         Ok(Built {
             id: seen.id.unwrap_or_else(|| id.to_owned()),
             size: seen.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
+            bases: Vec::new(),
         })
     }
 

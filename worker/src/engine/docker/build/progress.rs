@@ -3,7 +3,7 @@
 //! The trace is `StatusResponse` of
 //! <https://github.com/moby/buildkit/blob/master/api/services/control/control.proto>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::proto::{Field, Fields, text};
 
@@ -11,6 +11,8 @@ use super::proto::{Field, Fields, text};
 const MAX_STEPS: usize = 10_000;
 /// Bytes of a line that is not ended yet.
 const MAX_PART: usize = 16 * 1024;
+/// The most images that stages begin with.
+const MAX_BASES: usize = 100;
 const DISK_IS_FULL: &str = "No space left on device";
 
 /// How far a build has come.
@@ -20,6 +22,8 @@ pub(super) struct Progress {
     /// What the classic builder said since the last end of a line.
     part: String,
     disk_was_full: bool,
+    /// The images that stages begin with.
+    bases: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +39,11 @@ impl Progress {
     /// Whether a step has said that there is no room left.
     pub(super) const fn disk_was_full(&self) -> bool {
         self.disk_was_full
+    }
+
+    /// The images that stages began with, as the builder names them: `docker.io/library/debian:13@sha256:...`.
+    pub(super) fn bases(&self) -> Vec<String> {
+        self.bases.iter().cloned().collect()
     }
 
     /// The lines of a part of the trace.
@@ -87,8 +96,11 @@ impl Progress {
             }
         }
         let (name, error) = (text(vertex, 3).unwrap_or_default(), text(vertex, 7));
+        let Some(number) = text(vertex, 1).and_then(|digest| self.step(digest)).map(|step| step.number) else { return };
+        if let Some(image) = base(&name).filter(|_| self.bases.len() < MAX_BASES) {
+            self.bases.insert(image.to_owned());
+        }
         let Some(step) = text(vertex, 1).and_then(|digest| self.step(digest)) else { return };
-        let number = step.number;
         if started.is_some() && !step.named {
             step.named = true;
             lines.push(format!("#{number} {}", one_line(&name)));
@@ -127,6 +139,13 @@ impl Progress {
     }
 }
 
+/// The image of a step like `[stage 1/3] FROM docker.io/library/debian:13@sha256:...`.
+fn base(name: &str) -> Option<&str> {
+    let (place, image) = name.strip_prefix('[')?.split_once("] FROM ")?;
+    let image = image.split_whitespace().next()?;
+    (!place.starts_with("internal") && image != "scratch").then_some(image)
+}
+
 /// A line of a step's; of one that a carriage return wrote over, what stood there last.
 fn said(number: usize, line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
@@ -151,6 +170,20 @@ mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     use super::{super::proto::put_bytes, *};
+
+    #[test]
+    fn a_stage_names_its_base() {
+        let digest = "docker.io/library/debian:13@sha256:0123";
+        for (name, expected) in [
+            (format!("[1/3] FROM {digest}"), Some(digest)),
+            (format!("[made 1/2] FROM {digest}"), Some(digest)),
+            ("[made 2/2] RUN echo FROM x".to_owned(), None),
+            ("[internal] load metadata for docker.io/library/debian:13".to_owned(), None),
+            ("[1/1] FROM scratch".to_owned(), None),
+        ] {
+            assert_eq!(base(&name), expected, "{name}");
+        }
+    }
 
     /// What Docker 20.10.24 sent of `RUN ["/bin/busybox", "echo", "hello"]`.
     const LOG: &str = "GmAKR3NoYTI1NjowYTJhODAzZWE0M2MxN2I1ZmQxZTMzYmE3NGE3MTU1OWFkYjg2MDllZmJkZGY2MTgyMzEwZDNjMDE4MjE5YmZhEgsI34aK2AYQ54TGexgBIgZoZWxsbwo=";

@@ -66,7 +66,8 @@ impl Docker {
     pub async fn fix_image(&self, built: Built, time: i64, spool: File, say: &dyn Say) -> Result<Built, DockerError> {
         let turn = self.images.turn(&built.id);
         let held = turn.lock().await;
-        let fixed = self.fix_once(&built, time, spool, say).await;
+        let fixed =
+            self.fix_once(&built, time, spool, say).await.map(|fixed| Built { bases: built.bases.clone(), ..fixed });
         drop(held);
         self.images.forget(&built.id);
         fixed
