@@ -5,6 +5,7 @@
 
 pub mod actions;
 pub mod attempts;
+pub mod backup;
 pub mod checks;
 pub mod comment;
 pub mod config;

@@ -4,7 +4,7 @@
 //! reading files, starting services.
 
 use segue_schemas::{
-    deploy::{ServiceContainer, ServiceSpec},
+    deploy::{ServiceBackup, ServiceContainer, ServiceSpec},
     id::is_name,
     size::Size,
 };
@@ -14,6 +14,7 @@ use crate::{
     diagnostic::{Code, Diagnostic, Findings, Source},
     document::{self, Node},
     pipeline::containers::{refused, volume_problem},
+    preview::ENVIRONMENT as PREVIEW,
 };
 
 /// The most volumes of a service.
@@ -55,6 +56,9 @@ fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
     check.variables("env");
     check.requests(&spec);
     check.routes(&spec);
+    if let Some(backup) = &spec.backup {
+        check.backup(backup, &spec);
+    }
     check.no_expressions(root);
     Some(spec)
 }
@@ -190,6 +194,42 @@ impl Check<'_, '_, '_> {
             if let Some(environment) = route.environment.as_deref().filter(|name| !is_name(name)) {
                 let message = format!("`{environment}` cannot name an environment");
                 self.refuse_item("routes", i, "environment", message, None);
+            }
+        }
+    }
+
+    fn backup(&mut self, backup: &ServiceBackup, spec: &ServiceSpec) {
+        if spec.container.is_some() {
+            let message = "`backup` is for services that run as a process: a container's volumes are not backed up";
+            self.refuse(&["backup"], message, Some("take it out"));
+        }
+        let empty = |text: &str| text.trim().is_empty();
+        if empty(&backup.run) {
+            let help = "write what backs up to its standard output: `run: pg_dump \"$DATABASE_URL\"`";
+            self.refuse(&["backup", "run"], "the command is empty", Some(help));
+        }
+        if backup.restore.as_deref().is_some_and(empty) {
+            let help = "write what reads a backup from its standard input, or leave `restore` out";
+            self.refuse(&["backup", "restore"], "the command is empty", Some(help));
+        }
+        for environment in &backup.environments {
+            if !is_name(environment) {
+                let message = format!("`{environment}` cannot name an environment");
+                self.refuse(&["backup", "environments"], message, None);
+            } else if environment == PREVIEW {
+                let message = "previews go with their pull requests, and their data with them: they are not backed up";
+                self.refuse(&["backup", "environments"], message, Some("take it out"));
+            }
+        }
+        let numbers = [
+            (&["backup", "timeout-minutes"][..], Some(backup.timeout_minutes), 1440),
+            (&["backup", "keep", "last"], Some(backup.keep.last), 1000),
+            (&["backup", "keep", "days"], backup.keep.days, 3650),
+        ];
+        for (path, number, most) in numbers {
+            if let Some(number) = number.filter(|number| !(1..=most).contains(number)) {
+                let key = path.last().copied().unwrap_or_default();
+                self.refuse(path, format!("`{key}` is {number}, and 1 to {most} are allowed"), None);
             }
         }
     }

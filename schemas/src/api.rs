@@ -19,6 +19,8 @@
 //! | `GET /releases?repository=&service=&environment=&limit=` | -> [`ReleaseList`], newest first |
 //! | `GET /environments` | -> [`EnvironmentList`] |
 //! | `POST /environments/{environment}/services/{service}/rollback` | [`RollbackRequest`] -> 201 [`Rollout`] |
+//! | `GET /backups?environment=&service=&limit=` | -> [`BackupList`], newest first |
+//! | `POST /backups/{id}/restore` | [`RestoreRequest`] -> 201 [`Rollout`] |
 //! | `GET /rollouts?environment=&service=&active=&run=&limit=` | -> [`RolloutList`], newest first |
 //! | `GET /rollouts/{id}` | -> [`RolloutView`]: with its journal |
 //! | `GET /rollouts/{id}/events` | -> SSE of [`RolloutEvent`]: the state first, then each change, `end` last |
@@ -60,7 +62,7 @@ use crate::{
     artifact::Artifact,
     deploy::{JournalEntry, Release, Rollout},
     host_api::EmergencyResult,
-    id::{CommitSha, DeliveryId, JobId, ReleaseId, RolloutId, RunId, WorkerId},
+    id::{BackupId, CommitSha, DeliveryId, Digest, JobId, ReleaseId, RolloutId, RunId, WorkerId},
     status::{Conclusion, FailureClass, JobStatus, RunStatus, StepStatus},
     time::Timestamp,
 };
@@ -634,6 +636,82 @@ pub struct RollbackRequest {
     /// The tag of a rollback point, or a release's number. The last good one before the current where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// Why, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Which backups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct BackupQuery {
+    /// Only of this environment.
+    pub environment: Option<String>,
+    /// Only of this service.
+    pub service: Option<String>,
+    /// How many, 1 to 200; 50 where it is left out.
+    pub limit: Option<u32>,
+}
+
+/// Backups of services, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct BackupList {
+    /// The backups, one for each host that has taken part.
+    pub items: Vec<BackupView>,
+}
+
+/// A backup of a service's data on one host, as it was last told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct BackupView {
+    /// Its name; the same on each host that has taken part.
+    pub id: BackupId,
+    /// The host.
+    pub host: String,
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The release that served.
+    pub release: ReleaseId,
+    /// The commit of that.
+    pub commit: CommitSha,
+    /// When it was begun.
+    pub begun_at: Timestamp,
+    /// What it was taken for.
+    pub why: String,
+    /// What has become of it.
+    pub status: BackupStatus,
+    /// Its size, once it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The digest of its bytes, once it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Why it could not be taken, with the last lines of its command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What has become of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupStatus {
+    /// It is being taken.
+    Taking,
+    /// It is kept.
+    Kept,
+    /// It could not be taken.
+    Failed,
+}
+
+/// Bring a backup back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestoreRequest {
     /// Why, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

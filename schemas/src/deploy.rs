@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     duration::Span,
     gpu::ServiceGpus,
-    id::{CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
+    id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
     size::Size,
     status::RolloutStatus,
     time::Timestamp,
@@ -57,6 +57,9 @@ pub struct ServiceSpec {
     /// Which requests go to this service. Without one: host `<service>.<environment>.localhost`.
     #[serde(default)]
     pub routes: Vec<RouteRule>,
+    /// How its data are backed up before a release comes in its place, and brought back. Without one they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ServiceBackup>,
 }
 
 impl ServiceSpec {
@@ -76,7 +79,71 @@ impl ServiceSpec {
             keep_warm: default_keep_warm(),
             replicas: default_replicas(),
             routes: Vec::new(),
+            backup: None,
         }
+    }
+}
+
+/// How a service's data are backed up, and brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServiceBackup {
+    /// The shell command that backs up, in the directory and with the variables of the release that serves. What it writes to its
+    /// standard output is the backup; or the file that `SEGUE_BACKUP_FILE` names, where it makes one there.
+    pub run: String,
+    /// The shell command that brings a backup back. It reads it from its standard input, or from the file that
+    /// `SEGUE_BACKUP_FILE` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
+    /// The environments in which a backup is taken before a release comes there.
+    #[serde(default = "production_alone")]
+    pub environments: Vec<String>,
+    /// Which backups stay.
+    #[serde(default)]
+    pub keep: BackupKeep,
+    /// After how many minutes either command is ended.
+    #[serde(default = "default_backup_minutes")]
+    #[schemars(range(min = 1, max = 1440))]
+    pub timeout_minutes: u32,
+    /// Whose data they are, where several hosts carry the service.
+    #[serde(default)]
+    pub hosts: BackupHosts,
+}
+
+fn production_alone() -> Vec<String> {
+    vec!["production".into()]
+}
+fn default_backup_minutes() -> u32 {
+    30
+}
+
+/// Which hosts back up, of several that carry a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackupHosts {
+    /// The first that carries it: its data lie in a store that all of them share.
+    #[default]
+    First,
+    /// Each: every one has data of its own.
+    Each,
+}
+
+/// Which backups of a service stay in an environment, on each host. One goes when it is neither among the last, nor young enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BackupKeep {
+    /// The last ones, however old.
+    #[schemars(range(min = 1, max = 1000))]
+    pub last: u32,
+    /// Those of so many days, up to 1000 of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3650))]
+    pub days: Option<u32>,
+}
+
+impl Default for BackupKeep {
+    fn default() -> Self {
+        Self { last: 10, days: None }
     }
 }
 
@@ -203,6 +270,11 @@ pub enum Strategy {
     Canary(CanarySpec),
     /// The other way round: its route and everything that runs of it are taken away.
     Remove,
+    /// No release comes: the data of the one that serves are brought back to what they were.
+    Restore {
+        /// The backup that holds them.
+        backup: BackupId,
+    },
 }
 
 /// The stages of a canary and the rules of its judge.
@@ -400,6 +472,14 @@ pub enum JournalKind {
     /// One of several hosts takes no part any more: it does not answer, or it carries something else than the others. It is brought up
     /// to date by a rollout of its own.
     Quarantined,
+    /// About to back up what serves.
+    BackUpIntent,
+    /// The backup is kept, or there was nothing to back up.
+    BackedUp,
+    /// About to bring the data of a backup back.
+    RestoreIntent,
+    /// They are back.
+    Restored,
 }
 
 /// A rollout as it is shown.

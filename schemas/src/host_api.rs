@@ -15,6 +15,11 @@
 //! | `POST /v1/routes/{environment}/{service}/renew` | [`RenewDeadMan`] -> [`RouteState`] |
 //! | `GET /v1/routes/{environment}/{service}/observations?after=&wait_ms=&limit=` | -> [`ObservationBatch`] |
 //! | `POST /v1/routes/{environment}/{service}/emergency-rollback` | [`EmergencyRollback`] -> [`EmergencyResult`] |
+//! | `POST /v1/backups` | [`TakeBackup`] -> [`Backup`], once that is recorded; the same backup again changes nothing, it is taken under the newer right |
+//! | `GET /v1/backups/{id}?wait_ms=` | -> [`Backup`]; with `wait_ms`, returns early when it is not being taken any more |
+//! | `POST /v1/backups/{id}/stop` | [`StopBackup`] -> [`Backup`]; one that is being taken is ended and leaves nothing |
+//! | `POST /v1/restores` | [`RestoreBackup`] -> [`Restore`], once that is recorded; the same one again changes nothing |
+//! | `GET /v1/restores/{id}?wait_ms=` | -> [`Restore`]; with `wait_ms`, returns early when it has ended |
 //! | `POST /v1/shutdown` | [`Shutdown`] -> [`Shutdown`]; the host ends once it has answered; over its unix socket alone. TERM ends the host alone |
 //!
 //! Every mutation carries a [`Fence`]. Errors are [`HostError`] with the status of [`HostErrorCode::http_status`].
@@ -23,9 +28,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    deploy::{DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
+    deploy::{BackupKeep, DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
     gpu::{GpuNeed, GpuOffer},
-    id::{Epoch, InstanceId},
+    id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId},
     time::Timestamp,
 };
 
@@ -318,9 +323,136 @@ pub struct HostState {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuOffer>,
     /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
-    /// instance to sleep, or woken it; seen that a container was changed by hand.
+    /// instance to sleep, or woken it; seen that a container was changed by hand; or come to have another backup.
     #[serde(default)]
     pub restorations: u64,
+    /// The backups that it keeps, takes, or could not take lately, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<Backup>,
+}
+
+/// Back up what serves of a service, where it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TakeBackup {
+    /// The right to. Whoever has a higher one ends it.
+    pub fence: Fence,
+    /// Its name; asking again with the same name changes nothing.
+    pub id: BackupId,
+    /// The shell command.
+    pub run: String,
+    /// After how long it is ended.
+    pub timeout_ms: u64,
+    /// Which backups of the service stay once this one is kept.
+    pub keep: BackupKeep,
+    /// One that stays whatever that says: it is about to be brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<BackupId>,
+    /// What it is taken for, in words.
+    pub why: String,
+}
+
+/// End the taking of a backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopBackup {
+    /// The right to.
+    pub fence: Fence,
+}
+
+/// A backup of a service's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Its name.
+    pub id: BackupId,
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The release that served.
+    pub release: ReleaseId,
+    /// The commit of that.
+    pub commit: CommitSha,
+    /// When it was begun.
+    pub begun_at: Timestamp,
+    /// What it was taken for, in words.
+    pub why: String,
+    /// What has become of it.
+    #[serde(flatten)]
+    pub state: BackupState,
+}
+
+/// What has become of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum BackupState {
+    /// It is being taken.
+    Taking,
+    /// It is kept.
+    Kept {
+        /// Its size.
+        bytes: u64,
+        /// The digest of its bytes.
+        sha256: Digest,
+        /// How long it took.
+        took_ms: u64,
+    },
+    /// It could not be taken, and nothing is left of it; or it is not there any more.
+    Failed {
+        /// Why.
+        reason: String,
+        /// The last lines that its command wrote to standard error, without what looks like a secret.
+        said: Vec<String>,
+        /// Whether the host was ended meanwhile: another try may fare better.
+        cut_short: bool,
+    },
+}
+
+/// Bring the data of a backup back, where it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreBackup {
+    /// The right to.
+    pub fence: Fence,
+    /// The rollout that does it; asking again changes nothing.
+    pub id: RolloutId,
+    /// The backup.
+    pub backup: BackupId,
+    /// The shell command.
+    pub run: String,
+    /// After how long it is ended.
+    pub timeout_ms: u64,
+}
+
+/// Data that are, or were, brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The rollout that does it.
+    pub id: RolloutId,
+    /// The backup.
+    pub backup: BackupId,
+    /// What has become of it.
+    #[serde(flatten)]
+    pub state: RestoreState,
+}
+
+/// What has become of bringing data back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum RestoreState {
+    /// The command runs.
+    Running,
+    /// It has ended well.
+    Done {
+        /// How long it took.
+        took_ms: u64,
+    },
+    /// It has not: the data are as the command left them, or as they were, where it was never begun.
+    Failed {
+        /// Why.
+        reason: String,
+        /// The last lines that its command wrote to standard error, without what looks like a secret.
+        said: Vec<String>,
+        /// Whether the command was begun.
+        was_begun: bool,
+    },
 }
 
 /// Observations after a position, oldest first.

@@ -189,6 +189,13 @@ text_id!(
     InstanceId, "instance name", "1 to 64 characters out of letters, digits, `-`, `_` and `.`", is_name
 );
 
+text_id!(
+    /// A backup of a service's data: `<environment>-<service>-<time>-r<release>-<rollout>`. Several hosts may have taken a part of it each.
+    BackupId, "backup", "1 to 200 characters out of letters, digits, `-`, `_` and `.`, such as `segue backup list` shows",
+    |s| (1..=200).contains(&s.len()) && !s.starts_with(['.', '-'])
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+);
+
 /// Whether a text may name a service, an environment, an instance or a worker: 1 to 64 characters out of letters,
 /// digits, `-`, `_` and `.`, not beginning with a dot or a dash.
 #[must_use]

@@ -18,7 +18,7 @@ impl RolloutMachine {
     pub(super) fn canary(&self) -> CanarySpec {
         match &self.spec.strategy {
             Strategy::Canary(canary) => canary.clone(),
-            Strategy::HotSwap | Strategy::Remove => CanarySpec::default(),
+            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => CanarySpec::default(),
         }
     }
 

@@ -422,6 +422,7 @@ fn spec(strategy: Strategy) -> RolloutSpec {
             keep_warm: Span::seconds(600),
             replicas: 1,
             routes: Vec::new(),
+            backup: None,
         },
         environment: "production".into(),
         hosts: vec!["local".into()],

@@ -5,6 +5,7 @@
 //! [`segue_schemas::worker_api`]. Every body, wait and stream is bounded; a long poll ends with its listener, a stream
 //! remembers a position and no data. Never here: decisions, SQL; `error` alone knows which error has which HTTP code.
 
+mod backups;
 mod callers;
 pub mod error;
 mod extract;
@@ -112,6 +113,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(runs::routes())
         .merge(jobs::routes())
         .merge(rollouts::routes())
+        .merge(backups::routes())
         .merge(fleet::routes())
         .merge(hosts::routes())
         .merge(previews::routes())

@@ -117,6 +117,8 @@ async fn the_description_names_every_public_path() {
         "/releases",
         "/environments",
         "/environments/{environment}/services/{service}/rollback",
+        "/backups",
+        "/backups/{id}/restore",
         "/rollouts",
         "/rollouts/{id}",
         "/rollouts/{id}/events",

@@ -191,6 +191,7 @@ fn strategy(rollout: &Rollout) -> String {
     match &rollout.spec.strategy {
         Strategy::HotSwap => "hot swap".into(),
         Strategy::Remove => "removal".into(),
+        Strategy::Restore { backup } => format!("restore of {backup}"),
         Strategy::Canary(canary) => {
             let stages: Vec<String> = canary.stages.iter().map(ToString::to_string).collect();
             format!("canary {}", stages.join("/"))

@@ -15,6 +15,7 @@
 mod absent;
 mod advance;
 mod asked;
+mod backups;
 mod caches;
 mod carried;
 mod claim;

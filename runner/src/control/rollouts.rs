@@ -411,6 +411,8 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
     match ended.status {
         // what it takes away serves no more
         _ if ended.spec.strategy == Strategy::Remove => {}
+        // the release that serves is the same as before
+        RolloutStatus::Succeeded if matches!(ended.spec.strategy, Strategy::Restore { .. }) => {}
         RolloutStatus::Succeeded => serve(store, tx, rollout).await?,
         RolloutStatus::RolledBack => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         // without a run nobody else would tell of it
@@ -457,7 +459,11 @@ pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &Stored
     let r = &rollout.record.rollout;
     let (service, environment, release) = (rollout.service(), rollout.environment(), &r.spec.release);
     let what = if event == NotificationEvent::Held { "is held" } else { "was rolled back" };
-    let what = if r.status == RolloutStatus::Failed { "did not become ready" } else { what };
+    let what = match (&r.spec.strategy, r.status) {
+        (Strategy::Restore { .. }, _) => "was not given its data back",
+        (_, RolloutStatus::Failed) => "did not become ready",
+        _ => what,
+    };
     let reason = r.reason.as_deref().unwrap_or("no reason was given");
     let detail = json!({
         "summary": format!(

@@ -55,8 +55,8 @@ impl Teller {
     /// Tells of one rollout; `Some`: GitHub can't be reached, and is left alone for so long.
     pub(super) async fn tell_deployment(&mut self, due: &DueDeployment) -> Result<Option<Duration>> {
         let Some(facts) = self.store.deployment_facts(due.rollout).await? else { return Ok(None) };
-        if facts.is_removal {
-            // those that it takes away tell of it
+        if facts.is_silent {
+            // those that were rolled out tell of themselves
             self.store.deployment_shown(due, self.store.now(), None).await?;
             return Ok(None);
         }

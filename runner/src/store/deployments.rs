@@ -45,8 +45,8 @@ pub struct DeploymentFacts {
     pub check: Option<i64>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Whether it only takes away what others rolled out.
-    pub is_removal: bool,
+    /// Whether it rolls nothing out: it takes away what others did, or brings data back.
+    pub is_silent: bool,
     /// The rollout.
     pub rollout: RolloutFacts,
 }
@@ -111,7 +111,7 @@ impl Store {
             commit: spec.release.commit.clone(),
             check,
             ended_at: rollout.ended_at,
-            is_removal: spec.strategy == Strategy::Remove,
+            is_silent: matches!(spec.strategy, Strategy::Remove | Strategy::Restore { .. }),
             rollout: RolloutFacts {
                 rollout: id,
                 release: spec.release.id,

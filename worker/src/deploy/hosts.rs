@@ -5,12 +5,12 @@ use std::{future::Future, time::Duration};
 
 use segue_schemas::{
     host_api::{
-        ApplyRoute, ArtifactSource, DrainInstance, DrainResult, HostErrorCode, HostState, Instance, ObservationBatch,
-        Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, StartInstance,
-        StopInstance,
+        ApplyRoute, ArtifactSource, Backup, DrainInstance, DrainResult, HostErrorCode, HostState, Instance,
+        ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, Restore, RestoreBackup,
+        RetireInstance, RouteState, StartInstance, StopBackup, StopInstance, TakeBackup,
     },
     host_join::{HostAccess, TLS},
-    id::InstanceId,
+    id::{BackupId, InstanceId, RolloutId},
 };
 use tokio::time::{Instant, sleep};
 
@@ -120,6 +120,31 @@ impl Host {
     /// Takes a service away.
     pub async fn remove(&self, remove: &RemoveRoute) -> Result<Removed, HostTrouble> {
         self.patiently(|| self.client.remove(remove)).await
+    }
+
+    /// Has a backup taken; the same name again changes nothing.
+    pub async fn take_backup(&self, take: &TakeBackup) -> Result<Backup, HostTrouble> {
+        self.patiently(|| self.client.take_backup(take)).await
+    }
+
+    /// A backup, after at most `wait` for its end.
+    pub async fn backup(&self, id: &BackupId, wait: Duration) -> Result<Backup, HostTrouble> {
+        self.patiently(|| self.client.backup(id, wait)).await
+    }
+
+    /// Ends the taking of a backup.
+    pub async fn stop_backup(&self, id: &BackupId, stop: &StopBackup) -> Result<Backup, HostTrouble> {
+        self.patiently(|| self.client.stop_backup(id, stop)).await
+    }
+
+    /// Has a backup brought back; the same again changes nothing.
+    pub async fn restore_backup(&self, restore: &RestoreBackup) -> Result<Restore, HostTrouble> {
+        self.patiently(|| self.client.restore_backup(restore)).await
+    }
+
+    /// What has become of that, after at most `wait` for its end.
+    pub async fn restore(&self, id: RolloutId, wait: Duration) -> Result<Restore, HostTrouble> {
+        self.patiently(|| self.client.restore(id, wait)).await
     }
 
     /// Puts the dead-man's deadline off. Not repeated: the next one comes in time or the deadline does.

@@ -208,6 +208,10 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         | JournalKind::Ready
         | JournalKind::ShiftIntent
         | JournalKind::GapIntent
-        | JournalKind::Shifted => because(&format!("{kind:?}")),
+        | JournalKind::Shifted
+        | JournalKind::BackUpIntent
+        | JournalKind::BackedUp
+        | JournalKind::RestoreIntent
+        | JournalKind::Restored => because(&format!("{kind:?}")),
     }
 }

@@ -1,15 +1,16 @@
 //! The host's API: one request in, one JSON answer out. What each call means stands in [`segue_schemas::host_api`].
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use segue_schemas::{
     host_api::{
         ApplyRoute, DrainInstance, EmergencyRollback, Fence, HostError, HostErrorCode, HostState, Instance, Probe,
-        RemoveRoute, RenewDeadMan, RetireInstance, Shutdown, StartInstance, StopInstance,
+        RemoveRoute, RenewDeadMan, RestoreBackup, RetireInstance, Shutdown, StartInstance, StopBackup, StopInstance,
+        TakeBackup,
     },
-    id::InstanceId,
+    id::{InstanceId, InvalidId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -94,6 +95,19 @@ impl Host {
                 self.finish(move |host| async move { host.emergency_rollback(environment, service, rollback).await })
                     .await
             }
+            (&Method::POST, ["v1", "backups"]) => {
+                let take = body::<TakeBackup>(call)?;
+                self.finish(move |host| host.take_backup(take)).await
+            }
+            (&Method::GET, ["v1", "backups", id]) => json(&self.backup(&parsed(id)?, wait).await?),
+            (&Method::POST, ["v1", "backups", id, "stop"]) => {
+                json(&self.stop_backup(parsed(id)?, body::<StopBackup>(call)?).await?)
+            }
+            (&Method::POST, ["v1", "restores"]) => {
+                let restore = body::<RestoreBackup>(call)?;
+                self.finish(move |host| host.restore_backup(restore)).await
+            }
+            (&Method::GET, ["v1", "restores", id]) => json(&self.seen_restore(parsed(id)?, wait).await?),
             (&Method::POST, ["v1", "shutdown"]) => {
                 let shutdown = body::<Shutdown>(call)?;
                 self.finish(move |host| async move {
@@ -156,6 +170,7 @@ impl Host {
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
             gpus: self.gpus.seen(),
             restorations: recorded.restorations,
+            backups: recorded.shown_backups(),
         }
     }
 }
@@ -176,7 +191,11 @@ fn body<T: DeserializeOwned>(call: &Call) -> Result<T, HostError> {
 }
 
 fn named(id: &str) -> Result<InstanceId, HostError> {
-    id.parse().map_err(|e: segue_schemas::id::InvalidId| refusal(HostErrorCode::BadRequest, e.to_string()))
+    parsed(id)
+}
+
+fn parsed<T: FromStr<Err = InvalidId>>(id: &str) -> Result<T, HostError> {
+    id.parse().map_err(|e: InvalidId| refusal(HostErrorCode::BadRequest, e.to_string()))
 }
 
 fn same_pair(fence: &Fence, environment: &str, service: &str) -> Result<(), HostError> {

@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use http::Method;
 use segue_schemas::{
     host_api::{
-        ApplyRoute, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState, Instance,
-        ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, RetireInstance, RouteState, Shutdown,
-        StartInstance, StopInstance,
+        ApplyRoute, Backup, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState,
+        Instance, ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, Restore, RestoreBackup,
+        RetireInstance, RouteState, Shutdown, StartInstance, StopBackup, StopInstance, TakeBackup,
     },
-    id::InstanceId,
+    id::{BackupId, InstanceId, RolloutId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -153,6 +153,31 @@ impl HostClient {
     ) -> Result<EmergencyResult, HostClientError> {
         let path = format!("/v1/routes/{environment}/{service}/emergency-rollback");
         self.send(Method::POST, path, rollback, EMERGENCY).await
+    }
+
+    /// Has a backup taken. Answers once that is recorded.
+    pub async fn take_backup(&self, take: &TakeBackup) -> Result<Backup, HostClientError> {
+        self.send(Method::POST, "/v1/backups".into(), take, SHORT).await
+    }
+
+    /// A backup, once it is not being taken any more, or `wait` has passed.
+    pub async fn backup(&self, id: &BackupId, wait: Duration) -> Result<Backup, HostClientError> {
+        self.get(format!("/v1/backups/{id}?wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// Ends the taking of a backup. Answers when it has ended.
+    pub async fn stop_backup(&self, id: &BackupId, stop: &StopBackup) -> Result<Backup, HostClientError> {
+        self.send(Method::POST, format!("/v1/backups/{id}/stop"), stop, EMERGENCY).await
+    }
+
+    /// Has a backup brought back. Answers once that is recorded.
+    pub async fn restore_backup(&self, restore: &RestoreBackup) -> Result<Restore, HostClientError> {
+        self.send(Method::POST, "/v1/restores".into(), restore, SHORT).await
+    }
+
+    /// What has become of bringing a backup back, once it has ended, or `wait` has passed.
+    pub async fn restore(&self, id: RolloutId, wait: Duration) -> Result<Restore, HostClientError> {
+        self.get(format!("/v1/restores/{id}?wait_ms={}", wait.as_millis()), wait + MARGIN).await
     }
 
     /// Ends the host; with `services`, after its proxy has drained and its services have stopped.

@@ -457,7 +457,9 @@ impl Host {
             env: self.variables(instance),
             directory: &directory,
             port: instance.port,
+            input: None,
             output: opened,
+            errors: None,
             mark,
         };
         let program = command.first().cloned().unwrap_or_default();

@@ -18,10 +18,12 @@
 //! | `lock` | held by the host, so that there are never two |
 //! | `releases/<digest>/` | unpacked releases, in which services run |
 //! | `data/<environment>/<service>/` | what services keep beside their releases |
+//! | `backups/<environment>/<service>/` | backups of what services keep; `backups/.taking/` while they are taken |
 //! | `output/<instance>.log` | what services print, at most 16 MiB each; `proxy.log` and the host's own `host.log` |
 //! | `proxy-<n>.sock`, `routes.json` | the proxy's control socket, the routes that it starts with |
 
 mod api;
+mod backups;
 pub mod channel;
 pub mod client;
 pub(crate) mod clock;
@@ -265,6 +267,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     host.clear_left_data().await;
+    host.clear_left_backups().await?;
     let awaited = host.recover(boot_id).await?;
     let well = host.clone();
     let ready = Box::pin(async move { well.wait_for_serving(awaited).await });

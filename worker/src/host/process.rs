@@ -66,8 +66,12 @@ pub struct Launch<'a> {
     pub directory: &'a Path,
     /// The port.
     pub port: u16,
+    /// What it reads; nothing where it is left out.
+    pub input: Option<File>,
     /// The file that takes what it prints, opened to append.
     pub output: File,
+    /// The file that takes its errors, where that is another.
+    pub errors: Option<File>,
     /// What marks its processes.
     pub mark: &'a str,
 }
@@ -102,7 +106,7 @@ impl Process {
             launch.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
         let filled = |text: &String| with_port(text, launch.port);
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
-        let errors = launch.output.try_clone()?;
+        let errors = launch.errors.map_or_else(|| launch.output.try_clone(), Ok)?;
         let child = Command::new(found_in(launch.directory, program))
             .args(arguments.iter().map(filled))
             .current_dir(launch.directory)
@@ -111,7 +115,7 @@ impl Process {
             .envs(launch.env)
             .env("PORT", launch.port.to_string())
             .env(MARK, launch.mark)
-            .stdin(Stdio::null())
+            .stdin(launch.input.map_or_else(Stdio::null, Stdio::from))
             .stdout(launch.output)
             .stderr(errors)
             .process_group(0)
@@ -334,7 +338,7 @@ mod tests {
 
     fn launch<'a>(command: &'a [String], directory: &'a Path, mark: &'a str) -> Launch<'a> {
         let output = tempfile::tempfile().unwrap();
-        Launch { command, env: Vec::new(), directory, port: 1234, output, mark }
+        Launch { command, env: Vec::new(), directory, port: 1234, input: None, output, errors: None, mark }
     }
 
     fn shell(script: &str) -> Vec<String> {

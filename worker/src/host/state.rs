@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use super::{
+    backups::{BackupRecord, RestoreRecord},
     clock::Deadline,
     process::{self, ProcessRecord},
     refusal,
@@ -70,6 +71,12 @@ pub struct Recorded {
     /// Whether anything was ever run at the engine for containers.
     #[serde(default)]
     pub uses_engine: bool,
+    /// The backups, in the order in which they were begun.
+    #[serde(default)]
+    pub(super) backups: Vec<BackupRecord>,
+    /// What was brought back of them lately.
+    #[serde(default)]
+    pub(super) restores: Vec<RestoreRecord>,
 }
 
 /// How a release is run.

@@ -61,7 +61,9 @@ pub(super) struct GivenUp {
 pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -> Option<GivenUp> {
     let passed = |entry: Option<&JournalEntry>, limit: Duration| entry.is_some_and(|e| now().since(e.at) >= limit);
     if is_untouched(claim) {
-        let first_tried = claim.journal.iter().find(|entry| entry.kind == JournalKind::Claimed);
+        // a backup may take long, and is no try to begin
+        let is_try = |kind| matches!(kind, JournalKind::Claimed | JournalKind::BackUpIntent | JournalKind::BackedUp);
+        let first_tried = claim.journal.iter().rfind(|entry| is_try(entry.kind));
         let reason = format!("nothing was changed, because the rollout could not begin: {why}");
         return passed(first_tried, timing.begin_limit).then_some(GivenUp { serves: "former", reason });
     }

@@ -36,9 +36,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 mod leave;
 mod remove;
+mod restore;
+mod save;
 mod seen;
 
 use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, overtaken, stands};
+use save::{Saving, Stop};
 
 use super::{
     Timing,
@@ -109,29 +112,31 @@ pub(super) async fn drive(
     leftover: Option<Leftover>,
     shutdown: CancellationToken,
 ) -> Outcome {
-    let claim = Arc::new(claim);
     let lease = Lease::begun(lease::boot_ms(), timing.lease);
     let (news, mut lease_news) = mpsc::channel(8);
-    let keeper = lease::keep(server.clone(), claim.clone(), lease.clone(), timing.renew, news);
+    let keeper = lease::keep(server.clone(), Arc::new(claim.clone()), lease.clone(), timing.renew, news);
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
     if claim.rollout.spec.strategy == Strategy::Remove {
         // where this worker stops meanwhile, the lease runs out, and the next owner asks for the same
         return remove::drive(&*server, &claim, &lease, timing).await;
     }
+    let mut saving = Saving::new(&*server, claim, &lease, timing, &mut lease_news, &shutdown);
+    if let Strategy::Restore { backup } = saving.claim.rollout.spec.strategy.clone() {
+        let restored = saving.restore(&backup).await;
+        return match restored {
+            Ok(()) => Outcome::Ended,
+            Err(stop) => not_begun(&*server, &saving.claim, &lease, timing, stop).await,
+        };
+    }
+    let saved = saving.before().await;
+    let claim = Arc::new(saving.claim);
+    if let Err(stop) = saved {
+        return not_begun(&*server, &claim, &lease, timing, stop).await;
+    }
     let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover).await;
     let (mut driver, begun) = match begun {
         Ok(begun) => begun,
-        Err(leave) => {
-            let leave = after_telling(&*server, &claim, timing, leave).await;
-            let why = leave.why();
-            if leave.is_hand_back()
-                && let Some(end) = out_of_patience(&claim, timing, &why)
-            {
-                return give_up(&*server, &claim, &lease, end).await;
-            }
-            let stands = stands(&claim, &why);
-            return leave_to_others(&*server, &claim, leave, stands, None).await;
-        }
+        Err(leave) => return not_begun(&*server, &claim, &lease, timing, Stop::Leave(leave)).await,
     };
     let ended = match begun {
         Ok(()) => driver.run(&mut lease_news, &shutdown).await,
@@ -146,6 +151,28 @@ pub(super) async fn drive(
             leave_to_others(&*server, &claim, leave, stands, leftover).await
         }
     }
+}
+
+/// Leaves a rollout that could not begin to others, or ends it.
+async fn not_begun(
+    server: &dyn RolloutServer,
+    claim: &RolloutClaim,
+    lease: &Lease,
+    timing: Timing,
+    stop: Stop,
+) -> Outcome {
+    let leave = match stop {
+        Stop::End(end) => return give_up(server, claim, lease, end).await,
+        Stop::Leave(leave) => after_telling(server, claim, timing, leave).await,
+    };
+    let why = leave.why();
+    if leave.is_hand_back()
+        && let Some(end) = out_of_patience(claim, timing, &why)
+    {
+        return give_up(server, claim, lease, end).await;
+    }
+    let stands = stands(claim, &why);
+    leave_to_others(server, claim, leave, stands, None).await
 }
 
 async fn after_telling(server: &dyn RolloutServer, claim: &RolloutClaim, timing: Timing, leave: Leave) -> Leave {

@@ -125,6 +125,7 @@ fn rollout(strategy: Strategy) -> Rollout {
         keep_warm: Span::seconds(60),
         replicas: 1,
         routes: Vec::new(),
+        backup: None,
     };
     Rollout {
         id: RolloutId(9),

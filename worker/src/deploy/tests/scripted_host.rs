@@ -238,6 +238,7 @@ impl World {
             releases: Vec::new(),
             gpus: Vec::new(),
             restorations: 0,
+            backups: Vec::new(),
         }
     }
 
