@@ -159,7 +159,11 @@ pub const ACTIONS: [Action; 12] = [
     },
     Action {
         name: "segue/promote",
-        inputs: canary_inputs!(required("service", Kind::Name), required("from", Kind::Name)),
+        inputs: canary_inputs!(
+            required("service", Kind::Name),
+            required("from", Kind::Name),
+            optional("release", Kind::Count)
+        ),
         one_of: &[],
         deploys: true,
     },

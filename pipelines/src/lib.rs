@@ -25,6 +25,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod preview;
 pub mod progress;
+pub mod promotion;
 pub mod protection;
 pub mod provenance;
 pub mod rollout;

@@ -19,6 +19,7 @@
 //! | `GET /releases?repository=&service=&environment=&limit=` | -> [`ReleaseList`], newest first |
 //! | `GET /environments` | -> [`EnvironmentList`] |
 //! | `POST /environments/{environment}/services/{service}/rollback` | [`RollbackRequest`] -> 201 [`Rollout`] |
+//! | `POST /promotions` | [`PromotionRequest`] -> [`PromotionList`]; 201 where runs were started |
 //! | `GET /backups?environment=&service=&limit=` | -> [`BackupList`], newest first |
 //! | `POST /backups/{id}/restore` | [`RestoreRequest`] -> 201 [`Rollout`] |
 //! | `GET /rollouts?environment=&service=&active=&run=&limit=` | -> [`RolloutList`], newest first |
@@ -642,6 +643,75 @@ pub struct RollbackRequest {
     /// Who asks, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+}
+
+/// Have what serves in one environment serve in another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromotionRequest {
+    /// Where it serves.
+    pub from: String,
+    /// Where it is to serve.
+    pub to: String,
+    /// The service; every one that serves in `from` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How: as the last release came to `to` where it is left out, which is at once where none has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<PromotionStrategy>,
+    /// Only say what would be promoted.
+    pub dry_run: bool,
+    /// Who asks, for the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// How a promoted release comes to its traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromotionStrategy {
+    /// At once.
+    HotSwap,
+    /// By stages: those of the last canary there, else 10, 50 and 100 percent.
+    Canary,
+}
+
+/// What is, or would be, promoted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct PromotionList {
+    /// One for each service.
+    pub items: Vec<PromotionView>,
+}
+
+/// One service that is, or would be, promoted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct PromotionView {
+    /// The service.
+    pub service: String,
+    /// What serves where it comes from.
+    pub release: Release,
+    /// What serves where it goes to; nothing yet where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Release>,
+    /// Whether that is the same, so that nothing is to be done.
+    pub is_same: bool,
+    /// How it comes to its traffic.
+    pub strategy: crate::deploy::Strategy,
+    /// The commits that it brings, newest first, 50 at most; left out where that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Vec<PromotedCommit>>,
+    /// The run that does it, through the gates of the target; left out where none was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunSummary>,
+}
+
+/// A commit that a promotion brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct PromotedCommit {
+    /// The commit.
+    pub commit: CommitSha,
+    /// The first line of its message, at most 200 characters.
+    pub title: String,
 }
 
 /// Which backups.

@@ -27,6 +27,7 @@ mod a_job_in_a_container_is_cancelled_and_leaves_nothing;
 mod a_large_log_under_a_slow_reader_is_whole;
 mod a_matrix_comes_from_an_output;
 mod a_message_leaves_a_run_out;
+mod a_person_promotes_staging_to_production;
 mod a_poison_message_is_a_dead_letter;
 mod a_push_builds_an_image;
 mod a_push_runs_a_job_in_a_container;

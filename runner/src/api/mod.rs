@@ -18,6 +18,7 @@ mod middleware;
 mod open;
 mod people;
 mod previews;
+mod promotions;
 mod queue;
 mod rollouts;
 mod runs;
@@ -114,6 +115,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(jobs::routes())
         .merge(rollouts::routes())
         .merge(backups::routes())
+        .merge(promotions::routes())
         .merge(fleet::routes())
         .merge(hosts::routes())
         .merge(previews::routes())

@@ -117,6 +117,7 @@ async fn the_description_names_every_public_path() {
         "/releases",
         "/environments",
         "/environments/{environment}/services/{service}/rollback",
+        "/promotions",
         "/backups",
         "/backups/{id}/restore",
         "/rollouts",

@@ -27,6 +27,7 @@ pub mod out;
 mod pipeline_files;
 pub mod place;
 mod previews;
+mod promote;
 mod provenance;
 mod queue;
 mod queues;
@@ -96,6 +97,7 @@ enum Command {
     Rollback(rollback::Args),
     Artifact(artifact::Args),
     Provenance(provenance::Args),
+    Promote(promote::Args),
     Secret(secret::Args),
     Queue(queue::Args),
     Store(store::Args),
@@ -149,6 +151,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Rollback(args) => rollback::run(&args),
         Command::Artifact(args) => artifact::run(&args),
         Command::Provenance(args) => provenance::run(&args),
+        Command::Promote(args) => promote::run(args),
         Command::Secret(args) => secret::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Store(args) => store::run(args),

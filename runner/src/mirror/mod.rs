@@ -265,6 +265,36 @@ impl Mirrors {
         }
     }
 
+    /// The commits that `to` has and `from` has not, newest first, each with the first line of its message; `None` where one of the two is not
+    /// in the mirror.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn commits_between(
+        &self,
+        repository: &RepositoryName,
+        from: &CommitSha,
+        to: &CommitSha,
+        at_most: usize,
+    ) -> Result<Option<Vec<(CommitSha, String)>>, MirrorError> {
+        if !self.contains(repository, from).await? || !self.contains(repository, to).await? {
+            return Ok(None);
+        }
+        let mut command = git::command(Some(&self.path(repository)));
+        command
+            .args(["log", "--no-color", "--format=%H %s", &format!("--max-count={at_most}")])
+            .arg(git::end_of_options())
+            .arg(format!("{from}..{to}"));
+        let what = format!("listing the commits from {} to {}", from.short(), to.short());
+        let listed = git::run_ok(&what, command, QUICK_LIMIT, CHANGED_LIMIT).await?;
+        let text = String::from_utf8_lossy(&listed);
+        let one = |line: &str| {
+            let (commit, title) = line.split_once(' ').unwrap_or((line, ""));
+            Some((commit.parse().ok()?, title.chars().take(200).collect()))
+        };
+        Ok(Some(text.lines().filter_map(one).collect()))
+    }
+
     /// What a ref of the remote points to; its default branch where none is named.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! the process ends is found again at the next start.
 
 mod again;
+mod promote;
 mod queue;
 mod read;
 

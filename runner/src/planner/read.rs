@@ -104,7 +104,7 @@ fn filters_paths(file: &PipelineFile) -> bool {
     file.text.as_ref().is_ok_and(|text| text.contains("paths"))
 }
 
-fn settle(planned: Planned, trigger: &Trigger, texts: &[(&str, &str)], mut runs: Vec<NewRun>) -> Planning {
+pub(super) fn settle(planned: Planned, trigger: &Trigger, texts: &[(&str, &str)], mut runs: Vec<NewRun>) -> Planning {
     // a person who asks is told before anything starts
     if !planned.refused.is_empty() {
         let problems: Vec<String> = planned

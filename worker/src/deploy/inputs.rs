@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use segue_schemas::{
     deploy::{CanarySpec, JudgeSpec, Strategy},
     duration::Span,
-    id::is_name,
+    id::{ReleaseId, is_name},
 };
 
 /// The action that swaps a release in at once.
@@ -23,7 +23,7 @@ pub const PROMOTE: &str = "segue/promote";
 
 const COMMON_INPUTS: &[&str] = &["service", "artifact", "path", "image"];
 const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "image", "seed"];
-const PROMOTE_INPUTS: &[&str] = &["service", "from"];
+const PROMOTE_INPUTS: &[&str] = &["service", "from", "release"];
 const CANARY_INPUTS: &[&str] = &[
     "stages",
     "stage-duration",
@@ -94,6 +94,8 @@ pub struct Inputs {
     pub source: Source,
     /// How.
     pub strategy: Strategy,
+    /// Of [`PROMOTE`] alone: the release that is to serve there, else nothing is promoted.
+    pub release: Option<ReleaseId>,
     /// Of [`PREVIEW`] alone: the shell command that fills the preview's data folder when it is first made.
     pub seed: Option<String>,
 }
@@ -122,6 +124,7 @@ impl Inputs {
             service: service.into(),
             source: if is_promote { given.serving()? } else { given.source()? },
             strategy: if is_canary { Strategy::Canary(given.canary()?) } else { Strategy::HotSwap },
+            release: given.release()?,
             seed: given.text("seed").map(str::to_owned),
         })
     }
@@ -156,6 +159,11 @@ impl Given<'_> {
             return Err(self.invalid("from", format!("`{from}` is not an environment's name; {REMEDY}")));
         }
         Ok(Source::Serving(from.into()))
+    }
+
+    fn release(&self) -> Result<Option<ReleaseId>, InputError> {
+        let parsed = self.text("release").map(str::parse).transpose();
+        parsed.map_err(|error: segue_schemas::id::InvalidId| self.invalid("release", error.to_string()))
     }
 
     fn source(&self) -> Result<Source, InputError> {

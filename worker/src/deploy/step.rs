@@ -57,6 +57,12 @@ pub async fn prepare_rollout(
                     inputs.service
                 )));
             };
+            if let Some(wanted) = inputs.release.filter(|wanted| *wanted != serving.release.id) {
+                return Err(StepError::Configuration(format!(
+                    "release {wanted} of `{}` was to be promoted, and release {} serves in `{from}` by now: promote that one",
+                    inputs.service, serving.release.id
+                )));
+            }
             (serving.service, serving.release.digest, serving.release.image)
         }
         Source::Image(name) => {
