@@ -1,4 +1,5 @@
-//! A layer's tar with no time in it that is newer than the commit's. What is as old or older stays as it is, byte for byte.
+//! A layer's tar with no time in it that is newer than the commit's. What is older stays as it is, byte for byte; what is as old is
+//! written as what is newer, since a step may run in the commit's own second and give the same.
 //!
 //! The formats are those of <https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html> and
 //! <https://www.gnu.org/software/tar/manual/html_node/Standard.html>.
@@ -46,7 +47,7 @@ pub(super) fn copy(from: &mut impl Read, to: &mut impl Write, latest: u64) -> io
         if let Some(extended) = extended.take_if(|_| !kind.is_gnu_longname() && !kind.is_gnu_longlink()) {
             extended.write(to)?;
         }
-        if header.mtime().is_ok_and(|time| time > latest) {
+        if header.mtime().is_ok_and(|time| time >= latest) {
             header.set_mtime(latest);
             header.set_cksum();
         }
@@ -98,13 +99,13 @@ impl Extended {
         let before = self.records.len();
         self.records.retain(|(name, value)| {
             let is_time = matches!(name.as_slice(), b"mtime" | b"atime" | b"ctime");
-            !is_time || !is_newer(value, latest)
+            !is_time || is_older(value, latest)
         });
         if self.records.len() != before {
             self.body = self.records.iter().flat_map(|(name, value)| record(name, value)).collect();
             self.header.set_size(self.body.len() as u64);
         }
-        if self.header.mtime().is_ok_and(|time| time > latest) {
+        if self.header.mtime().is_ok_and(|time| time >= latest) {
             self.header.set_mtime(latest);
         }
     }
@@ -172,15 +173,12 @@ fn record(name: &[u8], value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", name, b"=", value, b"\n"].concat()
 }
 
-/// Whether a time, in seconds with or without a fraction, is after `latest`.
-fn is_newer(value: &[u8], latest: u64) -> bool {
+/// Whether a time, in seconds with or without a fraction, is before `latest`.
+fn is_older(value: &[u8], latest: u64) -> bool {
     let text = std::str::from_utf8(value).unwrap_or_default();
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    match seconds.parse::<u64>() {
-        Ok(seconds) => seconds > latest || (seconds == latest && fraction.bytes().any(|digit| digit != b'0')),
-        // before 1970
-        Err(_) => false,
-    }
+    let seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
+    // what is no such number is before 1970
+    seconds.parse::<u64>().map_or(true, |seconds| seconds < latest)
 }
 
 #[cfg(test)]
@@ -203,7 +201,16 @@ mod tests {
             header.set_mtime(*time);
             header.set_mode(0o644);
             header.set_entry_type(EntryType::Regular);
-            tar.append_data(&mut header, name, io::repeat(b'x').take(600)).unwrap();
+            let content = io::repeat(b'x').take(600);
+            if header.set_path(name).is_err() {
+                tar.append_data(&mut header, name, content).unwrap();
+                continue;
+            }
+            // the sum as engines write it: six digits, NUL, space
+            header.set_cksum();
+            let sum = format!("{:06o}\0 ", header.cksum().unwrap());
+            header.as_mut_bytes()[148..156].copy_from_slice(sum.as_bytes());
+            tar.append(&header, content).unwrap();
         }
         tar.into_inner().unwrap()
     }
@@ -227,6 +234,7 @@ mod tests {
         };
         let first = copied(&at(LATEST + 10));
         assert_eq!(first, copied(&at(LATEST + 99_999)));
+        assert_eq!(first, copied(&at(LATEST)), "in the commit's own second");
         let mut archive = Archive::new(first.as_slice());
         let mut seen = Vec::new();
         for entry in archive.entries().unwrap() {
@@ -257,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_is_old_stays_byte_for_byte() {
-        let old = layer(&[("a", LATEST, "1699999999.5"), ("b", 0, "-1.5")]);
+        let old = layer(&[("a", LATEST - 1, "1699999999.5"), ("b", 0, "-1.5")]);
         assert_eq!(copied(&old), old);
     }
 
