@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 const PIPELINE: &str = r#"on: push
 jobs:
-  production:
-    environment: production
+  staging:
+    environment: staging
     steps:
       - uses: segue/checkout
       - run: mkdir dist; cp service.yml dist/; cp "$SAMPLE_SERVICE" dist/sample-service
@@ -48,7 +48,7 @@ async fn each_instance_has_its_own_and_a_release_that_does_not_fit_changes_place
     let second = release(&stand, "2", "segue/canary", SHARED).await?;
     ensure!(second.status == RunStatus::Succeeded, "{}", second.log);
     is_pinned(&second.rollout, "GPU-large")?;
-    ensure!(version_in(&stand, "production").await? == "2");
+    ensure!(version_in(&stand, "staging").await? == "2");
 
     // one GPU breaks, the other one is held by what serves
     machine.set(&[Card { uncorrected: 2, ..small }, large])?;
@@ -63,9 +63,10 @@ async fn each_instance_has_its_own_and_a_release_that_does_not_fit_changes_place
         "GPU-large: 44000 MiB are asked for, and 37555 are free of 81559",
         "A canary runs beside what serves: ask for less `memory`",
     ] {
-        ensure!(third.log.contains(words), "`{words}` is not in: {}", third.log);
+        let told = told(&third.rollout)?;
+        ensure!(told.contains(words), "`{words}` is not in: {told}");
     }
-    ensure!(version_in(&stand, "production").await? == "2", "what serves is not touched");
+    ensure!(version_in(&stand, "staging").await? == "2", "what serves is not touched");
 
     let refused = release(&stand, "4", "segue/canary", RECREATED).await;
     let refused = refused.err().context("a canary of what is recreated")?.to_string();
@@ -77,14 +78,15 @@ async fn each_instance_has_its_own_and_a_release_that_does_not_fit_changes_place
     let kinds: Vec<JournalKind> = fifth.rollout.journal.iter().map(|entry| entry.kind).collect();
     let place = |kind| kinds.iter().position(|one| *one == kind);
     ensure!(place(JournalKind::GapIntent) < place(JournalKind::Started), "it is told before: {kinds:?}");
-    ensure!(fifth.log.contains("nobody answers until that is ready"), "{}", fifth.log);
-    ensure!(version_in(&stand, "production").await? == "5");
+    let told = told(&fifth.rollout)?;
+    ensure!(told.contains("nobody answers until that is ready"), "{told}");
+    ensure!(version_in(&stand, "staging").await? == "5");
 
     // what can't be started: the former one comes back, by its own command
     let sixth = release(&stand, "6", "segue/deploy", &format!("{RECREATED}command: [./is-not-there]\n")).await?;
     ensure!(sixth.status == RunStatus::Failed, "{}", sixth.log);
     ensure!(sixth.rollout.rollout.status == RolloutStatus::RolledBack, "{}", sixth.log);
-    ensure!(version_in(&stand, "production").await? == "5", "it serves again");
+    ensure!(version_in(&stand, "staging").await? == "5", "it serves again");
     is_pinned(&sixth.rollout, "GPU-large")?;
     Ok(())
 }
@@ -109,17 +111,22 @@ async fn release(stand: &Stand, version: &str, action: &str, more: &str) -> Resu
     ];
     stand.repository.commit(&format!("version {version}"), &files)?;
     let api = stand.api()?;
-    let known = api.rollouts("production").await?.len();
-    let load = Load::to(&stand.proxy, "production").start();
+    let known = api.rollouts("staging").await?.len();
+    let load = Load::to(&stand.proxy, "staging").start();
     let guid = stand.push("main").await?;
     let view = api.run_of(&guid, LIMIT).await;
     load.stop().await;
     let view = view?;
     let log = api.log(&view.jobs.first().context("no job")?.id).await?;
-    let rollouts = api.rollouts("production").await?;
+    let rollouts = api.rollouts("staging").await?;
     ensure!(rollouts.len() > known, "there was no rollout: {log}");
     let rollout = api.rollout(rollouts.first().context("no rollout")?.id).await?;
     Ok(Released { status: view.run.status, log, rollout })
+}
+
+/// What its journal tells.
+fn told(rollout: &RolloutView) -> Result<String> {
+    Ok(serde_json::to_string(&rollout.journal)?)
 }
 
 /// The instance that was started last has this GPU, and its process sees no other.
