@@ -139,11 +139,14 @@ impl Progress {
     }
 }
 
-/// The image of a step like `[stage 1/3] FROM docker.io/library/debian:13@sha256:...`.
+/// The image of a step like `[stage 1/3] FROM docker.io/library/debian:13@sha256:...`. What a Dockerfile's own lines say is none, whatever
+/// they say: the first bracket that is closed is the builder's.
 fn base(name: &str) -> Option<&str> {
-    let (place, image) = name.strip_prefix('[')?.split_once("] FROM ")?;
-    let image = image.split_whitespace().next()?;
-    (!place.starts_with("internal") && image != "scratch").then_some(image)
+    let (place, step) = name.strip_prefix('[')?.split_once(']')?;
+    let (number, of) = place.rsplit(' ').next()?.split_once('/')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let image = step.strip_prefix(" FROM ")?.split_whitespace().next()?;
+    (is_number(number) && is_number(of) && image != "scratch").then_some(image)
 }
 
 /// A line of a step's; of one that a carriage return wrote over, what stood there last.
@@ -180,6 +183,15 @@ mod tests {
             ("[made 2/2] RUN echo FROM x".to_owned(), None),
             ("[internal] load metadata for docker.io/library/debian:13".to_owned(), None),
             ("[1/1] FROM scratch".to_owned(), None),
+            (format!("[linux/arm64 made 1/2] FROM {digest}"), Some(digest)),
+            (format!("[ 1/12] FROM {digest}"), Some(digest)),
+            // lines of the Dockerfile that look like it
+            (format!("[2/3] RUN echo \"] FROM {digest}\""), None),
+            (format!("[2/3] RUN echo [1/3] FROM {digest}"), None),
+            (format!("[made] FROM {digest}"), None),
+            (format!("[internal] FROM {digest}"), None),
+            (format!("[] FROM {digest}"), None),
+            (format!("RUN echo [1/3] FROM {digest}"), None),
         ] {
             assert_eq!(base(&name), expected, "{name}");
         }
