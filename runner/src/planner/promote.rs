@@ -8,8 +8,9 @@ use segue_pipelines::{
 };
 use segue_schemas::{
     api::{PromotedCommit, PromotionRequest, PromotionStrategy, PromotionView},
-    deploy::{CanarySpec, Release, Strategy},
-    id::is_name,
+    deploy::{CanarySpec, Release, RolloutSpec, Strategy},
+    id::{RunId, is_name},
+    status::RolloutStatus,
     trigger::{Event, Trigger},
 };
 
@@ -79,7 +80,8 @@ impl Planner {
                 ));
             }
             let strategy = self.strategy(request.strategy, to, &release.service).await?;
-            let is_same = before.as_ref().is_some_and(|before| before.digest == release.digest);
+            // a commit that changes only how the service is run makes another release of the same bytes
+            let is_same = before.as_ref().is_some_and(|before| before.id == release.id);
             let commits = self.commits(before.as_ref(), &release).await?;
             let service = release.service.clone();
             found.push(PromotionView { service, release, before, is_same, strategy, commits, run: None });
@@ -139,11 +141,46 @@ impl Planner {
         }
     }
 
+    /// The ref that a release came to an environment of, by which the branches of the next one's protection are judged.
+    async fn came_of(&self, release: &Release, environment: &str) -> Result<String, PlanError> {
+        let filter = RolloutFilter {
+            release: Some(release.id),
+            environment: Some(environment.to_owned()),
+            service: Some(release.service.clone()),
+            limit: LOOKED_AT,
+            ..RolloutFilter::default()
+        };
+        let brought = self.store.rollouts(filter).await?.into_iter().map(|record| record.rollout);
+        // who goes back to a release, or brings its data back, may be at any ref
+        let brought = brought.filter(|rollout| {
+            let RolloutSpec { is_rollback, strategy, .. } = &rollout.spec;
+            rollout.status == RolloutStatus::Succeeded
+                && !is_rollback
+                && matches!(strategy, Strategy::HotSwap | Strategy::Canary(_))
+        });
+        let mut runs: Vec<RunId> = brought.filter_map(|rollout| rollout.run).chain([release.run]).collect();
+        runs.dedup();
+        for id in runs {
+            match self.store.run(id).await {
+                // a step may bring a release of another commit than its own
+                Ok(run) if run.commit == release.commit => return Ok(run.git_ref),
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(PlanError::NothingMatches(format!(
+            "it is not known any more of which ref release {} of `{}` came to `{environment}`: its runs are older than \
+             `retention.runs` keeps them. Deploy {} to `{environment}` once more, then promote it",
+            release.id,
+            release.service,
+            release.commit.short(),
+        )))
+    }
+
     async fn begin(&self, request: &PromotionRequest, view: &PromotionView) -> Result<RunRecord, PlanError> {
         let PromotionView { service, release, strategy, .. } = view;
         let promotion = Promotion { service, from: &request.from, to: &request.to, release: release.id, strategy };
-        // branches of the target's protection are judged by the ref that the release came of
-        let git_ref = self.store.run(release.run).await?.git_ref;
+        let git_ref = self.came_of(release, &request.from).await?;
         let trigger = Trigger {
             repository: release.repository.clone(),
             clone_url: None,
