@@ -251,11 +251,22 @@ struct Resource {
     digest: IndexMap<String, String>,
 }
 
-/// Reads a statement; `image`, as `NAME@sha256:...` or `sha256:...`, must be what it is about.
+/// What a statement must say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// What it is about: `NAME@sha256:...` or `sha256:...`.
+    pub image: Option<&'a str>,
+    /// The repository that it is built from: `https://github.com/acme/shop`; with `@` and a ref behind it, that ref of it.
+    pub source: Option<&'a str>,
+    /// The commit.
+    pub commit: Option<&'a CommitSha>,
+}
+
+/// Reads a statement, which must say what is wanted.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(payload_type: &str, payload: &[u8], image: Option<&str>) -> Result<Stated, String> {
+pub fn read(payload_type: &str, payload: &[u8], wanted: Wanted<'_>) -> Result<Stated, String> {
     if payload_type != PAYLOAD_TYPE {
         return Err(format!("what is signed is `{payload_type}`, and no statement (`{PAYLOAD_TYPE}`)"));
     }
@@ -271,7 +282,7 @@ pub fn read(payload_type: &str, payload: &[u8], image: Option<&str>) -> Result<S
         .into_iter()
         .filter_map(|mut image| Some((image.name, format!("sha256:{}", image.digest.swap_remove("sha256")?))))
         .collect();
-    if let Some(image) = image {
+    if let Some(image) = wanted.image {
         let (name, digest) = image.rsplit_once('@').map_or((None, image), |(name, digest)| (Some(name), digest));
         let is_it = |(known, of): &&(String, String)| of == digest && name.is_none_or(|name| repository(name) == known);
         if !images.iter().any(|one| is_it(&one)) {
@@ -280,13 +291,39 @@ pub fn read(payload_type: &str, payload: &[u8], image: Option<&str>) -> Result<S
         }
     }
     let text = |pointer: &str| shown.predicate.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(Stated {
+    let stated = Stated {
         images,
         builder: text("/runDetails/builder/id"),
         source: text("/buildDefinition/resolvedDependencies/0/uri"),
         commit: text("/buildDefinition/resolvedDependencies/0/digest/gitCommit"),
         invocation: text("/runDetails/metadata/invocationId"),
-    })
+    };
+    let git_ref = text("/buildDefinition/externalParameters/ref");
+    if let Some(source) = wanted.source.filter(|source| !is_from(&stated.source, &git_ref, source)) {
+        return Err(format!("the image is from {}, and not from {source}", told(&stated.source)));
+    }
+    if let Some(commit) = wanted.commit.filter(|commit| commit.to_string() != stated.commit) {
+        return Err(format!("the image is of the commit {}, and not of {commit}", told(&stated.commit)));
+    }
+    Ok(stated)
+}
+
+/// Whether a source, as it is stated, is the repository that somebody means, or that ref of it.
+fn is_from(stated: &str, git_ref: &str, wanted: &str) -> bool {
+    fn bare(source: &str) -> &str {
+        let source = source.strip_prefix("git+").or_else(|| source.strip_prefix("git:")).unwrap_or(source);
+        let source = source.trim_end_matches('/');
+        source.strip_suffix(".git").unwrap_or(source)
+    }
+    let without = |source: &str| source.strip_suffix(git_ref)?.strip_suffix('@').map(str::to_owned);
+    let Some(repository) = without(stated).filter(|_| !git_ref.is_empty()) else { return false };
+    // the ref counts only where it is asked for
+    let wanted = without(wanted).unwrap_or_else(|| wanted.to_owned());
+    !bare(&wanted).is_empty() && bare(&repository) == bare(&wanted)
+}
+
+fn told(stated: &str) -> &str {
+    if stated.is_empty() { "what it does not say" } else { stated }
 }
 
 #[cfg(test)]
@@ -387,7 +424,8 @@ mod tests {
         for image in
             [None, Some(DIGEST.to_owned()), Some(format!("a.io/app@{DIGEST}")), Some(format!("a.io/app:1@{DIGEST}"))]
         {
-            let stated = read(PAYLOAD_TYPE, text.as_bytes(), image.as_deref()).unwrap();
+            let wanted = Wanted { image: image.as_deref(), ..Wanted::default() };
+            let stated = read(PAYLOAD_TYPE, text.as_bytes(), wanted).unwrap();
             assert_eq!(
                 (stated.builder.as_str(), stated.commit.as_str()),
                 ("https://ci.example.org", &*commit.to_string())
@@ -395,9 +433,47 @@ mod tests {
         }
         let other = DIGEST.replace('a', "b");
         for image in [other.clone(), format!("a.io/app@{other}"), format!("a.io/other@{DIGEST}")] {
-            assert!(read(PAYLOAD_TYPE, text.as_bytes(), Some(&image)).unwrap_err().contains("not about"), "{image}");
+            let wanted = Wanted { image: Some(&image), ..Wanted::default() };
+            assert!(read(PAYLOAD_TYPE, text.as_bytes(), wanted).unwrap_err().contains("not about"), "{image}");
         }
-        assert!(read("text/plain", text.as_bytes(), None).is_err());
-        assert!(read(PAYLOAD_TYPE, text.replace("slsa.dev", "slsa.example").as_bytes(), None).is_err());
+        let anything = Wanted::default();
+        assert!(read("text/plain", text.as_bytes(), anything).is_err());
+        assert!(read(PAYLOAD_TYPE, text.replace("slsa.dev", "slsa.example").as_bytes(), anything).is_err());
+        let other: CommitSha = "0000000000000000000000000000000000000001".parse().unwrap();
+        for (wanted, wrong) in [
+            (Wanted { source: Some("https://github.com/acme/shop"), commit: Some(&commit), ..anything }, None),
+            (Wanted { source: Some("https://github.com/acme/other"), ..anything }, Some("not from https")),
+            (Wanted { commit: Some(&other), ..anything }, Some("not of 00000")),
+        ] {
+            let seen = read(PAYLOAD_TYPE, text.as_bytes(), wanted).err();
+            assert_eq!(seen.is_some(), wrong.is_some(), "{seen:?}");
+            assert!(seen.unwrap_or_default().contains(wrong.unwrap_or_default()), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_the_whole_repository_and_no_part_of_one() {
+        const STATED: &str = "git+https://github.com/acme/shop@refs/heads/main";
+        for (wanted, is_it) in [
+            ("https://github.com/acme/shop", true),
+            ("https://github.com/acme/shop.git", true),
+            ("https://github.com/acme/shop/", true),
+            ("git+https://github.com/acme/shop", true),
+            (STATED, true),
+            ("https://github.com/acme/shop@refs/heads/main", true),
+            ("https://github.com/acme/shop@refs/heads/other", false),
+            ("https://github.com/acme/shop@", false),
+            ("https://github.com/acme/sho", false),
+            ("https://github.com/acme", false),
+            ("github.com/acme/shop", false),
+            ("http://github.com/acme/shop", false),
+            ("", false),
+        ] {
+            assert_eq!(is_from(STATED, "refs/heads/main", wanted), is_it, "{wanted}");
+        }
+        assert!(is_from("git:acme/shop@refs/heads/main", "refs/heads/main", "acme/shop"));
+        assert!(!is_from("", "", "") && !is_from("", "", "acme/shop"));
+        assert!(!is_from(STATED, "", "https://github.com/acme/shop"), "it must say of which ref it is");
+        assert!(!is_from(STATED, "main", "https://github.com/acme/shop"));
     }
 }

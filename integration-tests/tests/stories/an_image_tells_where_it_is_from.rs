@@ -58,7 +58,8 @@ async fn the_server_vouches_for_it_and_others_can_tell() -> Result<()> {
     let log = stand.api()?.log(&view.jobs[0].id).await?;
     assert_eq!(view.run.status, RunStatus::Succeeded, "{log}");
     let (image, artifact) = (&view.jobs[0].outputs["image"], &view.jobs[0].outputs["provenance"]);
-    assert_eq!(artifact, "provenance-image-2", "{log}");
+    assert!(artifact.starts_with("provenance-image-2-"), "{artifact} {log}");
+    assert_eq!(artifact, &view.artifacts[0].name);
     let (run, to) = (view.run.id.to_string(), stand.folder().join("downloaded"));
     said(&stand, &["artifact", "download", &run, artifact, "--to", &path(&to)])?;
     let file = to.join("provenance.json");
@@ -86,6 +87,13 @@ async fn the_server_vouches_for_it_and_others_can_tell() -> Result<()> {
     assert!(build["externalParameters"]["inputs"].get("password").is_none(), "{statement}");
     assert_eq!(statement["predicate"]["runDetails"]["builder"]["id"], "https://ci.example.org");
 
+    let made_of = build["resolvedDependencies"][0]["uri"].as_str().context("no source")?;
+    let (source, _) = made_of.split_once("@refs/").context("no ref")?;
+    for source in [source, made_of] {
+        let seen = verify(&file, &["--source", source, "--commit", commit.trim()])?;
+        assert!(seen.status.success(), "{source} {}", String::from_utf8_lossy(&seen.stderr));
+    }
+
     // another tool finds the signature right, and a changed statement wrong
     let envelope: Value = serde_json::from_slice(&fs::read(&file)?)?;
     let payload = STANDARD.decode(envelope["payload"].as_str().context("no payload")?)?;
@@ -96,9 +104,13 @@ async fn the_server_vouches_for_it_and_others_can_tell() -> Result<()> {
     tampered["payload"] = STANDARD.encode(changed).into();
     let elsewhere = stand.folder().join("tampered.json");
     fs::write(&elsewhere, tampered.to_string())?;
-    let other = format!("sha256:{}", "0".repeat(64));
-    for (file, more, word) in [(&elsewhere, &[][..], "it was changed"), (&file, &["--image", &other][..], "not about")]
-    {
+    let (other, no_commit) = (format!("sha256:{}", "0".repeat(64)), "0".repeat(40));
+    for (file, more, word) in [
+        (&elsewhere, &[][..], "it was changed"),
+        (&file, &["--image", &other][..], "not about"),
+        (&file, &["--source", "https://example.org/other"][..], "not from https://example.org/other"),
+        (&file, &["--commit", &no_commit][..], "not of 0000"),
+    ] {
         let seen = verify(file, more)?;
         let why = String::from_utf8_lossy(&seen.stderr).into_owned();
         assert!(seen.status.code() == Some(1) && why.contains(word), "{why}");

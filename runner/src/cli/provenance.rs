@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use segue_pipelines::provenance::read;
+use segue_pipelines::provenance::{Wanted, read};
 use segue_runner::provenance::{Signer, default_key_file, verified};
-use segue_schemas::provenance::Envelope;
+use segue_schemas::{id::CommitSha, provenance::Envelope};
 use serde_json::json;
 
 use super::{
@@ -26,9 +26,10 @@ const MAX_BYTES: u64 = 8 * 1024 * 1024;
 #[command(after_help = "Examples:\n  \
     segue provenance key create --config /etc/segue/segue.yaml\n  \
     segue provenance key show > segue.pub\n  \
-    segue artifact download 12 provenance-image-2\n  \
-    segue provenance verify provenance.json --key segue.pub --image registry.example.org/shop/app@sha256:1f2e...\n\n\
-    Exit codes of verify: 0 it is signed with that key and is about that image, 1 it is not, 2 usage.")]
+    segue artifact download 12 provenance-image-2-1f2e3d4c5b6a\n  \
+    segue provenance verify provenance.json --key segue.pub --image registry.example.org/shop/app@sha256:1f2e...\n  \
+    segue provenance verify provenance.json --key segue.pub --source https://github.com/acme/shop --commit $(git rev-parse HEAD)\n\n\
+    Exit codes of verify: 0 it is signed with that key and says what is asked for, 1 it is not or does not, 2 usage.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -75,6 +76,12 @@ struct VerifyArgs {
     /// The image that it must be about: NAME@sha256:..., or the digest alone
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// The repository that the image must be from; URL@refs/heads/main: and that ref of it
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
+    /// The commit that the image must be of, in full
+    #[arg(long, value_name = "SHA")]
+    commit: Option<CommitSha>,
     /// Print JSON: the statement
     #[arg(long)]
     json: bool,
@@ -125,7 +132,8 @@ fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         .map_err(|error| Failure::new(format_args!("{shown} is no envelope: {error}")))?;
     let wrong = |error: &dyn std::fmt::Display| Failure::new(format_args!("{shown} is not to be believed: {error}"));
     let payload = verified(&envelope, &text(&args.key)?, &args.key).map_err(|error| wrong(&error))?;
-    let stated = read(&envelope.payload_type, &payload, args.image.as_deref()).map_err(|error| wrong(&error))?;
+    let wanted = Wanted { image: args.image.as_deref(), source: args.source.as_deref(), commit: args.commit.as_ref() };
+    let stated = read(&envelope.payload_type, &payload, wanted).map_err(|error| wrong(&error))?;
     if args.json {
         let statement: serde_json::Value = serde_json::from_slice(&payload).map_err(|error| wrong(&error))?;
         show::json(&json!({"verified": true, "statement": statement}))?;

@@ -5,10 +5,11 @@ use std::{fs, io::Write as _};
 
 use segue_pipelines::{container::with_tag, image::Build};
 use segue_schemas::{
-    id::Digest,
+    id::{Digest, Epoch},
     provenance::{AskProvenance, Envelope, NamedImage},
     worker_api::AttachArtifact,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     built_in::{BuiltIn, blocking},
@@ -18,6 +19,8 @@ use crate::{artifact::pack, control_plane::ControlPlaneError, engine::docker::Do
 
 /// What the file is called in the artifact.
 const FILE: &str = "provenance.json";
+/// Hexadecimal digits that tell artifacts apart whose readable names are the same.
+const DIGITS: usize = 12;
 
 impl BuiltIn<'_> {
     /// The name of the artifact that holds the statement; `None` where nothing is stated.
@@ -50,11 +53,18 @@ impl BuiltIn<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.keep(&envelope).await.map(Some)
+        self.keep(&envelope, build.provenance.is_some(), pushed).await
     }
 
-    async fn keep(&mut self, envelope: &Envelope) -> Result<String, StepError> {
-        let name = artifact_name(&self.claim.plan.key, self.step, self.claim.epoch.0);
+    /// The artifact's name; `None` where the server does not take it and it `must` not be there.
+    async fn keep(
+        &mut self,
+        envelope: &Envelope,
+        must: bool,
+        pushed: &[NamedImage],
+    ) -> Result<Option<String>, StepError> {
+        let epoch = self.claim.epoch;
+        let name = artifact_name(&self.claim.plan.key, self.step, epoch, pushed);
         let (private, file) = self.private_file("provenance")?;
         let text = serde_json::to_vec_pretty(envelope)
             .map_err(|error| StepError::Infrastructure(format!("the statement: {error}")))?;
@@ -67,12 +77,20 @@ impl BuiltIn<'_> {
         });
         packed.await?.map_err(|error| private.error(&error))?;
         let (digest, bytes) = self.upload_packed(&private, file).await?;
-        let epoch = self.claim.epoch;
         let attach = AttachArtifact { epoch, name: name.clone(), digest, bytes, retention_days: None };
-        self.control_plane.attach_artifact(self.claim.job, &attach).await?;
+        match self.control_plane.attach_artifact(self.claim.job, &attach).await {
+            Ok(_) => {}
+            // the image is pushed by now
+            Err(ControlPlaneError::Refused { status: 409 | 422, message, .. }) if !must => {
+                let text = format!("##[warning]Where the image is from is not kept: {message}");
+                self.log.line(text).await;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.artifacts.push(name.clone());
         self.log.line(format!("Where the image is from is stated, signed, in the artifact `{name}`")).await;
-        Ok(name)
+        Ok(Some(name))
     }
 }
 
@@ -85,12 +103,19 @@ async fn named(docker: &Docker, base: &str) -> Option<NamedImage> {
     Some(NamedImage { name: with_tag(name), digest: digest.parse::<Digest>().ok()? })
 }
 
-/// One for each time that a step of a job runs in an attempt.
-fn artifact_name(key: &str, step: usize, epoch: i64) -> String {
+/// One for each time that a step of a job runs in an attempt, and for each build of an action that holds several. What the job's key
+/// loses for people to read it is in the digits at the end.
+fn artifact_name(key: &str, step: usize, epoch: Epoch, pushed: &[NamedImage]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let key: String = key.chars().map(plain).take(100).collect();
-    let again = if epoch > 1 { format!("-{epoch}") } else { String::new() };
-    format!("provenance-{key}-{}{again}", step + 1)
+    let readable: String = key.chars().map(plain).take(100).collect();
+    let mut hash = Sha256::new();
+    hash.update(format!("{}\n{key}\n{step}\n", key.len()));
+    for NamedImage { name, digest } in pushed {
+        hash.update(format!("{name}@{digest}\n"));
+    }
+    let digits = hex::encode(&hash.finalize()[..DIGITS / 2]);
+    let again = if epoch.0 > 1 { format!("-{}", epoch.0) } else { String::new() };
+    format!("provenance-{readable}-{}-{digits}{again}", step + 1)
 }
 
 #[cfg(test)]
@@ -99,11 +124,41 @@ mod tests {
 
     use super::*;
 
+    fn image(name: &str, digit: &str) -> NamedImage {
+        NamedImage { name: name.into(), digest: format!("sha256:{}", digit.repeat(64)).parse().unwrap() }
+    }
+
     #[test]
     fn every_try_has_an_artifact_of_its_own() {
-        assert_eq!(artifact_name("image", 1, 1), "provenance-image-2");
-        assert_eq!(artifact_name("image", 1, 3), "provenance-image-2-3");
-        let odd = artifact_name(&format!("build (a/b, \"c\"){}", "x".repeat(300)), 0, 1);
+        let pushed = [image("a.io/app:1", "a")];
+        let name = |key: &str, step, epoch| artifact_name(key, step, Epoch(epoch), &pushed);
+        let first = name("image", 1, 1);
+        let digits = first.strip_prefix("provenance-image-2-").unwrap();
+        assert!(digits.len() == DIGITS && digits.chars().all(|c| c.is_ascii_hexdigit()), "{first}");
+        assert_eq!(name("image", 1, 1), first);
+        assert_eq!(name("image", 1, 3), format!("{first}-3"));
+        let odd = name(&format!("build (a/b, \"c\"){}", "x".repeat(300)), 0, 1);
         assert!(odd.starts_with("provenance-build--a-b---c--x") && check_name(&odd).is_ok(), "{odd}");
+    }
+
+    #[test]
+    fn no_two_builds_share_an_artifact() {
+        let long = "x".repeat(100);
+        let one = [image("a.io/app:1", "a")];
+        let named = |key: &str, pushed: &[NamedImage]| artifact_name(key, 1, Epoch(1), pushed);
+        let names = [
+            // what differs in the key is not in the readable part
+            named("build (a/b)", &one),
+            named("build (a b)", &one),
+            named(&format!("{long}1"), &one),
+            named(&format!("{long}2"), &one),
+            // two steps of one action
+            named("image", &one),
+            named("image", &[image("a.io/other:1", "a")]),
+            named("image", &[image("a.io/app:1", "b")]),
+            named("image", &[image("a.io/app:1", "a"), image("a.io/app:2", "a")]),
+        ];
+        let different: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
     }
 }
