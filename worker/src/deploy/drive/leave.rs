@@ -62,8 +62,11 @@ pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -
     let passed = |entry: Option<&JournalEntry>, limit: Duration| entry.is_some_and(|e| now().since(e.at) >= limit);
     if is_untouched(claim) {
         // a backup may take long, and is no try to begin
-        let is_try = |kind| matches!(kind, JournalKind::Claimed | JournalKind::BackUpIntent | JournalKind::BackedUp);
-        let first_tried = claim.journal.iter().rfind(|entry| is_try(entry.kind));
+        let is_try = |entry: &&JournalEntry| {
+            matches!(entry.kind, JournalKind::Claimed | JournalKind::BackUpIntent | JournalKind::BackedUp)
+                || is_away(entry)
+        };
+        let first_tried = claim.journal.iter().rfind(is_try);
         let reason = format!("nothing was changed, because the rollout could not begin: {why}");
         return passed(first_tried, timing.begin_limit).then_some(GivenUp { serves: "former", reason });
     }
@@ -84,7 +87,13 @@ fn is_repair(claim: &RolloutClaim) -> bool {
 }
 
 fn is_untouched(claim: &RolloutClaim) -> bool {
-    claim.rollout.state.is_none() && claim.rollout.weight == 0
+    let brings_back = claim.journal.iter().any(|entry| entry.kind == JournalKind::RestoreIntent);
+    claim.rollout.state.is_none() && claim.rollout.weight == 0 && !brings_back
+}
+
+/// Whether a backup was begun and not ended: it may have taken longer than a rollout may take to begin.
+fn is_backing_up(claim: &RolloutClaim) -> bool {
+    claim.journal.last().is_some_and(|entry| entry.kind == JournalKind::BackUpIntent)
 }
 
 /// Whether an entry says that the host does not answer. Nothing is written after it while that lasts.
@@ -117,7 +126,7 @@ pub(super) fn stands(claim: &RolloutClaim, why: &str) -> RolloutReport {
     if claim.journal.is_empty() {
         let message = "a worker took the rollout over, but could not begin it";
         journal.note(JournalKind::Claimed, json!({ "message": message }));
-    } else if !is_untouched(claim) && !claim.journal.last().is_some_and(is_away) {
+    } else if (!is_untouched(claim) || is_backing_up(claim)) && !claim.journal.last().is_some_and(is_away) {
         let message = format!("it waits for its host: {why}");
         journal.note(JournalKind::Held, json!({ "message": message, "is_away": true }));
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     super::{hosts::Host, place},
-    leave::GivenUp,
+    leave::{GivenUp, left_by},
     save::{HOLD, Saving, Stop, minutes_ms, with_last_words},
 };
 
@@ -26,19 +26,33 @@ impl Saving<'_> {
             let mut of_id = state.backups.iter().filter(|known| known.id == *backup);
             of_id.any(|known| matches!(known.state, BackupState::Kept { .. }))
         };
-        let mut holders = self.carriers().await?;
+        let (mut holders, away) = self.carriers().await?;
         holders.retain(|(_, state)| keeps(state));
-        if holders.is_empty() {
-            let why = format!("no host that serves `{}` and answers keeps the backup `{backup}`", self.service());
-            return Err(Stop::unchanged(&why));
+        let is_begun =
+            |saving: &Self| saving.claim.journal.iter().any(|entry| entry.kind == JournalKind::RestoreIntent);
+        match away {
+            // who does not answer may be who keeps it, or have data of its own that would stay as they are
+            Some(trouble) if holders.is_empty() || self.takes_each() => return Err(Stop::Leave(left_by(trouble))),
+            _ if holders.is_empty() => {
+                let why = format!("no host that serves `{}` keeps the backup `{backup}`", self.service());
+                return Err(if is_begun(self) { self.half_back(&why) } else { Stop::unchanged(&why) });
+            }
+            _ => {}
         }
         self.back_up(&holders).await?;
-        if !self.claim.journal.iter().any(|entry| entry.kind == JournalKind::RestoreIntent) {
+        let mut is_untouched = !is_begun(self);
+        if is_untouched {
+            self.heed_all(&holders[0].0).await?;
             let message = format!("bringing the data of {} back from {backup}", self.service());
             self.write(JournalKind::RestoreIntent, json!({ "message": message, "backup": backup })).await?;
         }
         for (host, _) in &holders {
-            self.restore_at(host, backup, &settings, &command).await?;
+            match self.restore_at(host, backup, &settings, &command).await {
+                Ok(()) => is_untouched = false,
+                // only the first of all may say that nothing was changed
+                Err(Stop::End(GivenUp { reason, .. })) if !is_untouched => return Err(self.half_back(&reason)),
+                Err(stop) => return Err(stop),
+            }
         }
         let message = format!("the data of {} are those of {backup} again", self.service());
         self.write(JournalKind::Restored, json!({ "message": message, "backup": backup })).await?;
@@ -78,13 +92,15 @@ impl Saving<'_> {
             self.heed(news, host, false).await?;
         }
         let RestoreState::Failed { reason, said, was_begun } = restore.state else { return Ok(()) };
-        if !was_begun {
-            return Err(Stop::unchanged(&format!("{what}: {reason}")));
-        }
+        let why = with_last_words(format!("{what}: {reason}"), &said);
+        Err(if was_begun { self.half_back(&why) } else { Stop::unchanged(&why) })
+    }
+
+    /// It ends, and what was there may be half replaced.
+    fn half_back(&self, why: &str) -> Stop {
         let before = segue_pipelines::backup::begun(&self.claim.journal);
-        let undo = before.map_or_else(String::new, |before| format!("; what was there before is kept as {before}"));
-        let reason = format!("the data may be half brought back on host `{}`: {reason}{undo}", host.name);
-        Err(Stop::End(GivenUp { serves: "former", reason: with_last_words(reason, &said) }))
+        let undo = before.map_or_else(String::new, |before| format!("what was there before is kept as {before}; "));
+        Stop::End(GivenUp { serves: "former", reason: format!("the data may be half brought back; {undo}{why}") })
     }
 
     fn service(&self) -> &str {

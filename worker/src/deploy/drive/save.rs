@@ -15,7 +15,7 @@ use segue_schemas::{
     worker_api::{RolloutClaim, RolloutReport},
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,6 +34,9 @@ use super::{
 
 /// How long a host holds its answer back while a command runs.
 pub(super) const HOLD: Duration = Duration::from_secs(20);
+
+/// How long after a command's time a host may take to say what became of it.
+const UNTOLD: Duration = Duration::from_secs(120);
 
 /// Why a rollout does not begin.
 pub(super) enum Stop {
@@ -102,7 +105,15 @@ impl<'a> Saving<'a> {
         let hosts = match self.wanted() {
             Before::Nothing => return Ok(()),
             Before::FirstRelease => Vec::new(),
-            Before::BackUp(_) => self.carriers().await?,
+            Before::BackUp(_) => {
+                let (hosts, away) = self.carriers().await?;
+                match away {
+                    Some(trouble) if hosts.is_empty() || self.takes_each() => {
+                        return Err(Stop::Leave(left_by(trouble)));
+                    }
+                    _ => hosts,
+                }
+            }
         };
         self.back_up(&hosts).await
     }
@@ -112,13 +123,20 @@ impl<'a> Saving<'a> {
         backup::before(&rollout.spec, rollout.state.is_some() || rollout.weight > 0, &self.claim.journal)
     }
 
-    /// The hosts where something of the service serves, each with what it carries. One that does not answer is passed over where another does.
-    pub(super) async fn carriers(&mut self) -> Result<Vec<(Host, HostState)>, Stop> {
+    /// Whether the service's data are at each host.
+    pub(super) fn takes_each(&self) -> bool {
+        let settings = self.claim.rollout.spec.service.backup.as_ref();
+        settings.is_some_and(|settings| settings.hosts == BackupHosts::Each)
+    }
+
+    /// The hosts where something of the service serves, each with what it carries; and why one does not answer, if there is one.
+    pub(super) async fn carriers(&mut self) -> Result<(Vec<(Host, HostState)>, Option<HostTrouble>), Stop> {
         let (hosts, left_out) = hosts_of(&self.claim, self.timing).map_err(|why| Stop::Leave(hand_back_later(why)))?;
+        let (mut found, mut away) = (Vec::new(), None);
         for OutOfStep { host, reason } in left_out {
             tracing::warn!(host, reason, "it is not asked for a backup");
+            away = Some(HostTrouble::Away(format!("host `{host}` can't be asked: {reason}")));
         }
-        let (mut found, mut away) = (Vec::new(), None);
         let spec = &self.claim.rollout.spec;
         for host in hosts {
             match host.state().await {
@@ -130,10 +148,7 @@ impl<'a> Saving<'a> {
                 Err(trouble) => away = Some(trouble),
             }
         }
-        match away {
-            Some(trouble) if found.is_empty() => Err(Stop::Leave(left_by(trouble))),
-            _ => Ok(found),
-        }
+        Ok((found, away))
     }
 
     /// Has a backup taken at these hosts, by the service's rule of whose data they are.
@@ -217,8 +232,13 @@ impl<'a> Saving<'a> {
         };
         let what = "its backup can't be taken";
         self.is_held()?;
+        let until = Instant::now() + Duration::from_millis(take.timeout_ms) + UNTOLD;
         let mut backup: Backup = host.take_backup(&take).await.map_err(|trouble| Stop::of(trouble, what))?;
         while backup.state == BackupState::Taking {
+            if Instant::now() >= until {
+                let why = format!("{what}: its time is over, and host `{}` does not say what became of it", host.name);
+                return Err(Stop::unchanged(&why));
+            }
             let (id, seen) = (id.clone(), host.clone());
             let seen = async move { seen.backup(&id, HOLD).await };
             let news = tokio::select! {
@@ -245,6 +265,16 @@ impl<'a> Saving<'a> {
             news = self.news.recv() => News::Lease(news),
             () = self.shutdown.cancelled() => News::Shutdown,
         }
+    }
+
+    /// Follows a person's word to end it that has come and was not looked at yet.
+    pub(super) async fn heed_all(&mut self, host: &Host) -> Result<(), Stop> {
+        while let Ok(news) = self.news.try_recv() {
+            if let Heard::Abort(by) = self.heed(News::Lease(Some(news)), host, true).await? {
+                return Err(Stop::unchanged(&format!("{by} aborted it before anything was brought back")));
+            }
+        }
+        Ok(())
     }
 
     /// Does what the news ask for. A person's word to end it is followed where it can be.

@@ -36,6 +36,9 @@ const MAX_ERRORS: u64 = 16 * 1024 * 1024;
 /// What is kept of that: so many bytes, and of them so many lines.
 const LAST_WORDS: (u64, usize) = (4096, 20);
 
+/// Bytes of a command's last words that are looked through for secrets.
+const MASKED: u64 = 64 * 1024;
+
 /// Parts of the names of variables whose values are told to nobody.
 const SECRET_NAMES: [&str; 8] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PWD", "KEY", "CREDENTIAL", "AUTH"];
 
@@ -131,14 +134,18 @@ fn last_words(path: &Path, variables: &[(String, String)]) -> Vec<String> {
     let read = || {
         let mut file = File::open(path)?;
         let end = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(end.saturating_sub(LAST_WORDS.0)))?;
+        // a secret that is cut is not known for one: far more is masked than is told
+        file.seek(SeekFrom::Start(end.saturating_sub(MASKED)))?;
         let mut bytes = Vec::new();
-        file.take(LAST_WORDS.0).read_to_end(&mut bytes)?;
+        file.take(MASKED).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
     };
     let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
     let masked = Masker::new(variables.iter().filter_map(secret)).mask(&text);
-    let lines: Vec<&str> = masked.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let told = usize::try_from(LAST_WORDS.0).unwrap_or(usize::MAX);
+    let from = (masked.len().saturating_sub(told)..=masked.len()).find(|at| masked.is_char_boundary(*at));
+    let lines: Vec<&str> =
+        masked[from.unwrap_or_default()..].lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LAST_WORDS.1)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
@@ -170,6 +177,12 @@ mod tests {
         std::fs::write(file.path(), "first\n\nno login as shop:hunter2@db\nwith abcdefgh in production\n").unwrap();
         let said = last_words(file.path(), &variables);
         assert_eq!(said, ["first", "no login as shop:***@db", "with *** in production"]);
+
+        // cut where a secret stands, nothing of it is left
+        let long = format!("{}abcdefgh{}", "x".repeat(5000), "y".repeat(4093));
+        std::fs::write(file.path(), long).unwrap();
+        let said = last_words(file.path(), &variables);
+        assert!(said.len() == 1 && said[0].ends_with("yyy") && !said[0].contains("fgh"), "{said:?}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The files of backups: written aside, given their place once they are whole and on the disk, removed.
 
 use std::{
-    collections::HashSet,
     fs::{File, Permissions},
     io::{self, Read as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -109,24 +108,19 @@ impl Files {
         remove(&self.path(backup));
     }
 
-    /// Removes what is none of the recorded backups: what was written aside, and what got its place and was not recorded.
-    pub(super) fn sweep(&self, recorded: &[&Backup]) {
-        let kept: HashSet<PathBuf> = recorded
-            .iter()
-            .filter(|backup| matches!(backup.state, BackupState::Kept { .. }))
-            .map(|backup| self.path(backup))
-            .collect();
-        let entries = |folder: &Path| {
-            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
-        };
-        for left in entries(&self.folder_aside()) {
-            remove(&left);
-        }
-        for service in entries(&self.folder).iter().flat_map(|environment| entries(environment)) {
-            for file in entries(&service).into_iter().filter(|file| !kept.contains(file)) {
-                remove(&file);
-            }
-        }
+    /// Removes what a host before this one has left: what was written aside, and what of the backups that were being taken has its place. A file
+    /// that nobody knows stays: it may be what somebody has brought here from another machine.
+    pub(super) fn sweep<'b>(&self, taking: impl Iterator<Item = &'b Backup>) {
+        let left = std::fs::read_dir(self.folder_aside()).into_iter().flatten().flatten();
+        left.for_each(|entry| remove(&entry.path()));
+        taking.for_each(|backup| self.remove(backup));
+    }
+
+    /// Whether somebody has taken a backup's file away. Where its folder is not there either, a disk may not be mounted.
+    pub(super) fn is_gone(&self, backup: &Backup) -> bool {
+        let path = self.path(backup);
+        let is_missing = |path: &Path| std::fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        is_missing(&path) && path.parent().is_some_and(Path::is_dir)
     }
 
     /// On the same file system, where no environment can be called so.
@@ -193,5 +187,54 @@ fn remove(path: &Path) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "what is left of a backup can't be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_schemas::{id::ReleaseId, time::Timestamp};
+
+    use super::*;
+
+    fn backup(id: &str, state: BackupState) -> Backup {
+        Backup {
+            id: id.parse().unwrap(),
+            environment: "production".into(),
+            service: "web".into(),
+            release: ReleaseId(1),
+            commit: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            begun_at: Timestamp(0),
+            why: String::new(),
+            state,
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_half_is_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let files = Files::new(data.path().join("backups"));
+        let [half, kept] = ["half", "kept"].map(|id| backup(id, BackupState::Taking));
+        let aside = files.aside("half").unwrap();
+        std::fs::write(&aside.output, "ha").unwrap();
+        for path in [files.path(&half), files.path(&kept)] {
+            make(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "all of it").unwrap();
+        }
+        // the second is of a host that was here before, or was brought from another machine
+        files.sweep([&half].into_iter());
+        assert!(!aside.output.exists() && !files.path(&half).exists());
+        assert_eq!(std::fs::read(files.path(&kept)).unwrap(), b"all of it");
+    }
+
+    #[test]
+    fn a_disk_that_is_not_mounted_takes_no_backup_away() {
+        let data = tempfile::tempdir().unwrap();
+        let files = Files::new(data.path().join("backups"));
+        let kept = backup("kept", BackupState::Taking);
+        assert!(!files.is_gone(&kept), "not even its folder is there");
+        make(files.path(&kept).parent().unwrap()).unwrap();
+        assert!(files.is_gone(&kept), "somebody has removed it");
+        std::fs::write(files.path(&kept), "all of it").unwrap();
+        assert!(!files.is_gone(&kept));
     }
 }

@@ -134,24 +134,24 @@ impl Host {
         known.ok_or_else(|| refusal(HostErrorCode::NotFound, format!("rollout {id} brings nothing back here")))
     }
 
-    /// Ends what a host before this one has left under way, and removes what is recorded no more.
+    /// Ends what a host before this one has left under way, and removes it.
     pub(super) async fn clear_left_backups(&self) -> Result<(), HostError> {
         let recorded = self.store.current();
-        let taking = recorded.backups.iter().filter(|record| record.backup.state == BackupState::Taking);
+        let taking = || recorded.backups.iter().filter(|record| record.backup.state == BackupState::Taking);
         let running = recorded.restores.iter().filter(|record| record.restore.state == RestoreState::Running);
-        let marks = taking.map(|record| self.backup_mark(record.backup.id.as_str()));
+        let marks = taking().map(|record| self.backup_mark(record.backup.id.as_str()));
         for mark in marks.chain(running.map(|record| self.backup_mark(&restore_name(record.restore.id)))) {
             if let Some(mut left) = Process::find(&mark) {
                 left.terminate(Duration::ZERO).await;
             }
         }
         let files = self.backup_files();
-        files.sweep(&recorded.backups.iter().map(|record| &record.backup).collect::<Vec<_>>());
+        files.sweep(taking().map(|record| &record.backup));
         let change = self.store.change(move |recorded| {
             for BackupRecord { backup, .. } in &mut recorded.backups {
                 let gone = match backup.state {
                     BackupState::Taking => Some((CUT_SHORT, true)),
-                    BackupState::Kept { .. } if !files.path(backup).is_file() => Some(("its file is gone", false)),
+                    BackupState::Kept { .. } if files.is_gone(backup) => Some(("its file is gone", false)),
                     _ => None,
                 };
                 if let Some((reason, cut_short)) = gone {
@@ -184,10 +184,11 @@ impl Host {
                 BackupState::Failed { reason, said, cut_short: false }
             }
         };
-        let noted = self.store.change(move |recorded| Ok(recorded.end_backup(&take, state)));
+        // a disk that is full must not leave whoever waits for it without an answer
+        let noted = self.store.change_regardless(move |recorded| Ok(recorded.end_backup(&take, state)));
         match noted.await {
             Ok(gone) => gone.iter().for_each(|backup| files.remove(backup)),
-            // it counts for nothing, and is swept away with the next start
+            // it counts for nothing, and is removed with the next start
             Err(error) => tracing::error!(backup = %id, %error, "what became of it can't be recorded"),
         }
     }
@@ -291,6 +292,7 @@ impl Recorded {
             known.epoch = take.fence.epoch;
             return Ok(false);
         }
+        self.brings_nothing_back(&take.fence, None)?;
         let instance = serving(self, &take.fence)?;
         let release = &instance.release;
         if instance.run.is_container() {
@@ -337,6 +339,7 @@ impl Recorded {
         if self.known_restore(wanted.id).is_some() {
             return Ok(false);
         }
+        self.brings_nothing_back(&wanted.fence, Some(wanted.id))?;
         serving(self, &wanted.fence)?;
         let kept = self.backups.iter().find(|record| record.is(&wanted.fence, &wanted.backup));
         if !kept.is_some_and(|record| matches!(record.backup.state, BackupState::Kept { .. })) {
@@ -348,6 +351,21 @@ impl Recorded {
         let excess = self.restores.len().saturating_sub(REMEMBERED_RESTORES);
         self.restores.drain(..excess);
         Ok(true)
+    }
+
+    /// While data are being brought back, they are neither backed up nor brought back by another rollout.
+    fn brings_nothing_back(&self, fence: &Fence, but: Option<RolloutId>) -> Result<(), HostError> {
+        let under_way = self.restores.iter().find(|record| {
+            record.restore.state == RestoreState::Running
+                && record.environment == fence.environment
+                && record.service == fence.service
+                && Some(record.restore.id) != but
+        });
+        under_way.map_or(Ok(()), |record| {
+            let Restore { id, backup, .. } = &record.restore;
+            let message = format!("rollout {id} is bringing {backup} back here: this waits for its end");
+            Err(refusal(HostErrorCode::Unavailable, message))
+        })
     }
 
     fn backup(&self, id: &BackupId) -> Result<&BackupRecord, HostError> {
