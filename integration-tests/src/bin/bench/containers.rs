@@ -55,6 +55,9 @@ pub async fn measure() -> Result<Vec<Figure>> {
 
 async fn jobs_beside_the_client(stand: &Stand, docker: &Docker, pipeline: &str) -> Result<Vec<Figure>> {
     let kept = client(docker.socket(), &["run", "--detach", IMAGE, "sleep", "3600"])?;
+    // where an engine is installed as usual, what is run without a word about it is in a network as well; this one was started without
+    let network = "segue-bench";
+    client(docker.socket(), &["network", "create", network])?;
     let (mut starts, mut runs, mut steps, mut execs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..JOBS + WARM_UP {
         let view = dispatch(stand, pipeline).await?;
@@ -64,7 +67,7 @@ async fn jobs_beside_the_client(stand: &Stand, docker: &Docker, pipeline: &str) 
         ensure!(said.len() == STEPS, "{} of {STEPS} steps said something", said.len());
 
         let begun = now();
-        let bare = client(docker.socket(), &["run", "--rm", IMAGE, "sh", "-c", SAY])?;
+        let bare = client(docker.socket(), &["run", "--rm", "--init", "--network", network, IMAGE, "sh", "-c", SAY])?;
         let first = self::said(&bare)?.first().copied().context("the container said nothing")?;
         let exec = Instant::now();
         client(docker.socket(), &["exec", &kept, "sh", "-c", SAY])?;
@@ -78,11 +81,12 @@ async fn jobs_beside_the_client(stand: &Stand, docker: &Docker, pipeline: &str) 
         execs.push(exec);
     }
     client(docker.socket(), &["rm", "--force", &kept])?;
+    client(docker.socket(), &["network", "rm", network])?;
     let p50 = |samples: &mut Vec<Duration>| percentile_ms(samples, 50.0);
     let (start, run, step, exec) = (p50(&mut starts), p50(&mut runs), p50(&mut steps), p50(&mut execs));
     Ok(vec![
         Figure::new("job in a container: claim -> first command, p50", start, "ms"),
-        Figure::new("  `docker run`: start -> first command, p50", run, "ms"),
+        Figure::new("  `docker run --init --network`: start -> first command, p50", run, "ms"),
         Figure::new("  the first by the second", start / run, "times").at_most(1.15),
         Figure::new("job in a container: from step to step, p50", step, "ms"),
         Figure::new("  `docker exec`: whole, p50", exec, "ms"),

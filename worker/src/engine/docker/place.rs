@@ -1,4 +1,4 @@
-//! The place that a job's scripts run in: its network, its volumes and its container, made in this order and removed in the other.
+//! The place that a job's scripts run in: its network and its volumes, then its container; removed in the other order.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bollard::{
+    Docker as Client,
     models::{NetworkCreateRequest, VolumeCreateRequest},
     query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
 };
@@ -15,6 +16,7 @@ use futures_util::future::try_join_all;
 use segue_pipelines::container::Settings;
 use segue_schemas::id::{Epoch, JobId, RunId};
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
 use super::{
     Docker, DockerError, LABEL_EPOCH, LABEL_JOB, LABEL_PLACE, LABEL_RUN,
@@ -103,6 +105,8 @@ pub struct Place {
     job: JobId,
     epoch: Epoch,
     pub(super) lifeline: Mutex<Lifeline>,
+    /// What the engine is making for it.
+    pub(super) making: TaskTracker,
     opened: OnceLock<Opened>,
     pub(super) services: OnceLock<Vec<Started>>,
 }
@@ -123,6 +127,7 @@ impl Place {
             job,
             epoch,
             lifeline: Mutex::new(Lifeline::new(holder)),
+            making: TaskTracker::new(),
             opened: OnceLock::new(),
             services: OnceLock::new(),
         }
@@ -140,7 +145,7 @@ impl Place {
         self.job
     }
 
-    /// Pulls the image, makes network, volumes and container, and starts it. A dropped future leaves what it made;
+    /// Pulls the images, makes network, volumes and containers, and starts those, the job's last. A dropped future leaves what it made;
     /// [`Place::remove`] takes it away.
     ///
     /// # Errors
@@ -150,21 +155,39 @@ impl Place {
         docker.sweep_leftovers().await?;
         docker.mark(&self.name())?;
         let client = docker.client().await?;
-        let services = spec.services.iter().map(ServiceSpec::wanted);
-        let wanted =
-            std::iter::once(spec.wanted()).chain(services).map(|wanted| docker.images.have(docker, wanted, say));
-        let mut images = try_join_all(wanted).await?.into_iter();
-        let image = images.next().unwrap_or_default();
         let limit = docker.config.patience.0;
-        let name = self.name();
         let labels: HashMap<String, String> = self.labels().into();
-        let network = NetworkCreateRequest {
-            name: name.clone(),
-            driver: Some("bridge".into()),
-            labels: Some(labels.clone()),
-            ..NetworkCreateRequest::default()
+        let ceiling = create::Ceiling {
+            memory_bytes: docker.config.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            cpu_millis: docker.config.cpus.map(|cpus| u64::from(cpus) * 1000),
         };
-        call("make the network", limit, client.create_network(network)).await?;
+        let services = try_join_all(spec.services.iter().map(|one| docker.images.have(docker, one.wanted(), say)));
+        // none of these needs another: a container is in its network once it is started
+        let (opened, services, (), ()) = tokio::try_join!(
+            self.make_container(spec, &labels, ceiling, say),
+            services,
+            self.make_network(&labels),
+            self.hold(spec)
+        )?;
+        let services: Vec<(&ServiceSpec, String)> = spec.services.iter().zip(services).collect();
+        self.start_services(&services, &labels, ceiling, say).await?;
+        call("start the container", limit, client.start_container(&opened.id, None)).await?;
+        let _ = self.opened.set(opened);
+        Ok(())
+    }
+
+    /// Has the image, makes the volumes that have a name, and the container of all that.
+    async fn make_container(
+        &self,
+        spec: &ContainerSpec,
+        labels: &HashMap<String, String>,
+        ceiling: create::Ceiling,
+        say: &dyn Say,
+    ) -> Result<Opened, DockerError> {
+        let docker = &self.docker;
+        let (client, limit, name) = (docker.client().await?, docker.config.patience.0, self.name());
+        let image = docker.images.have(docker, spec.wanted(), say).await?;
+        // the engine would make those that are not there itself, and nobody would find them again
         let volumes = spec.services.iter().flat_map(|service| &service.volumes).chain(&spec.volumes);
         let named: BTreeSet<&str> = volumes.filter_map(|volume| create::volume_of(volume)).collect();
         for volume in named {
@@ -173,29 +196,47 @@ impl Place {
                 labels: Some(labels.clone()),
                 ..VolumeCreateRequest::default()
             };
-            call("make a volume", limit, client.create_volume(volume)).await?;
+            self.make("make a volume", move |client| async move { client.create_volume(volume).await }).await?;
         }
-        let ceiling = create::Ceiling {
-            memory_bytes: docker.config.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
-            cpu_millis: docker.config.cpus.map(|cpus| u64::from(cpus) * 1000),
-        };
-        let services: Vec<(&ServiceSpec, String)> = spec.services.iter().zip(images).collect();
-        self.start_services(&services, &labels, ceiling, say).await?;
-        self.lifeline.lock().await.begin(&spec.commands, spec.host_user).await?;
-        let body = create::job_container(spec, &image, &name, labels, ceiling);
+        let body = create::job_container(spec, &image, &name, labels.clone(), ceiling);
         let user = body.user.clone();
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let made = call("make the container", limit, client.create_container(Some(options), body)).await?;
-        call("start the container", limit, client.start_container(&made.id, None)).await?;
+        let make = move |client: Client| async move { client.create_container(Some(options), body).await };
+        let made = self.make("make the container", make).await?;
         let seen = call("look at the container", limit, client.inspect_container(&made.id, None)).await?;
         let path = seen.config.and_then(|config| config.env).and_then(|env| create::value_of(&env, "PATH"));
-        let _ = self.opened.set(Opened {
-            id: made.id,
-            path,
-            user,
-            workspace: (spec.workdir.clone().into(), spec.host_user),
-        });
-        Ok(())
+        Ok(Opened { id: made.id, path, user, workspace: (spec.workdir.clone().into(), spec.host_user) })
+    }
+
+    async fn make_network(&self, labels: &HashMap<String, String>) -> Result<(), DockerError> {
+        let network = NetworkCreateRequest {
+            name: self.name(),
+            driver: Some("bridge".into()),
+            labels: Some(labels.clone()),
+            ..NetworkCreateRequest::default()
+        };
+        self.make("make the network", move |client| async move { client.create_network(network).await }).await.map(drop)
+    }
+
+    /// Has the engine make something. It may do so though nobody waits for its answer any more, and whoever removes all that was made
+    /// is to find that as well: the request goes on when the future is dropped, and [`Self::remove`] waits for its end.
+    pub(super) async fn make<T, F>(
+        &self,
+        doing: &'static str,
+        request: impl FnOnce(Client) -> F,
+    ) -> Result<T, DockerError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, bollard::errors::Error>> + Send + 'static,
+    {
+        let limit = self.docker.config.patience.0;
+        let request = request(self.docker.client().await?.clone());
+        let made = self.making.spawn(async move { call(doing, limit, request).await });
+        made.await.map_err(|error| DockerError::away(doing, &error))?
+    }
+
+    async fn hold(&self, spec: &ContainerSpec) -> Result<(), DockerError> {
+        self.lifeline.lock().await.begin(&spec.commands, spec.host_user).await
     }
 
     /// Takes away what was made, however far it came. Again changes nothing.
@@ -204,6 +245,8 @@ impl Place {
     /// What could not be removed; the mark stays, so that the next start of the worker tries again.
     pub async fn remove(&self) -> Result<(), DockerError> {
         self.lifeline.lock().await.let_go().await;
+        self.making.close();
+        self.making.wait().await;
         let has_services = self.services.get().is_some_and(|services| !services.is_empty());
         let Some(opened) = self.opened.get().filter(|_| !has_services) else {
             // it may have come to a part of it, which the labels tell

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bollard::{
+    Docker as Client,
     models::{ContainerState, HealthStatusEnum},
     query_parameters::CreateContainerOptionsBuilder,
 };
@@ -75,7 +76,8 @@ impl Place {
             labels.insert(LABEL_SERVICE.into(), service.name.clone());
             let body = create::service_container(service, image, &network, labels, ceiling);
             let options = CreateContainerOptionsBuilder::default().name(&format!("{network}-{}", service.name)).build();
-            let made = call("make a service", limit, client.create_container(Some(options), body)).await?;
+            let make = move |client: Client| async move { client.create_container(Some(options), body).await };
+            let made = self.make("make a service", make).await?;
             call("start a service", limit, client.start_container(&made.id, None)).await?;
             Ok::<_, DockerError>(Started { name: service.name.clone(), id: made.id })
         };

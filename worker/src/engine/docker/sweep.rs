@@ -66,10 +66,14 @@ impl Place {
 
     /// Has it removed later, as often as it must be tried.
     pub(super) fn leave(&self) {
-        self.docker.leftovers.add(self.name());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(self.docker.clone().keep_sweeping());
-        }
+        let (docker, name, making) = (self.docker.clone(), self.name(), self.making.clone());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return docker.leftovers.add(name) };
+        runtime.spawn(async move {
+            making.close();
+            making.wait().await;
+            docker.leftovers.add(name);
+            docker.keep_sweeping().await;
+        });
     }
 }
 
