@@ -139,6 +139,7 @@ mod tests {
         };
         let backup = ServiceBackup {
             run: "cat data".into(),
+            container: None,
             restore: None,
             environments: vec!["production".into()],
             keep: BackupKeep::default(),

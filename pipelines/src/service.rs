@@ -199,11 +199,16 @@ impl Check<'_, '_, '_> {
     }
 
     fn backup(&mut self, backup: &ServiceBackup, spec: &ServiceSpec) {
-        if spec.container.is_some() {
-            let message = "`backup` is for services that run as a process: a container's volumes are not backed up";
-            self.refuse(&["backup"], message, Some("take it out"));
-        }
         let empty = |text: &str| text.trim().is_empty();
+        if let Some(image) = &backup.container {
+            if spec.container.is_none() {
+                let message = "`container` is for the backup of a service that runs as one: this one is a process, and backed up beside it";
+                self.refuse(&["backup", "container"], message, Some("take it out"));
+            } else if empty(image) || image.contains(char::is_whitespace) {
+                let help = Some("write its name as `docker pull` takes it: `postgres:17`");
+                self.refuse(&["backup", "container"], format!("`{image}` cannot name an image"), help);
+            }
+        }
         if empty(&backup.run) {
             let help = "write what backs up to its standard output: `run: pg_dump \"$DATABASE_URL\"`";
             self.refuse(&["backup", "run"], "the command is empty", Some(help));

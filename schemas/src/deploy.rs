@@ -89,8 +89,12 @@ impl ServiceSpec {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServiceBackup {
     /// The shell command that backs up, in the directory and with the variables of the release that serves. What it writes to its
-    /// standard output is the backup; or the file that `SEGUE_BACKUP_FILE` names, where it makes one there.
+    /// standard output is the backup; or the file that `SEGUE_BACKUP_FILE` names, where it makes one there. Of a service that runs as a
+    /// container it runs in a container of its own, with the volumes, the network and the variables of the service's.
     pub run: String,
+    /// The image of that container. Without one it is that of the release that serves. It needs a shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The shell command that brings a backup back. It reads it from its standard input, or from the file that
     /// `SEGUE_BACKUP_FILE` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]

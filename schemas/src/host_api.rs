@@ -340,6 +340,9 @@ pub struct TakeBackup {
     pub id: BackupId,
     /// The shell command.
     pub run: String,
+    /// The image that it runs in, where the service is a container; without one, the service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// After how long it is ended.
     pub timeout_ms: u64,
     /// Which backups of the service stay once this one is kept.
@@ -417,6 +420,9 @@ pub struct RestoreBackup {
     pub backup: BackupId,
     /// The shell command.
     pub run: String,
+    /// The image that it runs in, where the service is a container; without one, the service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// After how long it is ended.
     pub timeout_ms: u64,
 }

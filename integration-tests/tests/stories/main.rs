@@ -1,6 +1,7 @@
 //! Stories: one per file, each told from the built binary on real git, real processes and the real proxy.
 
 mod a_backup_is_taken_before_production;
+mod a_backup_is_taken_of_a_container;
 mod a_bad_release_comes_back_by_itself;
 mod a_bell_too_many_changes_nothing;
 mod a_broken_include_of_nginx_changes_nothing;

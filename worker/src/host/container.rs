@@ -56,7 +56,8 @@ pub struct Container {
     /// Who it is.
     pub record: ContainerRecord,
     docker: Arc<Docker>,
-    output: PathBuf,
+    /// Where what it prints is written; `None`: somebody else carries that.
+    output: Option<PathBuf>,
     /// The time of the last line that was written, as the engine writes it: text that sorts as the times do.
     written: Arc<Mutex<String>>,
     follower: Option<JoinHandle<()>>,
@@ -66,7 +67,13 @@ impl Container {
     /// One that was just started: all that it prints is new.
     #[must_use]
     pub fn started(docker: Arc<Docker>, record: ContainerRecord, output: PathBuf) -> Self {
-        Self { record, docker, output, written: Arc::default(), follower: None }
+        Self { record, docker, output: Some(output), written: Arc::default(), follower: None }
+    }
+
+    /// One whose streams somebody else carries.
+    #[must_use]
+    pub fn piped(docker: Arc<Docker>, record: ContainerRecord) -> Self {
+        Self { record, docker, output: None, written: Arc::default(), follower: None }
     }
 
     /// One that was started by an earlier host: what is in its output file is not written again. Whether it still runs is seen when
@@ -74,7 +81,7 @@ impl Container {
     #[must_use]
     pub fn adopted(docker: Arc<Docker>, record: ContainerRecord, output: PathBuf) -> Self {
         let written = Arc::new(Mutex::new(last_written(&output)));
-        Self { record, docker, output, written, follower: None }
+        Self { record, docker, output: Some(output), written, follower: None }
     }
 
     /// Waits for its end; says how it ended.
@@ -149,8 +156,9 @@ impl Container {
         if self.follower.as_ref().is_some_and(|follower| !follower.is_finished()) {
             return;
         }
+        let Some(output) = self.output.clone() else { return };
         let (docker, id) = (self.docker.clone(), self.record.container.clone());
-        let (output, written) = (self.output.clone(), self.written.clone());
+        let written = self.written.clone();
         self.follower = Some(tokio::spawn(async move {
             if let Err(error) = write_down(&docker, &id, &output, &written).await {
                 tracing::warn!(container = id, %error, "what it prints can't be written down");

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     Host,
     container::{Container, ContainerRecord, ToOutput},
+    gpus,
     instances::{Life, Started},
     output, refusal,
     running::Running,
@@ -38,6 +39,7 @@ const LABEL_LIFE: &str = "segue.life";
 const LABEL_RELEASE: &str = "segue.release";
 const LABEL_EPOCH: &str = "segue.epoch";
 const LABEL_ROLE: &str = "segue.role";
+const LABEL_COMMAND: &str = "segue.command";
 
 /// Pauses before what could not be swept away is tried again, from the first to the longest.
 const SWEEP_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -47,6 +49,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
 /// What a container that fills a service's data folder is for.
 const ROLE_SEED: &str = "seed";
+
+/// What a container that backs up, or brings a backup back, is for.
+const ROLE_COMMAND: &str = "backup";
 
 /// What asks a container to end, where nobody says otherwise.
 const STOP_SIGNAL: &str = "TERM";
@@ -196,6 +201,45 @@ impl Host {
         Ok(spec)
     }
 
+    /// A container beside an instance's for a command of its service's: with its volumes, network, variables and limits, and without
+    /// its port, its other names and its GPUs. In another image the user is who has a number.
+    pub(super) fn command_spec(
+        &self,
+        id: &InstanceId,
+        instance: &InstanceRecord,
+        name: &str,
+        image: Option<&str>,
+    ) -> Result<InstanceSpec, String> {
+        let mut spec = self.container_spec(id, instance)?;
+        spec.name = command_name(&self.engine_name(), name);
+        spec.labels.retain(|label, _| label != LABEL_INSTANCE && label != LABEL_LIFE);
+        spec.labels.insert(LABEL_ROLE.into(), ROLE_COMMAND.into());
+        spec.labels.insert(LABEL_COMMAND.into(), name.to_owned());
+        spec.settings.aliases.clear();
+        spec.settings.hostname = None;
+        if !std::mem::take(&mut spec.gpus).is_empty() {
+            gpus::shut_all_out(&mut spec.env);
+        }
+        if let Some(image) = image {
+            spec.image = image.to_owned();
+            spec.settings.workdir = None;
+            let is_number = |user: &String| user.chars().all(|c| c.is_ascii_digit() || c == ':');
+            spec.settings.user = spec.settings.user.filter(is_number);
+        }
+        Ok(spec)
+    }
+
+    /// Removes what commands of a service, of this host's or of one before it, have left running.
+    pub(super) async fn clear_commands(&self, environment: &str, service: &str) -> Result<(), DockerError> {
+        for left in self.docker.instances_with(&format!("{LABEL_ROLE}={ROLE_COMMAND}")).await? {
+            let is = |name: &str, value: &str| left.labels.get(name).is_some_and(|known| known == value);
+            if self.is_own(&left) && is(LABEL_ENVIRONMENT, environment) && is(LABEL_SERVICE, service) {
+                self.docker.remove_instance(&left.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Empties the volume that is a service's data folder.
     pub(super) async fn clear_volume(
         &self,
@@ -259,11 +303,13 @@ impl Host {
         // looked at afterwards: what was found and is recorded since then is not taken for left over
         let recorded = self.store.current();
         for one in found.into_iter().filter(|one| self.is_own(one)) {
-            let is_wanted = recorded.instances.iter().any(|(id, instance)| {
-                !instance.is_stopped()
-                    && one.labels.get(LABEL_INSTANCE) == Some(&self.mark(id))
-                    && one.labels.get(LABEL_LIFE) == Some(&instance.life.to_string())
-            });
+            let is_at_work = one.labels.get(LABEL_COMMAND).is_some_and(|name| recorded.is_at_work(name));
+            let is_wanted = is_at_work
+                || recorded.instances.iter().any(|(id, instance)| {
+                    !instance.is_stopped()
+                        && one.labels.get(LABEL_INSTANCE) == Some(&self.mark(id))
+                        && one.labels.get(LABEL_LIFE) == Some(&instance.life.to_string())
+                });
             if !is_wanted {
                 tracing::info!(container = one.id, "nobody needs it any more");
                 self.docker.remove_instance(&one.id).await?;
@@ -313,9 +359,18 @@ fn container_name(engine_name: &str, id: &str, life: &str, is_seed: bool) -> Str
     format!("{engine_name}-{id}-{life}{}", if is_seed { "-seed" } else { "" })
 }
 
+/// The name of the container of a service's command.
+fn command_name(engine_name: &str, name: &str) -> String {
+    format!("{engine_name}-backup-{name}")
+}
+
 /// Whether a container has the name that a host gives to one with its labels.
 fn is_named(found: &InstanceFound, engine_name: &str, data: &str) -> bool {
     let label = |name| found.labels.get(name).map(String::as_str);
+    if label(LABEL_ROLE) == Some(ROLE_COMMAND) {
+        let is_data = label(LABEL_HOST) == Some(data);
+        return is_data && label(LABEL_COMMAND).is_some_and(|name| found.name == command_name(engine_name, name));
+    }
     let id = label(LABEL_INSTANCE).and_then(|mark| mark.strip_prefix(data)?.strip_prefix('/'));
     let (Some(id), Some(life)) = (id, label(LABEL_LIFE)) else { return false };
     found.name == container_name(engine_name, id, life, label(LABEL_ROLE) == Some(ROLE_SEED))

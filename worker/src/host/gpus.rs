@@ -236,6 +236,12 @@ impl Host {
     }
 }
 
+/// Gives a container none, whatever its image says. Its variables are `NAME=VALUE`.
+pub(super) fn shut_all_out(env: &mut Vec<String>) {
+    env.retain(|one| one.split('=').next() != Some(RUNTIME_VARIABLE));
+    env.push(format!("{RUNTIME_VARIABLE}=void"));
+}
+
 impl Recorded {
     /// What was given out, and by which processes it is known; and what instances use that were given none, as they may where they asked for
     /// none. `is_replaced`: what would make room.

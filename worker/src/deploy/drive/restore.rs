@@ -72,6 +72,7 @@ impl Saving<'_> {
             id,
             backup: backup.clone(),
             run: command.to_owned(),
+            container: settings.container.clone(),
             timeout_ms: minutes_ms(settings.timeout_minutes),
         };
         let what = format!("{backup} can't be brought back on host `{}`", host.name);

@@ -225,6 +225,7 @@ impl<'a> Saving<'a> {
             fence: fence.clone(),
             id: id.clone(),
             run: settings.run.clone(),
+            container: settings.container.clone(),
             timeout_ms: minutes_ms(settings.timeout_minutes),
             keep: settings.keep,
             spare,

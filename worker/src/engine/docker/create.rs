@@ -96,6 +96,20 @@ pub(super) fn instance_container(spec: &InstanceSpec) -> ContainerCreateBody {
     body
 }
 
+/// The same with streams of its own in the place of a log: what goes through them is kept nowhere else.
+pub(super) fn piped_container(spec: &InstanceSpec, reads: bool) -> ContainerCreateBody {
+    let mut body = instance_container(spec);
+    body.open_stdin = Some(reads);
+    body.stdin_once = Some(reads);
+    body.attach_stdin = Some(reads);
+    body.attach_stdout = Some(true);
+    body.attach_stderr = Some(true);
+    if let Some(host) = &mut body.host_config {
+        host.log_config = Some(HostConfigLogConfig { typ: Some("none".into()), config: None });
+    }
+    body
+}
+
 fn container(
     env: Vec<String>,
     settings: &Settings,

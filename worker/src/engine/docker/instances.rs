@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 use bollard::{
     auth::DockerCredentials,
     container::LogOutput,
-    models::{ContainerInspectResponse, NetworkCreateRequest, VolumeCreateRequest},
+    models::{ContainerCreateBody, ContainerInspectResponse, NetworkCreateRequest, VolumeCreateRequest},
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions,
         KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
@@ -185,6 +185,19 @@ impl Docker {
     /// # Errors
     /// [`DockerError`]; what was made then has its labels.
     pub async fn start_instance(&self, spec: &InstanceSpec) -> Result<InstanceSeen, DockerError> {
+        let body = create::instance_container(spec);
+        let id = self.make_instance(spec, body).await?;
+        let client = self.client().await?;
+        call("start the container", self.patience(), client.start_container(&id, None)).await?;
+        self.look_at(&id).await?.ok_or_else(|| DockerError::Ended("it was removed as it was started".into()))
+    }
+
+    /// Makes a container with its network and volumes. Its number at the engine.
+    pub(super) async fn make_instance(
+        &self,
+        spec: &InstanceSpec,
+        body: ContainerCreateBody,
+    ) -> Result<String, DockerError> {
         let (client, limit) = (self.client().await?, self.patience());
         self.have_network(&spec.place, &spec.shared).await?;
         for name in spec.volumes.iter().filter_map(|volume| create::volume_of(volume)) {
@@ -195,11 +208,9 @@ impl Docker {
             };
             call("make a volume", limit, client.create_volume(volume)).await?;
         }
-        let body = create::instance_container(spec);
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
         let made = call("make the container", limit, client.create_container(Some(options), body)).await?;
-        call("start the container", limit, client.start_container(&made.id, None)).await?;
-        self.look_at(&made.id).await?.ok_or_else(|| DockerError::Ended("it was removed as it was started".into()))
+        Ok(made.id)
     }
 
     async fn have_network(&self, name: &str, labels: &HashMap<String, String>) -> Result<(), DockerError> {

@@ -18,6 +18,7 @@ mod instances;
 mod job;
 mod lifeline;
 mod login;
+mod piped;
 mod place;
 mod services;
 mod sweep;
@@ -35,6 +36,7 @@ pub use build::{BuildSpec, Built, ContextStream};
 pub use call::DockerError;
 pub use instances::{InstanceFound, InstanceSeen, InstanceSpec};
 pub use job::ContainerJob;
+pub use piped::{Piped, Streams};
 pub use place::{ContainerSpec, Credentials, Opened, Place, Say};
 pub use services::ServiceSpec;
 

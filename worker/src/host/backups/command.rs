@@ -1,4 +1,5 @@
-//! The command of a backup or a restore, run beside the instance that serves: with its variables, in its release's directory, as its user.
+//! The command of a backup or a restore, run beside the instance that serves: with its variables, in its release's directory, as its user;
+//! or beside its container, in one like it (`apart.rs`).
 
 use std::{
     fs::File,
@@ -8,21 +9,22 @@ use std::{
     time::Duration,
 };
 
+use segue_schemas::id::InstanceId;
 use tokio::time::{interval, sleep};
 
 use super::{
     super::{
         Host,
         process::{Launch, Process, SUCCESS},
-        running::Running,
         state::InstanceRecord,
     },
+    apart::Apart,
     files::{self, Aside},
 };
 use crate::log::mask::Masker;
 
 /// The variable that names a backup's file.
-const FILE_VARIABLE: &str = "SEGUE_BACKUP_FILE";
+pub(super) const FILE_VARIABLE: &str = "SEGUE_BACKUP_FILE";
 
 /// How long a command may take to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,12 +46,16 @@ const SECRET_NAMES: [&str; 8] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PWD",
 
 /// What is to be run.
 pub(super) struct Command<'a> {
+    /// The instance that it runs beside.
+    pub(super) beside: (&'a InstanceId, &'a InstanceRecord),
     /// For the shell.
     pub(super) line: &'a str,
     /// The backup's file, to be made or to be read.
     pub(super) file: PathBuf,
-    /// What marks its processes.
-    pub(super) mark: String,
+    /// What it is known by: its processes or its container are found again by that.
+    pub(super) name: &'a str,
+    /// The image of its container, if that is not its service's own.
+    pub(super) image: Option<&'a str>,
     /// How long it may take.
     pub(super) limit: Duration,
     /// What it reads.
@@ -68,14 +74,9 @@ impl Host {
     /// Runs a command to its end; it is ended where `off` says why. What it writes lies aside then.
     pub(super) async fn run_command(
         &self,
-        instance: &InstanceRecord,
         command: &Command<'_>,
         off: impl Future<Output = &'static str>,
     ) -> Result<(), Over> {
-        let mut running = match self.begin_command(instance, command) {
-            Ok(running) => running,
-            Err(reason) => return Err(Over { reason, said: Vec::new() }),
-        };
         let files = self.backup_files();
         let exceeds = async {
             let mut looks = interval(LOOK_EVERY);
@@ -89,13 +90,25 @@ impl Host {
                 }
             }
         };
+        let over = async {
+            tokio::select! {
+                () = sleep(command.limit) => {
+                    format!("its command did not end within {} minutes", command.limit.as_secs_f64() / 60.0)
+                }
+                reason = exceeds => reason,
+                why = off => why.to_owned(),
+            }
+        };
+        tokio::pin!(over);
+        let nothing_said = |reason| Over { reason, said: Vec::new() };
+        // an image may be long in coming
+        let mut running = tokio::select! {
+            begun = self.begin_command(command) => begun.map_err(nothing_said)?,
+            reason = &mut over => return Err(nothing_said(reason)),
+        };
         let reason = tokio::select! {
             exit = running.ended() => (exit != SUCCESS).then(|| format!("its command ended with {exit}")),
-            () = sleep(command.limit) => {
-                Some(format!("its command did not end within {} minutes", command.limit.as_secs_f64() / 60.0))
-            }
-            reason = exceeds => Some(reason),
-            why = off => Some(why.to_owned()),
+            reason = &mut over => Some(reason),
         };
         let Some(reason) = reason else {
             running.clear().await;
@@ -103,12 +116,19 @@ impl Host {
         };
         running.terminate(PATIENCE).await;
         running.clear().await;
-        Err(Over { reason, said: last_words(&command.aside.errors, &self.variables(instance)) })
+        Err(Over { reason, said: last_words(&command.aside.errors, &self.variables(command.beside.1)) })
     }
 
-    fn begin_command(&self, instance: &InstanceRecord, command: &Command<'_>) -> Result<Running, String> {
+    async fn begin_command(&self, command: &Command<'_>) -> Result<At, String> {
+        let (id, instance) = command.beside;
         let opened = |path: &Path| files::create(path).map_err(|e| format!("{} can't be made: {e}", path.display()));
         let (output, errors) = (opened(&command.aside.output)?, opened(&command.aside.errors)?);
+        if instance.run.is_container() {
+            return self
+                .begin_apart(id, instance, command, output, errors)
+                .await
+                .map(|apart| At::Apart(Box::new(apart)));
+        }
         let unusable = |e: std::io::Error| format!("what it is to read can't be used: {e}");
         let input = command.input.as_ref().map(File::try_clone).transpose().map_err(unusable)?;
         let directory = self.releases.path(&instance.release.digest);
@@ -122,10 +142,43 @@ impl Host {
             input,
             output,
             errors: Some(errors),
-            mark: &command.mark,
+            mark: &self.backup_mark(command.name),
         };
-        let started = Process::start(launch);
-        started.map(Running::Process).map_err(|e| format!("it can't be run in {}: {e}", directory.display()))
+        let started = Process::start(launch).map_err(|e| format!("it can't be run in {}: {e}", directory.display()))?;
+        Ok(At::Host(Box::new(started)))
+    }
+}
+
+/// Where a command runs.
+enum At {
+    /// On the machine.
+    Host(Box<Process>),
+    /// In a container.
+    Apart(Box<Apart>),
+}
+
+impl At {
+    async fn ended(&mut self) -> String {
+        match self {
+            Self::Host(process) => process.ended().await,
+            Self::Apart(apart) => apart.ended().await,
+        }
+    }
+
+    async fn terminate(&mut self, patience: Duration) {
+        match self {
+            Self::Host(process) => {
+                process.terminate(patience).await;
+            }
+            Self::Apart(apart) => apart.terminate(patience).await,
+        }
+    }
+
+    async fn clear(&mut self) {
+        match self {
+            Self::Host(_) => {}
+            Self::Apart(apart) => apart.clear().await,
+        }
     }
 }
 

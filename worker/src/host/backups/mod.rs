@@ -8,6 +8,7 @@
 //! What is begun is recorded first. It is written aside, and gets its place once it is whole and on the disk. What a host that was
 //! killed has left of one is ended and removed when it starts again.
 
+mod apart;
 mod command;
 mod files;
 
@@ -19,7 +20,7 @@ use segue_schemas::{
         Backup, BackupState, Fence, HostError, HostErrorCode, Restore, RestoreBackup, RestoreState, StopBackup,
         TakeBackup,
     },
-    id::{BackupId, Epoch, RolloutId},
+    id::{BackupId, Epoch, InstanceId, RolloutId},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -134,7 +135,7 @@ impl Host {
         known.ok_or_else(|| refusal(HostErrorCode::NotFound, format!("rollout {id} brings nothing back here")))
     }
 
-    /// Ends what a host before this one has left under way, and removes it.
+    /// Ends what a host before this one has left under way, and removes it. A container of such is swept away as soon as the engine answers.
     pub(super) async fn clear_left_backups(&self) -> Result<(), HostError> {
         let recorded = self.store.current();
         let taking = || recorded.backups.iter().filter(|record| record.backup.state == BackupState::Taking);
@@ -184,6 +185,7 @@ impl Host {
                 BackupState::Failed { reason, said, cut_short: false }
             }
         };
+        let is_kept = matches!(state, BackupState::Kept { .. });
         // a disk that is full must not leave whoever waits for it without an answer
         let noted = self.store.change_regardless(move |recorded| Ok(recorded.end_backup(&take, state)));
         match noted.await {
@@ -191,24 +193,30 @@ impl Host {
             // it counts for nothing, and is removed with the next start
             Err(error) => tracing::error!(backup = %id, %error, "what became of it can't be recorded"),
         }
+        if !is_kept {
+            // its container may be left
+            self.sweep_wanted.notify_one();
+        }
     }
 
     /// The size and the digest of what is kept from now on.
     async fn attempt_backup(&self, take: &TakeBackup) -> Result<(u64, segue_schemas::id::Digest), Trouble> {
         let recorded = self.store.current();
         let record = recorded.backup(&take.id).map_err(|error| error.message)?;
-        let instance = serving(&recorded, &take.fence).map_err(|error| error.message)?;
+        let beside = serving(&recorded, &take.fence).map_err(|error| error.message)?;
         let files = self.backup_files();
         let aside = files.aside(take.id.as_str()).map_err(|error| files.trouble(&error))?;
         let command = Command {
+            beside,
             line: &take.run,
             file: aside.file.clone(),
-            mark: self.backup_mark(take.id.as_str()),
+            name: take.id.as_str(),
+            image: take.container.as_deref(),
             limit: Duration::from_millis(take.timeout_ms),
             input: None,
             aside: &aside,
         };
-        let taken = match self.run_command(instance, &command, self.is_called_off(&take.id)).await {
+        let taken = match self.run_command(&command, self.is_called_off(&take.id)).await {
             Ok(()) => files.take_in(&aside, &record.backup).await.map_err(Trouble::from),
             Err(Over { reason, said }) => Err(Trouble { reason, said }),
         };
@@ -243,20 +251,23 @@ impl Host {
         if let Err(error) = noted.await {
             tracing::error!(%error, "what became of a restore can't be recorded");
         }
+        self.sweep_wanted.notify_one();
     }
 
     async fn attempt_restore(&self, wanted: &RestoreBackup, was_begun: &mut bool) -> Result<(), Trouble> {
         let recorded = self.store.current();
         let backup = &recorded.backup(&wanted.backup).map_err(|error| error.message)?.backup;
-        let instance = serving(&recorded, &wanted.fence).map_err(|error| error.message)?;
+        let beside = serving(&recorded, &wanted.fence).map_err(|error| error.message)?;
         let files = self.backup_files();
         let input = files.checked(backup).await?;
         let name = restore_name(wanted.id);
         let aside = files.aside(&name).map_err(|error| files.trouble(&error))?;
         let command = Command {
+            beside,
             line: &wanted.run,
             file: files.path(backup),
-            mark: self.backup_mark(&name),
+            name: &name,
+            image: wanted.container.as_deref(),
             limit: Duration::from_millis(wanted.timeout_ms),
             input: Some(input),
             aside: &aside,
@@ -266,7 +277,7 @@ impl Host {
             let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
             CUT_SHORT
         };
-        let ended = self.run_command(instance, &command, closing).await;
+        let ended = self.run_command(&command, closing).await;
         aside.clear();
         ended.map_err(|Over { reason, said }| Trouble { reason, said })
     }
@@ -293,15 +304,7 @@ impl Recorded {
             return Ok(false);
         }
         self.brings_nothing_back(&take.fence, None)?;
-        let instance = serving(self, &take.fence)?;
-        let release = &instance.release;
-        if instance.run.is_container() {
-            let message = format!(
-                "release {} runs as a container, which is not backed up: deploy once without `backup`",
-                release.id
-            );
-            return Err(refusal(HostErrorCode::BadRequest, message));
-        }
+        let release = &serving(self, &take.fence)?.1.release;
         let (release, commit) = (release.id, release.commit.clone());
         let Fence { environment, service, epoch } = take.fence;
         let (begun_at, state) = (now(), BackupState::Taking);
@@ -387,6 +390,14 @@ impl Recorded {
         })
     }
 
+    /// Whether a backup is being taken, or data are being brought back, under this name.
+    pub(super) fn is_at_work(&self, name: &str) -> bool {
+        let brings_back = |record: &RestoreRecord| {
+            record.restore.state == RestoreState::Running && restore_name(record.restore.id) == name
+        };
+        name.parse().is_ok_and(|id| self.is_taking(&id)) || self.restores.iter().any(brings_back)
+    }
+
     /// Every backup as the API shows it.
     pub(super) fn shown_backups(&self) -> Vec<Backup> {
         self.backups.iter().map(|record| record.backup.clone()).collect()
@@ -401,10 +412,10 @@ impl BackupRecord {
 }
 
 /// The instance that serves: where the data are, and what the commands run beside.
-fn serving<'a>(recorded: &'a Recorded, fence: &Fence) -> Result<&'a InstanceRecord, HostError> {
+fn serving<'a>(recorded: &'a Recorded, fence: &Fence) -> Result<(&'a InstanceId, &'a InstanceRecord), HostError> {
     let route = recorded.route(&fence.environment, &fence.service);
     let target = route.and_then(|route| route.targets.iter().find(|target| target.weight > 0));
-    target.and_then(|target| recorded.instances.get(&target.instance)).ok_or_else(|| {
+    target.and_then(|target| recorded.instances.get_key_value(&target.instance)).ok_or_else(|| {
         let message = format!("nothing of {} serves in {} here", fence.service, fence.environment);
         refusal(HostErrorCode::NotFound, message)
     })
