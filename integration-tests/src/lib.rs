@@ -18,6 +18,7 @@ pub mod gpus;
 pub mod history;
 pub mod hostile;
 pub mod joined;
+pub mod lambda;
 pub mod ledger;
 pub mod load;
 pub mod postgres;

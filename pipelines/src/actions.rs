@@ -3,9 +3,9 @@
 //! Comes in: names and texts from a pipeline. Goes out: what is wrong with them, as far as it can be told before a run.
 //! Never here: performing them; the worker checks the evaluated values again.
 
-use segue_schemas::{duration::Span, id::is_name, plan::BUILD_IMAGE};
+use segue_schemas::{duration::Span, id::is_name, plan::BUILD_IMAGE, price::Price};
 
-use crate::image;
+use crate::{image, machines};
 
 /// An action that ships with Segue.
 #[derive(Debug)]
@@ -54,6 +54,10 @@ enum Kind {
     Pairs,
     /// `OS/ARCHITECTURE`.
     Platform,
+    /// Names, one a line or parted by commas.
+    Names,
+    /// US dollars.
+    Price,
 }
 
 const fn required(name: &'static str, kind: Kind) -> Input {
@@ -87,7 +91,7 @@ macro_rules! canary_inputs {
 }
 
 /// Every action that the worker performs itself.
-pub const ACTIONS: [Action; 12] = [
+pub const ACTIONS: [Action; 14] = [
     Action {
         name: "segue/checkout",
         inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
@@ -210,6 +214,21 @@ pub const ACTIONS: [Action; 12] = [
         one_of: &[],
         deploys: false,
     },
+    Action {
+        name: machines::ACTION,
+        inputs: &[
+            required("type", Kind::Names),
+            optional("region", Kind::Names),
+            optional("max-price", Kind::Price),
+            optional("wait-for-capacity", Kind::Duration),
+            optional("idle-shutdown", Kind::Duration),
+            optional("lifetime", Kind::Duration),
+            optional("ssh-key", Kind::Text),
+        ],
+        one_of: &[],
+        deploys: false,
+    },
+    Action { name: machines::RELEASE, inputs: &[required("id", Kind::Text)], one_of: &[], deploys: false },
     Action { name: "segue/notify", inputs: &[required("text", Kind::Text)], one_of: &[], deploys: false },
 ];
 
@@ -287,6 +306,11 @@ impl Input {
             Kind::Images => image::list(value).try_for_each(image::check_tag),
             Kind::Pairs => image::pairs(value).map(drop),
             Kind::Platform => image::platform(value).map(drop),
+            Kind::Names => match machines::list(value).find(|item| !is_name(item)) {
+                Some(item) => Err(format!("`{item}` is no name; write one, or several parted by commas")),
+                None => Ok(()),
+            },
+            Kind::Price => value.parse::<Price>().map(drop),
         }
     }
 }

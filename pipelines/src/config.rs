@@ -5,6 +5,7 @@
 
 mod broker;
 mod github;
+mod lambda;
 mod previews;
 mod protection;
 mod routers;
@@ -31,6 +32,7 @@ use routers::{RouterFault, router_faults, sleepless};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
 pub use github::{GitHubFault, github_faults};
+pub use lambda::{LambdaFault, lambda_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
 
 /// Environments and hosts that exist without being named.
@@ -73,6 +75,7 @@ impl<'n> Check<'n, '_, '_> {
         self.public_url();
         self.broker();
         self.storage();
+        self.lambda();
         self.limits();
     }
 
@@ -219,6 +222,12 @@ impl<'n> Check<'n, '_, '_> {
     fn storage(&mut self) {
         for StorageFault { key, message, help } in storage_faults(&self.config.storage) {
             self.refuse(&self.place(&["storage", key]), message, Some(help));
+        }
+    }
+
+    fn lambda(&mut self) {
+        for LambdaFault { key, message, help } in lambda_faults(&self.config.lambda) {
+            self.refuse(&self.place(&["lambda", key]), message, Some(help));
         }
     }
 

@@ -19,6 +19,7 @@ pub mod image;
 pub mod inputs;
 pub mod json_schema;
 pub mod judge;
+pub mod machines;
 pub mod matrix;
 mod nearest;
 pub mod pipeline;

@@ -10,6 +10,7 @@ pub mod authority;
 pub mod backup;
 pub mod control;
 pub mod github;
+pub mod lambda;
 pub mod log_store;
 pub mod mirror;
 pub mod notify;

@@ -189,6 +189,7 @@ async fn remove_records(store: &Store, tx: &mut Tx, before: Timestamp) -> Result
             WHERE p.repository = github_previews.repository AND p.number = github_previews.number)",
         "DELETE FROM pulls WHERE heard_at <= $1 AND NOT EXISTS (
             SELECT 1 FROM previews p WHERE p.repository = pulls.repository AND p.number = pulls.number)",
+        "DELETE FROM machines WHERE state = 'ended' AND ended_at <= $1",
         "DELETE FROM notifications WHERE done_at <= $1",
         "DELETE FROM rollouts WHERE ended_at <= $1
             AND release_id NOT IN (SELECT release_id FROM rollback_points)

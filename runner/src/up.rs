@@ -27,6 +27,7 @@ use crate::{
     artifact_store::ArtifactError,
     auth::{self, AuthError, TokenHash, Tokens},
     github::{GitHub, GitHubError, Reconciler, Sweeper, Teller},
+    lambda::{Keeper, LambdaError},
     mirror::Mirrors,
     notify::{Notifier, NotifyError},
     planner::Planner,
@@ -90,6 +91,9 @@ pub enum UpError {
     /// GitHub can't be spoken to as the configuration says.
     #[error(transparent)]
     GitHub(#[from] GitHubError),
+    /// Lambda can't be spoken to.
+    #[error(transparent)]
+    Lambda(#[from] LambdaError),
     /// The message queue can't be used as the configuration says.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -194,6 +198,7 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
     let scheduler = Arc::new(Scheduler::new(store.clone(), mirrors.clone()));
     let planner = Arc::new(Planner::new(store.clone(), mirrors.clone(), metrics.clone(), scheduler.clone()));
     let notifier = Notifier::new(store.clone(), metrics.clone())?;
+    let keeper = Keeper::new(store.clone())?;
     let tagger = Tagger::new(store.clone(), mirrors.clone());
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -225,6 +230,8 @@ pub async fn serve(options: ServerOptions) -> Result<Running, UpError> {
         tasks.spawn(Reconciler::new(store.clone(), github.clone()).run(stopping.clone()));
         tasks.spawn(Teller::new(store.clone(), github).run(stopping.clone()));
     }
+    // also where nobody may rent any more: what was rented goes all the same
+    tasks.spawn(keeper.run(stopping.clone()));
     tasks.spawn(tagger.run(stopping.clone()));
     tasks.spawn(keep_house(store.clone(), stopping.clone()));
     tasks.spawn(api::serve::serve(listener, api::router(app), stopping.clone()));

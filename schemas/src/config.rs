@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::Span,
+    price::Price,
     router::{HaproxyConfig, NginxConfig, RouterKind},
     size::Size,
 };
@@ -45,6 +46,8 @@ pub struct Config {
     pub secrets: SecretsConfig,
     /// The key that vouches for images.
     pub provenance: ProvenanceConfig,
+    /// Machines with GPUs that jobs may rent from Lambda Cloud. Left out: none may.
+    pub lambda: LambdaConfig,
 }
 
 /// One repository.
@@ -651,4 +654,63 @@ pub struct SecretsConfig {
     /// The file that holds it, outside the data directory. Left out: `segue/secret.key` in the user's configuration directory,
     /// made when the first secret is set.
     pub key_file: Option<PathBuf>,
+}
+
+/// Lambda Cloud: who may rent machines with GPUs there, which, and what they may cost. The key is the server's alone: jobs and workers
+/// never have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct LambdaConfig {
+    /// A file that holds the API key. Left out: the variable `LAMBDA_API_KEY`.
+    pub key_file: Option<PathBuf>,
+    /// Where the API is.
+    pub url: String,
+    /// The repositories whose jobs may rent, `owner/name`. Empty: none may. Code of forks never may.
+    pub repositories: Vec<String>,
+    /// The types that may be rented, `gpu_1x_a10`. Empty: every type that costs no more than `max-price`.
+    pub types: Vec<String>,
+    /// The names of the SSH keys at Lambda that may log in; a job that names none gets the first.
+    pub ssh_keys: Vec<String>,
+    /// What an hour of a machine may cost, in US dollars. Needed where `repositories` names one.
+    pub max_price: Option<Price>,
+    /// How many there may be at a time.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_machines: u32,
+    /// How long one may live, 30 days at most.
+    pub max_lifetime: Span,
+    /// How often machines that are there are looked at; those that start or are to go, at least every 10 s.
+    pub look_every: Span,
+    /// The time between two requests. Lambda takes one each second.
+    pub request_every: Span,
+    /// The time between two launches. Lambda takes one in 12 s.
+    pub launch_every: Span,
+    /// How long a launch whose answer was lost is looked for before it counts as not made.
+    pub settle: Span,
+}
+
+impl LambdaConfig {
+    /// Whether anybody may rent.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        !self.repositories.is_empty()
+    }
+}
+
+impl Default for LambdaConfig {
+    fn default() -> Self {
+        Self {
+            key_file: None,
+            url: "https://cloud.lambda.ai/api/v1".into(),
+            repositories: Vec::new(),
+            types: Vec::new(),
+            ssh_keys: Vec::new(),
+            max_price: None,
+            max_machines: 1,
+            max_lifetime: Span::seconds(24 * 3600),
+            look_every: Span::seconds(30),
+            request_every: Span::seconds(1),
+            launch_every: Span::seconds(12),
+            settle: Span::seconds(120),
+        }
+    }
 }

@@ -22,6 +22,8 @@
 //! | `POST /jobs/{id}/caches/find` | [`FindCache`] -> [`CacheEntry`], or 204 |
 //! | `POST /jobs/{id}/caches` | [`SaveCache`] -> [`CacheSaved`] |
 //! | `POST /jobs/{id}/provenance` | [`crate::provenance::AskProvenance`] -> [`crate::provenance::Envelope`] |
+//! | `POST /jobs/{id}/machines` | [`crate::machine::AskMachine`] -> [`crate::machine::MachineAnswer`], held back while there is no news |
+//! | `POST /jobs/{id}/machines/release` | [`crate::machine::ReleaseMachine`] -> [`Reported`] |
 //! | `POST /jobs/{id}/snapshots` | [`KeepSnapshot`] -> 204 |
 //! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
 //! | `POST /jobs/{id}/rollback` | [`StepRollback`] -> [`CreatedRollout`]; the job then waits for it |

@@ -26,6 +26,7 @@ use segue_schemas::{
     artifact::Artifact,
     host_api::{ArtifactSource, HostState},
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
+    machine::{AskMachine, MachineAnswer, ReleaseMachine},
     provenance::{AskProvenance, Envelope},
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
@@ -465,6 +466,23 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn state_provenance(&self, job: JobId, ask: &AskProvenance) -> Result<Envelope, ControlPlaneError> {
         self.post(&format!("jobs/{job}/provenance"), ask, CALL_LIMIT).await
+    }
+
+    /// Asks for a machine, or for news of it; the answer is held back up to `ask.wait_ms` (at most 30 s) while there is none.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn ask_machine(&self, job: JobId, ask: &AskMachine) -> Result<MachineAnswer, ControlPlaneError> {
+        let limit = Duration::from_millis(ask.wait_ms) + POLL_SLACK;
+        self.post(&format!("jobs/{job}/machines"), ask, limit).await
+    }
+
+    /// Gives a machine of the job's run back.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn release_machine(&self, job: JobId, release: &ReleaseMachine) -> Result<Reported, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/machines/release"), release, CALL_LIMIT).await
     }
 
     /// The artifact that a job of the same attempt named so; `None` where there is none.

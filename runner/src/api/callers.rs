@@ -11,6 +11,7 @@ use axum::{
 use http::{Extensions, Method};
 use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId},
+    machine::{AskMachine, ReleaseMachine},
     provenance::AskProvenance,
     worker_api::{
         AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
@@ -169,6 +170,7 @@ macro_rules! under_epoch {
 pub(super) use under_epoch;
 
 under_epoch!(
+    AskMachine,
     AskProvenance,
     AttachArtifact,
     CreateRollout,
@@ -180,6 +182,7 @@ under_epoch!(
     JobWait,
     Renew,
     KeepSnapshot,
+    ReleaseMachine,
     SaveCache,
     StepNotice,
     StepRollback,

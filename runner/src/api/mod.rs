@@ -14,6 +14,7 @@ mod hand_over;
 mod hosts;
 mod jobs;
 mod joined;
+mod machines;
 mod middleware;
 mod open;
 mod people;
@@ -118,6 +119,7 @@ fn public_routes() -> OpenApiRouter<Arc<App>> {
         .merge(promotions::routes())
         .merge(fleet::routes())
         .merge(hosts::routes())
+        .merge(machines::routes())
         .merge(previews::routes())
         .merge(people::routes())
         .merge(queue::routes())

@@ -17,6 +17,7 @@ use segue_schemas::{
     artifact::Artifact,
     host_api::HostState,
     id::{Digest, Epoch, JobId, RolloutId},
+    machine::{AskMachine, MachineAnswer, ReleaseMachine},
     provenance::{AskProvenance, Envelope},
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
@@ -72,6 +73,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/steps/{step}/summary", put(put_summary))
         .route("/jobs/{job}/caches/find", post(find_cache))
         .route("/jobs/{job}/caches", post(save_cache))
+        .route("/jobs/{job}/machines", post(ask_machine))
+        .route("/jobs/{job}/machines/release", post(release_machine))
         .route("/jobs/{job}/snapshots", post(keep_snapshot))
         .route("/jobs/{job}/rollouts", post(create_rollout))
         .route("/jobs/{job}/rollback", post(step_rollback))
@@ -307,6 +310,29 @@ async fn state_provenance(
     HeldBody(ask): HeldBody<AskProvenance>,
 ) -> Result<Json<Envelope>> {
     Ok(Json(app.store.state_provenance(job, ask).await?))
+}
+
+/// Asks for a machine, or for news of it: held back while what is known is all that there is to know.
+async fn ask_machine(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(ask): HeldBody<AskMachine>,
+) -> Result<Json<MachineAnswer>> {
+    let mut poll = Poll::new(&app, Bell::Machines, ask.wait_ms);
+    let (epoch, number, known) = (ask.epoch, ask.ask, ask.known);
+    let mut answer = app.store.ask_machine(job, ask).await?;
+    while known == Some(answer.version) && poll.wait().await {
+        answer = app.store.machine_of_ask(job, epoch, number).await?;
+    }
+    Ok(Json(answer))
+}
+
+async fn release_machine(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(release): HeldBody<ReleaseMachine>,
+) -> Result<Json<Reported>> {
+    Ok(Json(app.store.release_machine(job, release).await?))
 }
 
 async fn job_artifact(State(app): State<Arc<App>>, Path((job, name)): Path<(JobId, String)>) -> Result<Json<Artifact>> {

@@ -18,6 +18,7 @@ mod eval;
 mod explain;
 pub mod follow;
 mod github;
+mod gpus;
 mod host;
 mod hosts;
 mod local;
@@ -79,6 +80,7 @@ enum Command {
     Queues(queues::Args),
     Host(host::HostArgs),
     Hosts(hosts::Args),
+    Gpus(gpus::Args),
     Services(services::Args),
     Proxy(host::ProxyArgs),
     Demo(crate::demo::Args),
@@ -134,6 +136,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Demo(args) => crate::demo::run(&args),
         Command::Host(args) => host::run_host(args),
         Command::Hosts(args) => hosts::run(&args),
+        Command::Gpus(args) => gpus::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Proxy(args) => host::run_proxy(args),
         Command::Validate(args) => validate::run(&args),

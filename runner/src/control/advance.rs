@@ -310,8 +310,12 @@ pub(super) fn shut(tx: &mut Tx, job: &mut Job, gate: Gate) -> Result<()> {
     }
 }
 
-fn become_status(run: &mut Run, status: RunStatus, tx: &Tx) -> Result<()> {
+fn become_status(run: &mut Run, status: RunStatus, tx: &mut Tx) -> Result<()> {
     run.becomes(status)?;
+    if status.is_final() {
+        // what it has rented goes
+        tx.ring(Bell::Machines);
+    }
     run.record.ended_at = status.is_final().then_some(tx.now);
     Ok(())
 }

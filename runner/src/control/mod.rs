@@ -10,6 +10,7 @@
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
 //! `joined` says which machines are hosts and what opens them; `absent` records what a host carries that had been away, `in_step` brings one of several hosts to what the others serve, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
+//! `machines` knows what runs rent, which `crate::lambda` asks the cloud for;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
@@ -29,6 +30,7 @@ mod in_step;
 mod intake;
 pub(crate) mod joined;
 mod logs;
+mod machines;
 mod of_steps;
 mod order;
 mod people;
@@ -50,6 +52,7 @@ pub use carried::Carried;
 pub use commented::PullHead;
 pub use in_step::Shown;
 pub use joined::Invited;
+pub use machines::{Basis, Keeping, KeptMachines, MachineChange, change_of};
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
 pub use workers::{Kept, MAX_LOG_CHUNK};

@@ -101,6 +101,7 @@ fn word(bell: Bell) -> String {
         Bell::Leases => "L".into(),
         Bell::PutOff => "P".into(),
         Bell::Hosts => "C".into(),
+        Bell::Machines => "M".into(),
         Bell::Run(id) => format!("r{}", id.0),
         Bell::Job(id) => format!("j{id}"),
         Bell::Rollout(id) => format!("o{}", id.0),
@@ -120,6 +121,7 @@ fn bell(word: &str) -> Option<Bell> {
         "L" => Bell::Leases,
         "P" => Bell::PutOff,
         "C" => Bell::Hosts,
+        "M" => Bell::Machines,
         _ => match word.split_at_checked(1)? {
             ("r", id) => Bell::Run(RunId(id.parse().ok()?)),
             ("j", id) => Bell::Job(id.parse::<JobId>().ok()?),
@@ -198,6 +200,7 @@ mod tests {
             Bell::Leases,
             Bell::PutOff,
             Bell::Hosts,
+            Bell::Machines,
             Bell::Job(job),
             Bell::Rollout(RolloutId(7)),
             Bell::Log(job),

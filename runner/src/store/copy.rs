@@ -63,6 +63,8 @@ const TABLES: &[&str] = &[
     "joined_hosts",
     "host_certificates",
     "host_states",
+    "machines",
+    "machine_keeper",
 ];
 /// What only servers that share a database have.
 const NOT_COPIED: &[&str] = &["log_ends", "log_chunks", "shared", "_sqlx_migrations"];

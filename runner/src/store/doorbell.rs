@@ -33,6 +33,8 @@ pub enum Bell {
     PutOff,
     /// A certificate of a host or of a worker holds no more, or a host carries something else.
     Hosts,
+    /// A machine that is rented has changed, or who has it.
+    Machines,
     /// Something of this run changed: its status, a job, a step.
     Run(RunId),
     /// This job is to be cancelled, or is no longer its worker's.
@@ -59,6 +61,7 @@ pub struct Doorbell {
     leases: watch::Sender<u64>,
     put_off: watch::Sender<u64>,
     hosts: watch::Sender<u64>,
+    machines: watch::Sender<u64>,
     run: Keyed<RunId>,
     job: Keyed<JobId>,
     rollout: Keyed<RolloutId>,
@@ -99,6 +102,7 @@ impl Default for Doorbell {
             leases: bell(),
             put_off: bell(),
             hosts: bell(),
+            machines: bell(),
             run: Keyed::default(),
             job: Keyed::default(),
             rollout: Keyed::default(),
@@ -123,6 +127,7 @@ impl Doorbell {
             Bell::Leases => self.leases.subscribe(),
             Bell::PutOff => self.put_off.subscribe(),
             Bell::Hosts => self.hosts.subscribe(),
+            Bell::Machines => self.machines.subscribe(),
             Bell::Run(id) => self.run.listen(id),
             Bell::Job(id) => self.job.listen(id),
             Bell::Rollout(id) => self.rollout.listen(id),
@@ -143,6 +148,7 @@ impl Doorbell {
             Bell::Leases,
             Bell::PutOff,
             Bell::Hosts,
+            Bell::Machines,
         ];
         all.into_iter().for_each(|bell| self.ring(bell));
         self.run.ring_all();
@@ -171,6 +177,7 @@ impl Doorbell {
             Bell::Leases => one(&self.leases),
             Bell::PutOff => one(&self.put_off),
             Bell::Hosts => one(&self.hosts),
+            Bell::Machines => one(&self.machines),
             Bell::Run(id) => self.run.ring(&id),
             Bell::Job(id) => {
                 self.job.ring(&id);

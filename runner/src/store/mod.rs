@@ -46,7 +46,10 @@ use segue_schemas::{
 use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
-pub use self::tables::hosts::{JoinedHost, ToldState};
+pub use self::tables::{
+    hosts::{JoinedHost, ToldState},
+    machines::RentedMachine,
+};
 pub(crate) use bells::LogBells;
 pub use buttons::DueButton;
 pub use clock::Clock;

@@ -14,6 +14,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
 };
+use segue_pipelines::machines;
 use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Digest, RolloutId},
@@ -117,6 +118,8 @@ impl BuiltIn<'_> {
             ROLLBACK => self.roll_back(with).await,
             BUILD_IMAGE => self.build_image(with).await,
             NOTIFY => self.notify(with).await,
+            machines::ACTION => self.provision_gpu(with).await,
+            machines::RELEASE => self.terminate_gpu(with).await,
             deploy::inputs::DEPLOY | deploy::inputs::PREVIEW | deploy::inputs::CANARY | deploy::inputs::PROMOTE => {
                 let create = deploy::step::prepare_rollout(self, name, with).await?;
                 let created = self.control_plane.create_rollout(self.claim.job, &create).await?;

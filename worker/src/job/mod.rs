@@ -14,6 +14,7 @@ mod hash_files;
 mod health;
 mod image;
 pub mod lease;
+mod machines;
 mod perform;
 pub mod place;
 pub mod present;

@@ -122,6 +122,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(files::database(&data).await);
     checks.extend(services::storage(&config).await);
     checks.extend(services::broker(&config).await);
+    checks.extend(outside::lambda(&config.lambda).await);
     checks.extend(services::server(&args.server).await);
     checks.extend(services::host(&config, &data).await);
     checks.extend(services::joined_hosts(&args.server, &config).await);

@@ -7,8 +7,11 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use nix::libc;
-use segue_runner::mirror::{Mirrors, Source};
-use segue_schemas::config::{Config, DockerConfig};
+use segue_runner::{
+    lambda::Lambda,
+    mirror::{Mirrors, Source},
+};
+use segue_schemas::config::{Config, DockerConfig, LambdaConfig};
 
 use super::Check;
 use crate::cli::{connection::ServerArgs, ending::with_causes};
@@ -127,6 +130,50 @@ pub async fn docker(config: &DockerConfig) -> Option<Check> {
             Check::bad(NAME, format!("{shown} is there, and nobody answers: {said}"), remedy)
         }
     })
+}
+
+/// Lambda Cloud, where jobs may rent machines: whether the key works, the names in the configuration mean something there, and what may be
+/// spent at most.
+pub async fn lambda(config: &LambdaConfig) -> Vec<Check> {
+    const NAME: &str = "lambda";
+    const REMEDY: &str = "look at `lambda` in segue.yaml";
+    if !config.is_open() {
+        return Vec::new();
+    }
+    let asked = async {
+        let lambda = Lambda::new(config)?;
+        Ok::<_, segue_runner::lambda::LambdaError>((lambda.types().await?, lambda.ssh_keys().await?))
+    };
+    let (offers, keys) = match asked.await {
+        Ok(found) => found,
+        Err(error) => return vec![Check::bad(NAME, error.to_string(), REMEDY)],
+    };
+    let most = config.max_price.unwrap_or_default();
+    let may = |name: &str| config.types.is_empty() || config.types.iter().any(|listed| listed == name);
+    let offered: Vec<_> = offers.iter().filter(|offer| may(&offer.name) && offer.price <= most).collect();
+    let mut checks = Vec::new();
+    if let Some(unknown) = config.types.iter().find(|name| offers.iter().all(|offer| offer.name != **name)) {
+        checks.push(Check::bad(NAME, format!("it has no type `{unknown}`"), "mend `lambda.types` in segue.yaml"));
+    }
+    if let Some(unknown) = config.ssh_keys.iter().find(|key| !keys.contains(key)) {
+        let remedy = "add it at https://cloud.lambda.ai/ssh-keys, or mend `lambda.ssh-keys` in segue.yaml";
+        checks.push(Check::bad(NAME, format!("it has no SSH key `{unknown}`"), remedy));
+    }
+    if offered.is_empty() {
+        let found = format!("no type that may be rented costs {most} USD an hour or less");
+        checks.push(Check::bad(NAME, found, "raise `lambda.max-price` in segue.yaml"));
+    }
+    let there = offered.iter().filter(|offer| !offer.regions.is_empty()).count();
+    let found = format!(
+        "the key works; {} may rent {} types ({there} can be had now), {} at a time, {} USD an hour each, {} at most",
+        config.repositories.join(", "),
+        offered.len(),
+        config.max_machines,
+        most,
+        config.max_lifetime
+    );
+    checks.push(Check::good(NAME, found));
+    checks
 }
 
 /// The GPUs, where the driver is loaded.

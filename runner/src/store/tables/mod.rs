@@ -7,6 +7,7 @@ pub(crate) mod deliveries;
 pub(crate) mod gpus;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
+pub(crate) mod machines;
 pub(crate) mod previews;
 pub(crate) mod releases;
 pub(crate) mod rollouts;
