@@ -4,6 +4,7 @@
 //! reading files, starting services.
 
 use segue_schemas::{
+    assignment::MAX_RULES,
     deploy::{ServiceBackup, ServiceContainer, ServiceSpec},
     id::is_name,
     size::Size,
@@ -56,6 +57,7 @@ fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
     check.variables("env");
     check.requests(&spec);
     check.routes(&spec);
+    check.rules(&spec);
     if let Some(backup) = &spec.backup {
         check.backup(backup, &spec);
     }
@@ -194,6 +196,22 @@ impl Check<'_, '_, '_> {
             if let Some(environment) = route.environment.as_deref().filter(|name| !is_name(name)) {
                 let message = format!("`{environment}` cannot name an environment");
                 self.refuse_item("routes", i, "environment", message, None);
+            }
+        }
+    }
+
+    fn rules(&mut self, spec: &ServiceSpec) {
+        if spec.rules.len() > MAX_RULES {
+            let message = format!("there are {} rules, and {MAX_RULES} are the limit", spec.rules.len());
+            self.refuse(&["rules"], message, None);
+        }
+        let rules = if self.is_whole("rules", spec.rules.len()) { &spec.rules[..] } else { &[] };
+        for (i, rule) in rules.iter().enumerate() {
+            if let Err(problem) = rule.parts() {
+                self.refuse_item("rules", i, problem.key, problem.message, Some(problem.help));
+            } else if let Some(earlier) = rules[..i].iter().position(|earlier| earlier.is_same_match(rule)) {
+                let message = format!("rule {} looks for the same, so this one matches nothing", earlier + 1);
+                self.refuse_item("rules", i, "to", message, Some("take one of the two out"));
             }
         }
     }

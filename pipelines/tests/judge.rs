@@ -7,6 +7,7 @@ mod simulation;
 
 use segue_pipelines::judge::{Arm, Decision, Judge, Verdict};
 use segue_schemas::{
+    assignment::ReleaseRule,
     deploy::{CanarySpec, JudgeSpec, Observation, Outcome},
     duration::Span,
     time::Timestamp,
@@ -64,7 +65,7 @@ struct Script {
 impl Script {
     fn new(rules: JudgeSpec) -> Self {
         let spec = CanarySpec { stage_duration: Span::seconds(60), judge: rules, ..CanarySpec::default() };
-        let mut judge = Judge::new(&spec);
+        let mut judge = Judge::new(&spec, &[]);
         judge.begin_stage(10);
         Self { judge, sequence: 0 }
     }
@@ -83,6 +84,7 @@ impl Script {
                 outcome: Outcome::Ok,
                 latency_us: 10_000 + self.sequence * 7_919 % 10_000,
                 duration_us: 30_000,
+                rule: None,
                 attempt: 1,
                 unit: None,
                 synthetic: false,
@@ -208,6 +210,7 @@ fn at_full_weight_the_stored_rates_are_the_control() {
             outcome,
             latency_us: 12_000,
             duration_us: 12_000,
+            rule: None,
             attempt: 1,
             unit: None,
             synthetic: false,
@@ -223,6 +226,54 @@ fn at_full_weight_the_stored_rates_are_the_control() {
         script.judge.is_alarmed()
     });
     assert!(broken.is_some_and(|requests| requests < 2_000), "{broken:?}");
+}
+
+#[test]
+fn what_comes_by_rule_has_numbers_of_its_own_and_counts_against_limits_alone() {
+    let rules: Vec<ReleaseRule> = ["canary", "stable"]
+        .map(|to| serde_json::from_value(serde_json::json!({ "header": "x-release", "equals": to, "to": to })).unwrap())
+        .into();
+    let run = |max_error_rate| {
+        let spec = CanarySpec { judge: JudgeSpec { max_error_rate, ..JudgeSpec::default() }, ..CanarySpec::default() };
+        let mut judge = Judge::new(&spec, &rules);
+        judge.begin_stage(10);
+        let mut script = Script { judge, sequence: 0 };
+        for n in 0..2_000 {
+            // of what is drawn nothing fails; every second one of those that a rule sends to the canary does
+            script.requests(1, |_, _| {});
+            for (rule, arm, is_bad) in [(0, Arm::Canary, n % 2 == 0), (1, Arm::Control, false)] {
+                let by_rule = Observation {
+                    sequence: 0,
+                    at: Timestamp(script.sequence as i64 * 10),
+                    instance: "any".parse().unwrap(),
+                    probability: 1.0,
+                    rule: Some(rule),
+                    status: 200,
+                    outcome: if is_bad { Outcome::ServerError } else { Outcome::Ok },
+                    latency_us: if rule == 0 { 80_000 } else { 20_000 },
+                    duration_us: 80_000,
+                    attempt: 1,
+                    unit: None,
+                    synthetic: false,
+                };
+                script.judge.observe(arm, &by_rule);
+            }
+        }
+        script.judge.verdict(true)
+    };
+    let verdict = run(None);
+    assert_eq!((verdict.decision, verdict.canary_requests), (Decision::Advance, 200), "{}", verdict.reason);
+    assert!(verdict.errors.measured.abs() < 1e-9 && verdict.control.requests < 2_000.0, "{verdict:?}");
+    let shown: Vec<_> = verdict.rules.iter().map(|r| (r.rule.as_str(), r.to.as_str(), r.requests, r.errors)).collect();
+    assert_eq!(
+        shown,
+        [("header x-release = canary", "canary", 2_000, 1_000), ("header x-release = stable", "stable", 2_000, 0)]
+    );
+    assert!(verdict.rules[0].p50_ms.is_some_and(|ms| (75.0..90.0).contains(&ms)), "{:?}", verdict.rules);
+    assert!(verdict.rules[1].p95_ms.is_some_and(|ms| (18.0..22.0).contains(&ms)), "{:?}", verdict.rules);
+    let verdict = run(Some(0.05));
+    assert_eq!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+    assert!(verdict.reason.contains("5.00 % are the limit"), "{}", verdict.reason);
 }
 
 #[test]

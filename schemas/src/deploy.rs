@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    assignment::ReleaseRule,
     duration::Span,
     gpu::ServiceGpus,
     id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
@@ -57,6 +58,11 @@ pub struct ServiceSpec {
     /// Which requests go to this service. Without one: host `<service>.<environment>.localhost`.
     #[serde(default)]
     pub routes: Vec<RouteRule>,
+    /// Which of its requests go to one of two releases by a header or a cookie while both have traffic, as in a canary. The first that
+    /// matches counts; a request that none matches goes by weight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub rules: Vec<ReleaseRule>,
     /// How its data are backed up before a release comes in its place, and brought back. Without one they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ServiceBackup>,
@@ -79,6 +85,7 @@ impl ServiceSpec {
             keep_warm: default_keep_warm(),
             replicas: default_replicas(),
             routes: Vec::new(),
+            rules: Vec::new(),
             backup: None,
         }
     }
@@ -553,6 +560,9 @@ pub struct Observation {
     pub instance: InstanceId,
     /// The probability with which the request was assigned to this instance's release.
     pub probability: f64,
+    /// The service's rule by which it went there, from 0; `None`: by weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u8>,
     /// The HTTP status; 0 without an answer.
     pub status: u16,
     /// How it ended.

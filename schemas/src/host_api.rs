@@ -28,6 +28,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    assignment::Assignment,
     deploy::{BackupKeep, DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
     gpu::{GpuNeed, GpuOffer},
     id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId},
@@ -233,6 +234,9 @@ pub struct ApplyRoute {
     pub fence: Fence,
     /// Which requests; `environment` in a rule is of no concern here.
     pub rules: Vec<RouteRule>,
+    /// How they are assigned to the releases among the targets, where there are two.
+    #[serde(default)]
+    pub assignment: Assignment,
     /// Where to.
     pub targets: Vec<Target>,
     /// Where to fall back to: at the dead-man's deadline, and on an emergency rollback. Stored before the weights change.

@@ -6,6 +6,7 @@
 pub mod annotation;
 pub mod api;
 pub mod artifact;
+pub mod assignment;
 pub mod config;
 pub mod deploy;
 pub mod duration;

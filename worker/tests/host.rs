@@ -212,6 +212,7 @@ async fn a_lower_epoch_is_refused_everywhere_and_over_a_restart() {
         let route = ApplyRoute {
             fence: fence.clone(),
             rules: vec![],
+            assignment: segue_schemas::assignment::Assignment::default(),
             targets: targets(&[("web-2", 1)]),
             fallback: vec![],
             dead_man_ms: None,

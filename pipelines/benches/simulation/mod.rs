@@ -56,7 +56,7 @@ pub struct Ending {
 /// Runs a whole rollout through stages of 10, 50 and 100 %, held stages for up to ten times their length.
 pub fn rollout(scenario: &Scenario, seed: u64) -> Ending {
     let spec = CanarySpec { stage_duration: Span::seconds(scenario.stage_seconds), ..CanarySpec::default() };
-    let mut judge = Judge::new(&spec);
+    let mut judge = Judge::new(&spec, &[]);
     let mut traffic = Traffic::new(scenario, seed);
     // while the new release starts, the former one answers alone
     traffic.until(2.0, 0.0, |arm, observation| {
@@ -158,6 +158,7 @@ impl Traffic {
             outcome: if is_error { Outcome::ServerError } else { Outcome::Ok },
             latency_us: (latency_ms * 1_000.0) as u64,
             duration_us: (latency_ms * 1_000.0) as u64,
+            rule: None,
             attempt: 1,
             unit,
             synthetic: false,

@@ -8,6 +8,11 @@
 //! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, [`blocks`] against
 //! the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
 //! gets `false_alarm` for itself.
+//!
+//! Requests that a rule of the service's sent to a release have numbers of their own, by rule. They are no evidence of the comparison, and not
+//! among the requests that a stage needs: who sends such a header was not drawn, and whoever knows which release answers could choose what
+//! that one is asked. A limit is another matter here too: it says what is never acceptable, of whomever, so that what the canary answers by
+//! rule counts there.
 
 mod assigned;
 mod blocks;
@@ -17,6 +22,7 @@ mod verdict;
 mod wealth;
 
 use segue_schemas::{
+    assignment::ReleaseRule,
     deploy::{CanarySpec, JudgeSpec, Observation, Outcome},
     time::Timestamp,
 };
@@ -25,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use assigned::{ErrorTest, LatencyTest, QUANTILES};
 use blocks::{AboveRate, Blocks};
 use sketch::Sketch;
-pub use verdict::{ArmNumbers, Decision, Evidence, Verdict};
+pub use verdict::{ArmNumbers, Decision, Evidence, RuleNumbers, Verdict};
 use wealth::Wealth;
 
 /// The part of `false_alarm` that each of the two tests gets while both releases answer.
@@ -76,6 +82,22 @@ pub struct Judge {
     max_errors: Option<Limit>,
     max_p95: Option<Limit>,
     canary_blocks: Blocks,
+    /// What the canary answered by rule lately.
+    #[serde(default)]
+    canary_by_rule: Recent,
+    /// By the rules of the service, in their order.
+    #[serde(default)]
+    by_rule: Vec<ByRule>,
+}
+
+/// What was measured of the requests that one rule sent to a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct ByRule {
+    rule: String,
+    to: String,
+    requests: u64,
+    errors: u64,
+    latency: Sketch,
 }
 
 /// What was measured of one release lately.
@@ -102,9 +124,9 @@ struct Limit {
 }
 
 impl Judge {
-    /// A judge that has seen nothing.
+    /// A judge that has seen nothing. `by_rule` are the service's rules.
     #[must_use]
-    pub fn new(spec: &CanarySpec) -> Self {
+    pub fn new(spec: &CanarySpec, by_rule: &[ReleaseRule]) -> Self {
         let blocks = Blocks::for_stage(spec.stage_duration.0);
         let rules = spec.judge.clone();
         Self {
@@ -124,6 +146,8 @@ impl Judge {
             max_errors: rules.max_error_rate.map(|rate| Limit::new(&blocks, rate)),
             max_p95: rules.max_p95.map(|_| Limit::new(&blocks, 0.05)),
             canary_blocks: blocks,
+            canary_by_rule: Recent::default(),
+            by_rule: by_rule.iter().map(ByRule::new).collect(),
             rules,
         }
     }
@@ -153,6 +177,9 @@ impl Judge {
     pub fn observe(&mut self, arm: Arm, observation: &Observation) {
         let Some(is_error) = observation.outcome.is_error() else { return };
         let latency_us = (observation.outcome == Outcome::Ok).then_some(observation.latency_us);
+        if let Some(rule) = observation.rule {
+            return self.observe_by_rule(rule, arm, observation, is_error, latency_us);
+        }
         self.compare_side_by_side(arm, observation, latency_us);
         match arm {
             Arm::Canary => self.observe_canary(observation, is_error, latency_us),
@@ -160,6 +187,7 @@ impl Judge {
         }
         if self.stored.is_none() && self.canary.requests >= RECENT_REQUESTS {
             self.canary.fade();
+            self.canary_by_rule.fade();
             self.control.fade();
         } else if self.canary.requests >= RECENT_REQUESTS_ALONE {
             self.canary.fade();
@@ -221,18 +249,42 @@ impl Judge {
         self.canary_errors += u64::from(is_error);
         self.synthetic_requests += u64::from(observation.synthetic);
         self.canary.add(is_error, latency_us);
-        if let Some(limit) = &mut self.max_errors {
-            limit.count(observation.at, is_error);
-        }
-        if let (Some(limit), Some(max)) = (&mut self.max_p95, self.rules.max_p95) {
-            limit.count(observation.at, observation.latency_us > max.as_millis().saturating_mul(1_000));
-        }
+        self.hold_to_limits(observation, is_error);
         if let Some(stored) = &mut self.stored {
             stored.errors.count(observation.at, is_error);
             if let Some(latency_us) = latency_us {
                 for (slow, limit) in &mut stored.latency {
                     limit.count(observation.at, latency_us > *slow);
                 }
+            }
+        }
+    }
+
+    fn hold_to_limits(&mut self, observation: &Observation, is_error: bool) {
+        if let Some(limit) = &mut self.max_errors {
+            limit.count(observation.at, is_error);
+        }
+        if let (Some(limit), Some(max)) = (&mut self.max_p95, self.rules.max_p95) {
+            limit.count(observation.at, observation.latency_us > max.as_millis().saturating_mul(1_000));
+        }
+    }
+
+    fn observe_by_rule(
+        &mut self,
+        rule: u8,
+        arm: Arm,
+        observation: &Observation,
+        is_error: bool,
+        latency_us: Option<u64>,
+    ) {
+        if let Some(by_rule) = self.by_rule.get_mut(usize::from(rule)) {
+            by_rule.add(is_error, latency_us);
+        }
+        if arm == Arm::Canary {
+            self.canary_by_rule.add(is_error, latency_us);
+            self.hold_to_limits(observation, is_error);
+            if self.canary_by_rule.requests >= RECENT_REQUESTS {
+                self.canary_by_rule.fade();
             }
         }
     }
@@ -416,12 +468,28 @@ impl Judge {
                 self.allowed_ratio(latency_quantile),
             ),
             latency_quantile,
-            absolute_errors: self.max_errors.as_ref().map(|limit| absolute(limit, self.canary.error_rate())),
+            absolute_errors: self.max_errors.as_ref().map(|limit| absolute(limit, self.whole_error_rate())),
             absolute_latency: self.max_p95.as_ref().map(|limit| {
                 let max_us = self.rules.max_p95.unwrap_or_default().as_millis().saturating_mul(1_000);
-                absolute(limit, self.canary.latency.share_above(Sketch::bucket(max_us)))
+                absolute(limit, self.whole_share_above(Sketch::bucket(max_us)))
             }),
+            rules: self.by_rule.iter().map(ByRule::numbers).collect(),
         }
+    }
+
+    /// Of all that the canary answered lately, by weight and by rule, the share that failed.
+    fn whole_error_rate(&self) -> f64 {
+        let (drawn, ruled) = (&self.canary, &self.canary_by_rule);
+        let requests = drawn.requests + ruled.requests;
+        if requests > 0.0 { (drawn.errors + ruled.errors) / requests } else { 0.0 }
+    }
+
+    /// The same for answers slower than a bucket.
+    fn whole_share_above(&self, bucket: u16) -> f64 {
+        let (drawn, ruled) = (&self.canary.latency, &self.canary_by_rule.latency);
+        let above = drawn.share_above(bucket) * drawn.total() + ruled.share_above(bucket) * ruled.total();
+        let all = drawn.total() + ruled.total();
+        if all > 0.0 { above / all } else { 0.0 }
     }
 
     /// How many times as slow as the control the canary may be: the rule's ratio, or what the rule's floor comes to.
@@ -466,6 +534,36 @@ impl Recent {
             error_rate: self.error_rate(),
             p50_ms: milliseconds(0.5),
             p90_ms: milliseconds(0.9),
+            p95_ms: milliseconds(0.95),
+        }
+    }
+}
+
+impl ByRule {
+    fn new(rule: &ReleaseRule) -> Self {
+        let (rule, to) = (rule.words(), rule.to.word().to_owned());
+        Self { rule, to, requests: 0, errors: 0, latency: Sketch::default() }
+    }
+
+    fn add(&mut self, is_error: bool, latency_us: Option<u64>) {
+        self.requests += 1;
+        self.errors += u64::from(is_error);
+        if let Some(latency_us) = latency_us {
+            self.latency.add(latency_us);
+            if self.latency.total() >= RECENT_REQUESTS_ALONE {
+                self.latency.fade();
+            }
+        }
+    }
+
+    fn numbers(&self) -> RuleNumbers {
+        let milliseconds = |quantile| self.latency.quantile(quantile).map(|us| us / 1_000.0);
+        RuleNumbers {
+            rule: self.rule.clone(),
+            to: self.to.clone(),
+            requests: self.requests,
+            errors: self.errors,
+            p50_ms: milliseconds(0.5),
             p95_ms: milliseconds(0.95),
         }
     }

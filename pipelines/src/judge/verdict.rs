@@ -53,6 +53,26 @@ pub struct Verdict {
     /// The share of requests slower than the absolute limit of the 95th percentile, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absolute_latency: Option<Evidence>,
+    /// What the service's rules sent to either release, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleNumbers>,
+}
+
+/// The requests that one rule of the service's sent to a release, since the canary first had weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleNumbers {
+    /// What it looks for, in words.
+    pub rule: String,
+    /// To which release.
+    pub to: String,
+    /// Requests that were answered or failed; those that the client gave up are not counted.
+    pub requests: u64,
+    /// Of those, how many failed.
+    pub errors: u64,
+    /// Median of the time to the first byte, in milliseconds, of those that did not fail lately.
+    pub p50_ms: Option<f64>,
+    /// 95th percentile.
+    pub p95_ms: Option<f64>,
 }
 
 /// One release's requests. They are faded out, so that the counts are no whole numbers.

@@ -89,7 +89,7 @@ impl RolloutMachine {
         if let Strategy::Canary(canary) = &self.spec.strategy
             && !self.former.is_empty()
         {
-            self.judge = Some(Judge::new(canary));
+            self.judge = Some(Judge::new(canary, &self.spec.service.rules));
         }
         self.phase = Phase::Starting;
         self.start_new(out);

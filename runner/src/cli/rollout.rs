@@ -1,5 +1,6 @@
 //! `segue rollout`: look at rollouts, and have a word in them.
 
+use segue_pipelines::judge::RuleNumbers;
 use segue_schemas::{
     api::{RolloutList, RolloutQuery, RolloutView, RolloutWord},
     deploy::{Rollout, Strategy},
@@ -182,8 +183,24 @@ fn print(view: &RolloutView) {
     if let Some(reason) = &rollout.reason {
         anstream::println!("  {reason}");
     }
+    print_rules(rollout);
     for entry in &view.journal {
         follow::print_entry(entry);
+    }
+}
+
+/// What the service's rules sent to either release, where there was a canary.
+fn print_rules(rollout: &Rollout) {
+    let rules = rollout.verdict.as_ref().and_then(|verdict| verdict.get("rules"));
+    let rules: Vec<RuleNumbers> =
+        rules.and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default();
+    let milliseconds = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
+    for RuleNumbers { rule, to, requests, errors, p50_ms, p95_ms } in rules {
+        anstream::println!(
+            "  {rule} -> {to}: {requests} requests, {errors} failed, median {}, 95th percentile {}",
+            milliseconds(p50_ms),
+            milliseconds(p95_ms)
+        );
     }
 }
 

@@ -453,6 +453,7 @@ pub fn service() -> ServiceSpec {
         keep_warm: segue_schemas::duration::Span::seconds(1),
         replicas: 1,
         routes: Vec::new(),
+        rules: Vec::new(),
         backup: None,
     }
 }

@@ -92,13 +92,16 @@ pub(super) fn act(
                 "targets": targets, "fallback": fallback });
             let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
             let rules = place::rules(&claim.rollout.spec);
-            let apply = ApplyRoute { fence, rules, targets, fallback, dead_man_ms };
+            let assignment = place::assignment(&claim.rollout.spec);
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms };
             Ok((Act::Shift { percent, apply }, (JournalKind::ShiftIntent, detail)))
         }
         Action::Interrupt { message } => {
             let detail = json!({ "message": message, "weight": 0 });
             let rules = place::rules(&claim.rollout.spec);
-            let apply = ApplyRoute { fence, rules, targets: Vec::new(), fallback: Vec::new(), dead_man_ms: None };
+            let assignment = place::assignment(&claim.rollout.spec);
+            let (targets, fallback) = (Vec::new(), Vec::new());
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
             Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
         }
         Action::Retire { instance, after, drain } => {

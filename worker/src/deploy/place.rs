@@ -3,6 +3,7 @@
 
 use indexmap::IndexMap;
 use segue_schemas::{
+    assignment::Assignment,
     deploy::{Release, RolloutSpec, RouteRule},
     duration::Span,
     host_api::{ArtifactSource, ContainerRun, Fence, StartInstance},
@@ -61,6 +62,11 @@ fn environment(spec: &RolloutSpec, release: &Release) -> IndexMap<String, String
     env.insert("SEGUE_RELEASE".into(), release.id.to_string());
     env.insert("SEGUE_ENVIRONMENT".into(), spec.environment.clone());
     env
+}
+
+/// How the service's requests are assigned to the new release and the one before it, while both have weight.
+pub(super) fn assignment(spec: &RolloutSpec) -> Assignment {
+    Assignment { canary: Some(spec.release.id), rules: spec.service.rules.clone() }
 }
 
 /// Which requests the service gets in this environment.

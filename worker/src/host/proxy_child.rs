@@ -460,7 +460,7 @@ pub fn table_of(recorded: &Recorded) -> RouteTable {
             targets.retain(is_awake);
         }
         let (environment, service, rules) = (r.environment.clone(), r.service.clone(), r.rules.clone());
-        TableRoute { environment, service, rules, targets, asleep }
+        TableRoute { environment, service, rules, assignment: r.assignment.clone(), targets, asleep }
     });
     RouteTable { routes: routes.collect() }
 }

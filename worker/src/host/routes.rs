@@ -7,6 +7,7 @@ use std::{
 };
 
 use segue_schemas::{
+    assignment::{Assignment, MAX_RULES},
     deploy::{Release, RouteRule},
     host_api::{
         ApplyRoute, EmergencyResult, EmergencyRollback, HostError, HostErrorCode, RenewDeadMan, Restored, RouteState,
@@ -78,6 +79,7 @@ impl Host {
                 *route = RouteRecord { epoch: route.epoch, ..before };
             } else if route.rules == applied.rules {
                 route.rules = before.rules;
+                route.assignment = before.assignment;
             }
             Ok(())
         });
@@ -334,6 +336,7 @@ impl Recorded {
         let wrong = |message: String| refusal(HostErrorCode::BadRequest, message);
         let (environment, service) = (&apply.fence.environment, &apply.fence.service);
         let rules = checked_rules(environment, service, apply.rules)?;
+        check_assignment(&apply.assignment)?;
         let others = self.routes.iter().filter(|r| r.environment != *environment || r.service != *service);
         for other in others {
             if let Some(rule) = rules.iter().find(|a| other.rules.iter().any(|b| collide(a, b))) {
@@ -368,6 +371,7 @@ impl Recorded {
         }
         let route = self.route_mut(environment, service);
         route.rules = rules;
+        route.assignment = apply.assignment;
         route.targets = apply.targets;
         route.fallback = apply.fallback;
         route.dead_man = apply.dead_man_ms.map(|ms| Deadline::after(Duration::from_millis(ms)));
@@ -452,6 +456,20 @@ fn checked_rules(environment: &str, service: &str, rules: Vec<RouteRule>) -> Res
         }
     }
     Ok(rules)
+}
+
+/// What a service's file is checked for, once more: it comes to stand in another program's configuration.
+fn check_assignment(assignment: &Assignment) -> Result<(), HostError> {
+    let wrong = |message: String| Err(refusal(HostErrorCode::BadRequest, message));
+    if assignment.rules.len() > MAX_RULES {
+        return wrong(format!("there are {} rules, and {MAX_RULES} are the limit", assignment.rules.len()));
+    }
+    for (rule, number) in assignment.rules.iter().zip(1..) {
+        if let Err(problem) = rule.parts() {
+            return wrong(format!("rule {number} can't be carried: {}; {}", problem.message, problem.help));
+        }
+    }
+    Ok(())
 }
 
 /// The release with the most weight.

@@ -10,6 +10,7 @@ use std::{
 
 use indexmap::IndexMap;
 use segue_schemas::{
+    assignment::Assignment,
     deploy::{DataSpec, Health, Release, RouteRule},
     gpu::GpuNeed,
     host_api::{
@@ -181,6 +182,9 @@ pub struct RouteRecord {
     pub epoch: Epoch,
     /// Which requests; none until the first `ApplyRoute`.
     pub rules: Vec<RouteRule>,
+    /// How they are assigned to the releases among the targets, where there are two.
+    #[serde(default)]
+    pub assignment: Assignment,
     /// Where to.
     pub targets: Vec<Target>,
     /// Where to fall back to.
@@ -458,6 +462,7 @@ impl RouteRecord {
             service: service.to_owned(),
             epoch: Epoch(0),
             rules: Vec::new(),
+            assignment: Assignment::default(),
             targets: Vec::new(),
             fallback: Vec::new(),
             dead_man: None,

@@ -20,6 +20,7 @@
 //! It builds its own runtimes and ends the process: it must be dispatched before any other runtime is made. pingora is used
 //! as a library below its `Server`, whose shutdown waits for minutes and which panics where a port is taken.
 
+pub mod assign;
 mod client;
 pub mod control;
 pub mod hold;

@@ -32,6 +32,8 @@ pub struct Observed {
     pub instance: InstanceId,
     /// With which probability.
     pub probability: f64,
+    /// By which rule of the service's, if by one.
+    pub rule: Option<u8>,
     /// The HTTP status; 0 without an answer.
     pub status: u16,
     /// How it ended.
@@ -166,6 +168,7 @@ impl Observed {
             at: self.at,
             instance: self.instance.clone(),
             probability: self.probability,
+            rule: self.rule,
             status: self.status,
             outcome: self.outcome,
             latency_us: self.latency_us,
@@ -188,6 +191,7 @@ mod tests {
             at: Timestamp(1),
             instance: "a".parse().unwrap(),
             probability: 1.0,
+            rule: None,
             status,
             outcome: Outcome::Ok,
             latency_us: 1,

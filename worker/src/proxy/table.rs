@@ -10,12 +10,17 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use rand::Rng as _;
-use segue_schemas::{deploy::RouteRule, id::InstanceId};
+use segue_schemas::{
+    assignment::{Assignment, Side},
+    deploy::RouteRule,
+    id::InstanceId,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::observations::ObservationLog;
+use super::{assign::first_match, observations::ObservationLog};
 
 /// Every route of a host, as it is sent to the proxy and lies in the file that a proxy reads when it starts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +38,9 @@ pub struct TableRoute {
     pub service: String,
     /// Which requests; at least one rule.
     pub rules: Vec<RouteRule>,
+    /// How they are assigned to the releases among the targets, where there are two.
+    #[serde(default)]
+    pub assignment: Assignment,
     /// Where to.
     pub targets: Vec<TableTarget>,
     /// Whether all of them sleep, or are on their way there or back: its requests wait.
@@ -51,6 +59,22 @@ pub struct TableTarget {
     pub weight: u32,
     /// What the weights of several instances are added up by when a probability is recorded: the release's number.
     pub release: i64,
+}
+
+impl TableRoute {
+    /// Which of two releases a target is of.
+    #[must_use]
+    pub fn side_of(&self, target: &TableTarget) -> Side {
+        let is_canary = self.assignment.canary.is_some_and(|canary| canary.0 == target.release);
+        if is_canary { Side::Canary } else { Side::Stable }
+    }
+
+    /// Whether both releases have traffic. Where one has it all, nothing is to be assigned.
+    #[must_use]
+    pub fn has_both(&self) -> bool {
+        let has = |side| self.targets.iter().any(|target| target.weight > 0 && self.side_of(target) == side);
+        has(Side::Canary) && has(Side::Stable)
+    }
 }
 
 /// The table in the form that requests are looked up in. What outlives a table (observations, counts of what is in
@@ -80,6 +104,8 @@ pub struct Route {
     pub service: String,
     /// Its targets with weight.
     targets: Vec<Arc<Upstream>>,
+    /// How requests are assigned to the releases among them; nothing, where only one has weight.
+    assignment: Assignment,
     asleep: bool,
     /// What was observed of it.
     pub log: Arc<ObservationLog>,
@@ -94,6 +120,7 @@ pub struct Upstream {
     pub address: SocketAddr,
     weight: u32,
     release: i64,
+    side: Side,
     in_flight: Arc<InFlight>,
 }
 
@@ -117,6 +144,10 @@ pub struct Choice {
     pub upstream: Arc<Upstream>,
     /// The probability with which the instance's release was chosen.
     pub probability: f64,
+    /// The rule of the service's by which it was.
+    pub rule: Option<u8>,
+    /// The release that it may go to alone.
+    side: Option<Side>,
     /// Keeps the instance's count up.
     pub guard: InFlightGuard,
 }
@@ -150,11 +181,13 @@ impl Routing {
         let mut routing = Self { in_flight: before.in_flight.clone(), ..Self::default() };
         for route in &table.routes {
             let log = before.route(&route.environment, &route.service).map(|r| r.log.clone());
-            let targets = route.targets.iter().filter(|t| t.weight > 0).map(|t| routing.upstream(t)).collect();
+            let targets =
+                route.targets.iter().filter(|t| t.weight > 0).map(|t| routing.upstream(t, route.side_of(t))).collect();
             let built = Arc::new(Route {
                 environment: route.environment.clone(),
                 service: route.service.clone(),
                 targets,
+                assignment: if route.has_both() { route.assignment.clone() } else { Assignment::default() },
                 asleep: route.asleep,
                 log: log.unwrap_or_else(|| Arc::new(ObservationLog::new(generation))),
             });
@@ -176,12 +209,13 @@ impl Routing {
         routing
     }
 
-    fn upstream(&mut self, target: &TableTarget) -> Arc<Upstream> {
+    fn upstream(&mut self, target: &TableTarget, side: Side) -> Arc<Upstream> {
         Arc::new(Upstream {
             instance: target.instance.clone(),
             address: target.address,
             weight: target.weight,
             release: target.release,
+            side,
             in_flight: self.in_flight.entry(target.instance.clone()).or_default().clone(),
         })
     }
@@ -203,17 +237,25 @@ impl Routing {
         self.in_flight.iter().map(|(id, count)| (id, count.count()))
     }
 
-    /// Gives a request for `host` (with or without a port) and `path` to an instance, at random by weight, leaving out
-    /// `tried` where there is another. A rule with the request's host goes before one for any host; then the longest path
-    /// wins.
-    pub fn choose(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+    /// Gives a request for `host` (with or without a port) and `path` with these headers to an instance, at random by weight, leaving
+    /// out `tried` where there is another. A rule with the request's host goes before one for any host; then the longest path
+    /// wins. What a rule of the service's sends to a release goes to its instances alone.
+    pub fn choose(
+        &self,
+        host: &str,
+        path: &str,
+        headers: &HeaderMap,
+        tried: &[InstanceId],
+    ) -> Result<Choice, NoChoice> {
         let route = self.find(host, path).ok_or(NoChoice::NoRoute)?;
         if route.asleep {
             return Err(NoChoice::Asleep { environment: route.environment.clone(), service: route.service.clone() });
         }
-        let untried = |u: &&Arc<Upstream>| !tried.contains(&u.instance);
-        let all_tried = !route.targets.iter().any(|u| untried(&u));
-        let open = || route.targets.iter().filter(|u| all_tried || untried(u));
+        let by_rule = first_match(&route.assignment.rules, headers);
+        let (rule, side) = by_rule.map_or((None, None), |(rule, side)| (Some(rule), Some(side)));
+        let all_tried = !route.has_other_than(side, tried);
+        let is_open = |u: &&Arc<Upstream>| u.may_have(side) && (all_tried || !tried.contains(&u.instance));
+        let open = || route.targets.iter().filter(is_open);
         let total: u64 = open().map(|u| u64::from(u.weight)).sum();
         if total == 0 {
             return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
@@ -233,9 +275,9 @@ impl Routing {
         };
         let of_release: u64 = open().filter(|u| u.release == upstream.release).map(|u| u64::from(u.weight)).sum();
         #[allow(clippy::cast_precision_loss)]
-        let probability = of_release as f64 / total as f64;
+        let probability = if rule.is_some() { 1.0 } else { of_release as f64 / total as f64 };
         let guard = InFlightGuard::new(upstream.in_flight.clone());
-        Ok(Choice { route: route.clone(), upstream, probability, guard })
+        Ok(Choice { route: route.clone(), upstream, probability, rule, side, guard })
     }
 
     fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
@@ -256,10 +298,22 @@ impl Routing {
 }
 
 impl Route {
-    /// Whether there is an instance with weight that is not in `tried`.
+    fn has_other_than(&self, side: Option<Side>, tried: &[InstanceId]) -> bool {
+        self.targets.iter().any(|u| u.may_have(side) && !tried.contains(&u.instance))
+    }
+}
+
+impl Choice {
+    /// Whether there is an instance with weight that the request may go to, and that is not in `tried`.
     #[must_use]
     pub fn has_other_than(&self, tried: &[InstanceId]) -> bool {
-        self.targets.iter().any(|u| !tried.contains(&u.instance))
+        self.route.has_other_than(self.side, tried)
+    }
+}
+
+impl Upstream {
+    fn may_have(&self, side: Option<Side>) -> bool {
+        side.is_none_or(|side| side == self.side)
     }
 }
 
@@ -346,6 +400,7 @@ mod tests {
             environment: "production".into(),
             service: (*service).into(),
             rules: rules.clone(),
+            assignment: Assignment::default(),
             targets: targets.clone(),
             asleep: false,
         });
@@ -371,7 +426,7 @@ mod tests {
             ("[::1]:8080", "/", "any"),
         ];
         for (host, path, expected) in cases {
-            let choice = routing.choose(host, path, &[]).unwrap();
+            let choice = routing.choose(host, path, &HeaderMap::new(), &[]).unwrap();
             assert_eq!(choice.route.service, expected, "{host}{path}");
         }
     }
@@ -382,7 +437,7 @@ mod tests {
         let routing = routing(&[("web", vec![rule(None, "/")], targets)]);
         let mut new = 0_u32;
         for _ in 0..20_000 {
-            let choice = routing.choose("x", "/", &[]).unwrap();
+            let choice = routing.choose("x", "/", &HeaderMap::new(), &[]).unwrap();
             match choice.upstream.instance.as_str() {
                 "new" => {
                     assert!((choice.probability - 0.1).abs() < 1e-9);
@@ -401,25 +456,25 @@ mod tests {
         let routing = routing(&[("web", vec![rule(None, "/")], vec![target("a", 99, 1), target("b", 1, 2)])]);
         let tried = ["a".parse().unwrap()];
         for _ in 0..50 {
-            let choice = routing.choose("x", "/", &tried).unwrap();
+            let choice = routing.choose("x", "/", &HeaderMap::new(), &tried).unwrap();
             assert_eq!((choice.upstream.instance.as_str(), choice.probability), ("b", 1.0));
         }
         let all = ["a".parse().unwrap(), "b".parse().unwrap()];
-        assert!(routing.choose("x", "/", &all).is_ok());
+        assert!(routing.choose("x", "/", &HeaderMap::new(), &all).is_ok());
     }
 
     #[test]
     fn no_route_and_no_target_are_told_apart() {
         let routing = routing(&[("web", vec![rule(Some("a.test"), "/")], vec![target("a", 0, 1)])]);
-        assert_eq!(routing.choose("b.test", "/", &[]).unwrap_err(), NoChoice::NoRoute);
+        assert_eq!(routing.choose("b.test", "/", &HeaderMap::new(), &[]).unwrap_err(), NoChoice::NoRoute);
         let none = NoChoice::NoTarget { environment: "production".into(), service: "web".into() };
-        assert_eq!(routing.choose("a.test", "/", &[]).unwrap_err(), none);
+        assert_eq!(routing.choose("a.test", "/", &HeaderMap::new(), &[]).unwrap_err(), none);
     }
 
     #[test]
     fn what_is_in_flight_outlives_the_table_that_sent_it() {
         let before = routing(&[("web", vec![rule(None, "/")], vec![target("a", 1, 1)])]);
-        let choice = before.choose("x", "/", &[]).unwrap();
+        let choice = before.choose("x", "/", &HeaderMap::new(), &[]).unwrap();
         let after = Routing::new(&RouteTable::default(), &before, 1);
         drop(before);
         assert_eq!(after.in_flight("a").unwrap().count(), 1);

@@ -70,19 +70,20 @@ impl SharedRouting {
         self.replaced.send_replace(());
     }
 
-    fn choose(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).choose(host, path, tried)
+    fn choose(&self, request: &RequestHeader, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.choose(host_of(request), request.uri.path(), &request.headers, tried)
     }
 
     /// The same, once what sleeps is awake; as it is at the latest when [`HOLD_LIMIT`] is over, or at once where too many wait.
-    async fn choose_awake(&self, host: &str, path: &str, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
-        let choice = self.choose(host, path, tried);
+    async fn choose_awake(&self, request: &RequestHeader, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+        let choice = self.choose(request, tried);
         let Err(NoChoice::Asleep { environment, service }) = &choice else { return choice };
         let mut replaced = self.replaced.subscribe();
         let Some(_place) = self.waiting.enter(environment, service) else { return choice };
         let deadline = tokio::time::Instant::now() + HOLD_LIMIT;
         loop {
-            let choice = self.choose(host, path, tried);
+            let choice = self.choose(request, tried);
             if !matches!(choice, Err(NoChoice::Asleep { .. })) {
                 return choice;
             }
@@ -130,11 +131,12 @@ impl Attempt {
     /// also sees what was.
     fn end(self, outcome: Outcome) {
         let duration = self.started.elapsed();
-        let Choice { route, upstream, probability, guard } = self.choice;
+        let Choice { route, upstream, probability, rule, guard, .. } = self.choice;
         route.log.push(Observed {
             at: now(),
             instance: upstream.instance.clone(),
             probability,
+            rule,
             status: self.status,
             outcome,
             latency_us: micros(self.first_byte.unwrap_or(duration)),
@@ -168,12 +170,11 @@ impl ProxyHttp for Traffic {
 
     async fn upstream_peer(&self, session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
         let request = session.req_header();
-        let host = host_of(request);
-        let choice = match self.routing.choose_awake(host, request.uri.path(), &passage.unreachable).await {
+        let choice = match self.routing.choose_awake(request, &passage.unreachable).await {
             Ok(choice) => choice,
             Err(none) => {
                 passage.comes_again = matches!(none, NoChoice::Asleep { .. });
-                let (status, words) = words_for(&none, host, request.uri.path());
+                let (status, words) = words_for(&none, host_of(request), request.uri.path());
                 passage.words = Some(words);
                 return Err(Error::new_in(ErrorType::HTTPStatus(status)));
             }
@@ -247,7 +248,7 @@ impl ProxyHttp for Traffic {
     ) -> Box<Error> {
         if let Some(attempt) = passage.attempt.take() {
             passage.unreachable.push(attempt.choice.upstream.instance.clone());
-            error.set_retry(attempt.choice.route.has_other_than(&passage.unreachable));
+            error.set_retry(attempt.choice.has_other_than(&passage.unreachable));
             passage.words = Some(format!(
                 "{}: instance {} at {} can't be connected to ({})",
                 attempt.choice.route.service,

@@ -10,13 +10,17 @@ use std::{
 };
 
 use segue_schemas::{
+    assignment::{Assignment, ReleaseRule},
     deploy::{Observation, Outcome, RouteRule},
     host_api::{ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, StopInstance},
     id::{Epoch, ReleaseId},
     router::RouterSettings,
 };
 use segue_worker::host::client::HostClient;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 
 use self::stand::{Kind, Router};
 use crate::{
@@ -37,6 +41,8 @@ with_every_router!(
     a_hot_swap_under_load_cuts_nothing,
     every_attempt_is_observed,
     rules_go_by_host_and_path,
+    rules_send_requests_to_one_of_two_releases,
+    no_value_of_a_rule_means_anything_to_the_router,
     the_dead_mans_switch_and_an_emergency_go_back,
     a_router_that_dies_in_a_canary_comes_back_with_it,
     a_host_that_dies_changes_nothing,
@@ -187,7 +193,14 @@ async fn rules_go_by_host_and_path(kind: Kind) {
         let mut fence = world.fence(1);
         fence.service = id.replace("web", "service");
         let targets = targets(&[(id, 100)]);
-        let apply = ApplyRoute { fence, rules, targets, fallback: vec![], dead_man_ms: None };
+        let apply = ApplyRoute {
+            fence,
+            rules,
+            assignment: Assignment::default(),
+            targets,
+            fallback: vec![],
+            dead_man_ms: None,
+        };
         world.client.apply_route(&apply).await.unwrap();
     }
     let cases = [
@@ -215,6 +228,117 @@ async fn rules_go_by_host_and_path(kind: Kind) {
     world.end().await;
 }
 
+async fn rules_send_requests_to_one_of_two_releases(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let rules = [
+        r#"{"header":"X-Release","equals":"canary","to":"canary"}"#,
+        r#"{"header":"x-release","prefix":"sta","to":"stable"}"#,
+        r#"{"cookie":"beta","equals":"1","to":"canary"}"#,
+        r#"{"cookie":"be-ta","prefix":"v2.","to":"canary"}"#,
+        r#"{"header":"x-any","present":true,"to":"stable"}"#,
+        r#"{"cookie":"any","present":true,"to":"canary"}"#,
+    ];
+    // by weight it would hardly ever be so
+    let to_canary: [(&str, u8); 6] = [
+        ("x-release: canary", 0),
+        ("X-RELEASE: canary\r\ncookie: any=1\r\nx-any: 1", 0),
+        ("cookie: beta=1", 2),
+        ("cookie: a=b; beta=1;c=d", 2),
+        ("cookie: be-ta=v2.7", 3),
+        ("cookie: any=0", 5),
+    ];
+    let to_stable: [(&str, u8); 3] =
+        [("x-release: stable", 1), ("x-release: stable\r\ncookie: beta=1", 1), ("x-any: 0\r\ncookie: any=0", 4)];
+    let neither = [
+        "x-release: Canary",
+        "x-release: canary2",
+        "cookie: Beta=1",
+        "cookie: xbeta=1; beta=11",
+        "cookie: be-ta=v2",
+        "cookie: any=",
+        "x-other: canary",
+    ];
+    for (weights, chosen, others, body) in
+        [([99, 1], &to_canary[..], "v1", "v2"), ([1, 99], &to_stable[..], "v2", "v1")]
+    {
+        let mut position = assigned(&world, weights, &rules).await;
+        for (lines, rule) in chosen {
+            for _ in 0..5 {
+                assert_eq!(get_with(&world, lines).await, (200, body.to_owned()), "{lines}");
+            }
+            for seen in read(&world, &mut position, 5).await {
+                assert_eq!(
+                    (seen.rule, seen.probability.to_bits()),
+                    (Some(*rule), 1_f64.to_bits()),
+                    "{lines}: {seen:?}"
+                );
+            }
+        }
+        let mut by_weight = 0;
+        for lines in neither {
+            for _ in 0..5 {
+                by_weight += u32::from(get_with(&world, lines).await == (200, others.to_owned()));
+            }
+        }
+        // 35 of a hundredth each
+        assert!(by_weight >= 30, "{by_weight} of 35");
+        let seen = read(&world, &mut position, 35).await;
+        assert!(seen.iter().all(|o| o.rule.is_none() && o.probability < 1.0), "{seen:?}");
+    }
+    // with one release there is nothing to choose
+    let mut position = assigned(&world, [100, 0], &rules).await;
+    assert_eq!(get_with(&world, "x-release: canary").await, (200, "v1".into()));
+    assert_eq!(read(&world, &mut position, 1).await[0].rule, None);
+    // what is sent to a release is not shown another one where it is down
+    assigned(&world, [1, 99], &rules).await;
+    let state = world.client.state().await.unwrap();
+    let down = state.instances.iter().find(|i| i.id.as_str() == "web-1").unwrap().pid.unwrap();
+    world::stop_for_good(&world, down).await;
+    let (status, _) = get_with(&world, "x-release: stable").await;
+    assert!(matches!(status, 502 | 503), "{status}");
+    assert_eq!(get_with(&world, "x-release: canary").await, (200, "v2".into()));
+    world.end().await;
+}
+
+async fn no_value_of_a_rule_means_anything_to_the_router(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let values = [
+        r#"1" 1; } } server { listen 1; } #"#,
+        r#"a'b"c\d $e ${f} %[src] {g} }; or TRUE"#,
+        ".*",
+        r"\x41",
+        "(a|b)[c]+?^$",
+        "~* default",
+        "%0a%0Abind :1",
+    ];
+    let rules: Vec<String> = values
+        .iter()
+        .map(|value| serde_json::json!({ "header": "x-hostile", "equals": value, "to": "canary" }).to_string())
+        .chain([r#"{"cookie":"c","equals":"'$x{}%[src]~.*#","to":"canary"}"#.to_owned()])
+        .collect();
+    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+    let mut position = assigned(&world, [199, 1], &rules).await;
+    for (value, rule) in values.iter().zip(0_u8..) {
+        assert_eq!(get_with(&world, &format!("x-hostile: {value}")).await, (200, "v2".into()), "{value}");
+        assert_eq!(read(&world, &mut position, 1).await[0].rule, Some(rule), "{value}");
+    }
+    assert_eq!(get_with(&world, "cookie: c='$x{}%[src]~.*#; d=1").await, (200, "v2".into()));
+    for other in ["A", "ac", "zz", "default", "a", "1"] {
+        assert_eq!(get_with(&world, &format!("x-hostile: {other}")).await.0, 200);
+    }
+    let seen = read(&world, &mut position, 7).await;
+    assert_eq!(seen.iter().map(|o| o.rule).collect::<Vec<_>>(), [Some(7), None, None, None, None, None, None]);
+    // what is no rule at all comes no further than the host
+    let mut apply = assigning(&world, [1, 1], &rules);
+    apply.assignment.rules[0].header = Some("x y\n bind :1".into());
+    assert_eq!(code(world.client.apply_route(&apply).await.unwrap_err()), HostErrorCode::BadRequest);
+    world.end().await;
+}
+
 async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
     let (world, _router) = start(kind).await;
     world.run("web-1", 1, 1).await;
@@ -236,6 +360,7 @@ async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
     let late = ApplyRoute {
         fence: world.fence(2),
         rules: vec![],
+        assignment: Assignment::default(),
         targets: targets(&[("web-2", 100)]),
         fallback: vec![],
         dead_man_ms: None,
@@ -330,6 +455,7 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
     let apply = ApplyRoute {
         fence: world.fence(1),
         rules,
+        assignment: Assignment::default(),
         targets: targets(&[("web-2", 100)]),
         fallback: vec![],
         dead_man_ms: None,
@@ -377,7 +503,14 @@ async fn a_change_that_is_being_refused_keeps_no_way_back_from_its_place(kind: K
 
     let rules = vec![RouteRule { environment: None, host: Some("new.test".into()), path: "/".into() }];
     let (fence, all) = (world.fence(1), targets(&[("web-2", 100)]));
-    let apply = ApplyRoute { fence, rules, targets: all, fallback: targets(&[("web-1", 100)]), dead_man_ms: None };
+    let apply = ApplyRoute {
+        fence,
+        rules,
+        assignment: Assignment::default(),
+        targets: all,
+        fallback: targets(&[("web-1", 100)]),
+        dead_man_ms: None,
+    };
     std::fs::remove_file(file("tested")).unwrap();
     std::fs::write(file("held"), "").unwrap();
     std::fs::write(file("bad"), "").unwrap();
@@ -452,6 +585,7 @@ async fn what_can_not_be_carried_is_refused(kind: Kind) {
         let apply = ApplyRoute {
             fence: world.fence(1),
             rules,
+            assignment: Assignment::default(),
             targets: targets(&[("web-1", 100)]),
             fallback: vec![],
             dead_man_ms: None,
@@ -499,6 +633,44 @@ async fn read(world: &World, position: &mut u64, n: usize) -> Vec<Observation> {
         all.extend(batch.observations);
     }
     all
+}
+
+/// The releases 1 and 2 with such weights, and rules between them; where its observations begin.
+async fn assigned(world: &World, weights: [u32; 2], rules: &[&str]) -> u64 {
+    world.client.apply_route(&assigning(world, weights, rules)).await.unwrap().newest_observation
+}
+
+fn assigning(world: &World, [old, new]: [u32; 2], rules: &[&str]) -> ApplyRoute {
+    let rules = rules.iter().map(|rule| serde_json::from_str::<ReleaseRule>(rule).unwrap()).collect();
+    ApplyRoute {
+        fence: world.fence(1),
+        rules: vec![],
+        assignment: Assignment { canary: Some(ReleaseId(2)), rules },
+        targets: targets(&[("web-1", old), ("web-2", new)]),
+        fallback: targets(&[("web-1", 100)]),
+        dead_man_ms: None,
+    }
+}
+
+/// What a request with these lines in its head is answered.
+async fn get_with(world: &World, lines: &str) -> (u16, String) {
+    let (head, body) = answer_to(world, lines).await;
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default(), body)
+}
+
+/// Head and body of the answer to a request with these lines in its head.
+async fn answer_to(world: &World, lines: &str) -> (String, String) {
+    let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let head = format!("GET / HTTP/1.1\r\nhost: {}\r\n{lines}\r\nconnection: close\r\n\r\n", world.host());
+    let exchange = async {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{lines}: {answer}"));
+    (head.to_owned(), body.trim().to_owned())
 }
 
 /// A connection that has become an echo.

@@ -17,6 +17,7 @@ use http::Method;
 use indexmap::IndexMap;
 use nix::sys::signal::Signal;
 use segue_schemas::{
+    assignment::Assignment,
     deploy::{Health, Release},
     duration::Span,
     host_api::{
@@ -244,6 +245,7 @@ impl World {
         let apply = ApplyRoute {
             fence: self.fence(epoch),
             rules: vec![],
+            assignment: Assignment::default(),
             targets: made(targets),
             fallback: made(fallback),
             dead_man_ms,

@@ -125,6 +125,7 @@ fn rollout(strategy: Strategy) -> Rollout {
         keep_warm: Span::seconds(60),
         replicas: 1,
         routes: Vec::new(),
+        rules: Vec::new(),
         backup: None,
     };
     Rollout {
@@ -410,6 +411,7 @@ async fn a_late_weight_of_an_old_owner_changes_nothing() {
             epoch: old_epoch,
         },
         rules: Vec::new(),
+        assignment: segue_schemas::assignment::Assignment::default(),
         targets: Vec::new(),
         fallback: Vec::new(),
         dead_man_ms: None,

@@ -321,6 +321,7 @@ impl World {
                 outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
                 latency_us,
                 duration_us: latency_us + 100,
+                rule: None,
                 attempt: 1,
                 unit: None,
                 synthetic: false,

@@ -7,6 +7,8 @@ use tokio::{
     net::UnixStream,
 };
 
+use super::config::is_ruled;
+
 /// One question and its answer.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -76,7 +78,7 @@ pub(super) struct Known {
 pub(super) struct Counts {
     /// Requests that it has now.
     pub(super) current: u64,
-    /// Tries at it that failed and were made again, there or elsewhere.
+    /// Tries at it that failed and were made again, there or elsewhere; of requests that were drawn by weight.
     pub(super) tried_again: u64,
 }
 
@@ -168,7 +170,7 @@ pub(super) fn servers(answer: &str) -> Result<Vec<Known>, CliError> {
     .collect()
 }
 
-/// `show stat`: what each server has counted, by its name. Names of instances are a host's own, so that those of backends are not needed.
+/// `show stat`: what each server has counted in all backends that it is in, by its name. Names of instances are a host's own, so that those of backends are not needed.
 pub(super) fn counts(answer: &str) -> Result<HashMap<String, Counts>, CliError> {
     const QUESTION: &str = "show stat";
     let head =
@@ -176,13 +178,17 @@ pub(super) fn counts(answer: &str) -> Result<HashMap<String, Counts>, CliError> 
     let names: Vec<&str> = std::iter::once("pxname").chain(head.trim_start_matches(',').split(',')).collect();
     let column = |name: &str| names.iter().position(|n| *n == name).ok_or_else(|| unreadable(QUESTION, answer));
     let (current, retried, redispatched) = (column("scur")?, column("wretr")?, column("wredis")?);
-    let mut all = HashMap::new();
+    let mut all: HashMap<String, Counts> = HashMap::new();
     for line in answer.lines().filter(|line| line.starts_with("segue:")) {
         let words: Vec<&str> = line.split(',').collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
         let Some(name) = words.get(1).filter(|name| **name != "BACKEND") else { continue };
-        let counts = Counts { current: number(current), tried_again: number(retried) + number(redispatched) };
-        all.insert((*name).to_owned(), counts);
+        let counts = all.entry((*name).to_owned()).or_default();
+        counts.current += number(current);
+        // what was no draw is no evidence for or against who was drawn
+        if !words.first().is_some_and(|backend| is_ruled(backend)) {
+            counts.tried_again += number(retried) + number(redispatched);
+        }
     }
     Ok(all)
 }
@@ -195,12 +201,12 @@ pub(super) fn connections(answer: &str) -> Result<HashMap<String, u64>, CliError
     let names: Vec<&str> = head.trim_start_matches("# ").split_whitespace().collect();
     let column = |name: &str| names.iter().position(|n| *n == name).ok_or_else(|| unreadable(QUESTION, answer));
     let (used, idle) = (column("used_cur")?, column("idle_cur")?);
-    let mut all = HashMap::new();
+    let mut all: HashMap<String, u64> = HashMap::new();
     for line in rows {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
         let Some((_, name)) = words.first().and_then(|word| word.split_once('/')) else { continue };
-        all.insert(name.to_owned(), number(used).unwrap_or(0) + number(idle).unwrap_or(0));
+        *all.entry(name.to_owned()).or_default() += number(used).unwrap_or(0) + number(idle).unwrap_or(0);
     }
     Ok(all)
 }
@@ -240,10 +246,11 @@ mod tests {
     fn counters_are_read_by_the_names_of_columns() {
         let answer = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,\n\
                       segue:p:web,web-1,0,0,3,5,,10,0,0,,0,,2,0,1,4,UP,\n\
+                      segue:p:web:rule:canary,web-1,0,0,2,5,,10,0,0,,0,,2,0,1,4,UP,\n\
                       segue:p:web,BACKEND,0,0,3,5,,10,0,0,,0,,2,0,1,4,UP,\nother,web-1,0,0,9,,,,,,,,,,,,,UP,\n";
         let all = counts(answer).unwrap();
         assert_eq!(all.len(), 1);
-        assert_eq!(all["web-1"], Counts { current: 3, tried_again: 5 });
+        assert_eq!(all["web-1"], Counts { current: 5, tried_again: 5 });
         let answer = "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb idle_lim idle_cur \
                       idle_per_thr[1]\nsegue:p:web/web-1 4/1 127.0.0.1 4001 - 5000 2 3 3 0 1 -1 1 1\n";
         assert_eq!(connections(answer).unwrap()["web-1"], 3);

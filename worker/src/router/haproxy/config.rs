@@ -6,9 +6,12 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use segue_schemas::deploy::RouteRule;
+use segue_schemas::{
+    assignment::{Key, ReleaseRule, Side, Test},
+    deploy::RouteRule,
+};
 
-use crate::proxy::table::{RouteTable, TableRoute};
+use crate::proxy::table::{RouteTable, TableRoute, TableTarget};
 
 /// What the name of a backend of Segue's begins with. No service or environment has a colon in its name.
 const PREFIX: &str = "segue:";
@@ -16,11 +19,14 @@ const PREFIX: &str = "segue:";
 /// What the name of the backend begins with that answers where no rule matches; its end is the shape's fingerprint.
 const SHAPE: &str = "segue::shape:";
 
+/// What the name of a backend of a service has before the release to which rules send.
+const RULED: &str = "rule";
+
 /// The largest weight of a server.
 const MAX_WEIGHT: u32 = 256;
 
 /// What a line of the log says after the mark; [`super::log`] reads it.
-const LOG_FIELDS: &str = "%pid %b %s %ST %ts %rc %Tc %Tr %Ta %[var(txn.segue_synthetic)]";
+const LOG_FIELDS: &str = "%pid %b %s %ST %ts %rc %Tc %Tr %Ta %[var(txn.segue_synthetic)] %[var(txn.segue_rule)]";
 
 /// A configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,14 +69,30 @@ pub(super) fn configuration(table: &RouteTable, listen: &[SocketAddr], log: Sock
          http-request set-header X-Forwarded-Proto http unless {{ req.hdr(x-forwarded-proto) -m found }}\n    \
          http-request set-header X-Forwarded-Host %[req.hdr(host)] unless {{ req.hdr(x-forwarded-host) -m found }}\n"
     );
-    for (rule, backend) in in_order(table) {
-        let _ = writeln!(front, "    use_backend {backend} if {}", condition(rule));
+    for (rule, route) in in_order(table) {
+        let conditions = conditions(rule);
+        for chosen in &route.assignment.rules {
+            let Some(matches) = matching(chosen) else { continue };
+            let all: Vec<String> = conditions.iter().map(|condition| format!("{condition} {matches}")).collect();
+            let backend = rule_backend(route, chosen.to);
+            let _ = writeln!(front, "    use_backend {backend} if {}", all.join(" or ").trim_start());
+        }
+        let conditions = if conditions == [""] { "TRUE".into() } else { conditions.join(" or ") };
+        let _ = writeln!(front, "    use_backend {} if {conditions}", backend_name(&route.environment, &route.service));
     }
     let mut backends = Vec::new();
     let mut servers = Vec::new();
     for route in &table.routes {
-        backends.push((head_of(route), servers.len()));
-        servers.extend(servers_of(route));
+        let backend = backend_name(&route.environment, &route.service);
+        backends.push((head_of(route, &backend), servers.len()));
+        servers.extend(servers_of(route, &backend, None));
+        for side in [Side::Canary, Side::Stable] {
+            if route.assignment.rules.iter().any(|rule| rule.to == side) {
+                let backend = rule_backend(route, side);
+                backends.push((head_of(route, &backend) + &notes_of(route), servers.len()));
+                servers.extend(servers_of(route, &backend, Some(side)));
+            }
+        }
     }
     let heads: String = backends.iter().map(|(head, _)| head.as_str()).collect();
     let shape = format!("{SHAPE}{:016x}", crate::router::fingerprint(&format!("{front}{heads}")));
@@ -95,6 +117,16 @@ pub(super) fn backend_name(environment: &str, service: &str) -> String {
     format!("{PREFIX}{environment}:{service}")
 }
 
+/// The name of the backend of what a service's rules send to one of its releases.
+fn rule_backend(route: &TableRoute, side: Side) -> String {
+    format!("{}:{RULED}:{}", backend_name(&route.environment, &route.service), side.word())
+}
+
+/// Whether a backend is one of those.
+pub(super) fn is_ruled(backend: &str) -> bool {
+    backend.starts_with(PREFIX) && backend.split(':').nth(3) == Some(RULED)
+}
+
 /// Whether a backend is one that Segue has written for a service.
 pub(super) fn is_service(backend: &str) -> bool {
     backend.starts_with(PREFIX) && !backend.starts_with(SHAPE)
@@ -107,22 +139,33 @@ pub(super) fn is_shape(backend: &str) -> bool {
 
 /// A backend without its servers. `random(1)`: without its argument HAProxy draws two and takes the one with less to do, which is no
 /// assignment by weight. No rule asks for `nbsrv`, which is 0 in a process that is being replaced. What can't be connected to is tried elsewhere; nothing that was sent is sent again.
-fn head_of(route: &TableRoute) -> String {
+fn head_of(route: &TableRoute, backend: &str) -> String {
     format!(
-        "\nbackend {}\n    mode http\n    balance random(1)\n    load-server-state-from-file none\n    retries 3\n    \
+        "\nbackend {backend}\n    mode http\n    balance random(1)\n    load-server-state-from-file none\n    retries 3\n    \
          option redispatch 1\n    timeout connect 3s\n    timeout server 1h\n    timeout tunnel 1h\n    \
          http-error status 503 content-type \"text/plain; charset=utf-8\" string \"{}: no instance has traffic in environment {}, or \
          none that has can be connected to\\n\"\n",
-        backend_name(&route.environment, &route.service),
-        route.service,
-        route.environment,
+        route.service, route.environment,
     )
 }
 
-fn servers_of(route: &TableRoute) -> impl Iterator<Item = Server> + '_ {
-    let weights = scaled(&route.targets.iter().map(|t| t.weight).collect::<Vec<_>>());
-    route.targets.iter().zip(weights).map(|(target, weight)| Server {
-        backend: backend_name(&route.environment, &route.service),
+/// Takes down which rule it was: the first that matches, so that the last is looked at first.
+fn notes_of(route: &TableRoute) -> String {
+    let rules = route.assignment.rules.iter().enumerate().rev();
+    let notes = rules.filter_map(|(number, rule)| Some((number, matching(rule)?)));
+    notes
+        .map(|(number, matches)| format!("    http-request set-var(txn.segue_rule) int({number}) if {matches}\n"))
+        .collect()
+}
+
+/// The servers of a backend: every target's, or those of one release. Where only one has traffic it is that one's, so that there is somebody.
+fn servers_of(route: &TableRoute, backend: &str, side: Option<Side>) -> impl Iterator<Item = Server> {
+    let side = side.filter(|_| route.has_both());
+    let is_of = |target: &&TableTarget| side.is_none_or(|side| route.side_of(target) == side);
+    let targets: Vec<&TableTarget> = route.targets.iter().filter(is_of).collect();
+    let weights = scaled(&targets.iter().map(|t| t.weight).collect::<Vec<_>>());
+    targets.into_iter().zip(weights).map(|(target, weight)| Server {
+        backend: backend.to_owned(),
         name: target.instance.to_string(),
         address: target.address,
         weight,
@@ -148,37 +191,54 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Every rule with its backend, the one that goes before others first: those with a host, then the longest path.
-fn in_order(table: &RouteTable) -> Vec<(&RouteRule, String)> {
-    let mut rules: Vec<(&RouteRule, String)> = table
-        .routes
-        .iter()
-        .flat_map(|route| {
-            let backend = backend_name(&route.environment, &route.service);
-            route.rules.iter().map(move |rule| (rule, backend.clone()))
-        })
-        .collect();
+/// Every rule with its route, the one that goes before others first: those with a host, then the longest path.
+fn in_order(table: &RouteTable) -> Vec<(&RouteRule, &TableRoute)> {
+    let all = table.routes.iter().flat_map(|route| route.rules.iter().map(move |rule| (rule, route)));
+    let mut rules: Vec<(&RouteRule, &TableRoute)> = all.collect();
     rules.sort_by_key(|(rule, _)| (rule.host.is_none(), std::cmp::Reverse(rule.path.trim_end_matches('/').len())));
     rules
 }
 
-fn condition(rule: &RouteRule) -> String {
+/// What a request must be for a rule, of which one is enough; nothing, where any is.
+fn conditions(rule: &RouteRule) -> Vec<String> {
     let host = rule.host.as_ref().map(|host| {
         let host = host.to_ascii_lowercase();
         format!("{{ req.hdr(host),field(1,:),lower -m str {host} }} ")
     });
     let host = host.unwrap_or_default();
     match rule.path.trim_end_matches('/') {
-        "" if host.is_empty() => "TRUE".into(),
-        "" => host.trim_end().to_owned(),
-        path => format!("{host}{{ path {path} }} or {host}{{ path_beg {path}/ }}"),
+        "" => vec![host.trim_end().to_owned()],
+        path => vec![format!("{host}{{ path {path} }}"), format!("{host}{{ path_beg {path}/ }}")],
     }
+}
+
+/// What a request must have for a service's rule. Values are compared by their bytes in hexadecimal: whatever they are, they mean nothing here.
+fn matching(rule: &ReleaseRule) -> Option<String> {
+    let (place, test) = rule.parts().ok()?;
+    let value = match place {
+        Key::Header(name) => format!("req.fhdr({name},1)"),
+        Key::Cookie(name) => format!("req.cook({name})"),
+    };
+    Some(match test {
+        Test::Equals(wanted) => format!("{{ {value},hex -m str {} }}", hex(wanted)),
+        Test::Prefix(wanted) => format!("{{ {value},hex -m beg {} }}", hex(wanted)),
+        Test::Present => format!("{{ {value},length gt 0 }}"),
+    })
+}
+
+/// As HAProxy's converter `hex` writes it.
+fn hex(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02X}");
+        hex
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use segue_schemas::{assignment::Assignment, id::ReleaseId};
+
     use super::*;
-    use crate::proxy::table::TableTarget;
 
     fn route(service: &str, rules: &[(Option<&str>, &str)], targets: &[(&str, u32)]) -> TableRoute {
         let rule = |(host, path): &(Option<&str>, &str)| RouteRule {
@@ -196,6 +256,7 @@ mod tests {
             environment: "production".into(),
             service: service.into(),
             rules: rules.iter().map(rule).collect(),
+            assignment: Assignment::default(),
             targets: targets.iter().enumerate().map(target).collect(),
             asleep: false,
         }
@@ -204,6 +265,23 @@ mod tests {
     fn of(routes: Vec<TableRoute>) -> Configuration {
         let listen = ["127.0.0.1:8080".parse().unwrap(), "[::1]:8080".parse().unwrap()];
         configuration(&RouteTable { routes }, &listen, "127.0.0.1:5514".parse().unwrap(), "segue-mark")
+    }
+
+    #[test]
+    fn what_rules_send_to_a_release_is_drawn_among_its_instances() {
+        let mut web =
+            route("web", &[(None, "/"), (Some("a.test"), "/x")], &[("web-1", 90), ("web-2", 5), ("web-3", 5)]);
+        web.targets[1].release = 2;
+        web.targets[2].release = 2;
+        let rules = [
+            r#"{"header":"x-release","equals":"c\"; }","to":"canary"}"#,
+            r#"{"cookie":"be-ta","prefix":"1.","to":"canary"}"#,
+            r#"{"cookie":"any","present":true,"to":"stable"}"#,
+        ];
+        let rules = rules.map(|rule| serde_json::from_str(rule).unwrap()).to_vec();
+        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules };
+        let made = of(vec![web]);
+        insta::assert_snapshot!(made.text.replace(&made.shape, "NAME"));
     }
 
     #[test]
@@ -225,6 +303,7 @@ mod tests {
         assert_eq!(first, shape(&[(None, "/")], &[("web-1", 1), ("web-2", 7)]));
         assert_ne!(first, shape(&[(None, "/x")], &[("web-1", 90)]));
         assert_ne!(first, of(vec![]).shape);
+        assert!(is_ruled("segue:p:web:rule:canary") && !is_ruled("segue:rule:rule") && !is_ruled(&first));
         assert!(is_shape(&first) && !is_service(&first) && is_service(&backend_name("production", "web")));
     }
 

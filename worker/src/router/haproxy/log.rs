@@ -23,6 +23,8 @@ pub(super) struct Line {
     pub(super) total: Duration,
     /// Declared synthetic.
     pub(super) synthetic: bool,
+    /// The service's rule by which it went there.
+    pub(super) rule: Option<u8>,
 }
 
 /// Reads what follows the mark (`LOG_FIELDS` in [`super::config`]; HAProxy Configuration Manual, section 8.2.4). Times are in milliseconds,
@@ -39,11 +41,12 @@ pub(super) fn line(text: &str) -> Option<Line> {
     let response = millis(words.next()?)?;
     let total = words.next()?.trim_start_matches('+').parse().map(Duration::from_millis).ok()?;
     let synthetic = words.next().is_some_and(|word| word == "1");
+    let rule = words.next().and_then(|word| word.parse().ok());
     let outcome = outcome(*state.first()?, *state.get(1)?, status, response.is_some());
     // an answer that HAProxy made up itself is none of the server's
     let status = if outcome == Outcome::Unreachable { 0 } else { status };
     let latency = response.map(|response| response + connect.unwrap_or_default());
-    Some(Line { pid, server, status, outcome, retries, latency, total, synthetic })
+    Some(Line { pid, server, status, outcome, retries, latency, total, synthetic, rule })
 }
 
 fn millis(word: &str) -> Option<Option<Duration>> {
@@ -84,6 +87,7 @@ mod tests {
         ];
         for (text, server, status, outcome, latency) in cases {
             let read = line(text).unwrap();
+            assert_eq!((read.rule, line(&format!("{text} 3")).unwrap().rule), (None, Some(3)));
             assert_eq!((read.server.as_deref(), read.status, read.outcome), (server, status, outcome), "{text}");
             assert_eq!(read.latency, latency.map(Duration::from_millis), "{text}");
         }

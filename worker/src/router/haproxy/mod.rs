@@ -281,11 +281,15 @@ impl Haproxy {
         else {
             return;
         };
+        // where one release has all traffic no rule is one
+        let rule = line.rule.filter(|_| eras.iter().flatten().any(|era| era.is_split(&pair)));
+        let probability = if rule.is_some() { 1.0 } else { probability };
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let observed = Observed {
             at: now(),
             instance,
             probability,
+            rule,
             status: line.status,
             outcome: line.outcome,
             latency_us: micros(line.latency.unwrap_or(line.total)),
@@ -314,6 +318,7 @@ impl Haproxy {
                     at: now(),
                     instance: instance.clone(),
                     probability,
+                    rule: None,
                     status: 0,
                     outcome: Outcome::Unreachable,
                     latency_us: 0,

@@ -6,12 +6,15 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::Path};
 
-use segue_schemas::deploy::RouteRule;
+use segue_schemas::{
+    assignment::{Key, ReleaseRule, Side, Test},
+    deploy::RouteRule,
+};
 
 use crate::proxy::table::{RouteTable, TableRoute, TableTarget};
 
 /// What a line of the access log says; [`super::log`] reads it. Nothing in it is a client's own words.
-const LOG: &str = r#"{"era":"NAME","connection":"$connection","upstream":"$upstream_addr","status":"$upstream_status","header":"$upstream_header_time","time":"$upstream_response_time","answered":"$status","complete":"$request_completion","total":"$request_time","synthetic":"$segue_synthetic"}"#;
+const LOG: &str = r#"{"era":"NAME","connection":"$connection","upstream":"$upstream_addr","status":"$upstream_status","header":"$upstream_header_time","time":"$upstream_response_time","answered":"$status","complete":"$request_completion","total":"$request_time","synthetic":"$segue_synthetic","rule":"$segue_rule"}"#;
 
 /// Shares are given in hundredths of a percent.
 const WHOLE: u64 = 10_000;
@@ -100,6 +103,82 @@ fn add_route(text: &mut String, number: usize, route: &TableRoute) {
     if targets.is_empty() {
         return;
     }
+    if !is_ruled(route) {
+        return add_draw(text, &format!("{number}"), &targets);
+    }
+    add_draw(text, &format!("{number}_any"), &targets);
+    let mut names = String::new();
+    for (index, rule) in route.assignment.rules.iter().enumerate() {
+        add_rule(text, &format!("$segue_match_{number}_{index}"), rule);
+        let _ = write!(names, "$segue_match_{number}_{index}");
+    }
+    // the first that matches
+    let _ = writeln!(text, "map {names} $segue_rule_{number} {{");
+    text.push_str("    default \"\";\n");
+    for index in 0..route.assignment.rules.len() {
+        let _ = writeln!(text, "    \"~^{}1\" {index};", "0".repeat(index));
+    }
+    let _ =
+        writeln!(text, "}}\nmap $segue_rule_{number} $segue_route_{number} {{\n    default $segue_route_{number}_any;");
+    for (index, rule) in route.assignment.rules.iter().enumerate() {
+        let _ = writeln!(text, "    {index} $segue_route_{number}_{};", rule.to.word());
+    }
+    text.push_str("}\n");
+    for side in [Side::Canary, Side::Stable] {
+        let of_side: Vec<&TableTarget> = targets.iter().filter(|t| route.side_of(t) == side).copied().collect();
+        add_draw(text, &format!("{number}_{}", side.word()), &of_side);
+    }
+}
+
+/// Whether there are rules that choose between two releases now.
+fn is_ruled(route: &TableRoute) -> bool {
+    !route.assignment.rules.is_empty() && route.has_both()
+}
+
+/// A variable that is 1 where a rule matches.
+fn add_rule(text: &mut String, variable: &str, rule: &ReleaseRule) {
+    let Ok((place, test)) = rule.parts() else {
+        // one that is no rule matches nothing
+        let _ = writeln!(text, "map \"\" {variable} {{ default 0; }}");
+        return;
+    };
+    // each ends with what it looks for: a long value that nearly matches is read once, not over and over
+    let (source, pattern) = match place {
+        Key::Header(name) => {
+            let value = match test {
+                Test::Equals(wanted) => format!("{}$", plain(wanted)),
+                Test::Prefix(wanted) => plain(wanted),
+                Test::Present => ".".to_owned(),
+            };
+            (format!("$http_{}", name.to_ascii_lowercase().replace('-', "_")), format!("~^{value}"))
+        }
+        Key::Cookie(name) => {
+            let value = match test {
+                Test::Equals(wanted) => format!("{}[ \\t]*(?:;|$)", plain(wanted)),
+                Test::Prefix(wanted) => plain(wanted),
+                Test::Present => "[^; \\t]".to_owned(),
+            };
+            ("$http_cookie".to_owned(), format!("~(?:^|;)[ \\t]*{}[ \\t]*=[ \\t]*{value}", plain(name)))
+        }
+    };
+    let _ = writeln!(text, "map {source} {variable} {{ default 0; \"{pattern}\" 1; }}");
+}
+
+/// A text as a regular expression that matches it and nothing else: whatever is no letter or digit stands there by its number, so that it means
+/// nothing to nginx, which leaves such a backslash alone, nor to the expression.
+fn plain(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut plain, byte| {
+        if byte.is_ascii_alphanumeric() {
+            plain.push(char::from(byte));
+        } else {
+            let _ = write!(plain, "\\x{byte:02x}");
+        }
+        plain
+    })
+}
+
+/// The draw among some targets of a route, by whose names its variable and its upstreams are called.
+fn add_draw(text: &mut String, number: &str, targets: &[&TableTarget]) {
     let _ = writeln!(text, "split_clients $request_id $segue_route_{number} {{");
     let shares = shares(&targets.iter().map(|t| t.weight).collect::<Vec<_>>());
     for (index, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0) {
@@ -135,10 +214,11 @@ fn server(
 ) {
     text.push_str("\nserver {\n");
     listening(text, around.listen, is_default);
-    let _ = write!(text, "    server_name {host};\n{shared}");
+    let _ = write!(text, "    server_name {host};\n    set $segue_rule \"\";\n{shared}");
     for (path, (number, route)) in places {
         let does = if route.targets.iter().any(|t| t.weight > 0) {
-            format!("proxy_pass http://$segue_route_{number};")
+            let rule = if is_ruled(route) { format!("set $segue_rule $segue_rule_{number}; ") } else { String::new() };
+            format!("{rule}proxy_pass http://$segue_route_{number};")
         } else {
             let TableRoute { environment, service, .. } = route;
             format!("return 503 \"{service}: no instance has traffic in environment {environment}\\n\";")
@@ -185,6 +265,8 @@ fn begins_at_boundary(path: &str, prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use segue_schemas::{assignment::Assignment, id::ReleaseId};
+
     use super::*;
 
     fn route(service: &str, rules: &[(Option<&str>, &str)], targets: &[(&str, u32)]) -> TableRoute {
@@ -203,6 +285,7 @@ mod tests {
             environment: "production".into(),
             service: service.into(),
             rules: rules.iter().map(rule).collect(),
+            assignment: Assignment::default(),
             targets: targets.iter().enumerate().map(target).collect(),
             asleep: false,
         }
@@ -217,6 +300,23 @@ mod tests {
             error_log: Path::new("/var/log/nginx/error.log"),
         };
         configuration(&RouteTable { routes }, around)
+    }
+
+    #[test]
+    fn what_rules_send_to_a_release_is_drawn_among_its_instances() {
+        let mut web =
+            route("web", &[(None, "/"), (Some("a.test"), "/x")], &[("web-1", 90), ("web-2", 5), ("web-3", 5)]);
+        web.targets[1].release = 2;
+        web.targets[2].release = 2;
+        let rules = [
+            r#"{"header":"x-release","equals":"c\"; }","to":"canary"}"#,
+            r#"{"cookie":"be-ta","prefix":"1.","to":"canary"}"#,
+            r#"{"cookie":"any","present":true,"to":"stable"}"#,
+        ];
+        let rules = rules.map(|rule| serde_json::from_str(rule).unwrap()).to_vec();
+        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules };
+        let made = of(vec![web]);
+        insta::assert_snapshot!(made.text.replace(&made.name, "NAME"));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Line {
     pub(super) attempts: Vec<Attempt>,
     /// Declared synthetic.
     pub(super) synthetic: bool,
+    /// The service's rule by which it went there.
+    pub(super) rule: Option<u8>,
 }
 
 /// The form of a line, all of it text.
@@ -46,6 +48,8 @@ struct Fields {
     answered: String,
     complete: String,
     synthetic: String,
+    #[serde(default)]
+    rule: String,
 }
 
 /// Reads the lines in the order in which they come.
@@ -111,7 +115,8 @@ impl Reader {
         });
         let attempts: Vec<Attempt> = attempts.collect();
         let synthetic = fields.synthetic == "1";
-        (!attempts.is_empty()).then(|| Line { era: fields.era.clone(), attempts, synthetic })
+        let rule = fields.rule.parse().ok();
+        (!attempts.is_empty()).then(|| Line { era: fields.era.clone(), attempts, synthetic, rule })
     }
 }
 
@@ -125,7 +130,7 @@ mod tests {
 
     fn line(upstream: &str, status: &str, header: &str, answered: &str, complete: &str) -> String {
         format!(
-            r#": {{"era":"e1","connection":"42","upstream":"{upstream}","status":"{status}","header":"{header}","time":"{header}","answered":"{answered}","complete":"{complete}","total":"0.009","synthetic":"1"}}"#
+            r#": {{"era":"e1","connection":"42","upstream":"{upstream}","status":"{status}","header":"{header}","time":"{header}","answered":"{answered}","complete":"{complete}","total":"0.009","synthetic":"1","rule":"2"}}"#
         )
     }
 
@@ -161,7 +166,7 @@ mod tests {
             let read = reader.read(&text).unwrap();
             let shown: Vec<_> = read.attempts.iter().map(|a| (a.address.port(), a.status, a.outcome)).collect();
             assert_eq!(shown, wanted, "{text}");
-            assert!(read.synthetic && read.era == "e1");
+            assert!(read.synthetic && read.era == "e1" && read.rule == Some(2));
         }
     }
 

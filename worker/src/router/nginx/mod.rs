@@ -154,7 +154,8 @@ impl Nginx {
             let observed = Observed {
                 at: now(),
                 instance: instance.clone(),
-                probability,
+                probability: if line.rule.is_some() { 1.0 } else { probability },
+                rule: line.rule,
                 status: attempt.status,
                 outcome: attempt.outcome,
                 latency_us: micros(attempt.latency.unwrap_or(attempt.time)),
