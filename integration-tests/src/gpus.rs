@@ -44,7 +44,7 @@ exec awk -v fields="$fields" -F ', ' '
 "#;
 
 /// Its columns; those that drivers before 565 do not know are missing.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "index",
     "uuid",
     "name",
@@ -59,6 +59,7 @@ const COLUMNS: [&str; 14] = [
     "clocks_throttle_reasons.hw_power_brake_slowdown",
     "pcie.link.width.current",
     "pcie.link.width.max",
+    "pci.bus_id",
 ];
 
 /// A GPU of the machine.
@@ -126,7 +127,8 @@ impl Machine {
             let Card { uuid, name, total_mib, free_mib, uncorrected } = card;
             table += &format!(
                 "{index}, {uuid}, {name}, 550.54.15, 9.0, {total_mib}, {free_mib}, Disabled, {uncorrected}, Not Active, Not Active, \
-                 Not Active, 16, 16\n"
+                 Not Active, 16, 16, 00000000:{:02X}:00.0\n",
+                index + 1
             );
             long += &format!(
                 "<gpu id=\"{index}\"><product_brand>NVIDIA</product_brand><uuid>{uuid}</uuid><remapped_rows>\

@@ -202,13 +202,21 @@ impl Stand {
         listen: &str,
         router: Option<RouterSettings>,
     ) -> Result<u32> {
+        let router = router.as_ref().map(serde_json::to_string).transpose()?;
+        let more: Vec<&str> = router.iter().flat_map(|router| ["--router", router]).collect();
+        self.start_host_with(data, listen, &more).await
+    }
+
+    /// The same with more said to it.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub async fn start_host_with(&mut self, data: &Path, listen: &str, more: &[&str]) -> Result<u32> {
         let socket = data.join("host.sock");
         // what a host that was killed has left
         let _ = fs::remove_file(&socket);
         let data = data.display().to_string();
-        let router = router.as_ref().map(serde_json::to_string).transpose()?;
-        let mut arguments = vec!["host", "--data", &data, "--listen", listen];
-        arguments.extend(router.iter().flat_map(|router| ["--router", router]));
+        let arguments = [&["host", "--data", &data, "--listen", listen], more].concat();
         self.start_beside(&arguments)?;
         let pid = self.apart.last().context("it was started")?.id();
         let begun = Instant::now();

@@ -158,6 +158,9 @@ impl<'n> Check<'n, '_, '_> {
                     Some(GPU_HELP.into()),
                 );
             }
+            if let Some(message) = host.dcgm.as_deref().and_then(dcgm_fault) {
+                self.refuse(&document::place(&entry.value, &["dcgm"]), message, Some(DCGM_HELP.into()));
+            }
             for RouterFault { key, message, help } in router_faults(host) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
@@ -306,6 +309,23 @@ fn is_public(url: &str) -> bool {
 
 const NAME_HELP: &str = "use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with none of `-` and `.`";
 const GPU_HELP: &str = "write `[all]`, or UUIDs as `nvidia-smi -L` prints them: `[GPU-5b4e07f6-...]`";
+
+/// What to write in the place of an address at which no exporter is asked.
+pub const DCGM_HELP: &str = "write the address of its metrics on this machine, `http://127.0.0.1:9400/metrics`, or one that begins with `https://`";
+
+/// Why nothing is asked at an address of a dcgm-exporter: what it says may quarantine the host, so nobody on the way may write it.
+#[must_use]
+pub fn dcgm_fault(url: &str) -> Option<String> {
+    let host = |rest: &str| rest.split('/').next().unwrap_or_default().to_owned();
+    let is_named = |host: &str| !host.is_empty() && !host.contains('@');
+    let is_safe = match url.split_once("://") {
+        Some(("http", rest)) => is_named(&host(rest)) && is_loopback_endpoint(&format!("http://{}", host(rest))),
+        Some(("https", rest)) => is_named(&host(rest)),
+        _ => false,
+    };
+    let is_plain = url.chars().all(|c| c.is_ascii_graphic());
+    (!is_safe || !is_plain).then(|| format!("`{url}` is no address of an exporter on this machine, and none with TLS"))
+}
 
 /// The first that names no GPU.
 fn named_wrongly(gpus: &[String]) -> Option<&String> {

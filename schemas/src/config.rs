@@ -228,6 +228,8 @@ pub struct HostConfig {
     pub gpus: Vec<String>,
     /// The program that tells of them. Left out: `nvidia-smi` on the `PATH`.
     pub nvidia_smi: Option<PathBuf>,
+    /// The metrics of a dcgm-exporter that tells more of them: `http://127.0.0.1:9400/metrics`. Left out: there is none.
+    pub dcgm: Option<String>,
     /// What carries its traffic.
     pub router: RouterKind,
     /// The HAProxy of a host whose `router` is `haproxy`.

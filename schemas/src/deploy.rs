@@ -483,6 +483,10 @@ pub enum JournalKind {
     /// One of several hosts takes no part any more: it does not answer, or it carries something else than the others. It is brought up
     /// to date by a rollout of its own.
     Quarantined,
+    /// What was known of a host's GPUs before anything was started on them.
+    GpuBaseline,
+    /// Something went wrong with GPUs that the rollout's instances have, and whom it is blamed on.
+    GpuFinding,
     /// About to back up what serves.
     BackUpIntent,
     /// The backup is kept, or there was nothing to back up.

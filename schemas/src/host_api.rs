@@ -4,6 +4,7 @@
 //! | request | body -> answer |
 //! | --- | --- |
 //! | `GET /v1/state?after=&wait_ms=` | -> [`HostState`]; with both, waits until `restorations` is another number than `after` |
+//! | `GET /v1/gpus?after=&wait_ms=&fresh=` | -> [`GpuReport`]; with `after` and `wait_ms`, waits until its `revision` is another one, and the host looks often meanwhile; with `fresh=1`, after another look |
 //! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing, one that was stopped is started anew |
 //! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
 //! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |
@@ -31,6 +32,7 @@ use crate::{
     assignment::Assignment,
     deploy::{BackupKeep, DataSpec, Health, Observation, Release, RouteRule, ServiceContainer, ServiceResources},
     gpu::{GpuNeed, GpuOffer},
+    gpu_health::GpuReport,
     id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId},
     time::Timestamp,
 };
@@ -326,8 +328,11 @@ pub struct HostState {
     /// The GPUs that it offers to services, as its driver told of them last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuOffer>,
+    /// How its GPUs are; `None`: it offers none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_report: Option<GpuReport>,
     /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
-    /// instance to sleep, or woken it; seen that a container was changed by hand; or come to have another backup.
+    /// instance to sleep, or woken it; seen that a container was changed by hand; come to have another backup; or learned something new of its GPUs.
     #[serde(default)]
     pub restorations: u64,
     /// The backups that it keeps, takes, or could not take lately, oldest first.

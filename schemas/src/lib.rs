@@ -11,6 +11,7 @@ pub mod config;
 pub mod deploy;
 pub mod duration;
 pub mod gpu;
+pub mod gpu_health;
 pub mod host_api;
 pub mod host_join;
 pub mod id;

@@ -25,6 +25,20 @@ const PROGRAM: &str = "nvidia-smi";
 /// # Errors
 /// Why nothing is known of them.
 pub async fn look(program: Option<&Path>) -> Result<Facts, SmiFault> {
+    let mut facts = look_at_health(program).await?;
+    // it is not there with every driver, and GPUs can be placed without
+    let apps = [format!("--query-compute-apps={PROCESS_QUERY}"), "--format=csv,noheader,nounits".into()];
+    if let (0, said) = run(program.unwrap_or(Path::new(PROGRAM)), &apps).await? {
+        facts.processes = processes(&said);
+    }
+    Ok(facts)
+}
+
+/// The same, but for who uses them.
+///
+/// # Errors
+/// Why nothing is known of them.
+pub async fn look_at_health(program: Option<&Path>) -> Result<Facts, SmiFault> {
     let program = program.unwrap_or(Path::new(PROGRAM));
     let mut query = Query::default();
     let mut tries = 0;
@@ -38,11 +52,7 @@ pub async fn look(program: Option<&Path>) -> Result<Facts, SmiFault> {
             },
         }
     };
-    // neither is there with every driver, and GPUs can be placed without
-    let apps = [format!("--query-compute-apps={PROCESS_QUERY}"), "--format=csv,noheader,nounits".into()];
-    if let (0, said) = run(program, &apps).await? {
-        facts.processes = processes(&said);
-    }
+    // what older tools tell there alone; GPUs can be placed without
     if let (0, said) = run(program, &["-q".into(), "-x".into()]).await? {
         add_details(&mut facts, &said);
     }

@@ -77,6 +77,7 @@ mod github_tokens_end_in_the_middle_of_a_run;
 mod gpus_are_given_to_one_job_at_a_time;
 mod gpus_are_given_to_services;
 mod gpus_are_rented_for_a_run;
+mod gpus_that_break_in_a_canary_are_blamed_on_the_right_one;
 mod mistakes_are_told_on_the_command_line;
 mod previews_are_told_of_in_one_comment;
 mod previews_follow_a_pull_request_to_its_end;

@@ -42,6 +42,8 @@ pub struct Gpu {
     pub recovery: Option<Recovery>,
     /// Why its hardware slows it down now.
     pub throttled: Vec<Throttle>,
+    /// Where it is on the PCI bus: `00000000:3B:00.0`.
+    pub bus: Option<String>,
     /// Lanes to the machine in use.
     pub pcie_width: Option<u32>,
     /// Lanes that there could be.

@@ -21,8 +21,8 @@ pub use facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version};
 pub use preflight::{Given, Reason, Verdict, What, narrowed, offered, preflight};
 pub use require::{Requirement, requirement};
 pub use smi::{PROCESS_QUERY, Query, SmiFault, fault, processes};
-pub use watch::{Finding, findings};
-pub use xid::{Blame, Xid, of_log_line, xid};
+pub use watch::{Baseline, Finding, faults, findings, in_common};
+pub use xid::{Blame, Logged, Xid, kernel_record, of_log_line, pci_address, xid};
 pub use xml::add_details;
 
 /// In the place of UUIDs: every GPU that there is.

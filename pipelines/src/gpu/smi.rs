@@ -33,6 +33,7 @@ enum Field {
     PowerBrake,
     Width,
     WidthMax,
+    Bus,
 }
 
 /// The fields with their names, the newest first. Those without which nothing can be said come first.
@@ -57,6 +58,7 @@ const FIELDS: &[(Field, &[&str])] = &[
     ),
     (Field::Width, &["pcie.link.width.current"]),
     (Field::WidthMax, &["pcie.link.width.max"]),
+    (Field::Bus, &["pci.bus_id", "gpu_bus_id"]),
 ];
 
 /// Fields that every tool knows; without them there is no question.
@@ -173,6 +175,7 @@ fn set(gpu: &mut Gpu, driver: &mut Option<Version>, field: Field, text: &str) {
         Field::PowerBrake => is_active(text, Throttle::PowerBrake, gpu),
         Field::Width => gpu.pcie_width = text.parse().ok(),
         Field::WidthMax => gpu.pcie_width_max = text.parse().ok(),
+        Field::Bus => gpu.bus = Some(text.to_owned()),
     }
 }
 

@@ -6,16 +6,7 @@
 //! access that is not allowed, an instruction that is none) is the release's. Where the catalog names both, or an error of memory was
 //! contained in one process, somebody has to look, and nobody is blamed by a machine.
 
-/// Whom a fault is blamed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// The host: it is quarantined, and nothing of it counts against a release.
-    Host,
-    /// The release: it counts against it.
-    Release,
-    /// Nobody yet: it is shown, and a person looks.
-    Look,
-}
+pub use segue_schemas::gpu_health::Blame;
 
 /// A fault that the driver reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,17 +86,50 @@ pub fn xid(code: u32) -> Xid {
     })
 }
 
-/// The Xid that a line of the kernel's log tells, and the PCI address of its GPU, `0000:3b:00`:
+/// What a line of the kernel's log tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// The PCI address of the GPU, `0000:3b:00`.
+    pub address: String,
+    /// The process that it is about, where the driver names one.
+    pub pid: Option<u32>,
+    /// What was reported.
+    pub xid: Xid,
+}
+
+/// The Xid that a line of the kernel's log tells:
 /// `NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.`
 #[must_use]
-pub fn of_log_line(line: &str) -> Option<(String, Xid)> {
+pub fn of_log_line(line: &str) -> Option<Logged> {
     let (address, rest) = line.split_once("NVRM: Xid (")?.1.split_once("):")?;
     let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
     let mut found = xid(digits.parse().ok()?);
     if found.code == 154 && asks_for_something(rest) {
         found.blame = Host;
     }
-    Some((address.trim_start_matches("PCI:").to_owned(), found))
+    let named = rest.split_once("pid=").map_or("", |(_, after)| after.trim_start_matches('\''));
+    let pid = named.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+    Some(Logged { address: address.trim_start_matches("PCI:").to_owned(), pid, xid: found })
+}
+
+/// The message of a record of `/dev/kmsg`, `3,1234,5678901,-;NVRM: Xid ...`, with its number and its time since the machine was started, in
+/// microseconds. Only what the kernel itself wrote (facility 0): any program of root's may write there as another facility.
+/// <https://www.kernel.org/doc/Documentation/ABI/testing/dev-kmsg>
+#[must_use]
+pub fn kernel_record(record: &str) -> Option<(u64, u64, &str)> {
+    let (head, message) = record.split_once(';')?;
+    let mut fields = head.split(',');
+    let priority: u32 = fields.next()?.parse().ok()?;
+    let (number, micros) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (priority >> 3 == 0).then(|| (number, micros, message.lines().next().unwrap_or_default()))
+}
+
+/// A PCI address as numbers: the kernel writes `0000:3b:00`, the tool `00000000:3B:00.0`.
+#[must_use]
+pub fn pci_address(text: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = text.trim().trim_start_matches("PCI:").split(':');
+    let mut number = || u32::from_str_radix(parts.next()?.split('.').next()?, 16).ok();
+    Some((number()?, number()?, number()?))
 }
 
 /// Whether Xid 154 changes to anything but `None`: `GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)`.

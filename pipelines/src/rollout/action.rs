@@ -48,6 +48,21 @@ pub enum Action {
         /// The reason and the numbers.
         detail: serde_json::Value,
     },
+    /// Leave a host out from now on, as its GPUs are broken, and give its traffic back to what served there. Nothing answers it: where the host
+    /// can't do that any more, its dead man's switch does.
+    Quarantine {
+        /// The host.
+        host: String,
+        /// What is broken, in words.
+        reason: String,
+        /// Where its traffic goes, in the machine's names; empty: it stays where it is.
+        targets: Vec<Target>,
+        /// What is stopped there once it has no traffic: nobody is to be given what runs on a broken GPU.
+        stop: Vec<InstanceId>,
+    },
+    /// Have every host look at its GPUs now. Answered by `Gpus` with `is_asked`, soon, whoever does not answer; does not keep other actions
+    /// waiting.
+    LookAtGpus,
     /// Wait until nothing is in flight at an instance without weight. Answered by `Drained`, or by `CleanUpFailed`; does not keep
     /// other actions waiting.
     Drain {

@@ -24,6 +24,7 @@ impl RolloutMachine {
         }
         let targets = facts.route.as_ref().map(|r| &r.targets);
         record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
+        self.quarantine_again(out);
         if let Some(route) = &facts.route
             && self.on_route(route, !facts.others.is_empty(), out)
         {
@@ -43,6 +44,7 @@ impl RolloutMachine {
             (Phase::Watching { ends, held_until }, None) => {
                 self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
             }
+            (Phase::Inspecting { .. }, _) => self.inspect_again(out),
             (Phase::Starting, _) => self.start_new(out),
             (Phase::MakingRoom { .. }, _) => self.go_on_making_room(out),
             (Phase::Settling { pending }, _) => self.retire(&pending, out),

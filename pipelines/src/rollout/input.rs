@@ -1,5 +1,6 @@
 use segue_schemas::{
     deploy::{Observation, RolloutCommand},
+    gpu_health::GpuReport,
     host_api::{HostState, Instance, InstanceState, RouteState},
     id::InstanceId,
 };
@@ -65,6 +66,16 @@ pub enum Input {
         lost: u64,
         /// Where to go on: what `observed_until()` gives from now on.
         next: u64,
+    },
+    /// How the GPUs of hosts are, of a service that has some: before the first action of a rollout, whenever that changes, and when it was asked
+    /// for.
+    Gpus {
+        /// Hosts, with what each reports, in the machine's names. Who has nothing new to say is missing.
+        reports: Vec<(String, GpuReport)>,
+        /// The hosts that take part.
+        hosts: Vec<String>,
+        /// Whether it answers `LookAtGpus`.
+        is_asked: bool,
     },
     /// A person's word.
     Command {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     action::{Action, Serves},
+    gpus::{Gpus, Suspect},
     input::Input,
     weights::split,
 };
@@ -68,6 +69,9 @@ pub struct RolloutMachine {
     pub(super) replaced: BTreeSet<InstanceId>,
     /// A person wants all traffic on the new release as soon as it is ready.
     pub(super) promote: bool,
+    /// What is known of the hosts' GPUs.
+    #[serde(default, skip_serializing_if = "Gpus::is_unknown")]
+    pub(super) gpus: Gpus,
     pub(super) observed_until: u64,
 }
 
@@ -90,6 +94,8 @@ pub(super) enum Phase {
     },
     /// New weights are on their way to the proxy.
     Shifting { percent: u8, then: Then },
+    /// Something is wrong with the new release, which has no traffic meanwhile: the hosts look whether their GPUs are to blame.
+    Inspecting { why: String, suspect: Suspect, is_back: bool, is_answered: bool, is_hosts_fault: bool },
     /// A stage is watched.
     Watching { ends: Timestamp, held_until: Option<Timestamp> },
     /// All traffic is on the new release; the former instances are being retired.
@@ -146,6 +152,7 @@ impl RolloutMachine {
             has_gap: false,
             replaced: BTreeSet::new(),
             promote: false,
+            gpus: Gpus::default(),
             observed_until: 0,
         }
     }
@@ -179,6 +186,7 @@ impl RolloutMachine {
                 self.observed_until = self.observed_until.max(next);
                 self.on_observations(&observations, lost, now, out);
             }
+            Input::Gpus { reports, hosts, is_asked } => self.on_gpus(&reports, &hosts, is_asked, out),
             Input::Command { command, by } => self.on_command(command, by.as_deref(), out),
             Input::Route { route } => {
                 // who hears of an emergency in an answer has a host alone; of several it hears when it claims anew
@@ -297,6 +305,11 @@ impl RolloutMachine {
 
     fn on_ready(&mut self, instance: &InstanceId, out: &mut Vec<Action>) {
         match &mut self.phase {
+            Phase::Inspecting { suspect: Suspect::Starting, .. } => {
+                if let Some(candidate) = self.new.iter_mut().find(|c| c.instance == *instance) {
+                    candidate.ready = true;
+                }
+            }
             Phase::Starting => {
                 let Some(candidate) = self.new.iter_mut().find(|c| c.instance == *instance) else { return };
                 candidate.ready = true;
@@ -321,10 +334,10 @@ impl RolloutMachine {
             Phase::Starting if is_new => {
                 self.reason = Some(format!("instance {instance} did not become ready: {reason}"));
                 record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": self.reason }));
-                if self.has_gap {
-                    return self.roll_back(self.reason.clone().unwrap_or_default(), out);
+                let why = self.reason.clone().unwrap_or_default();
+                if !self.suspects_gpus(&why, out) {
+                    self.give_up_starting(why, out);
                 }
-                self.clean_up(RolloutStatus::Failed, out);
             }
             Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if is_new => {
                 self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);
@@ -334,7 +347,16 @@ impl RolloutMachine {
         }
     }
 
-    fn take_first_traffic(&mut self, out: &mut Vec<Action>) {
+    /// Ends before the new release had any traffic.
+    pub(super) fn give_up_starting(&mut self, why: String, out: &mut Vec<Action>) {
+        if self.has_gap {
+            return self.roll_back(why, out);
+        }
+        self.reason = Some(why);
+        self.clean_up(RolloutStatus::Failed, out);
+    }
+
+    pub(super) fn take_first_traffic(&mut self, out: &mut Vec<Action>) {
         if self.former.is_empty() && matches!(self.spec.strategy, Strategy::Canary(_)) {
             let reason = "nothing served before, so there is nothing to compare with: all traffic goes to it at once";
             self.reason = Some(reason.into());
@@ -380,10 +402,11 @@ impl RolloutMachine {
             }
             Phase::GoingBack { .. } if percent == 0 => {
                 self.weight = 0;
-                let release = self.former_release.as_ref().map(|r| r.id);
-                let detail = json!({ "reason": self.reason, "serves": self.former, "release": release });
-                record(out, JournalKind::RolledBack, detail);
-                self.clean_up(RolloutStatus::RolledBack, out);
+                self.is_back(out);
+            }
+            Phase::Inspecting { .. } if percent == 0 => {
+                self.weight = 0;
+                self.on_back_for_now(out);
             }
             Phase::GivingUp { .. } if percent == 100 => self.finish_with_new(out),
             _ => {}
@@ -426,6 +449,7 @@ impl RolloutMachine {
             Phase::Starting => "starting",
             Phase::MakingRoom { .. } => "making_room",
             Phase::Shifting { .. } => "shifting",
+            Phase::Inspecting { .. } => "inspecting",
             Phase::Watching { .. } => "watching",
             Phase::Settling { .. } => "settling",
             Phase::GoingBack { .. } => "going_back",

@@ -14,17 +14,20 @@
 //!   follow are performed. A new owner restores it and gives `Claimed`: the machine asks again for whatever was under way,
 //!   so every action must be safe to perform twice. There is no other path of recovery.
 //! * `Shift` is confirmed with `Shifted` once the proxy carries it. Actions may come while an earlier one is under way; they
-//!   are performed in order. A `Shift` to 0 % takes the place of every action before it that has not begun, `Record` excepted.
+//!   are performed in order. A `Shift` to 0 % takes the place of every action before it that has not begun, but for `Record` and `Quarantine`.
 //! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
 //!   gives each renewal's answer that shows `restored` back as `Route`.
 //! * Where old and new do not fit side by side and the service chose it, `Interrupt` takes the traffic from everybody, the former instances are
 //!   stopped, and then the new ones started; back in the same way. `NoRoom` is what tells it.
+//! * Of a service with GPUs, `Gpus` comes before `Claimed` where a rollout begins, and again whenever `watches_gpus()` and something changes. Before a release
+//!   is blamed for what a broken GPU may have done, the traffic is taken from it and the hosts are asked (`LookAtGpus`).
 //! * A call to the host that fails is tried again by the owner within its own bound; what it gives up on comes back as `NotReady`,
 //!   `ShiftFailed`, `InterruptFailed` or `CleanUpFailed`. A host that does not answer at all is no input: the owner hands the rollout back.
 
 mod action;
 mod claim;
 pub mod fleet;
+mod gpus;
 mod input;
 mod machine;
 mod recreate;

@@ -119,7 +119,11 @@ impl RolloutMachine {
         match decision {
             Decision::Continue => {}
             Decision::Advance => self.leave_stage(out),
-            Decision::RollBack => self.roll_back(reason, out),
+            Decision::RollBack => {
+                if !self.suspects_gpus(&reason, out) {
+                    self.roll_back(reason, out);
+                }
+            }
             Decision::Hold => {
                 let until = now + self.canary().hold_limit.0;
                 if let Phase::Watching { held_until: held_until @ None, .. } = &mut self.phase {
@@ -149,6 +153,7 @@ impl RolloutMachine {
             Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. } => true,
             Phase::New | Phase::Starting => command != RolloutCommand::Skip,
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
+            Phase::Inspecting { .. } => command == RolloutCommand::Abort,
             Phase::MakingRoom { .. } | Phase::Reviving { .. } => self.takes_in_gap(command),
             _ => false,
         };

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     action::{Action, Serves},
+    gpus::Suspect,
     machine::{Phase, RolloutMachine, record},
 };
 
@@ -42,6 +43,14 @@ impl RolloutMachine {
                 self.announce_way_back(why, out);
                 self.go_back(1, out);
             }
+            Phase::Inspecting { suspect: Suspect::Starting, .. } => {
+                self.phase = Phase::Starting;
+                self.roll_back(why, out);
+            }
+            Phase::Inspecting { is_back, .. } => {
+                self.announce_way_back(why, out);
+                if is_back { self.is_back(out) } else { self.go_back(1, out) }
+            }
             Phase::GoingBack { .. }
             | Phase::Reviving { .. }
             | Phase::MakingRoom { .. }
@@ -49,6 +58,14 @@ impl RolloutMachine {
             | Phase::CleaningUp { .. }
             | Phase::Ended { .. } => {}
         }
+    }
+
+    /// The traffic is where it was before the rollout.
+    pub(super) fn is_back(&mut self, out: &mut Vec<Action>) {
+        let release = self.former_release.as_ref().map(|r| r.id);
+        let detail = json!({ "reason": self.reason, "serves": self.former, "release": release });
+        record(out, JournalKind::RolledBack, detail);
+        self.clean_up(RolloutStatus::RolledBack, out);
     }
 
     pub(super) fn announce_way_back(&mut self, why: String, out: &mut Vec<Action>) {
@@ -73,6 +90,10 @@ impl RolloutMachine {
         match &mut self.phase {
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
                 self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
+            }
+            Phase::Inspecting { why, .. } if percent == 0 => {
+                let why = why.clone();
+                self.roll_back(why, out);
             }
             Phase::GoingBack { tries, retry_at } if percent == 0 => {
                 // back to nothing needs nobody: it is tried until the host can do it

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod gpus;
 mod world;
 
 use proptest::prelude::*;
@@ -404,6 +405,7 @@ enum Happening {
     Emergency,
     Lose { is_new: bool },
     Stray(Box<Input>),
+    Gpu { host: usize, code: u32, is_new: bool, is_told: bool },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -428,6 +430,14 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// What happens to GPUs, among all else.
+fn happening_with_gpus() -> impl Strategy<Value = Happening> {
+    let code = prop_oneof![Just(79_u32), Just(31), Just(13), Just(45)];
+    let gpu = (0..3_usize, code, any::<bool>(), any::<bool>())
+        .prop_map(|(host, code, is_new, is_told)| Happening::Gpu { host, code, is_new, is_told });
+    prop_oneof![6 => happening(), 1 => gpu]
+}
+
 fn happen(world: &mut World, what: Happening) {
     if world.finished.is_some() {
         return;
@@ -444,6 +454,15 @@ fn happen(world: &mut World, what: Happening) {
         Happening::Emergency => world.emergency(),
         Happening::Lose { is_new } => world.lose(is_new),
         Happening::Stray(input) => world.give(*input),
+        Happening::Gpu { host, code, is_new, is_told } => {
+            let instance = if is_new { world.machine.new_instances().next().cloned() } else { "old".parse().ok() };
+            if let Some((host, instance)) = world.hosts.get(host % world.hosts.len().max(1)).cloned().zip(instance) {
+                world.fail_gpu(&host, code, &instance);
+            }
+            if is_told {
+                world.tell_gpus(false);
+            }
+        }
     }
 }
 
@@ -489,6 +508,30 @@ proptest! {
         }
         come_to_an_end(&mut world, word);
         // where nothing lives any more, on either side, there is nothing to end in
+        if !(both_dead.0 && both_dead.1) {
+            prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
+        }
+    }
+
+    /// As above of a service with GPUs, whatever happens to those of its hosts.
+    #[test]
+    fn whatever_happens_to_gpus_it_ends_wholly_old_or_new(
+        is_canary in any::<bool>(),
+        hosts in 1..4_usize,
+        happenings in proptest::collection::vec(happening_with_gpus(), 0..60),
+        word in proptest::option::of(Just(RolloutCommand::Abort)),
+    ) {
+        let how = if is_canary { canary() } else { How::HotSwap };
+        let mut world = World::with_gpus(how, &["a", "b", "c"][..hosts]);
+        world.claim();
+        let mut both_dead = (false, false);
+        for what in happenings {
+            if let Happening::Lose { is_new } = what {
+                if is_new { both_dead.0 = true } else { both_dead.1 = true }
+            }
+            happen(&mut world, what);
+        }
+        come_to_an_end(&mut world, word);
         if !(both_dead.0 && both_dead.1) {
             prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
         }

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, collections::VecDeque};
 
 use indexmap::IndexMap;
-use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine, Serves};
+use segue_pipelines::{
+    gpu::xid,
+    rollout::{Action, HostFacts, Input, RolloutMachine, Serves},
+};
 use segue_schemas::{
     deploy::{
         CanarySpec, Health, JudgeSpec, Observation, Outcome, Release, RolloutCommand, RolloutSpec, ServiceSpec,
@@ -12,6 +15,7 @@ use segue_schemas::{
     },
     duration::Span,
     gpu::{GpuNeed, ServiceGpus, WhenFull},
+    gpu_health::{GpuReport, GpuXid, XidSource},
     host_api::{Instance, InstanceState, Restored, RouteState, Target},
     id::{Epoch, InstanceId, ReleaseId, RolloutId, RunId},
     status::RolloutStatus,
@@ -30,6 +34,12 @@ pub struct World {
     sequence: u64,
     /// Whether instances of two releases never fit beside each other.
     pub is_tight: bool,
+    /// The hosts, where GPUs matter; the first is the one whose traffic is looked at.
+    pub hosts: Vec<String>,
+    /// What the drivers of their GPUs reported: host, Xid, the instance that it struck.
+    pub xids: Vec<(String, u32, InstanceId)>,
+    /// Hosts that were left out.
+    pub quarantined: Vec<String>,
     /// What happened, as people read it.
     pub story: Vec<String>,
     pub finished: Option<(RolloutStatus, Serves)>,
@@ -88,6 +98,51 @@ impl World {
         world
     }
 
+    /// Of a service with GPUs, on hosts of these names.
+    pub fn with_gpus(strategy: Strategy, hosts: &[&str]) -> Self {
+        let mut world = Self::new(strategy);
+        let mut spec = world.machine.spec().clone();
+        spec.service.gpus = Some(ServiceGpus { need: GpuNeed::whole(1), when_full: WhenFull::Refuse });
+        world.machine = RolloutMachine::new(RolloutId(7), spec);
+        world.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        world
+    }
+
+    /// The GPU of an instance at a host fails, and nobody knows of it yet.
+    pub fn fail_gpu(&mut self, host: &str, code: u32, instance: &InstanceId) {
+        self.xids.push((host.into(), code, instance.clone()));
+    }
+
+    /// The new release's instance.
+    pub fn canary(&self) -> InstanceId {
+        self.machine.new_instances().next().expect("it has a name").clone()
+    }
+
+    /// The hosts tell how their GPUs are.
+    pub fn tell_gpus(&mut self, is_asked: bool) {
+        let left: Vec<String> = self.hosts.iter().filter(|host| !self.quarantined.contains(host)).cloned().collect();
+        let report = |host: &String| {
+            let of_host = self.xids.iter().enumerate().filter(|(_, (at, ..))| at == host);
+            let xids = of_host.map(|(at, (_, code, instance))| {
+                let found = xid(*code);
+                GpuXid {
+                    number: at as u64 + 1,
+                    at: self.now,
+                    gpu: "GPU-a".into(),
+                    code: *code,
+                    meaning: found.meaning.into(),
+                    blame: found.blame,
+                    source: XidSource::Kernel,
+                    pid: None,
+                    instances: vec![instance.clone()],
+                }
+            });
+            (host.clone(), GpuReport { xids: xids.collect(), ..GpuReport::default() })
+        };
+        let reports = left.iter().map(report).collect();
+        self.give(Input::Gpus { reports, hosts: left, is_asked });
+    }
+
     /// The first rollout of a service.
     pub fn first(strategy: Strategy) -> Self {
         Self::empty(spec(strategy))
@@ -105,6 +160,9 @@ impl World {
             restored: None,
             sequence: 0,
             is_tight: false,
+            hosts: Vec::new(),
+            xids: Vec::new(),
+            quarantined: Vec::new(),
             story: Vec::new(),
             finished: None,
             statuses: vec![RolloutStatus::Queued],
@@ -120,6 +178,9 @@ impl World {
         self.queue.clear();
         let stored = serde_json::to_value(&self.machine).unwrap();
         self.machine = RolloutMachine::restore(stored).unwrap();
+        if !self.hosts.is_empty() && self.machine.knows_no_gpus() {
+            self.tell_gpus(false);
+        }
         let facts = self.facts();
         self.give(Input::Claimed { facts });
     }
@@ -171,7 +232,7 @@ impl World {
             self.statuses.push(after);
         }
         if actions.iter().any(|a| matches!(a, Action::Shift { percent: 0, .. })) {
-            self.queue.retain(|a| matches!(a, Action::Record { .. }));
+            self.queue.retain(|a| matches!(a, Action::Record { .. } | Action::Quarantine { .. }));
         }
         for action in actions {
             let words = short_action(&action);
@@ -200,6 +261,13 @@ impl World {
             }
             Action::Interrupt { .. } => self.give(Input::InterruptFailed { reason: "refused".into() }),
             Action::Record { .. } => {}
+            Action::LookAtGpus => self.tell_gpus(true),
+            Action::Quarantine { host, .. } => {
+                if !self.quarantined.contains(&host) {
+                    self.quarantined.push(host);
+                }
+                assert!(self.quarantined.len() < self.hosts.len(), "one is left");
+            }
             Action::Drain { instance, .. } => {
                 assert!(!self.has_weight(&instance), "drains {instance}, which has weight");
                 self.give(Input::Drained { instance, in_flight: u64::from(!well) });
@@ -469,6 +537,11 @@ fn short_input(input: &Input) -> String {
         Input::Retired { instance } => format!("retired {instance}"),
         Input::Stopped { instance } => format!("stopped {instance}"),
         Input::CleanUpFailed { instance, reason } => format!("clean-up of {instance} failed: {reason}"),
+        Input::Gpus { reports, is_asked, .. } => {
+            let asked = if *is_asked { ", as they were asked" } else { "" };
+            let told = reports.iter().map(|(host, report)| format!("{host}: {} Xids", report.xids.len()));
+            format!("GPUs of {}{asked}", told.collect::<Vec<_>>().join(", "))
+        }
         Input::Tick => "tick".into(),
     }
 }
@@ -488,6 +561,10 @@ fn short_action(action: &Action) -> String {
         Action::Record { kind, detail } => {
             let reason = detail["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
             format!("record {kind:?}{reason}")
+        }
+        Action::LookAtGpus => "look at the GPUs".into(),
+        Action::Quarantine { host, reason, targets, .. } => {
+            format!("leave {host} out, {} there: {reason}", weights(targets))
         }
         Action::Interrupt { .. } => "take the traffic from everybody".into(),
         Action::Drain { instance, limit } => format!("drain {instance} for {limit}"),

@@ -126,6 +126,7 @@ async fn views(store: &Store) -> Result<Vec<HostView>> {
 
 fn view(name: String, address: String, joined: Option<&JoinedHost>, told: &BTreeMap<String, ToldState>) -> HostView {
     let told = told.get(&name);
+    let report = told.and_then(|told| told.state.gpu_report.clone()).unwrap_or_default();
     HostView {
         name,
         status: HostStatus::Absent,
@@ -137,6 +138,9 @@ fn view(name: String, address: String, joined: Option<&JoinedHost>, told: &BTree
         revoked_at: joined.and_then(|joined| joined.revoked_at),
         listen: told.map(|told| told.state.listen.clone()).unwrap_or_default(),
         gpus: told.map(|told| gpus(&told.state)).unwrap_or_default(),
+        gpu_faults: report.faults,
+        gpu_xids: report.xids,
+        gpu_blind: report.blind,
         carries: told.map(|told| carried(&told.state)).unwrap_or_default(),
     }
 }

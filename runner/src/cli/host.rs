@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
-use segue_pipelines::gpu::ALL;
+use segue_pipelines::{
+    config::{DCGM_HELP, dcgm_fault},
+    gpu::ALL,
+};
 use segue_schemas::{
     host_api::Shutdown,
     host_join::JoinToken,
@@ -28,7 +31,7 @@ use super::{
     after_help = "Examples:\n  \
     segue host --data /var/lib/segue/host --listen 0.0.0.0:80\n  \
     segue host --listen 0.0.0.0:80 --router '{haproxy: {admin-socket: /run/haproxy/admin.sock}}'\n  \
-    segue host --listen 0.0.0.0:80 --gpus all\n  \
+    segue host --listen 0.0.0.0:80 --gpus all --dcgm http://127.0.0.1:9400/metrics\n  \
     segue host --data /var/lib/segue/host --stop\n  \
     segue host invite gpu-1\n  \
     segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
@@ -57,6 +60,9 @@ pub struct HostArgs {
     /// The program that tells of the GPUs [default: nvidia-smi on the PATH]
     #[arg(long, value_name = "PATH")]
     nvidia_smi: Option<PathBuf>,
+    /// The metrics of a dcgm-exporter that tells more of them, such as http://127.0.0.1:9400/metrics
+    #[arg(long, value_name = "URL")]
+    dcgm: Option<String>,
     /// What carries its traffic, as YAML: `embedded`, or `haproxy` or `nginx` with their settings [default: embedded]
     #[arg(long, value_name = "YAML")]
     router: Option<String>,
@@ -127,7 +133,10 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format_args!("`--gpus {gpu}` names no GPU"))
             .remedy("write `all`, or a UUID as `nvidia-smi -L` prints it"));
     }
-    (options.gpus, options.nvidia_smi) = (args.gpus, args.nvidia_smi);
+    if let Some(fault) = args.dcgm.as_deref().and_then(dcgm_fault) {
+        return Err(Failure::usage(format_args!("`--dcgm`: {fault}")).remedy(DCGM_HELP));
+    }
+    (options.gpus, options.nvidia_smi, options.dcgm) = (args.gpus, args.nvidia_smi, args.dcgm);
     if let Some(text) = &args.router {
         options.router = router(text)?;
     }

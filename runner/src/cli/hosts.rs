@@ -167,6 +167,18 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         }
         show::print_table(&table, "");
     }
+    for fault in &host.gpu_faults {
+        let gpu = fault.gpu.as_deref().unwrap_or("all GPUs");
+        say!("fault: {gpu}: {} ({})", fault.what, fault.remedy);
+    }
+    for xid in &host.gpu_xids {
+        let struck: Vec<String> = xid.instances.iter().map(ToString::to_string).collect();
+        let struck = if struck.is_empty() { String::new() } else { format!(", under {}", struck.join(", ")) };
+        say!("reported {}: {}: Xid {} ({}){struck}", show::ago(xid.at), xid.gpu, xid.code, xid.meaning);
+    }
+    for blind in &host.gpu_blind {
+        say!("not seen: {blind}");
+    }
     for drift in host.carries.iter().flat_map(|one| &one.drift) {
         say!("changed by hand: {drift}");
     }
@@ -196,7 +208,13 @@ pub fn instances(running: u32, all: u32) -> String {
 /// How many GPUs there are, and how many of them are given to somebody.
 fn gpus(host: &HostView) -> String {
     let given = host.gpus.iter().filter(|one| !one.instances.is_empty()).count();
-    if host.gpus.is_empty() { String::new() } else { format!("{given} of {} given", host.gpus.len()) }
+    let all = if host.gpus.is_empty() { String::new() } else { format!("{given} of {} given", host.gpus.len()) };
+    let faulty = host.gpu_faults.len();
+    match (all.is_empty(), faulty) {
+        (_, 0) => all,
+        (true, _) => format!("{faulty} at fault"),
+        (false, _) => format!("{all}, {faulty} at fault"),
+    }
 }
 
 fn carries(host: &HostView) -> String {

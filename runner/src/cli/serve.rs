@@ -189,7 +189,7 @@ pub fn host_options(config: &Config, data: &Path) -> Result<HostOptions, Failure
     if let Some(docker) = local.docker.or_else(|| config.worker.docker.socket.clone()) {
         options.docker = docker;
     }
-    (options.gpus, options.nvidia_smi) = (local.gpus, local.nvidia_smi);
+    (options.gpus, options.nvidia_smi, options.dcgm) = (local.gpus, local.nvidia_smi, local.dcgm);
     let read = |text: &String| {
         text.parse::<SocketAddr>().map_err(|error| Failure::new(format_args!("hosts.local.listen `{text}`: {error}")))
     };

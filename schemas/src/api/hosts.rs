@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::{
     deploy::Release,
     gpu::GpuOffer,
+    gpu_health::{GpuFault, GpuXid},
     id::{ReleaseId, RolloutId},
     time::Timestamp,
 };
@@ -42,6 +43,15 @@ pub struct HostView {
     /// The GPUs that it offers to services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<HostGpu>,
+    /// What is wrong with them now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_faults: Vec<GpuFault>,
+    /// What their driver reported lately, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_xids: Vec<GpuXid>,
+    /// What the host can't look at to know of more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_blind: Vec<String>,
     /// What it carries.
     pub carries: Vec<CarriedService>,
 }

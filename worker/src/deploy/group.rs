@@ -22,7 +22,10 @@ use segue_pipelines::rollout::{
 };
 use segue_schemas::{
     deploy::ServiceSpec,
-    host_api::{ApplyRoute, HostState, Instance, ObservationBatch, RemoveRoute, Removed, RenewDeadMan, RouteState},
+    gpu_health::GpuReport,
+    host_api::{
+        ApplyRoute, HostState, Instance, ObservationBatch, RemoveRoute, Removed, RenewDeadMan, RouteState, StopInstance,
+    },
     host_join::HostAccess,
     id::InstanceId,
 };
@@ -155,6 +158,82 @@ impl Hosts {
         answers.map(|answer| answer.unwrap_or_else(|_| Err("no answer in time".into()))).collect()
     }
 
+    /// The names of those that take part.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.present().into_iter().map(|host| host.name).collect()
+    }
+
+    /// How a host's GPUs are, in the machine's names, once that is another report than `after`, or `wait` has passed.
+    pub async fn gpus_after(&self, name: &str, after: u64, wait: Duration) -> Result<GpuReport, HostTrouble> {
+        let host = self.present().into_iter().find(|host| host.name == name);
+        let host = host.ok_or_else(|| HostTrouble::Refused(format!("host `{name}` takes no part")))?;
+        let report = host.gpus_after(after, wait).await?;
+        Ok(self.gpus_in_its_names(name, report))
+    }
+
+    /// How the GPUs of all are now, of those that say so within the limit.
+    pub async fn gpus_now(&self, limit: Duration) -> Answers<GpuReport> {
+        let asked = self.present().into_iter().map(async |host| {
+            let answer = timeout(limit, host.gpus_now(limit)).await;
+            (
+                host.name.clone(),
+                answer.unwrap_or_else(|_| Err(HostTrouble::Away(format!("no answer within {limit:?}")))),
+            )
+        });
+        let mut reports = Vec::new();
+        for (name, answer) in join_all(asked).await {
+            match answer {
+                Ok(report) => {
+                    let report = self.gpus_in_its_names(&name, report);
+                    reports.push((name, report));
+                }
+                Err(trouble) => tracing::warn!(host = name, %trouble, "it does not say how its GPUs are"),
+            }
+        }
+        reports
+    }
+
+    fn gpus_in_its_names(&self, name: &str, mut report: GpuReport) -> GpuReport {
+        let own =
+            report.given.iter_mut().map(|(id, _)| id).chain(report.xids.iter_mut().flat_map(|xid| &mut xid.instances));
+        for id in own {
+            *id = self.inner.fleet.logical(name, id);
+        }
+        report
+    }
+
+    /// Gives a host's traffic to what served there and has the new instances stopped, if it can within the limit, and leaves it out from then on.
+    pub async fn quarantine(
+        &self,
+        name: &str,
+        back: Option<&ApplyRoute>,
+        (new, stop): (&[InstanceId], &StopInstance),
+        limit: Duration,
+    ) {
+        let host = self.present().into_iter().find(|host| host.name == name);
+        // nobody waits for it any more from here on
+        self.left_out().names.insert(name.to_owned());
+        let Some(host) = host else { return };
+        if let Some(apply) = back {
+            let fleet = &self.inner.fleet;
+            let targets = fleet.own_targets(name, &apply.targets);
+            let fallback = fleet.own_targets(name, &apply.fallback);
+            let apply = ApplyRoute { targets, fallback, ..apply.clone() };
+            let applied = timeout(limit, host.apply_route(&apply)).await;
+            let answered = applied.unwrap_or_else(|_| Err(HostTrouble::Away("it does not answer".into())));
+            if let Err(trouble) = answered {
+                tracing::warn!(host = name, %trouble, "its traffic is left to its dead man's switch");
+                return;
+            }
+        }
+        // it is begun there, however long their ends take; one that has traffic still is not stopped
+        let stopped = timeout(limit, join_all(new.iter().map(|instance| host.stop(instance, stop)))).await;
+        for trouble in stopped.into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!(host = name, %trouble, "what was started on its GPUs is left there");
+        }
+    }
+
     /// What each carries.
     pub async fn states(&self) -> Result<Answers<HostState>, HostTrouble> {
         self.each(|host| async move { host.state().await }).await
@@ -194,9 +273,10 @@ impl Hosts {
         });
         let climbs: Answers<Vec<Climb>> = climbs.await?;
         let mut highest: Option<Ready> = None;
-        for (host, climb) in
-            climbs.into_iter().flat_map(|(host, all)| all.into_iter().map(move |one| (host.clone(), one)))
-        {
+        // one that was left out meanwhile says nothing of the release
+        let present = self.names();
+        let climbs = climbs.into_iter().filter(|(host, _)| present.contains(host));
+        for (host, climb) in climbs.flat_map(|(host, all)| all.into_iter().map(move |one| (host.clone(), one))) {
             match climb {
                 Err(fell) if is_one => return Ok(Err(fell)),
                 Err(fell) => return Ok(Err(NotReady { message: format!("host `{host}`: {}", fell.message), ..fell })),
@@ -303,8 +383,8 @@ impl Hosts {
             };
             let Some((host, from, answer)) = answer else { break };
             asked.hosts.remove(&host);
-            // what was asked before positions were begun anew
-            if known.get(&host).copied().unwrap_or(0) != from {
+            // what was asked before positions were begun anew, and what a host saw that was left out meanwhile
+            if known.get(&host).copied().unwrap_or(0) != from || self.left_out().names.contains(&host) {
                 continue;
             }
             match answer {

@@ -4,6 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use segue_schemas::{
+    gpu_health::GpuReport,
     host_api::{
         ApplyRoute, ArtifactSource, Backup, DrainInstance, DrainResult, HostErrorCode, HostState, Instance,
         ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, Restore, RestoreBackup,
@@ -145,6 +146,16 @@ impl Host {
     /// What has become of that, after at most `wait` for its end.
     pub async fn restore(&self, id: RolloutId, wait: Duration) -> Result<Restore, HostTrouble> {
         self.patiently(|| self.client.restore(id, wait)).await
+    }
+
+    /// How its GPUs are, once that is another report than `after`, or `wait` has passed. Not repeated: whoever waits asks again.
+    pub async fn gpus_after(&self, after: u64, wait: Duration) -> Result<GpuReport, HostTrouble> {
+        self.client.gpus_after(after, wait).await.map_err(trouble)
+    }
+
+    /// How its GPUs are now. Not repeated: it is wanted soon or not at all.
+    pub async fn gpus_now(&self, limit: Duration) -> Result<GpuReport, HostTrouble> {
+        self.client.gpus_now(limit).await.map_err(trouble)
     }
 
     /// Puts the dead-man's deadline off. Not repeated: the next one comes in time or the deadline does.

@@ -102,7 +102,7 @@ impl Journal {
             weight: machine.weight(),
             stage: machine.stage(),
             reason: machine.reason().map(str::to_owned),
-            verdict: machine.verdict().and_then(|verdict| serde_json::to_value(verdict).ok()),
+            verdict: machine.told_verdict(),
             state: serde_json::to_value(machine).ok(),
         }
     }
@@ -208,6 +208,8 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         | JournalKind::Ready
         | JournalKind::ShiftIntent
         | JournalKind::GapIntent
+        | JournalKind::GpuBaseline
+        | JournalKind::GpuFinding
         | JournalKind::Shifted
         | JournalKind::BackUpIntent
         | JournalKind::BackedUp

@@ -25,6 +25,9 @@ use super::{
 /// How long the traffic's way back waits for the journal. A durable write takes a millisecond or two.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(30);
 
+/// How long a host whose GPUs are broken is spoken to: the others wait meanwhile.
+const QUARANTINE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long an instance that was taken over warm is kept without traffic: longer than any readiness ladder, so that it is
 /// also cleared away where its new owner is never heard of again.
 const KEPT_MS: u64 = 24 * 3600 * 1000;
@@ -43,6 +46,8 @@ pub(super) enum Act {
     Retire(InstanceId, RetireInstance),
     /// Stop an instance.
     Stop(InstanceId, StopInstance),
+    /// Leave a host out, and give its traffic to what served there.
+    Quarantine { host: String, back: Option<ApplyRoute>, stop: Vec<InstanceId>, fence: StopInstance },
 }
 
 /// An act, and what came of it.
@@ -65,6 +70,8 @@ pub(super) enum Seen {
     Instance(Answers<Instance>),
     /// The route as each host's proxy carries it now.
     Route(Answers<RouteState>),
+    /// The host takes no part any more, whether or not it could be spoken to.
+    Left,
     /// The host could not, would not, or was not to be had.
     Trouble(HostTrouble),
 }
@@ -114,9 +121,21 @@ pub(super) fn act(
             let detail = json!({ "message": format!("stopping instance {instance}"), "instance": instance });
             Ok((Act::Stop(instance, StopInstance { fence }), (JournalKind::RetireIntent, detail)))
         }
-        Action::AwaitReady { .. } | Action::Record { .. } | Action::Drain { .. } | Action::Finish { .. } => {
-            Err(format!("{action:?} changes nothing at a host"))
+        Action::Quarantine { host, reason, targets, stop } => {
+            let message = format!("host `{host}` takes no part any more: {reason}");
+            let detail = json!({ "message": message, "reason": reason });
+            let (rules, fallback) = (place::rules(&claim.rollout.spec), targets.clone());
+            let stop_fence = StopInstance { fence: fence.clone() };
+            let assignment = place::assignment(&claim.rollout.spec);
+            let back = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
+            let back = Some(back).filter(|back| !back.targets.is_empty());
+            Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))
         }
+        Action::LookAtGpus
+        | Action::AwaitReady { .. }
+        | Action::Record { .. }
+        | Action::Drain { .. }
+        | Action::Finish { .. } => Err(format!("{action:?} changes nothing at a host")),
     }
 }
 
@@ -152,6 +171,10 @@ pub(super) async fn perform(
             started.await.map(Seen::Instance)
         }
         Act::Shift { apply, .. } | Act::Interrupt(apply) => hosts.apply_route(apply).await.map(Seen::Route),
+        Act::Quarantine { host, back, stop, fence } => {
+            hosts.quarantine(host, back.as_ref(), (stop, fence), QUARANTINE_PATIENCE).await;
+            Ok(Seen::Left)
+        }
         Act::Retire(id, retire) => {
             hosts.of_instance(id, |host, id| async move { host.retire(&id, retire).await }).await.map(Seen::Instance)
         }

@@ -54,6 +54,10 @@ impl Host {
                 }
                 json(&self.state().await)
             }
+            (&Method::GET, ["v1", "gpus"]) => {
+                let is_fresh = call.number("fresh").is_some_and(|fresh| fresh > 0);
+                json(&self.gpu_report(call.number("after"), wait, is_fresh).await?)
+            }
             (&Method::POST, ["v1", "instances"]) => json(&self.start_instance(body::<StartInstance>(call)?).await?),
             (&Method::GET, ["v1", "instances", id]) => json(&self.instance(&named(id)?, wait).await?),
             (&Method::POST, ["v1", "instances", id, "probe"]) => {
@@ -169,6 +173,7 @@ impl Host {
             instances,
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
             gpus: self.gpus.seen(),
+            gpu_report: (!self.options.gpus.is_empty()).then(|| self.shown_gpus()),
             restorations: recorded.restorations,
             backups: recorded.shown_backups(),
         }

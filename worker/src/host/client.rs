@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use http::Method;
 use segue_schemas::{
+    gpu_health::GpuReport,
     host_api::{
         ApplyRoute, Backup, DrainInstance, DrainResult, EmergencyResult, EmergencyRollback, HostError, HostState,
         Instance, ObservationBatch, Probe, ProbeResult, RemoveRoute, Removed, RenewDeadMan, Restore, RestoreBackup,
@@ -79,6 +80,16 @@ impl HostClient {
     /// The state, once the host has changed weights without a rollout's word other than `known` times, or `wait` has passed.
     pub async fn state_after(&self, known: u64, wait: Duration) -> Result<HostState, HostClientError> {
         self.get(format!("/v1/state?after={known}&wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// How the GPUs are, once that is another report than `after`, or `wait` has passed.
+    pub async fn gpus_after(&self, after: u64, wait: Duration) -> Result<GpuReport, HostClientError> {
+        self.get(format!("/v1/gpus?after={after}&wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// How the GPUs are now: the host looks at them.
+    pub async fn gpus_now(&self, limit: Duration) -> Result<GpuReport, HostClientError> {
+        self.get("/v1/gpus?fresh=1".into(), limit).await
     }
 
     /// Starts an instance. Answers once its process was started; 15 minutes at most.

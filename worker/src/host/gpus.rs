@@ -56,32 +56,12 @@ impl Gpus {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, seen: Vec<GpuOffer>) {
+    pub(super) fn note(&self, seen: Vec<GpuOffer>) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 }
 
 impl Host {
-    /// Looks at the GPUs when the host starts, and tells its log of those that can't be given out.
-    pub(super) async fn see_gpus(self: std::sync::Arc<Self>) {
-        let chosen = &self.options.gpus;
-        if chosen.is_empty() {
-            return;
-        }
-        match gpu::look(self.options.nvidia_smi.as_deref()).await {
-            Ok(facts) => {
-                let (gpus, reasons) = offered(&facts, chosen);
-                self.gpus.note(gpus);
-                for reason in reasons {
-                    tracing::error!(%reason, "a GPU is not offered to services");
-                }
-            }
-            Err(fault) => {
-                tracing::error!(error = %fault, remedy = fault.remedy(), "no GPU is offered to services, though some are named");
-            }
-        }
-    }
-
     /// Sees to it that an instance has the GPUs that it asks for. What it has stays; else the host looks at all of them, and chooses.
     pub(super) async fn have_gpus(&self, one: &Life) -> Result<Placed, HostError> {
         let recorded = self.store.current();
@@ -153,7 +133,8 @@ impl Host {
     ) -> (Verdict, BTreeSet<InstanceId>) {
         let looked = gpu::look(self.options.nvidia_smi.as_deref()).await;
         let (looked, absent) = match looked {
-            Ok(facts) => {
+            Ok(mut facts) => {
+                self.add_xids(&mut facts);
                 self.gpus.note(offered(&facts, &self.options.gpus).0);
                 let (facts, absent) = narrowed(facts, &self.options.gpus);
                 (Ok(facts), absent)

@@ -32,6 +32,7 @@ mod containers;
 mod data;
 mod drift;
 mod ensure;
+mod gpu_watch;
 mod gpus;
 mod identity;
 mod instances;
@@ -74,6 +75,7 @@ use tokio::{
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
+use gpu_watch::GpuWatch;
 use gpus::Gpus;
 pub use identity::{Identity, IdentityError};
 pub use keep::keep_running;
@@ -114,6 +116,10 @@ pub struct HostOptions {
     pub gpus: Vec<String>,
     /// The program that tells of them; `None`: `nvidia-smi` on the `PATH`.
     pub nvidia_smi: Option<PathBuf>,
+    /// The metrics of a dcgm-exporter, which tells more of them; `None`: there is none.
+    pub dcgm: Option<String>,
+    /// The kernel's log, where the driver reports faults of GPUs: `/dev/kmsg`.
+    pub kernel_log: PathBuf,
 }
 
 impl HostOptions {
@@ -134,6 +140,8 @@ impl HostOptions {
             docker: DEFAULT_DOCKER.into(),
             gpus: Vec::new(),
             nvidia_smi: None,
+            dcgm: None,
+            kernel_log: "/dev/kmsg".into(),
         })
     }
 }
@@ -196,6 +204,8 @@ pub(crate) struct Host {
     docker: Arc<Docker>,
     /// What is known of the GPUs that it offers.
     gpus: Gpus,
+    /// How these are.
+    gpu_watch: GpuWatch,
     /// Something may be left at the engine.
     sweep_wanted: Notify,
     /// Held while a change of routes is recorded and carried, or taken back.
@@ -254,6 +264,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         link,
         docker,
         gpus: Gpus::default(),
+        gpu_watch: GpuWatch::default(),
         sweep_wanted,
         carrying: tokio::sync::Mutex::default(),
         pending: Mutex::default(),
@@ -280,7 +291,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         host.wake_all().await?;
     }
     tokio::spawn(host.clone().keep_swept());
-    tokio::spawn(host.clone().see_gpus());
+    tokio::spawn(host.clone().watch_gpus());
     tokio::spawn(host.clone().watch_for_drift());
     host.sweep_wanted.notify_one();
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);

@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, watch};
 use super::{
     backups::{BackupRecord, RestoreRecord},
     clock::Deadline,
+    gpu_watch::XidRecord,
     process::{self, ProcessRecord},
     refusal,
     running::RunningRecord,
@@ -75,6 +76,9 @@ pub struct Recorded {
     /// The backups, in the order in which they were begun.
     #[serde(default)]
     pub(super) backups: Vec<BackupRecord>,
+    /// What the driver reported of GPUs.
+    #[serde(default)]
+    pub(super) xids: XidRecord,
     /// What was brought back of them lately.
     #[serde(default)]
     pub(super) restores: Vec<RestoreRecord>,

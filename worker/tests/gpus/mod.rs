@@ -4,11 +4,18 @@
 #[allow(dead_code, unreachable_pub, reason = "it is shared with the stories, which use all of it")]
 mod machine;
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use machine::{Card, Machine};
 use segue_schemas::{
     gpu::GpuNeed,
+    gpu_health::{Blame, GpuReport, GpuXid, XidSource},
     host_api::{
         EmergencyRollback, HostErrorCode, Instance, InstanceState, RetireInstance, StartInstance, StopInstance,
     },
@@ -246,4 +253,162 @@ async fn an_emergency_rollback_says_of_what_it_starts_why_it_can_not_be() {
     );
     assert_eq!(get(world.address, world.host(), "/").await.unwrap().1, "v2", "it serves on");
     world.end().await;
+}
+
+/// The kernel's log as a pipe, which `/dev/kmsg` is to its reader: one record with each read.
+struct KernelLog {
+    pipe: std::fs::File,
+    number: u64,
+}
+
+impl KernelLog {
+    fn at(path: &Path) -> Self {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // it never ends, whoever reads it
+        let pipe = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        Self { pipe, number: 0 }
+    }
+
+    /// Writes a record of this priority, and waits until it was read.
+    async fn say(&mut self, priority: u32, message: &str) {
+        self.number += 1;
+        self.say_again(priority, self.number, message).await;
+    }
+
+    async fn say_again(&mut self, priority: u32, number: u64, message: &str) {
+        let up = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        let micros = Duration::from(up).as_micros();
+        self.pipe.write_all(format!("{priority},{number},{micros},-;{message}\n").as_bytes()).unwrap();
+        loop {
+            let mut waiting =
+                [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&self.pipe), nix::poll::PollFlags::POLLIN)];
+            if nix::poll::poll(&mut waiting, nix::poll::PollTimeout::ZERO).unwrap() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A dcgm-exporter: what it says from now on can be changed.
+fn exporter() -> (String, Arc<Mutex<String>>) {
+    let said = Arc::new(Mutex::new(String::new()));
+    let (listener, answers) = (TcpListener::bind("127.0.0.1:0").unwrap(), said.clone());
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut connection, mut asked) = (connection.unwrap(), [0; 4096]);
+            let _ = connection.read(&mut asked);
+            let body = answers.lock().unwrap().clone();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = connection.write_all((head + &body).as_bytes());
+        }
+    });
+    (url, said)
+}
+
+/// The report, once there is something in it.
+async fn until_told(world: &World, is: impl Fn(&GpuReport) -> bool) -> GpuReport {
+    let mut report = world.client.gpus_now(Duration::from_secs(30)).await.unwrap();
+    for _ in 0..20 {
+        if is(&report) {
+            return report;
+        }
+        report = world.client.gpus_after(report.revision, Duration::from_secs(5)).await.unwrap();
+    }
+    panic!("it is not told: {report:#?}");
+}
+
+fn short(xids: &[GpuXid]) -> Vec<(u64, &str, u32, XidSource, Vec<String>)> {
+    let one = |xid: &GpuXid| xid.instances.iter().map(ToString::to_string).collect::<Vec<_>>();
+    xids.iter().map(|xid| (xid.number, xid.gpu.as_str(), xid.code, xid.source, one(xid))).collect()
+}
+
+#[tokio::test]
+async fn what_the_driver_reports_is_told_with_whom_it_struck_and_a_gpu_that_broke_is_not_given_out() {
+    let machine = Machine::with(&cards()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kmsg");
+    let mut log = KernelLog::at(&path);
+    let (url, exported) = exporter();
+    let program = machine.nvidia_smi().display().to_string();
+    let more = ["--gpus", "all", "--nvidia-smi", &program, "--kernel-log", path.to_str().unwrap(), "--dcgm", &url];
+    let mut world = World::start_with(more.map(str::to_owned).into()).await;
+    start(&world, "web-1", 1, Some(40_000)).await.unwrap();
+    let pid = world.wait_until_well("web-1").await.pid.unwrap();
+    until_told(&world, |report| report.looked_at.is_some()).await;
+
+    // a program may write there as well, and only the kernel is believed
+    log.say(12, "NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.").await;
+    log.say(6, "nvidia: module license 'NVIDIA' taints kernel.").await;
+    log.say(3, &format!("NVRM: Xid (PCI:0000:01:00): 31, pid={pid}, name=web, Ch 00000008, MMU Fault")).await;
+    log.say(3, "NVRM: Xid (PCI:0000:01:00): 43, pid='<unknown>', name=<unknown>, Ch 00000008").await;
+    // this test is a process that Segue did not start
+    log.say(3, &format!("NVRM: Xid (PCI:0000:01:00): 13, pid={}, name=other", std::process::id())).await;
+    log.say(3, "NVRM: Xid (PCI:0000:02:00): 48, pid='<unknown>', name=<unknown>, DBE (double bit error)").await;
+    let report = until_told(&world, |report| report.xids.len() == 4).await;
+    let struck = || vec!["web-1".to_owned()];
+    let told = [
+        (1, "GPU-small", 31, XidSource::Kernel, struck()),
+        (2, "GPU-small", 43, XidSource::Kernel, struck()),
+        (3, "GPU-small", 13, XidSource::Kernel, vec![]),
+        (4, "GPU-large", 48, XidSource::Kernel, vec![]),
+    ];
+    assert_eq!(short(&report.xids), told);
+    assert_eq!((report.xids[3].blame, report.faults.len()), (Blame::Host, 0));
+    assert_eq!(report.given, [("web-1".parse().unwrap(), vec!["GPU-small".to_owned()])]);
+    // `nvidia-smi` knows nothing of it
+    let (code, message) = start(&world, "web-2", 2, Some(40_000)).await.unwrap_err();
+    assert!(
+        code == HostErrorCode::Faulty && message.contains("GPU-large: it answers with an error (Xid 48"),
+        "{message}"
+    );
+
+    // the exporter tells the last one for ever; that it tells again what the log told is no news
+    let of = |xid: u32| format!("DCGM_FI_DEV_XID_ERRORS{{gpu=\"0\",UUID=\"GPU-small\",device=\"nvidia0\"}} {xid}\n");
+    for (xid, count) in [(0, 4), (43, 4), (69, 5), (69, 5)] {
+        *exported.lock().unwrap() = of(xid);
+        let report = world.client.gpus_now(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(report.xids.len(), count, "{xid}: {:?}", short(&report.xids));
+    }
+    machine.set(&[Card { uncorrected: 2, ..cards()[0].clone() }, cards()[1].clone()]).unwrap();
+    let report = until_told(&world, |report| !report.faults.is_empty()).await;
+    assert_eq!((report.faults[0].kind.as_str(), report.faults[0].count), ("ecc", 2));
+    assert_eq!(short(&report.xids)[4], (5, "GPU-small", 69, XidSource::Dcgm, struck()));
+
+    // what was told stays told, and is not told again; after a start the GPU counts as repaired
+    world.kill_host();
+    *exported.lock().unwrap() = of(32);
+    world.start_host().await;
+    log.say_again(3, 6, "NVRM: Xid (PCI:0000:02:00): 48, pid='<unknown>', name=<unknown>, DBE").await;
+    log.say(3, "NVRM: Xid (PCI:0000:02:00): 63, pid='<unknown>', name=<unknown>, Row Remapper").await;
+    let report = until_told(&world, |report| report.xids.len() >= 7).await;
+    let codes: Vec<u32> = report.xids.iter().map(|xid| xid.code).collect();
+    assert_eq!(codes, [31, 43, 13, 48, 69, 32, 63], "what happened without a host is found");
+    start(&world, "web-2", 2, Some(40_000)).await.unwrap();
+    assert_eq!(world.wait_until_well("web-2").await.gpus, ["GPU-large"]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_can_not_be_looked_at_is_told() {
+    let machine = Machine::with(&cards()).unwrap();
+    let program = machine.nvidia_smi().display().to_string();
+    let more =
+        ["--gpus", "all", "--nvidia-smi", &program, "--kernel-log", "/nowhere/kmsg", "--dcgm", "http://127.0.0.1:9/"];
+    let world = World::start_with(more.map(str::to_owned).into()).await;
+    let report = until_told(&world, |report| report.blind.len() == 2).await;
+    assert!(report.blind[0].contains("the dcgm-exporter at http://127.0.0.1:9/ tells nothing"), "{:?}", report.blind);
+    assert!(report.blind[1].contains("/nowhere/kmsg can't be read"), "{:?}", report.blind);
+    machine.fail(Some((9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."))).unwrap();
+    let report = until_told(&world, |report| !report.faults.is_empty()).await;
+    assert!(report.faults[0].gpu.is_none() && report.faults[0].blame == Blame::Host, "{:?}", report.faults);
+    machine.fail(None).unwrap();
+    until_told(&world, |report| report.faults.is_empty()).await;
+    world.end().await;
+
+    let without = World::start().await;
+    let error = without.client.gpus_after(0, Duration::from_secs(60)).await.unwrap_err().to_string();
+    assert!(error.contains("this host offers no GPUs"), "{error}");
+    without.end().await;
 }

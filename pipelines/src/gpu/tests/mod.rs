@@ -7,10 +7,10 @@ mod reading;
 use super::{Facts, Query};
 
 /// Columns as [`Query`] asks for them: uuid, name, driver, total, free, index, capability, MIG, ECC, remapping pending and failed, recovery
-/// action, three reasons of throttling, lanes now and at most. The words of each are those of `nvidia-smi --query-gpu` on an H100 with the
+/// action, three reasons of throttling, lanes now and at most, place on the bus. The words of each are those of `nvidia-smi --query-gpu` on an H100 with the
 /// driver 580 (fields and words: utkuozdemir/nvidia_gpu_exporter, `internal/nvmlnative`, "verified against a live H100"; memory:
 /// "NVIDIA H100 80GB HBM3, 81559").
-const H100: &str = "GPU-h0, NVIDIA H100 80GB HBM3, 580.126.09, 81559, 80995, 0, 9.0, Disabled, 0, No, No, None, Not Active, Not Active, Not Active, 16, 16";
+const H100: &str = "GPU-h0, NVIDIA H100 80GB HBM3, 580.126.09, 81559, 80995, 0, 9.0, Disabled, 0, No, No, None, Not Active, Not Active, Not Active, 16, 16, 00000000:3B:00.0";
 
 /// Some H100, each with cells replaced: `column=text`.
 fn machine(changes: &[&str]) -> Facts {

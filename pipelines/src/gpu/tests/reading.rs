@@ -21,7 +21,7 @@ fn a_healthy_gpu_is_read() {
 #[test]
 fn what_a_gpu_does_not_have_is_unknown_and_no_fault() {
     let line = "GPU-df6e7a7c-7314-46f8-abc4-b88b36dcf3aa, NVIDIA GeForce RTX 2080 SUPER, 466.63, 8192, 7617, 0, 7.5, [N/A], [N/A], \
-                [N/A], [Not Supported], N/A, Not Active, Active, Not Active, 16, 16";
+                [N/A], [Not Supported], N/A, Not Active, Active, Not Active, 16, 16, 00000000:01:00.0";
     let facts = Query::default().read(line).unwrap();
     let gpu = &facts.gpus[0];
     assert_eq!((gpu.uncorrected_ecc, gpu.remap_pending, gpu.remap_failed, gpu.recovery), (None, None, None, None));
@@ -57,7 +57,7 @@ fn an_older_tool_is_asked_by_older_names_and_for_less() {
         let Some(refused) = names.split(',').find(|name| !known_to_450(name)) else { break };
         query = query.after(&format!("Field \"{refused}\" is not a valid field to query.\n")).unwrap();
     }
-    let line = "GPU-a, Tesla T4, 450.80.02, 15109, 15106, 0, 7.5, [N/A], 0, Active, Not Active, Not Active, 8, 16";
+    let line = "GPU-a, Tesla T4, 450.80.02, 15109, 15106, 0, 7.5, [N/A], 0, Active, Not Active, Not Active, 8, 16, 00000000:00:04.0";
     let gpu = query.read(line).unwrap().gpus.remove(0);
     assert_eq!((gpu.uncorrected_ecc, gpu.throttled, gpu.pcie_width), (Some(0), vec![Throttle::Slowdown], Some(8)));
     assert_eq!(

@@ -6,7 +6,7 @@
 //! next, which is the machine's to say, and how an act is made (`perform.rs`).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +22,7 @@ use segue_pipelines::rollout::{
 };
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind, Strategy},
+    gpu_health::GpuReport,
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
     time::Timestamp,
@@ -30,7 +31,7 @@ use segue_schemas::{
 use serde_json::{Value, json};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -59,6 +60,18 @@ use super::{
 /// How long an act that is under way may go on when this worker stops.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// How long it may take to say how GPUs are before anything is started: the tool takes seconds on a large machine.
+const GPU_BASELINE_LIMIT: Duration = Duration::from_secs(20);
+
+/// The same while a release without traffic waits for it.
+const GPU_LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a host holds its answer back while there is nothing new of its GPUs.
+const GPU_NEWS_WAIT: Duration = Duration::from_secs(10);
+
+/// The pause after one that did not come.
+const GPU_NEWS_PAUSE: Duration = Duration::from_secs(2);
+
 /// What may happen to a driver.
 enum Event {
     /// The lease: a person's word, or its end.
@@ -73,6 +86,10 @@ enum Event {
     Drained(InstanceId, Result<u64, HostTrouble>),
     /// Observations after a position.
     Observed(u64, Result<ObservationBatch, HostTrouble>),
+    /// How the GPUs of a host are.
+    Gpus(String, Result<GpuReport, HostTrouble>),
+    /// How those of all are that have said so, as it was asked for.
+    GpusNow(Answers<GpuReport>),
     /// The dead-man's deadline was put off.
     Renewed(Result<Answers<RouteState>, HostTrouble>),
     /// The machine wants to be woken, the deadline wants to be put off, or a snapshot is due.
@@ -198,6 +215,9 @@ struct Driver {
     /// Whether an act or a report is under way.
     is_busy: bool,
     is_polling: bool,
+    /// The report of each host's GPUs that was seen last, and the hosts that are asked for another one.
+    gpus_seen: BTreeMap<String, u64>,
+    gpus_asked: BTreeSet<String>,
     /// What the ladder saw of instances that fell, until the machine records it.
     fallen: HashMap<InstanceId, Value>,
     /// When the dead-man's deadline is put off next; none while none is set.
@@ -265,6 +285,8 @@ impl Driver {
             tasks: FuturesUnordered::new(),
             is_busy: false,
             is_polling: false,
+            gpus_seen: BTreeMap::new(),
+            gpus_asked: BTreeSet::new(),
             fallen: HashMap::new(),
             renew_at: None,
             renewing_since: Instant::now(),
@@ -274,6 +296,12 @@ impl Driver {
             is_finished: false,
             closing_until: None,
         };
+        if driver.machine.watches_gpus() && driver.machine.knows_no_gpus() {
+            // what is so before anything is started is no release's
+            let reports = driver.hosts.gpus_now(GPU_BASELINE_LIMIT).await;
+            let hosts = driver.hosts.names();
+            driver.feed(Input::Gpus { reports, hosts, is_asked: false });
+        }
         driver.feed(Input::Claimed { facts });
         let begun = driver.advance();
         Ok((driver, begun))
@@ -323,6 +351,11 @@ impl Driver {
                 Err(trouble) => return Err(left_by(trouble)),
             },
             Event::Observed(after, batch) => self.on_observed(after, batch),
+            Event::Gpus(host, report) => self.on_gpus(host, report),
+            Event::GpusNow(reports) => {
+                let hosts = self.hosts.names();
+                self.feed(Input::Gpus { reports, hosts, is_asked: true });
+            }
             Event::Renewed(renewed) => return self.on_renewed(renewed),
             Event::Time => self.on_time(),
             Event::Shutdown => self.closing_until = Some(Instant::now() + CLOSING),
@@ -338,13 +371,16 @@ impl Driver {
     }
 
     /// Gives the machine what happened and takes its actions, in order after those that wait. The traffic's way back takes the
-    /// place of all that waits but records.
+    /// place of all that waits but records, and hosts that are left out.
     fn feed(&mut self, input: Input) {
         let actions = self.machine.handle(input, now());
+        if actions.iter().any(|action| matches!(action, Action::Shift { percent: 1.., .. })) {
+            self.going_back_since = None;
+        }
         let goes_back = actions.iter().any(|action| matches!(action, Action::Shift { percent: 0, .. }));
         if goes_back {
             self.going_back_since.get_or_insert_with(Instant::now);
-            self.queue.retain(|waiting| matches!(waiting, Action::Record { .. }));
+            self.queue.retain(|waiting| matches!(waiting, Action::Record { .. } | Action::Quarantine { .. }));
         }
         self.queue.extend(actions);
     }
@@ -369,6 +405,7 @@ impl Driver {
             self.report();
         }
         self.keep_watching();
+        self.keep_watching_gpus();
         self.keep_alive();
         Ok(())
     }
@@ -386,6 +423,12 @@ impl Driver {
                     Event::Climbed(instance, climb)
                 }));
             }
+            // it is left out already
+            Action::Quarantine { host, .. } if !self.hosts.names().contains(&host) => {}
+            Action::LookAtGpus => {
+                let hosts = self.hosts.clone();
+                self.tasks.push(Box::pin(async move { Event::GpusNow(hosts.gpus_now(GPU_LOOK_LIMIT).await) }));
+            }
             Action::Drain { instance, limit } => {
                 let hosts = self.hosts.clone();
                 self.tasks.push(Box::pin(async move {
@@ -397,10 +440,14 @@ impl Driver {
             Action::Start { .. }
             | Action::Shift { .. }
             | Action::Interrupt { .. }
+            | Action::Quarantine { .. }
             | Action::Retire { .. }
             | Action::Stop { .. } => {
                 let (act, intent) = perform::act(&self.claim, action, self.dead_man).map_err(hand_back_later)?;
-                self.journal.note(intent.0, intent.1);
+                match &act {
+                    Act::Quarantine { host, .. } => self.journal.note_of(intent.0, Some(host.clone()), intent.1),
+                    _ => self.journal.note(intent.0, intent.1),
+                }
                 self.perform(act);
             }
         }
@@ -442,6 +489,26 @@ impl Driver {
             let batch = observe::next(&hosts, &spec.environment, &spec.service.name, after).await;
             Event::Observed(after, batch)
         }));
+    }
+
+    /// Asks each host for news of its GPUs while the machine wants them.
+    fn keep_watching_gpus(&mut self) {
+        if self.closing_until.is_some() || !self.machine.watches_gpus() || self.machine.knows_no_gpus() {
+            return;
+        }
+        for name in self.hosts.names() {
+            if !self.gpus_asked.insert(name.clone()) {
+                continue;
+            }
+            let (hosts, after) = (self.hosts.clone(), self.gpus_seen.get(&name).copied().unwrap_or(0));
+            self.tasks.push(Box::pin(async move {
+                let report = hosts.gpus_after(&name, after, GPU_NEWS_WAIT).await;
+                if report.is_err() {
+                    sleep(GPU_NEWS_PAUSE).await;
+                }
+                Event::Gpus(name, report)
+            }));
+        }
     }
 
     /// Puts the dead-man's deadline off when it is time, and only under a lease that is certainly valid: a worker that is cut

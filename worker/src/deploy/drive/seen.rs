@@ -5,6 +5,7 @@ use std::time::Duration;
 use segue_pipelines::rollout::Input;
 use segue_schemas::{
     deploy::JournalKind,
+    gpu_health::GpuReport,
     host_api::{Instance, InstanceState, ObservationBatch, RouteState},
     id::InstanceId,
     worker_api::RolloutReport,
@@ -33,6 +34,7 @@ impl Driver {
         }
         match done.seen {
             Seen::NotBegun(error) => return Err(lost_by(error)),
+            Seen::Left => {}
             Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
             Seen::Instance(instances) => match &done.act {
                 Act::Start(start) => self.on_started(&start.instance, instances),
@@ -49,7 +51,7 @@ impl Driver {
                     self.journal.note(JournalKind::Retired, detail);
                     self.feed(Input::Stopped { instance: id.clone() });
                 }
-                Act::Shift { .. } | Act::Interrupt(_) => {}
+                Act::Shift { .. } | Act::Interrupt(_) | Act::Quarantine { .. } => {}
             },
             Seen::Route(routes) => {
                 if let Act::Interrupt(_) = &done.act {
@@ -126,6 +128,7 @@ impl Driver {
             Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
             Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
             Act::Interrupt(_) => self.feed(Input::InterruptFailed { reason }),
+            Act::Quarantine { .. } => {}
             Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
         }
         Ok(())
@@ -173,6 +176,21 @@ impl Driver {
             Ok(_) => {}
             // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
             Err(trouble) => tracing::warn!(rollout = %self.claim.rollout.id, %trouble, "no observations"),
+        }
+    }
+
+    pub(super) fn on_gpus(&mut self, host: String, report: Result<GpuReport, HostTrouble>) {
+        match report {
+            Ok(report) => {
+                self.gpus_asked.remove(&host);
+                if self.gpus_seen.insert(host.clone(), report.revision) != Some(report.revision) {
+                    let hosts = self.hosts.names();
+                    self.feed(Input::Gpus { reports: vec![(host, report)], hosts, is_asked: false });
+                }
+            }
+            // one that does not know this, or takes no part, is not asked again
+            Err(HostTrouble::Refused(why)) => tracing::warn!(host, why, "it does not say how its GPUs are"),
+            Err(_) => drop(self.gpus_asked.remove(&host)),
         }
     }
 

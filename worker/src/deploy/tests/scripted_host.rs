@@ -229,6 +229,7 @@ impl World {
 
     fn state(&self) -> HostState {
         HostState {
+            gpu_report: None,
             version: "scripted".into(),
             pid: 1,
             listen: Vec::new(),
