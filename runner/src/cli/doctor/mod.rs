@@ -5,6 +5,7 @@
 
 mod files;
 mod github;
+mod gpus;
 mod machine;
 mod outside;
 mod services;
@@ -130,7 +131,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(outside::repositories(&config, &data).await);
     checks.extend(github::github(&config).await);
     checks.extend(outside::docker(&config.worker.docker).await);
-    checks.extend(outside::gpus().await);
+    checks.extend(gpus::gpus(&config).await);
     checks
 }
 

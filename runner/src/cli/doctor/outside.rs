@@ -1,4 +1,4 @@
-//! What lies outside of Segue and its work depends on: the clock, the repositories, Docker, GPUs.
+//! What lies outside of Segue and its work depends on: the clock, the repositories, Docker.
 
 use std::{
     path::Path,
@@ -174,38 +174,6 @@ pub async fn lambda(config: &LambdaConfig) -> Vec<Check> {
     );
     checks.push(Check::good(NAME, found));
     checks
-}
-
-/// The GPUs, where the driver is loaded.
-pub async fn gpus() -> Option<Check> {
-    const NAME: &str = "gpus";
-    if !Path::new("/proc/driver/nvidia/version").exists() {
-        return None;
-    }
-    let query = ["--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"];
-    let asked = tokio::process::Command::new("nvidia-smi").args(query).kill_on_drop(true).output();
-    Some(match tokio::time::timeout(LIMIT, asked).await {
-        Ok(Ok(output)) if output.status.success() => {
-            let found = String::from_utf8_lossy(&output.stdout);
-            Check::good(NAME, found.lines().map(str::trim).collect::<Vec<_>>().join("; "))
-        }
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Check::bad(
-                NAME,
-                format!("nvidia-smi ended with {}: {said}", output.status),
-                "look for `Xid` in dmesg; restart the machine",
-            )
-        }
-        Ok(Err(error)) => {
-            Check::bad(NAME, format!("nvidia-smi can't be run: {error}"), "install the tools of the loaded driver")
-        }
-        Err(_) => Check::bad(
-            NAME,
-            format!("nvidia-smi did not answer within {LIMIT:?}: the driver hangs"),
-            "look for `Xid` in dmesg; restart the machine",
-        ),
-    })
 }
 
 #[cfg(test)]
