@@ -64,10 +64,13 @@ pub async fn release(stand: &Stand, version: &str, failing: f64) -> Result<RunSt
 
 /// The same with another file of the service.
 pub async fn release_as(stand: &Stand, version: &str, failing: f64, service: &str) -> Result<RunStatus> {
+    // a machine that measures is busy, and whether a release has become slower is not what is asked here
+    let few = "min-requests: \"20\"";
+    let pipeline = sample::pipeline("2s").replace(few, &format!("{few}\n          latency-ratio: \"20\""));
     stand.repository.commit(
         version,
         &[
-            (".segue/pipelines/release.yml", &sample::pipeline("2s")),
+            (".segue/pipelines/release.yml", &pipeline),
             (".segue/services/api.yml", service),
             ("service.yml", &sample::service_yml(version, failing)),
         ],
