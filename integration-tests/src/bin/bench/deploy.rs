@@ -94,7 +94,10 @@ async fn emergency(what: &str, keep_warm: &str) -> Result<Figure> {
     let mut took = Vec::new();
     for round in 0..ROUNDS {
         for version in [format!("good {round}"), format!("bad {round}")] {
+            // without anybody who asks, a canary is held
+            let load = Load::to(&stand.proxy, "production").start();
             let ended = release_as(&stand, &version, 0.0, &service).await?;
+            load.stop().await;
             ensure!(ended == RunStatus::Succeeded, "`{version}` ended {ended}");
         }
         if keep_warm == "1s" {
