@@ -210,6 +210,7 @@ pub const ACTIONS: [Action; 14] = [
             optional("network", Kind::Word(&["default", "none"])),
             optional("reproducible", Kind::Flag),
             optional("provenance", Kind::Flag),
+            optional("sbom", Kind::Word(&["true", "false", "cyclonedx", "spdx"])),
         ],
         one_of: &[],
         deploys: false,

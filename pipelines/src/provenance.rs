@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use segue_schemas::{
     id::{CommitSha, Digest, JobId, RunId},
     plan::{BUILD_IMAGE, StepAction, StepPlan},
-    provenance::NamedImage,
+    provenance::{NamedImage, StatedFile},
     time::Timestamp,
 };
 use serde::Deserialize;
@@ -162,7 +162,7 @@ fn fits(parts: &[&str], text: &str) -> bool {
 
 /// The statement about images.
 #[must_use]
-pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage]) -> Value {
+pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage], sbom: Option<&StatedFile>) -> Value {
     let mut subjects: Vec<Value> = images.iter().map(|image| subject(repository(&image.name), &image.digest)).collect();
     subjects.dedup();
     let at = match origin.source {
@@ -178,6 +178,7 @@ pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage
     let inputs: IndexMap<&String, &String> =
         origin.inputs.iter().filter(|(name, _)| !UNTOLD.contains(&name.as_str())).collect();
     let builder = origin.builder.trim_end_matches('/');
+    let made_beside: Vec<Value> = sbom.iter().map(|file| subject(&file.name, &file.digest)).collect();
     json!({
         "_type": STATEMENT,
         "subject": subjects,
@@ -203,6 +204,7 @@ pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage
                     "startedOn": origin.started.to_string(),
                     "finishedOn": origin.finished.to_string(),
                 },
+                "byproducts": made_beside,
             },
         },
     })
@@ -413,7 +415,8 @@ mod tests {
             finished: Timestamp(1500),
         };
         let images = [named("a.io/app:1"), named("a.io/app:latest")];
-        let statement = statement(&origin, &images, &[named("docker.io/library/debian:13")]);
+        let sbom = StatedFile { name: "sbom-image-2/sbom.cdx.json".into(), digest: DIGEST.parse().unwrap() };
+        let statement = statement(&origin, &images, &[named("docker.io/library/debian:13")], Some(&sbom));
         let text = statement.to_string();
         assert!(!text.contains("hidden"), "{text}");
         assert_eq!(statement["subject"], json!([{"name": "a.io/app", "digest": {"sha256": &DIGEST[7..]}}]));
@@ -421,6 +424,8 @@ mod tests {
         assert_eq!(made_of[0]["uri"], "git+https://github.com/acme/shop@refs/heads/main");
         assert_eq!(made_of[1]["uri"], "docker-image://docker.io/library/debian:13");
         assert_eq!(statement["predicate"]["runDetails"]["metadata"]["finishedOn"], "1970-01-01T00:00:01.500Z");
+        let beside = &statement["predicate"]["runDetails"]["byproducts"];
+        assert_eq!(*beside, json!([{"name": "sbom-image-2/sbom.cdx.json", "digest": {"sha256": &DIGEST[7..]}}]));
         for image in
             [None, Some(DIGEST.to_owned()), Some(format!("a.io/app@{DIGEST}")), Some(format!("a.io/app:1@{DIGEST}"))]
         {

@@ -38,6 +38,18 @@ pub struct AskProvenance {
     /// What they were built from, as far as the engine told.
     #[serde(default)]
     pub bases: Vec<NamedImage>,
+    /// The list of their packages, where the step made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<StatedFile>,
+}
+
+/// A file that a step made beside its images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatedFile {
+    /// The artifact, `/`, and the file in it.
+    pub name: String,
+    /// The digest of the file.
+    pub digest: Digest,
 }
 
 /// An image by its name and its digest.

@@ -3,7 +3,10 @@
 use indexmap::IndexMap;
 
 use super::reference::{check_tag, list};
-use crate::container::{registry, with_tag};
+use crate::{
+    container::{registry, with_tag},
+    sbom::Form,
+};
 
 /// The most tags, arguments, labels or secrets of one build.
 const MAX_ENTRIES: usize = 100;
@@ -47,6 +50,8 @@ pub struct Build {
     pub reproducible: bool,
     /// Whether it is stated, signed, where it is from; `None`: where it is pushed, and the server has a key.
     pub provenance: Option<bool>,
+    /// As what the packages that are in it are listed; `None`: they are not.
+    pub sbom: Option<Form>,
 }
 
 /// Who asks a registry.
@@ -109,6 +114,15 @@ impl Build {
         if provenance == Some(true) && !push {
             return Err(wrong("provenance", "it is about what a registry has; add `push: true`".into()));
         }
+        let sbom = match get("sbom") {
+            None | Some("false") => None,
+            Some("true" | "cyclonedx") => Some(Form::CycloneDx),
+            Some("spdx") => Some(Form::Spdx),
+            Some(other) => {
+                let problem = format!("`{other}` is none of `true`, `false`, `cyclonedx` and `spdx`");
+                return Err(wrong("sbom", problem));
+            }
+        };
         let cache_inline = match get("cache-to") {
             None => false,
             Some("inline" | "type=inline") => true,
@@ -137,6 +151,7 @@ impl Build {
             network,
             reproducible: flag("reproducible", true)?,
             provenance,
+            sbom,
         };
         match build.tags.len().max(build.cache_from.len()) {
             0..=MAX_ENTRIES => Ok(build),
@@ -387,6 +402,7 @@ mod tests {
             (vec![("network", "host")], "network"),
             (vec![("provenance", "true"), ("tags", "a")], "provenance"),
             (vec![("provenance", "maybe")], "provenance"),
+            (vec![("sbom", "yes")], "sbom"),
         ] {
             let wrong = of(&with).unwrap_err();
             assert_eq!(wrong.input, input, "{with:?}: {wrong}");

@@ -58,7 +58,7 @@ impl Store {
             started: held.started_at.unwrap_or(now),
             finished: now,
         };
-        Ok(signer.sign(&statement(&origin, &ask.images, &ask.bases)))
+        Ok(signer.sign(&statement(&origin, &ask.images, &ask.bases, ask.sbom.as_ref())))
     }
 
     /// The key is read each time: one that is made while the server runs is there with the next image.

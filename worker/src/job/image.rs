@@ -83,9 +83,13 @@ impl BuiltIn<'_> {
             let (_private, spool) = self.private_file("layer")?;
             built = docker.fix_image(built, time, spool, self.log).await.map_err(SupervisorError::from)?;
         }
+        let listed = self.list_packages(&docker, &spec.build, &built, time).await?;
         let made = self.bring(&docker, &spec.build, built).await.map_err(SupervisorError::from)?;
         let mut outputs = outputs(&made);
-        if let Some(artifact) = self.state_provenance(&docker, &spec.build, &made.pushed, &made.built.bases).await? {
+        let (artifact, sbom) = listed.unzip();
+        outputs.extend(artifact.map(|artifact| ("sbom".to_owned(), artifact)));
+        let bases = &made.built.bases;
+        if let Some(artifact) = self.state_provenance(&docker, &spec.build, &made.pushed, bases, sbom).await? {
             outputs.insert("provenance".into(), artifact);
         }
         Ok(BuiltInEnd::Done(outputs))

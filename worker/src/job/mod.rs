@@ -21,6 +21,7 @@ pub mod present;
 mod provenance;
 pub mod report;
 pub mod run;
+mod sbom;
 pub mod script;
 mod snapshots;
 pub mod spares;

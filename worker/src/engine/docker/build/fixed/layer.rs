@@ -8,11 +8,11 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// The most bytes of an entry's further headers: names, attributes.
 const MAX_EXTENDED: u64 = 8 * 1024 * 1024;
 /// Where an old sparse file says that its map goes on: in its header, and in each block of that.
-const SPARSE_GOES_ON: [usize; 2] = [482, 504];
+pub(super) const SPARSE_GOES_ON: [usize; 2] = [482, 504];
 
 /// Copies a layer; times after `latest`, in seconds since 1970, become that.
 ///
@@ -122,7 +122,7 @@ impl Extended {
     }
 }
 
-fn read_block(from: &mut impl Read) -> io::Result<Option<[u8; BLOCK]>> {
+pub(super) fn read_block(from: &mut impl Read) -> io::Result<Option<[u8; BLOCK]>> {
     let mut block = [0; BLOCK];
     let mut filled = 0;
     while filled < BLOCK {
@@ -135,7 +135,7 @@ fn read_block(from: &mut impl Read) -> io::Result<Option<[u8; BLOCK]>> {
     Ok(Some(block))
 }
 
-fn read_extended(from: &mut impl Read, size: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_extended(from: &mut impl Read, size: u64) -> io::Result<Vec<u8>> {
     if size > MAX_EXTENDED {
         return Err(io::Error::other(format!("a file of a layer has attributes of {size} bytes")));
     }
@@ -149,7 +149,7 @@ fn read_extended(from: &mut impl Read, size: u64) -> io::Result<Vec<u8>> {
 }
 
 /// `LENGTH NAME=VALUE\n`, one after the other; the length is that of the whole.
-fn records(mut body: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn records(mut body: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut records = Vec::new();
     while !body.is_empty() {
         let wrong = || io::Error::other("a layer's extended header can't be read");

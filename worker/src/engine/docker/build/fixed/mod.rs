@@ -4,8 +4,9 @@
 //! write another (`rewrite-timestamp`, since 0.13), and no engine can have it do so: what stores for an engine can't, or refuses it
 //! (<https://github.com/moby/buildkit/issues/4230>). So the image is saved, written anew as it comes (`saved.rs`, `layer.rs`), and loaded.
 //! Comes in: an image, and the commit's time. Goes out: another image of the same files. Of a large one no more is held than a block;
-//! one layer after the other lies in a file.
+//! one layer after the other lies in a file. The same way an image's packages are read (`contents.rs`).
 
+mod contents;
 mod layer;
 mod saved;
 
@@ -20,6 +21,7 @@ use bollard::query_parameters::RemoveImageOptionsBuilder;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, StatusCode, body::Frame};
+use segue_pipelines::sbom::Inventory;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
@@ -35,6 +37,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// Images of which it is known what they became.
 const MAX_KNOWN: usize = 256;
 const SAVE: &str = "save the image";
+const READ: &str = "what is in the image can't be told";
 const LOAD: &str = "load the image";
 
 /// What became of images: a build with nothing changed gives the same one again.
@@ -96,6 +99,24 @@ impl Docker {
             self.forget_unnamed(&built.id).await;
         }
         Ok(fixed)
+    }
+
+    /// The packages of an image, from what the engine saves of it.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn contents(&self, built: &Built) -> Result<Inventory, DockerError> {
+        let mut tasks = JoinSet::new();
+        let (to_read, blocks) = mpsc::channel(BLOCKS);
+        let reading = tokio::task::spawn_blocking(move || contents::read(Blocks { blocks, left: Bytes::new() }));
+        let (saved, read) = tokio::join!(self.save(&built.id, to_read, &mut tasks), reading);
+        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+        match (saved, read) {
+            (Ok(()), Ok(inventory)) => Ok(inventory),
+            // who breaks off says why
+            (Err(error), _) => Err(error),
+            (Ok(()), Err(error)) => Err(DockerError::Own(format!("{READ}: {error}"))),
+        }
     }
 
     /// Saves, writes anew and loads at once, block by block; why it stays as it is, or what it is now.

@@ -19,10 +19,10 @@ use tar::{Archive, Builder, Header};
 
 use super::layer;
 
-const BUFFER: usize = 256 * 1024;
+pub(super) const BUFFER: usize = 256 * 1024;
 /// Bytes that a configuration and its like may have, all together.
-const MAX_DOCUMENTS: u64 = 32 * 1024 * 1024;
-const BLOCK: u64 = 512;
+pub(super) const MAX_DOCUMENTS: u64 = 32 * 1024 * 1024;
+pub(super) const BLOCK: u64 = 512;
 /// How a layer that is packed begins: by gzip, by zstd.
 const PACKED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]];
 /// What of a configuration says where and when it was made, or, of the classic builder, from which image.
@@ -42,11 +42,11 @@ pub(super) enum Unfit {
 }
 
 #[derive(Deserialize)]
-struct Manifest {
+pub(super) struct Manifest {
     #[serde(rename = "Config")]
     config: String,
     #[serde(rename = "Layers")]
-    layers: Vec<String>,
+    pub(super) layers: Vec<String>,
 }
 
 /// Reads an image, writes it with no time in it that is newer than `time`, seconds since 1970; the digest of its configuration. `spool` takes
@@ -112,7 +112,7 @@ pub(super) fn rewrite(from: impl Read, to: impl Write, time: i64, spool: File) -
 }
 
 /// Whether a file that begins so is a tar: an empty one is all zeros.
-fn is_tar(begin: &[u8]) -> bool {
+pub(super) fn is_tar(begin: &[u8]) -> bool {
     begin.len() as u64 == BLOCK && (begin[257..].starts_with(b"ustar") || begin.iter().all(|byte| *byte == 0))
 }
 
@@ -147,7 +147,7 @@ fn layer_file(digest: &str) -> String {
 }
 
 /// Where a link leads that lies at a path.
-fn beside(path: &str, target: &str) -> String {
+pub(super) fn beside(path: &str, target: &str) -> String {
     let mut parts: Vec<&str> = path.split('/').collect();
     parts.pop();
     for part in target.split('/') {
