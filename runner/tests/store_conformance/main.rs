@@ -11,6 +11,7 @@ mod contents;
 mod intake;
 mod jobs;
 mod joined;
+mod machines;
 mod people;
 mod previews;
 mod random;
@@ -61,6 +62,13 @@ macro_rules! on {
                 a_certificate_is_renewed_for_its_key_until_it_ends_or_is_revoked,
                 a_rollout_on_a_joined_host_comes_with_what_opens_it,
                 a_worker_that_is_revoked_stands_on_the_list_of_its_hosts,
+            }
+            machines::{
+                an_ask_twice_is_one_machine_and_one_that_is_forbidden_is_none,
+                a_launch_is_written_down_first_and_what_came_of_it_is_not_lost,
+                a_machine_goes_with_its_run_and_after_its_times,
+                a_job_that_begins_anew_has_another_machine,
+                a_launch_without_an_answer_is_found_or_made_again,
             }
             schedules::{
                 a_time_that_comes_makes_one_delivery,
@@ -199,6 +207,7 @@ on! { sqlite postgres }
 // what several servers on one database do
 conformance! {
     postgres_shared:
+    machines::{ one_server_speaks_to_the_cloud_and_another_takes_over }
     servers::{
         two_last_jobs_that_end_on_two_servers_start_the_fan_in_once,
         two_claims_on_two_servers_get_one_slot,
