@@ -12,3 +12,6 @@ mod keeper;
 pub use client::{Lambda, Launch};
 pub use error::LambdaError;
 pub use keeper::Keeper;
+
+#[cfg(test)]
+mod tests;
