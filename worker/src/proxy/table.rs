@@ -104,8 +104,10 @@ pub struct Route {
     pub service: String,
     /// Its targets with weight.
     targets: Vec<Arc<Upstream>>,
-    /// How requests are assigned to the releases among them; nothing, where only one has weight.
+    /// How requests are assigned to the releases among them.
     assignment: Assignment,
+    /// Whether two releases have weight. Where one has it all, it is only told which rule a request goes by.
+    has_both: bool,
     asleep: bool,
     /// What was observed of it.
     pub log: Arc<ObservationLog>,
@@ -187,7 +189,8 @@ impl Routing {
                 environment: route.environment.clone(),
                 service: route.service.clone(),
                 targets,
-                assignment: if route.has_both() { route.assignment.clone() } else { Assignment::default() },
+                assignment: route.assignment.clone(),
+                has_both: route.has_both(),
                 asleep: route.asleep,
                 log: log.unwrap_or_else(|| Arc::new(ObservationLog::new(generation))),
             });
@@ -252,7 +255,8 @@ impl Routing {
             return Err(NoChoice::Asleep { environment: route.environment.clone(), service: route.service.clone() });
         }
         let by_rule = first_match(&route.assignment.rules, headers);
-        let (rule, side) = by_rule.map_or((None, None), |(rule, side)| (Some(rule), Some(side)));
+        let (rule, side) =
+            by_rule.map_or((None, None), |(rule, side)| (Some(rule), Some(side).filter(|_| route.has_both)));
         let all_tried = !route.has_other_than(side, tried);
         let is_open = |u: &&Arc<Upstream>| u.may_have(side) && (all_tried || !tried.contains(&u.instance));
         let open = || route.targets.iter().filter(is_open);

@@ -37,8 +37,6 @@ pub(super) struct Era {
     /// By the addresses in it, who is there.
     pub(super) addresses: HashMap<SocketAddr, InstanceId>,
     targets: HashMap<InstanceId, (Pair, f64)>,
-    /// The routes of which two releases had traffic.
-    split: HashSet<Pair>,
 }
 
 /// The observations of every route.
@@ -201,17 +199,9 @@ impl Ledger {
 
 impl Era {
     fn new(name: &str, table: &RouteTable) -> Self {
-        let mut era = Self {
-            name: name.to_owned(),
-            since: Instant::now(),
-            addresses: HashMap::new(),
-            targets: HashMap::new(),
-            split: HashSet::new(),
-        };
+        let mut era =
+            Self { name: name.to_owned(), since: Instant::now(), addresses: HashMap::new(), targets: HashMap::new() };
         for route in &table.routes {
-            if route.has_both() {
-                era.split.insert((route.environment.clone(), route.service.clone()));
-            }
             let total: u64 = route.targets.iter().map(|t| u64::from(t.weight)).sum();
             for target in &route.targets {
                 let of_release = route.targets.iter().filter(|t| t.release == target.release);
@@ -232,16 +222,8 @@ impl Era {
         found.map(|(id, (pair, probability))| (id, pair, *probability))
     }
 
-    /// Whether two releases of a route had traffic, so that its service's rules counted.
-    pub(super) fn is_split(&self, pair: &Pair) -> bool {
-        self.split.contains(pair)
-    }
-
     #[allow(clippy::float_cmp)]
     fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.addresses == other.addresses
-            && self.targets == other.targets
-            && self.split == other.split
+        self.name == other.name && self.addresses == other.addresses && self.targets == other.targets
     }
 }

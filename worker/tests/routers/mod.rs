@@ -287,10 +287,13 @@ async fn rules_send_requests_to_one_of_two_releases(kind: Kind) {
         let seen = read(&world, &mut position, 35).await;
         assert!(seen.iter().all(|o| o.rule.is_none() && o.probability < 1.0), "{seen:?}");
     }
-    // with one release there is nothing to choose
+    // with one release there is nothing to choose, and it is told all the same: who is compared with whom does not change at 100 %
     let mut position = assigned(&world, [100, 0], &rules).await;
     assert_eq!(get_with(&world, "x-release: canary").await, (200, "v1".into()));
-    assert_eq!(read(&world, &mut position, 1).await[0].rule, None);
+    assert_eq!(read(&world, &mut position, 1).await[0].rule, Some(0));
+    let mut position = assigned(&world, [0, 100], &rules).await;
+    assert_eq!(get_with(&world, "x-release: stable").await, (200, "v2".into()));
+    assert_eq!(read(&world, &mut position, 1).await[0].rule, Some(1));
     // what is sent to a release is not shown another one where it is down
     assigned(&world, [1, 99], &rules).await;
     let state = world.client.state().await.unwrap();

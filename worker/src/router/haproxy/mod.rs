@@ -281,15 +281,13 @@ impl Haproxy {
         else {
             return;
         };
-        // where one release has all traffic no rule is one
-        let rule = line.rule.filter(|_| eras.iter().flatten().any(|era| era.is_split(&pair)));
-        let probability = if rule.is_some() { 1.0 } else { probability };
+        let probability = if line.rule.is_some() { 1.0 } else { probability };
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let observed = Observed {
             at: now(),
             instance,
             probability,
-            rule,
+            rule: line.rule,
             status: line.status,
             outcome: line.outcome,
             latency_us: micros(line.latency.unwrap_or(line.total)),

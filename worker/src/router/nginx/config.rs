@@ -125,14 +125,16 @@ fn add_route(text: &mut String, number: usize, route: &TableRoute) {
     }
     text.push_str("}\n");
     for side in [Side::Canary, Side::Stable] {
-        let of_side: Vec<&TableTarget> = targets.iter().filter(|t| route.side_of(t) == side).copied().collect();
+        // where one release has all traffic it is that one's, so that there is somebody
+        let is_of = |target: &&&TableTarget| !route.has_both() || route.side_of(target) == side;
+        let of_side: Vec<&TableTarget> = targets.iter().filter(is_of).copied().collect();
         add_draw(text, &format!("{number}_{}", side.word()), &of_side);
     }
 }
 
-/// Whether there are rules that choose between two releases now.
+/// Whether it is to be told which rule a request goes by.
 fn is_ruled(route: &TableRoute) -> bool {
-    !route.assignment.rules.is_empty() && route.has_both()
+    !route.assignment.rules.is_empty()
 }
 
 /// A variable that is 1 where a rule matches.
