@@ -55,7 +55,7 @@ pub fn exported(text: &str) -> BTreeMap<String, Exported> {
         let number = value as u64;
         let gpu = gpus.entry(uuid.to_owned()).or_default();
         match name {
-            "DCGM_FI_DEV_XID_ERRORS" => gpu.last_xid = u32::try_from(number).ok().filter(|xid| *xid > 0),
+            "DCGM_FI_DEV_XID_ERRORS" => gpu.last_xid = u32::try_from(number).ok(),
             "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL" => gpu.uncorrected_ecc = Some(number),
             "DCGM_FI_DEV_ROW_REMAP_PENDING" => gpu.remap_pending = Some(number > 0),
             "DCGM_FI_DEV_ROW_REMAP_FAILURE" => gpu.remap_failed = Some(number > 0),

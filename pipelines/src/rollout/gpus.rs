@@ -149,7 +149,11 @@ impl RolloutMachine {
     fn blame(&mut self, found: Vec<Found>, hosts: &[String], out: &mut Vec<Action>) {
         let mut left: BTreeSet<&String> = hosts.iter().filter(|host| !self.gpus.left_out.contains_key(*host)).collect();
         let (mut is_one_gone, mut last) = (false, None);
-        for Found { host, finding } in found.iter().filter(|found| found.finding.blame == Blame::Host) {
+        // what broke under the former release alone is no reason to give that one the traffic
+        let new: BTreeSet<InstanceId> = self.new_instances().cloned().collect();
+        let strikes_new = |at: &[InstanceId]| at.is_empty() || at.iter().any(|id| new.contains(id));
+        let of_host = |found: &&Found| found.finding.blame == Blame::Host && strikes_new(&found.finding.instances);
+        for Found { host, finding } in found.iter().filter(of_host) {
             if !left.contains(host) {
                 continue;
             }

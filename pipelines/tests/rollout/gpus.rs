@@ -84,6 +84,21 @@ fn the_only_host_goes_back_and_the_release_is_not_to_blame() {
 }
 
 #[test]
+fn a_gpu_that_breaks_under_the_former_release_alone_gives_it_no_traffic() {
+    for hosts in [&["a", "b"][..], &["a"]] {
+        let mut world = watched(hosts);
+        world.fail_gpu("a", 79, &"old".parse().unwrap());
+        world.tell_gpus(false);
+        world.settle();
+        assert!(world.quarantined.is_empty(), "{:?}", world.quarantined);
+        assert_eq!((world.machine.status(), world.machine.weight()), (RolloutStatus::Running, 10));
+        live(&mut world, 10, None);
+        assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+        assert_eq!(world.machine.told_verdict().unwrap()["gpus"][0]["xid"], 79, "it is told");
+    }
+}
+
+#[test]
 fn what_a_release_alone_does_to_its_gpu_counts_against_it() {
     let mut world = watched(&["a", "b"]);
     world.fail_gpu("b", 31, &world.canary());

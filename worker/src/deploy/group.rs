@@ -224,7 +224,6 @@ impl Hosts {
             let answered = applied.unwrap_or_else(|_| Err(HostTrouble::Away("it does not answer".into())));
             if let Err(trouble) = answered {
                 tracing::warn!(host = name, %trouble, "its traffic is left to its dead man's switch");
-                return;
             }
         }
         // it is begun there, however long their ends take; one that has traffic still is not stopped
@@ -456,6 +455,9 @@ impl Hosts {
         F: Future<Output = Result<T, HostTrouble>>,
     {
         let present = self.present();
+        if present.is_empty() {
+            return Err(HostTrouble::Away("no host takes part any more".into()));
+        }
         let is_one = present.len() == 1;
         let calls = present.into_iter().map(|host| {
             let name = host.name.clone();

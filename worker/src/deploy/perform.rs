@@ -123,7 +123,8 @@ pub(super) fn act(
         }
         Action::Quarantine { host, reason, targets, stop } => {
             let message = format!("host `{host}` takes no part any more: {reason}");
-            let detail = json!({ "message": message, "reason": reason });
+            // until it was told, a new owner tells it once more
+            let detail = json!({ "message": message, "reason": reason, "pending": true });
             let (rules, fallback) = (place::rules(&claim.rollout.spec), targets.clone());
             let stop_fence = StopInstance { fence: fence.clone() };
             let assignment = place::assignment(&claim.rollout.spec);

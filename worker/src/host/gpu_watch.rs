@@ -51,7 +51,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const STAYS_WATCHED: Duration = Duration::from_secs(15);
 
 /// How long the exporter may take, and how much of what it says is read.
-const EXPORTER_LIMIT: Duration = Duration::from_secs(5);
+const EXPORTER_LIMIT: Duration = Duration::from_secs(2);
 const MOST_EXPORTED: usize = 4 << 20;
 
 /// The exporter tells later of what the kernel's log has at once: within this time it is the same. It collects each 30 s.
@@ -157,6 +157,9 @@ impl Host {
             return;
         }
         let _ = self.gpu_watch.before.set(self.store.current().xids.last);
+        // what was known before the start is no news to whoever asks first
+        let xids = self.store.current().xids.kept.clone();
+        self.gpu_watch.report.send_modify(|report| report.xids = xids);
         self.look_at_gpus().await;
         for fault in &self.gpu_watch.report.borrow().faults {
             let gpu = fault.gpu.as_deref().unwrap_or("all");
@@ -302,7 +305,8 @@ impl Host {
         let mut now = before.clone();
         let mut told = Vec::new();
         for (uuid, one) in exported.iter().filter(|(uuid, _)| self.offers(uuid)) {
-            let last = one.last_xid.unwrap_or(0);
+            // one that says nothing of it now, as while it starts, says nothing new later
+            let Some(last) = one.last_xid else { continue };
             if let Some(known) = now.insert(uuid.clone(), last)
                 && known != last
                 && last > 0
@@ -353,11 +357,6 @@ impl Host {
 
     /// Reads the kernel's log as it is written; what was written while no host ran is read as well.
     async fn read_kernel_log(self: Arc<Self>) {
-        let xids = self.store.current().xids.kept.clone();
-        self.gpu_watch.report.send_modify(|report| {
-            report.xids = xids;
-            report.revision += 1;
-        });
         let path = self.options.kernel_log.clone();
         if let Err(error) = self.follow_kernel_log(&path).await {
             let why = format!(

@@ -360,7 +360,7 @@ async fn what_the_driver_reports_is_told_with_whom_it_struck_and_a_gpu_that_brok
     // `nvidia-smi` knows nothing of it
     let (code, message) = start(&world, "web-2", 2, Some(40_000)).await.unwrap_err();
     assert!(
-        code == HostErrorCode::Faulty && message.contains("GPU-large: it answers with an error (Xid 48"),
+        code == HostErrorCode::Full && message.contains("GPU-large: it answers with an error (Xid 48"),
         "{message}"
     );
 

@@ -63,8 +63,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// How long it may take to say how GPUs are before anything is started: the tool takes seconds on a large machine.
 const GPU_BASELINE_LIMIT: Duration = Duration::from_secs(20);
 
-/// The same while a release without traffic waits for it.
-const GPU_LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// The same while a release without traffic waits for it: as long as a tool that hangs takes to be given up, after another look that hung.
+const GPU_LOOK_LIMIT: Duration = Duration::from_secs(65);
 
 /// How long a host holds its answer back while there is nothing new of its GPUs.
 const GPU_NEWS_WAIT: Duration = Duration::from_secs(10);
@@ -296,7 +296,9 @@ impl Driver {
             is_finished: false,
             closing_until: None,
         };
-        if driver.machine.watches_gpus() && driver.machine.knows_no_gpus() {
+        // a way back waits for nobody
+        let is_urgent = driver.claim.rollout.spec.is_rollback;
+        if driver.machine.watches_gpus() && driver.machine.knows_no_gpus() && !is_urgent {
             // what is so before anything is started is no release's
             let reports = driver.hosts.gpus_now(GPU_BASELINE_LIMIT).await;
             let hosts = driver.hosts.names();
@@ -635,7 +637,10 @@ fn hosts_of(claim: &RolloutClaim, timing: Timing) -> Result<(Vec<Host>, Vec<OutO
         return Err(format!("environment `{}` names no host", spec.environment));
     }
     let was_left_out = |name: &String| {
-        claim.journal.iter().any(|entry| entry.kind == JournalKind::Quarantined && entry.host.as_ref() == Some(name))
+        claim.journal.iter().any(|entry| {
+            let is_pending = entry.detail["pending"] == true;
+            entry.kind == JournalKind::Quarantined && entry.host.as_ref() == Some(name) && !is_pending
+        })
     };
     let open = |name: &String| {
         let address = claim.hosts.get(name).ok_or_else(|| {

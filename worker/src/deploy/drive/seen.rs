@@ -34,7 +34,12 @@ impl Driver {
         }
         match done.seen {
             Seen::NotBegun(error) => return Err(lost_by(error)),
-            Seen::Left => {}
+            Seen::Left => {
+                if let Act::Quarantine { host, .. } = done.act {
+                    let message = format!("host `{host}` is left to itself, told to go back if it could be");
+                    self.journal.note_of(JournalKind::Quarantined, Some(host), json!({ "message": message }));
+                }
+            }
             Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
             Seen::Instance(instances) => match &done.act {
                 Act::Start(start) => self.on_started(&start.instance, instances),
