@@ -112,5 +112,5 @@ fn times(standing: &Standing) -> Vec<(Timestamp, String)> {
     times
 }
 
-/// How long the cloud may take to say what it has, where nothing is to be waited for.
-const FIRST_LOOK: Duration = Duration::from_secs(60);
+/// How long the cloud may take to say what it has, and to take back the machine that stood in the way, where nothing is to be waited for.
+const FIRST_LOOK: Duration = Duration::from_secs(180);

@@ -297,8 +297,9 @@ impl Store {
     }
 
     /// What this server has to look after, if it is the one that speaks to the cloud; those that have to go are told so. `up_since`: when
-    /// it began, before which nobody could be heard.
-    pub async fn keep_machines(&self, up_since: Timestamp) -> Result<Keeping> {
+    /// it began, before which nobody could be heard. `is_well`: whether it could speak to the cloud the last time that it tried. One that
+    /// could not does not stay the one: another gets a turn.
+    pub async fn keep_machines(&self, up_since: Timestamp, is_well: bool) -> Result<Keeping> {
         self.write(move |tx| {
             Box::pin(async move {
                 let there = rows::there(&mut tx.conn).await?;
@@ -307,7 +308,7 @@ impl Store {
                 if there.is_empty() && remembered.is_empty() {
                     return Ok(Keeping::Here(KeptMachines::default()));
                 }
-                let keeper = match take(tx).await? {
+                let keeper = match take(tx, is_well).await? {
                     Ok(keeper) => keeper,
                     Err(until) => return Ok(Keeping::Elsewhere(until)),
                 };
@@ -358,7 +359,7 @@ impl Store {
                     return Ok(None);
                 }
                 if matches!(change, MachineChange::Launch { .. }) {
-                    let Ok(mut keeper) = take(tx).await? else { return Ok(None) };
+                    let Ok(mut keeper) = take(tx, false).await? else { return Ok(None) };
                     keeper.launched_at = tx.now;
                     rows::save_keeper(&mut tx.conn, &keeper).await?;
                 }
@@ -388,8 +389,8 @@ impl Store {
     }
 }
 
-/// Has this server speak to the cloud; or says until when another one does.
-async fn take(tx: &mut Tx) -> Result<std::result::Result<Keeper, Timestamp>> {
+/// Has this server speak to the cloud, for longer only if it can; or says until when another one does.
+async fn take(tx: &mut Tx, is_well: bool) -> Result<std::result::Result<Keeper, Timestamp>> {
     let server = tx.conn.server().unwrap_or(0);
     let known = rows::keeper(&mut tx.conn).await?;
     if let Some(other) = known.as_ref().filter(|keeper| keeper.server != server && keeper.until > tx.now)
@@ -398,6 +399,7 @@ async fn take(tx: &mut Tx) -> Result<std::result::Result<Keeper, Timestamp>> {
         return Ok(Err(other.until));
     }
     let keeper = match known {
+        Some(keeper) if keeper.server == server && !is_well => return Ok(Ok(keeper)),
         Some(keeper) => Keeper { server, until: tx.now + KEPT_FOR, ..keeper },
         None => Keeper { server, until: tx.now + KEPT_FOR, launched_at: Timestamp(0), trouble: None },
     };

@@ -30,10 +30,15 @@ pub struct Keeper {
     config: Arc<Config>,
     lambda: Lambda,
     up_since: Timestamp,
-    /// When the list is to be asked for next.
+    /// When the list was asked for last, and is to be next.
+    last_list: Option<Instant>,
     next_list: Instant,
     passed_over: HashMap<(String, String), Instant>,
     trouble: Option<String>,
+    /// Whether it is written down how the last look ended: an earlier start, or another server, may have left something else.
+    is_told: bool,
+    /// Whether this server is the one that speaks to the cloud.
+    is_keeper: bool,
 }
 
 /// Why a look at everything was not finished.
@@ -55,7 +60,9 @@ impl Keeper {
         let lambda = Lambda::new(&config.lambda)?;
         let up_since = store.now();
         let (next_list, passed_over) = (Instant::now(), HashMap::new());
-        Ok(Self { store, config, lambda, up_since, next_list, passed_over, trouble: None })
+        let (last_list, trouble) = (None, None);
+        let (is_told, is_keeper) = (false, false);
+        Ok(Self { store, config, lambda, up_since, last_list, next_list, passed_over, trouble, is_told, is_keeper })
     }
 
     /// Keeps them until `stop`. What is under way then is looked at after the next start.
@@ -91,29 +98,43 @@ impl Keeper {
 
     /// Says once what is wrong, and once that it is not any more.
     async fn tell(&mut self, trouble: Option<String>) {
-        if trouble == self.trouble {
+        if trouble != self.trouble {
+            match &trouble {
+                Some(problem) => tracing::warn!(problem, "rented machines can't be looked after now; tried again"),
+                None => tracing::info!("rented machines are looked after again"),
+            }
+            (self.trouble, self.is_told) = (trouble, false);
+        }
+        if self.is_told || !self.is_keeper {
             return;
         }
-        match &trouble {
-            Some(problem) => tracing::warn!(problem, "rented machines can't be looked after now; tried again"),
-            None => tracing::info!("rented machines are looked after again"),
+        match self.store.machine_trouble(self.trouble.clone()).await {
+            Ok(()) => self.is_told = true,
+            Err(error) => tracing::warn!(%error, "what is wrong with rented machines can't be written down"),
         }
-        if let Err(error) = self.store.machine_trouble(trouble.clone()).await {
-            tracing::warn!(%error, "what is wrong with rented machines can't be written down");
-        }
-        self.trouble = trouble;
     }
 
     /// One look at everything; when the next one is due.
     async fn pass(&mut self) -> Result<Option<Instant>, PassError> {
-        let kept = match self.store.keep_machines(self.up_since).await? {
+        let kept = match self.store.keep_machines(self.up_since, self.trouble.is_none()).await? {
             Keeping::Here(kept) => kept,
-            Keeping::Elsewhere(until) => return Ok(Some(self.instant(until))),
+            Keeping::Elsewhere(until) => {
+                (self.is_keeper, self.is_told) = (false, false);
+                // what kept it from speaking to the cloud may be over by then
+                self.trouble = None;
+                return Ok(Some(self.instant(until)));
+            }
         };
+        self.is_keeper = true;
         if kept.open.is_empty() && kept.remembered.is_empty() {
             return Ok(None);
         }
-        if pace(&kept, self.config.lambda.look_every.0).is_none() {
+        let pace = pace(&kept, self.config.lambda.look_every.0);
+        if let Some((last, pace)) = self.last_list.zip(pace) {
+            // what has to go since then is not left until what was ready would have been looked at
+            self.next_list = self.next_list.min(last + pace);
+        }
+        if pace.is_none() {
             self.next_list = Instant::now();
         } else if Instant::now() >= self.next_list {
             self.look(&kept).await?;
@@ -122,20 +143,26 @@ impl Keeper {
         }
         let launch = self.launch(&kept).await?;
         let fate = kept.next_fate.map(|next| self.instant(next));
-        let listed = Some(self.next_list).filter(|_| pace(&kept, self.config.lambda.look_every.0).is_some());
+        let listed = Some(self.next_list).filter(|_| pace.is_some());
         Ok([launch, fate, listed].into_iter().flatten().min())
     }
 
     /// Compares what is known with what Lambda shows.
     async fn look(&mut self, kept: &KeptMachines) -> Result<(), PassError> {
         let list = self.lambda.instances().await?;
+        self.last_list = Some(Instant::now());
         let settle = self.config.lambda.settle.0;
-        let mut to_end = Vec::new();
+        let (mut to_end, mut failed) = (Vec::new(), None);
         for one in kept.open.iter().chain(&kept.remembered) {
             let (mut found, strays) = look(&one.place(), &list, self.store.now(), settle);
             if let Look::Ask { instance } = &found {
-                found = match self.lambda.instance(instance).await? {
-                    Some(seen) if seen.status != SeenStatus::Gone => {
+                found = match self.lambda.instance(instance).await {
+                    // one that can't be asked for is no reason to leave the others
+                    Err(error) => {
+                        unless_for_all(error, &mut failed)?;
+                        Look::Same
+                    }
+                    Ok(Some(seen)) if seen.status != SeenStatus::Gone => {
                         if one.record.state == MachineState::Ending && seen.status != SeenStatus::Terminating {
                             to_end.push(instance.clone());
                         }
@@ -156,14 +183,13 @@ impl Keeper {
                 Ok(()) => tracing::info!(instance, "a rented machine is told to end"),
                 // the next look shows it gone
                 Err(error) if error.is_not_there() => {}
-                // one that can't be ended is no reason to leave the others
-                Err(error @ LambdaError::Refused { .. }) => {
+                Err(error) => {
                     tracing::warn!(instance, %error, "a rented machine does not end; it is told again");
+                    unless_for_all(error, &mut failed)?;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Launches the first that is wanted and can be had; when it is to be tried again.
@@ -178,9 +204,15 @@ impl Keeper {
         let there = kept.open.iter().filter(|one| one.record.state.may_cost()).count();
         let most = usize::try_from(limits.max_machines).unwrap_or(usize::MAX);
         if there >= most {
+            let ending = kept.open.iter().filter(|one| one.record.state == MachineState::Ending).count();
             for one in wanted {
                 let reason = format!("{there} machines are rented, and there may be {most} (`lambda.max-machines`)");
-                self.wait_or_end(one, reason).await?;
+                if there - ending < most {
+                    // one is about to go, mostly that of the very job that asks once more
+                    self.change(one, Basis::Version(one.version), MachineChange::Waits(reason)).await?;
+                } else {
+                    self.wait_or_end(one, reason).await?;
+                }
             }
             return Ok(Some(again));
         }
@@ -270,6 +302,19 @@ impl Keeper {
     fn instant(&self, at: Timestamp) -> Instant {
         // at least a moment: a clock that stands still must not make this spin
         Instant::now() + at.since(self.store.now()).max(Duration::from_millis(5))
+    }
+}
+
+/// Puts down what went wrong with one machine; what would go wrong with every other one as well ends the look.
+fn unless_for_all(error: LambdaError, failed: &mut Option<LambdaError>) -> Result<(), LambdaError> {
+    match error {
+        LambdaError::NoKey(_) | LambdaError::Key { .. } | LambdaError::Busy { .. } | LambdaError::Away { .. } => {
+            Err(error)
+        }
+        LambdaError::Refused { .. } | LambdaError::Unanswered { .. } => {
+            failed.get_or_insert(error);
+            Ok(())
+        }
     }
 }
 

@@ -60,7 +60,7 @@ async fn held(world: World) -> (World, JobClaim) {
 }
 
 async fn kept(store: &Store) -> KeptMachines {
-    match store.keep_machines(Timestamp(0)).await.unwrap() {
+    match store.keep_machines(Timestamp(0), true).await.unwrap() {
         Keeping::Here(kept) => kept,
         Keeping::Elsewhere(until) => panic!("another server until {until}"),
     }
@@ -256,7 +256,7 @@ pub async fn a_launch_without_an_answer_is_found_or_made_again(world: World) {
 
 /// The same ask once more: whoever asked still waits.
 async fn ask_again(world: &World, name: &str, claim: &JobClaim) -> AskMachine {
-    let Keeping::Here(kept) = world.store.keep_machines(Timestamp(0)).await.unwrap() else { panic!("kept here") };
+    let Keeping::Here(kept) = world.store.keep_machines(Timestamp(0), true).await.unwrap() else { panic!("kept here") };
     let known = kept.open.into_iter().find(|one| one.record.name == name).unwrap();
     AskMachine { ask: known.ask, ..ask(claim) }
 }
@@ -266,13 +266,22 @@ pub async fn one_server_speaks_to_the_cloud_and_another_takes_over(world: World)
     let asked = world.store.ask_machine(claim.job, ask(&claim)).await.unwrap();
     let other = world.another_server().await;
     kept(&world.store).await;
-    assert!(matches!(other.keep_machines(Timestamp(0)).await.unwrap(), Keeping::Elsewhere(_)));
+    assert!(matches!(other.keep_machines(Timestamp(0), true).await.unwrap(), Keeping::Elsewhere(_)));
     let name = &asked.machine.name;
     let refused = other.change_machine(name, Basis::Version(asked.version), launch()).await.unwrap();
     assert_eq!(refused, None, "it launches nothing");
-    let until = match other.keep_machines(Timestamp(0)).await.unwrap() {
+    let until = match other.keep_machines(Timestamp(0), true).await.unwrap() {
         Keeping::Elsewhere(until) => until,
         Keeping::Here(kept) => panic!("{kept:?}"),
     };
     assert!(until > other.now() && until.since(other.now()) <= Duration::from_secs(90));
+    // one that can't speak to the cloud does not stay the one, however often it looks
+    for _ in 0..4 {
+        world.pass(Duration::from_secs(23));
+        world.store.keep_machines(Timestamp(0), false).await.unwrap();
+    }
+    assert!(matches!(other.keep_machines(Timestamp(0), true).await.unwrap(), Keeping::Here(_)), "it takes over");
+    assert!(matches!(world.store.keep_machines(Timestamp(0), false).await.unwrap(), Keeping::Elsewhere(_)));
+    let late = world.store.change_machine(name, Basis::Version(asked.version), launch()).await.unwrap();
+    assert_eq!(late, None, "the former one launches nothing any more");
 }

@@ -50,7 +50,7 @@ fn no_wait_is_longer_than_was_asked() {
     let heard = |state, second| Standing { heard_at: at(second), ..standing(state) };
     assert!(goes(&heard(MachineState::Wanted, 1790), 1800).contains("within 30m"));
     let at_once = Standing { wait_for_capacity: Span::default(), ..standing(MachineState::Wanted) };
-    assert!(goes(&at_once, 60).contains("was not to be waited for"));
+    assert!(goes(&at_once, 180).contains("was not to be waited for"));
     assert!(goes(&heard(MachineState::Booting, 2450), 2500).contains("not ready within 40 minutes"));
     for state in [MachineState::Wanted, MachineState::Launching, MachineState::Booting] {
         assert!(goes(&heard(state, 300), 420).contains("waits no longer"), "{state:?}");
