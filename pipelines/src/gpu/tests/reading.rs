@@ -214,8 +214,8 @@ fn an_exporter_is_read() {
     let second = &told["GPU-two"];
     assert_eq!(
         (second.last_xid, second.uncorrected_ecc, second.memory_free_mib),
-        (None, None, None),
-        "blank is unknown"
+        (Some(0), None, None),
+        "blank is unknown, and none is none"
     );
 
     let mut facts = with_gpu("GPU-5b4e07f6");

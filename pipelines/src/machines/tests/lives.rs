@@ -49,7 +49,7 @@ fn it_goes_with_its_run_whatever_it_does() {
 fn no_wait_is_longer_than_was_asked() {
     let heard = |state, second| Standing { heard_at: at(second), ..standing(state) };
     assert!(goes(&heard(MachineState::Wanted, 1790), 1800).contains("within 30m"));
-    let at_once = Standing { wait_for_capacity: Span::default(), ..standing(MachineState::Wanted) };
+    let at_once = Standing { wait_for_capacity: Span::default(), ..heard(MachineState::Wanted, 170) };
     assert!(goes(&at_once, 180).contains("was not to be waited for"));
     assert!(goes(&heard(MachineState::Booting, 2450), 2500).contains("not ready within 40 minutes"));
     for state in [MachineState::Wanted, MachineState::Launching, MachineState::Booting] {
