@@ -7,11 +7,11 @@ use std::{
 };
 
 use segue_pipelines::sbom::{Inventory, Layer, MAX_TOLD, wanted};
-use tar::{Archive, EntryType, Header};
+use tar::{Archive, Header};
 
 use super::{
-    layer::{BLOCK, SPARSE_GOES_ON, read_block, read_extended, records},
-    saved::{BLOCK as HEAD, BUFFER, MAX_DOCUMENTS, Manifest, beside, is_tar},
+    layer::{BLOCK, SPARSE_GOES_ON, has_content, read_block, read_extended, records},
+    saved::{BLOCK as HEAD, BUFFER, MAX_DOCUMENTS, Manifest, beside, is_tar, read_document},
 };
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -47,12 +47,7 @@ pub(super) fn read(from: impl Read) -> io::Result<Inventory> {
             is_gzip || is_zstd || is_tar(&begin) && (path.ends_with("/layer.tar") || path.starts_with("blobs/"));
         let mut content = begin.chain(entry);
         if !is_layer {
-            let mut document = Vec::new();
-            content.by_ref().take(room + 1).read_to_end(&mut document)?;
-            let left = room.checked_sub(document.len() as u64);
-            room =
-                left.ok_or_else(|| io::Error::other(format!("it says more than {MAX_DOCUMENTS} bytes of itself")))?;
-            documents.insert(path, document);
+            documents.insert(path, read_document(&mut content, &mut room)?);
             continue;
         }
         if layers.len() >= MAX_LAYERS {
@@ -129,17 +124,11 @@ fn of_layer(from: impl Read) -> io::Result<Layer> {
                 goes_on = map[SPARSE_GOES_ON[1]] != 0;
             }
         }
-        let is_empty = matches!(
-            kind,
-            EntryType::Link
-                | EntryType::Symlink
-                | EntryType::Directory
-                | EntryType::Char
-                | EntryType::Block
-                | EntryType::Fifo
-        );
-        let whole =
-            if is_empty { 0 } else { size.checked_next_multiple_of(BLOCK as u64).ok_or(io::ErrorKind::InvalidData)? };
+        let whole = if has_content(kind) {
+            size.checked_next_multiple_of(BLOCK as u64).ok_or(io::ErrorKind::InvalidData)?
+        } else {
+            0
+        };
         let looked_at = wanted(&path).filter(|_| kind.is_file());
         let looked_at = looked_at.filter(|wanted| size <= wanted.most || !wanted.is_whole);
         let mut rest = from.by_ref().take(whole);

@@ -60,17 +60,7 @@ pub(super) fn copy(from: &mut impl Read, to: &mut impl Write, latest: u64) -> io
                 goes_on = map[SPARSE_GOES_ON[1]] != 0;
             }
         }
-        // what is no file has no content, whatever its size says
-        let has_content = !matches!(
-            kind,
-            EntryType::Link
-                | EntryType::Symlink
-                | EntryType::Directory
-                | EntryType::Char
-                | EntryType::Block
-                | EntryType::Fifo
-        );
-        if has_content {
+        if has_content(kind) {
             let whole = size.checked_next_multiple_of(BLOCK as u64).ok_or(io::ErrorKind::InvalidData)?;
             if io::copy(&mut from.take(whole), to)? != whole {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -179,6 +169,19 @@ fn is_older(value: &[u8], latest: u64) -> bool {
     let seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
     // what is no such number is before 1970
     seconds.parse::<u64>().map_or(true, |seconds| seconds < latest)
+}
+
+/// Whether something follows an entry's header: what is no file has no content, whatever its size says.
+pub(super) const fn has_content(kind: EntryType) -> bool {
+    !matches!(
+        kind,
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Directory
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Fifo
+    )
 }
 
 #[cfg(test)]

@@ -49,6 +49,15 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<String>,
 }
 
+/// Reads what an image says of itself, all of which together is to find room.
+pub(super) fn read_document(from: &mut impl Read, room: &mut u64) -> io::Result<Vec<u8>> {
+    let mut document = Vec::new();
+    from.take(*room + 1).read_to_end(&mut document)?;
+    let left = room.checked_sub(document.len() as u64);
+    *room = left.ok_or_else(|| io::Error::other(format!("it says more than {MAX_DOCUMENTS} bytes of itself")))?;
+    Ok(document)
+}
+
 /// Reads an image, writes it with no time in it that is newer than `time`, seconds since 1970; the digest of its configuration. `spool` takes
 /// one layer after the other.
 ///
@@ -78,12 +87,7 @@ pub(super) fn rewrite(from: impl Read, to: impl Write, time: i64, spool: File) -
         let is_document = !(is_tar(&begin) && (path.ends_with("/layer.tar") || path.starts_with("blobs/")));
         let mut content = begin.chain(entry);
         if is_document {
-            let mut document = Vec::new();
-            content.by_ref().take(room + 1).read_to_end(&mut document)?;
-            let left = room.checked_sub(document.len() as u64);
-            room =
-                left.ok_or_else(|| io::Error::other(format!("it says more than {MAX_DOCUMENTS} bytes of itself")))?;
-            documents.insert(path, document);
+            documents.insert(path, read_document(&mut content, &mut room)?);
         } else {
             layers.insert(path, append_layer(&mut to, content, latest, &spool)?);
         }
