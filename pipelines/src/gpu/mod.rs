@@ -13,6 +13,7 @@ mod preflight;
 mod require;
 mod smi;
 mod watch;
+mod within;
 mod xid;
 mod xml;
 
@@ -22,6 +23,7 @@ pub use preflight::{Given, Reason, Verdict, What, narrowed, offered, preflight};
 pub use require::{Requirement, requirement};
 pub use smi::{PROCESS_QUERY, Query, SmiFault, fault, processes};
 pub use watch::{Baseline, Finding, faults, findings, in_common};
+pub use within::{LIST, Next, Sight, Told, pause_after_remake, told};
 pub use xid::{Blame, Logged, Xid, kernel_record, of_log_line, pci_address, xid};
 pub use xml::add_details;
 

@@ -302,7 +302,7 @@ pub fn fault(code: i32, said: &str) -> SmiFault {
 }
 
 /// On one line, and not too much of it.
-fn shortened(said: &str) -> String {
+pub(super) fn shortened(said: &str) -> String {
     let words: Vec<&str> = said.split_whitespace().collect();
     let line = words.join(" ");
     if line.is_empty() {

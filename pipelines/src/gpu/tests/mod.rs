@@ -3,6 +3,7 @@
 mod blaming;
 mod placing;
 mod reading;
+mod within;
 
 use super::{Facts, Query};
 
