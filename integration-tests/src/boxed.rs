@@ -97,6 +97,7 @@ pub struct HostAlone {
     client: reqwest::Client,
     docker: PathBuf,
     listen: String,
+    more: Vec<String>,
 }
 
 impl HostAlone {
@@ -105,13 +106,22 @@ impl HostAlone {
     /// # Errors
     /// It does not start.
     pub async fn start(docker: &Docker) -> Result<Self> {
+        Self::start_with(docker, &[]).await
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_with(docker: &Docker, more: &[&str]) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("segue-host-").tempdir()?;
         let socket = folder.path().join("host/host.sock");
         let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(60)).build()?;
         let (listen, docker) = (free_address()?, docker.socket().to_owned());
-        let process = launch(folder.path(), &docker, &listen)?;
-        let host = Self { folder, process, client, docker, listen };
+        let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
+        let process = launch(folder.path(), &docker, &listen, &more)?;
+        let host = Self { folder, process, client, docker, listen, more };
         host.until_ready().await?;
         Ok(host)
     }
@@ -123,7 +133,7 @@ impl HostAlone {
     pub async fn kill_and_start(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        self.process = launch(self.folder.path(), &self.docker, &self.listen)?;
+        self.process = launch(self.folder.path(), &self.docker, &self.listen, &self.more)?;
         self.until_ready().await
     }
 
@@ -207,7 +217,7 @@ impl Drop for HostAlone {
     }
 }
 
-fn launch(folder: &Path, docker: &Path, listen: &str) -> Result<Child> {
+fn launch(folder: &Path, docker: &Path, listen: &str, more: &[String]) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(folder.join("log"))?;
     let child = Command::new(binary()?)
         .arg("host")
@@ -216,6 +226,7 @@ fn launch(folder: &Path, docker: &Path, listen: &str) -> Result<Child> {
         .args(["--listen", listen])
         .arg("--docker")
         .arg(docker)
+        .args(more)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

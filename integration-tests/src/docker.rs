@@ -37,6 +37,8 @@ pub struct Docker {
 struct Own {
     folder: tempfile::TempDir,
     data: PathBuf,
+    /// Programs that it finds before others.
+    beside: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -57,7 +59,7 @@ impl Docker {
     /// # Errors
     /// The program is missing, or it does not start.
     pub async fn start() -> Result<Self> {
-        Self::start_with(None).await
+        Self::start_with(None, None).await
     }
 
     /// Starts one that keeps its data in a directory that is there.
@@ -65,15 +67,23 @@ impl Docker {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_at(data: &Path) -> Result<Self> {
-        Self::start_with(Some(data.to_owned())).await
+        Self::start_with(Some(data.to_owned()), None).await
     }
 
-    async fn start_with(data: Option<PathBuf>) -> Result<Self> {
+    /// Starts one that finds the programs of a folder before others.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_beside(programs: &Path) -> Result<Self> {
+        Self::start_with(None, Some(programs.to_owned())).await
+    }
+
+    async fn start_with(data: Option<PathBuf>, beside: Option<PathBuf>) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "dockerd is started as root alone");
         let folder = tempfile::Builder::new().prefix("segue-docker-").tempdir()?;
         let socket = folder.path().join("docker.sock");
         let data = data.unwrap_or_else(|| folder.path().join("data"));
-        let own = Own { folder, data, process: None };
+        let own = Own { folder, data, beside, process: None };
         let mut docker = Self { own: Some(own), client: client(&socket)?, socket };
         docker.restart().await?;
         docker.furnish().await?;
@@ -88,7 +98,10 @@ impl Docker {
         let own = self.own.as_mut().context("the shared engine is nobody's to start")?;
         let folder = own.folder.path();
         let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = own.beside.iter().cloned().chain(std::env::split_paths(&path));
         let process = Command::new("dockerd")
+            .env("PATH", std::env::join_paths(folders)?)
             .arg("--data-root")
             .arg(&own.data)
             .arg("--exec-root")

@@ -43,6 +43,26 @@ exec awk -v fields="$fields" -F ', ' '
   }' "$dir/$table"
 "#;
 
+/// What an engine runs before a container with GPUs begins: as NVIDIA's does, it brings the tool into it. That says that the container has lost
+/// its GPUs once there is a file `/gone` in it.
+const HOOK: &str = r#"#!/bin/sh
+bundle=$(sed -n 's/.*"bundle": *"\([^"]*\)".*/\1/p')
+root=$(sed -n 's/.*"root": *{"path": *"\([^"]*\)".*/\1/p' "$bundle/config.json")
+given=$(sed -n 's/.*"NVIDIA_VISIBLE_DEVICES=\(GPU[^"]*\)".*/\1/p' "$bundle/config.json")
+cat > "$root/bin/nvidia-smi" <<END
+#!/bin/sh
+[ "\$*" = -L ] || exit 2
+echo asked >> /asked
+if [ -e /gone ]; then echo 'Failed to initialize NVML: Unknown Error'; exit 255; fi
+number=0
+for uuid in $(echo "$given" | tr , ' '); do
+  echo "GPU \$number: NVIDIA L40S (UUID: \$uuid)"
+  number=\$((number + 1))
+done
+END
+chmod 755 "$root/bin/nvidia-smi"
+"#;
+
 /// Its columns; those that drivers before 565 do not know are missing.
 const COLUMNS: [&str; 15] = [
     "index",
@@ -112,6 +132,18 @@ impl Machine {
     #[must_use]
     pub fn nvidia_smi(&self) -> PathBuf {
         self.at("nvidia-smi")
+    }
+
+    /// A folder of programs for [`Docker::start_beside`](crate::docker::Docker::start_beside): with it an engine gives GPUs to containers, by the hook
+    /// that it takes for NVIDIA's by its name.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn hooks(&self) -> io::Result<&Path> {
+        let hook = self.at("nvidia-container-runtime-hook");
+        fs::write(&hook, HOOK)?;
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
+        Ok(self.folder.path())
     }
 
     /// What it tells of its GPUs from now on.

@@ -142,6 +142,9 @@ pub struct Instance {
     /// The GPUs that it has, by UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
+    /// That its container lost its GPUs, and what became of that; `None`: it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_loss: Option<String>,
 }
 
 /// What an instance does.

@@ -314,6 +314,7 @@ mod tests {
             retire_at: None,
             output: String::new(),
             drift: Vec::new(),
+            gpu_loss: None,
             gpus: Vec::new(),
         };
         let route = RouteState {

@@ -197,6 +197,7 @@ impl World {
             retire_at: None,
             output: String::new(),
             drift: Vec::new(),
+            gpu_loss: None,
             gpus: Vec::new(),
         };
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;

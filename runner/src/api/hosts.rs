@@ -162,10 +162,12 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
             instances: 0,
             drift: Vec::new(),
             gpus: Vec::new(),
+            gpu_losses: Vec::new(),
         });
         carried.instances += 1;
         carried.running += u32::from(instance.state == InstanceState::Running);
         carried.gpus.extend(instance.gpus.iter().cloned());
+        carried.gpu_losses.extend(instance.gpu_loss.iter().map(|loss| format!("{}: {loss}", instance.id)));
         carried.drift.extend(instance.drift.iter().map(|drift| format!("{}: {drift}", instance.id)));
     }
     found

@@ -179,6 +179,9 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
     for blind in &host.gpu_blind {
         say!("not seen: {blind}");
     }
+    for loss in host.carries.iter().flat_map(|one| &one.gpu_losses) {
+        say!("GPUs lost: {loss}");
+    }
     for drift in host.carries.iter().flat_map(|one| &one.drift) {
         say!("changed by hand: {drift}");
     }

@@ -68,6 +68,7 @@ fn remarks(one: &RunningService) -> String {
     if !one.carried.gpus.is_empty() {
         remarks.push(one.carried.gpus.join(", "));
     }
+    remarks.extend(one.carried.gpu_losses.iter().cloned());
     remarks.extend(one.carried.drift.iter().cloned());
     remarks.join("; ")
 }

@@ -101,6 +101,9 @@ pub struct CarriedService {
     /// The GPUs that its instances have, by UUID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
+    /// Which of its containers lost their GPUs, and what became of that: the instance, and what happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_losses: Vec<String>,
 }
 
 /// What runs where.

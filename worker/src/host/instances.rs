@@ -158,7 +158,12 @@ impl Host {
     pub(super) async fn probe(&self, id: &InstanceId, probe: &Probe) -> Result<ProbeResult, HostError> {
         let recorded = self.store.current();
         let instance = recorded.instance(id)?;
-        Ok(probe_once(instance, &probe.path, Duration::from_millis(probe.timeout_ms).min(MAX_WAIT)).await)
+        let result = probe_once(instance, &probe.path, Duration::from_millis(probe.timeout_ms).min(MAX_WAIT)).await;
+        // it may be its GPUs
+        if !instance.gpus.is_empty() && result.status.is_none_or(|status| status >= 400) {
+            self.gpus_within_wanted.notify_one();
+        }
+        Ok(result)
     }
 
     /// `POST /v1/instances/{id}/retire`.
@@ -345,6 +350,24 @@ impl Host {
                     pause = FIRST_PAUSE;
                     continue;
                 }
+                () = self.must_be_remade(one) => {
+                    tokio::select! {
+                        ready = self.let_others_serve(one) => ready?,
+                        // its end is told above
+                        _ = self.must_end(one) => {
+                            found = Some(process);
+                            continue;
+                        }
+                    }
+                    let exit = process.terminate(self.stop_timeout(one)).await;
+                    tracing::info!(instance = %id, %exit, "its container is made anew");
+                    process.clear().await;
+                    self.note(one, |i| (i.process, i.is_ending) = (None, false)).await?;
+                    // the address that it had may be another's next
+                    let _ = self.carry().await;
+                    pause = FIRST_PAUSE;
+                    continue;
+                }
             };
             if began.elapsed() > WELL_AFTER {
                 pause = FIRST_PAUSE;
@@ -424,7 +447,15 @@ impl Host {
     pub(super) async fn note_running(&self, one: &Life, running: Running, moved: bool) -> Result<Started, HostError> {
         let record = running.record();
         let pid = record.pid();
-        self.note(one, move |i| (i.process, i.is_ending) = (Some(record), false)).await?;
+        let is_new = moved && one.among(&self.store.current()).is_some_and(|i| !i.gpus.is_empty());
+        self.note(one, move |i| {
+            (i.process, i.is_ending) = (Some(record), false);
+            i.within.begin();
+        })
+        .await?;
+        if is_new {
+            self.gpus_within_wanted.notify_one();
+        }
         let address = one.among(&self.store.current()).map(|i| i.address().to_string());
         tracing::info!(instance = %one.id, pid, address, "started");
         if moved {
@@ -488,6 +519,11 @@ impl Host {
             _ = watch.wait_for(stopping) => {}
             _ = closing.wait_for(|closing| *closing) => {}
         }
+        self.stop_timeout(one)
+    }
+
+    /// An instance's time from TERM to KILL.
+    fn stop_timeout(&self, one: &Life) -> Duration {
         let limit = one.among(&self.store.current()).map_or(0, |i| i.run.stop_timeout_ms);
         Duration::from_millis(limit).min(MAX_WAIT)
     }
@@ -498,8 +534,7 @@ impl Host {
         let sleeps = |recorded: &Arc<Recorded>| one.among(recorded).is_some_and(|i| i.nap == Nap::Asleep);
         // the sender is in `self`
         let _ = watch.wait_for(sleeps).await;
-        let limit = one.among(&self.store.current()).map_or(0, |i| i.run.stop_timeout_ms);
-        Duration::from_millis(limit).min(MAX_WAIT)
+        self.stop_timeout(one)
     }
 
     /// Waits until an instance is not asleep; `false`: it is to end.
@@ -565,11 +600,15 @@ pub(super) struct Life {
 }
 
 impl Life {
+    pub(super) fn of(id: &InstanceId, record: &InstanceRecord) -> Self {
+        Self { id: id.clone(), life: record.life }
+    }
+
     pub(super) fn among<'a>(&self, recorded: &'a Recorded) -> Option<&'a InstanceRecord> {
         recorded.instances.get(&self.id).filter(|i| i.life == self.life)
     }
 
-    fn among_mut<'a>(&self, recorded: &'a mut Recorded) -> Option<&'a mut InstanceRecord> {
+    pub(super) fn among_mut<'a>(&self, recorded: &'a mut Recorded) -> Option<&'a mut InstanceRecord> {
         recorded.instances.get_mut(&self.id).filter(|i| i.life == self.life)
     }
 }

@@ -33,6 +33,7 @@ mod data;
 mod drift;
 mod ensure;
 mod gpu_watch;
+mod gpu_within;
 mod gpus;
 mod identity;
 mod instances;
@@ -206,6 +207,8 @@ pub(crate) struct Host {
     gpus: Gpus,
     /// How these are.
     gpu_watch: GpuWatch,
+    /// Somebody has reason to think that a container has lost some, or there is a new container that has some.
+    gpus_within_wanted: Notify,
     /// Something may be left at the engine.
     sweep_wanted: Notify,
     /// Held while a change of routes is recorded and carried, or taken back.
@@ -265,6 +268,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         docker,
         gpus: Gpus::default(),
         gpu_watch: GpuWatch::default(),
+        gpus_within_wanted: Notify::new(),
         sweep_wanted,
         carrying: tokio::sync::Mutex::default(),
         pending: Mutex::default(),
@@ -292,6 +296,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     }
     tokio::spawn(host.clone().keep_swept());
     tokio::spawn(host.clone().watch_gpus());
+    tokio::spawn(host.clone().watch_gpus_within());
     tokio::spawn(host.clone().watch_for_drift());
     host.sweep_wanted.notify_one();
     let bounds = output::keep_in_bounds(host.output.clone(), output::MAX_BYTES);

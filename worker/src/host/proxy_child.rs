@@ -452,7 +452,7 @@ pub fn table_of(recorded: &Recorded) -> RouteTable {
         Some(TableTarget { instance: t.instance.clone(), address, weight: t.weight, release })
     };
     let routes = recorded.routes.iter().filter(|r| !r.rules.is_empty()).map(|r| {
-        let mut targets: Vec<TableTarget> = r.targets.iter().filter_map(target).collect();
+        let mut targets: Vec<TableTarget> = recorded.without_remade(&r.targets).iter().filter_map(target).collect();
         let is_awake = |t: &TableTarget| recorded.instances.get(&t.instance).is_some_and(|i| i.nap == Nap::Awake);
         // where some are awake they take it all; where none is, it waits for one
         let asleep = targets.iter().any(|t| t.weight > 0) && !targets.iter().any(|t| t.weight > 0 && is_awake(t));

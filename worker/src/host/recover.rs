@@ -52,6 +52,7 @@ impl Host {
                     instance.prepared = true;
                     instance.process = processes.iter().find(|(found, _)| found == id).and_then(|(_, p)| p.clone());
                     if rebooted {
+                        instance.within.forget_pause();
                         instance.retire = instance.retire.map(|mut retire| {
                             retire.deadline = retire.deadline.carried_over();
                             retire

@@ -27,6 +27,7 @@ use super::{
     backups::{BackupRecord, RestoreRecord},
     clock::Deadline,
     gpu_watch::XidRecord,
+    gpu_within::Within,
     process::{self, ProcessRecord},
     refusal,
     running::RunningRecord,
@@ -164,6 +165,9 @@ pub struct InstanceRecord {
     /// How often its container was removed by somebody else.
     #[serde(default)]
     pub removed: u32,
+    /// What is known of its container and the GPUs that it was given.
+    #[serde(default)]
+    pub(super) within: Within,
 }
 
 /// A retirement to come.
@@ -296,6 +300,7 @@ impl Recorded {
             nap: Nap::Awake,
             changed: Vec::new(),
             removed: 0,
+            within: Within::default(),
         };
         self.instances.shift_remove(&id);
         self.instances.insert(id, record);
@@ -454,6 +459,7 @@ impl InstanceRecord {
             output: output.display().to_string(),
             drift: self.drift(),
             gpus: self.gpus.clone(),
+            gpu_loss: self.within.loss(),
         }
     }
 }

@@ -375,6 +375,7 @@ fn running(id: InstanceId, release: Release, environment: &str) -> Instance {
         retire_at: None,
         output: "/nowhere".into(),
         drift: Vec::new(),
+        gpu_loss: None,
         gpus: Vec::new(),
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Nothing is connected before a job asks. Everything made carries labels (`LABEL_*`), by which what a worker left is found again.
 
+mod ask;
 mod build;
 mod call;
 mod create;
@@ -32,6 +33,7 @@ use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use segue_schemas::config::DockerConfig;
 use tokio::sync::OnceCell;
 
+pub use ask::Answer;
 pub use build::{BuildSpec, Built, ContextStream};
 pub use call::DockerError;
 pub use instances::{InstanceFound, InstanceSeen, InstanceSpec};
