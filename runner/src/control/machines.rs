@@ -109,6 +109,13 @@ impl RentedMachine {
         Place { name, state: *state, instance: instance.as_deref(), launched }
     }
 
+    /// Whether a former try of the same step asked for it, and never had it.
+    fn is_left_by(&self, ask: &AskMachine) -> bool {
+        use MachineState::{Booting, Launching, Wanted};
+        matches!(self.record.state, Wanted | Launching | Booting)
+            && (self.step, self.epoch, &self.request) == (ask.step, ask.epoch, &ask.request)
+    }
+
     fn standing(&self, holder: Holder, up_since: Timestamp) -> Standing {
         Standing {
             state: self.record.state,
@@ -235,6 +242,12 @@ impl Store {
                     return Err(StoreError::Refused(format!("a job asks for {MOST_ASKS} machines at most")));
                 }
                 let mut others = rows::of_job(&mut tx.conn, job).await?;
+                // a try of the step that was ended while it waited: the next one goes on waiting for the same machine
+                if let Some(awaited) = others.iter_mut().find(|other| other.is_left_by(&ask)) {
+                    (awaited.ask, awaited.heard_at) = (ask.ask, tx.now);
+                    rows::save(&mut tx.conn, awaited).await?;
+                    return Ok(answer(awaited.clone(), tx.now));
+                }
                 // the step runs again because its job was begun anew, and nobody knows what became of the machine that it had
                 for other in others.iter_mut().filter(|other| other.step == ask.step && other.epoch != ask.epoch) {
                     other.end("its job begins anew".into(), tx.now)?;

@@ -105,6 +105,27 @@ pub async fn an_ask_twice_is_one_machine_and_one_that_is_forbidden_is_none(world
     assert_eq!(only(&world.store).await.name, one.machine.name);
 }
 
+pub async fn a_step_that_is_tried_again_waits_for_the_machine_that_it_had_asked_for(world: World) {
+    let (world, claim) = held(world).await;
+    let one = world.store.ask_machine(claim.job, ask(&claim)).await.unwrap();
+    let again = ask(&claim);
+    let same = world.store.ask_machine(claim.job, again.clone()).await.unwrap();
+    assert_eq!(one.machine, same.machine);
+    let world = world.reopened().await;
+    let known = world.store.machine_of_ask(claim.job, claim.epoch, again.ask).await.unwrap();
+    assert_eq!(one.machine, known.machine, "under the number of the newest try");
+
+    // another step's is another, as is one of another kind, and as is a second one of a step that has the first
+    let elsewhere = world.store.ask_machine(claim.job, AskMachine { step: 1, ..ask(&claim) }).await.unwrap();
+    let mut other = ask(&claim);
+    other.request.types = vec!["gpu_8x_a100".into()];
+    let other = world.store.ask_machine(claim.job, other).await.unwrap();
+    launched(&world.store, &known).await;
+    let second = world.store.ask_machine(claim.job, ask(&claim)).await.unwrap();
+    let names = [&one, &elsewhere, &other, &second].map(|answer| answer.machine.name.clone());
+    assert_eq!(std::collections::BTreeSet::from(names).len(), 4);
+}
+
 pub async fn a_launch_is_written_down_first_and_what_came_of_it_is_not_lost(world: World) {
     let (world, claim) = held(world).await;
     let asked = world.store.ask_machine(claim.job, ask(&claim)).await.unwrap();

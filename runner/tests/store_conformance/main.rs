@@ -65,6 +65,7 @@ macro_rules! on {
             }
             machines::{
                 an_ask_twice_is_one_machine_and_one_that_is_forbidden_is_none,
+                a_step_that_is_tried_again_waits_for_the_machine_that_it_had_asked_for,
                 a_launch_is_written_down_first_and_what_came_of_it_is_not_lost,
                 a_machine_goes_with_its_run_and_after_its_times,
                 a_job_that_begins_anew_has_another_machine,
