@@ -101,7 +101,7 @@ async fn emergency(what: &str, keep_warm: &str) -> Result<Figure> {
             ensure!(ended == RunStatus::Succeeded, "`{version}` ended {ended}");
         }
         if keep_warm == "1s" {
-            until_alone(&stand).await?;
+            until_stopped(&stand).await?;
         }
         stand.kill_server()?;
         let begun = Instant::now();
@@ -116,15 +116,20 @@ async fn emergency(what: &str, keep_warm: &str) -> Result<Figure> {
         .at_most(1000.0))
 }
 
-/// Waits until one release of production runs alone: the former one is kept as files.
-async fn until_alone(stand: &Stand) -> Result<()> {
+/// Waits until of the release that served before the newest of production nothing runs: it is kept as files. What lost its traffic in
+/// an emergency runs on for a while, and is older.
+async fn until_stopped(stand: &Stand) -> Result<()> {
     let begun = Instant::now();
     loop {
         let said = stand.segue(&["host", "show", "local", "--json"])?;
         let shown: serde_json::Value = serde_json::from_slice(&said.stdout).context("`segue host show` is no JSON")?;
         let carried = shown["carries"].as_array().context("nothing is carried")?;
-        let running = carried.iter().filter(|one| one["environment"] == "production" && one["running"] != 0);
-        if running.count() == 1 {
+        let of_production = carried.iter().filter(|one| one["environment"] == "production" && one["running"] != 0);
+        let mut running: Vec<i64> = of_production.filter_map(|one| one["release"]["id"].as_i64()).collect();
+        running.sort_unstable();
+        if let [.., newest] = running.as_slice()
+            && !running.contains(&(newest - 1))
+        {
             return Ok(());
         }
         ensure!(begun.elapsed() < Duration::from_secs(60), "the former release runs on: {shown:#}");
