@@ -334,8 +334,9 @@ pub struct HostState {
     /// How its GPUs are; `None`: it offers none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_report: Option<GpuReport>,
-    /// How often the host has done something without a rollout's word: changed weights, by the dead-man's switch or in an emergency; put an
-    /// instance to sleep, or woken it; seen that a container was changed by hand; come to have another backup; or learned something new of its GPUs.
+    /// Another number each time that there is something new: weights are carried, or were changed by the dead-man's switch or in an emergency;
+    /// an instance was started, ended by itself, stopped, was put to sleep or woken; a container was changed by hand; there is another backup, or
+    /// something new of the GPUs. What the number is says nothing; after a start of the host it is another one as well.
     #[serde(default)]
     pub restorations: u64,
     /// The backups that it keeps, takes, or could not take lately, oldest first.

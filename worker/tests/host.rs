@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use segue_schemas::{
     deploy::Outcome,
     host_api::{
-        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, Probe, RenewDeadMan,
+        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, HostState, InstanceState, Probe, RenewDeadMan,
         RetireInstance, StopInstance, Target,
     },
     id::{Epoch, ReleaseId},
@@ -523,6 +523,48 @@ async fn a_retired_instance_goes_by_itself_and_out_of_the_fallback() {
     assert_eq!(kept.state, InstanceState::Running);
     let error = world.client.stop(&serving, &StopInstance { fence: world.fence(1) }).await.unwrap_err();
     assert_eq!(code(error), HostErrorCode::BadRequest);
+    world.end().await;
+}
+
+/// The state, once it is another one than that with this number.
+async fn news(world: &World, known: u64, what: &str) -> HostState {
+    let told = world.client.state_after(known, Duration::from_secs(20)).await.unwrap();
+    assert_ne!(told.restorations, known, "{what}");
+    told
+}
+
+#[tokio::test]
+async fn whoever_watches_hears_at_once_what_becomes_of_an_instance() {
+    let mut world = World::start().await;
+    let first = world.client.state().await.unwrap().restorations;
+    let id = world.run("web-1", 1, 1).await.id;
+    let started = news(&world, first, "it is started").await.restorations;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    let mut shown = news(&world, started, "it has traffic").await;
+    assert_eq!(shown.routes[0].targets, targets(&[("web-1", 100)]));
+
+    // it ends by itself, and is started again
+    let pid = shown.instances[0].pid.unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    while shown.instances[0].restarts == 0 || shown.instances[0].pid.is_none() {
+        shown = news(&world, shown.restorations, "it ended by itself").await;
+    }
+    assert_ne!(shown.instances[0].pid, Some(pid));
+
+    // its release is replaced, and it goes after a while
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-2", 100)], &[]).await;
+    let retire = RetireInstance { fence: world.fence(1), after_ms: 300, drain_ms: 1000 };
+    world.client.retire(&id, &retire).await.unwrap();
+    while shown.instances.iter().any(|one| one.id == id) || shown.instances.is_empty() {
+        shown = news(&world, shown.restorations, "it has stopped").await;
+    }
+    let known = shown.restorations;
+    let again = world.client.state_after(known, Duration::from_millis(200)).await.unwrap();
+    assert_eq!(again.restorations, known, "nothing is new");
+    world.kill_host();
+    world.start_host().await;
+    news(&world, known, "the host was started again").await;
     world.end().await;
 }
 

@@ -50,7 +50,7 @@ impl Host {
         match (&call.method, path.as_slice()) {
             (&Method::GET, ["v1", "state"]) => {
                 if let Some(after) = call.number("after") {
-                    self.restored_since(after, wait).await;
+                    self.news_since(after, wait).await;
                 }
                 json(&self.state().await)
             }
@@ -142,13 +142,6 @@ impl Host {
         json(&done.map_err(|e| refusal(HostErrorCode::Unavailable, e.to_string()))??)
     }
 
-    /// Waits until weights were changed without a rollout's word, other than `known` times; not longer than `wait`.
-    async fn restored_since(&self, known: u64, wait: Duration) {
-        let mut watch = self.store.watch();
-        // too late, or the record is gone with the host: the state says what there is either way
-        let _ = tokio::time::timeout(wait, watch.wait_for(|recorded| recorded.restorations != known)).await;
-    }
-
     pub(super) async fn state(&self) -> HostState {
         let proxy = self.router.state().await;
         let recorded = self.store.current();
@@ -174,7 +167,7 @@ impl Host {
             releases: recorded.kept.iter().rev().map(|k| k.release.clone()).collect(),
             gpus: self.gpus.seen(),
             gpu_report: (!self.options.gpus.is_empty()).then(|| self.shown_gpus()),
-            restorations: recorded.restorations,
+            restorations: self.newest(),
             backups: recorded.shown_backups(),
         }
     }

@@ -77,7 +77,7 @@ impl HostClient {
         self.get("/v1/state".into(), SHORT).await
     }
 
-    /// The state, once the host has changed weights without a rollout's word other than `known` times, or `wait` has passed.
+    /// The state, once there is news, as its `restorations` are others than `known`, or `wait` has passed.
     pub async fn state_after(&self, known: u64, wait: Duration) -> Result<HostState, HostClientError> {
         self.get(format!("/v1/state?after={known}&wait_ms={}", wait.as_millis()), wait + MARGIN).await
     }

@@ -336,7 +336,9 @@ impl Host {
                     let exit = process.terminate(patience).await;
                     tracing::info!(instance = %id, %exit, "stopped");
                     process.clear().await;
-                    return self.note(one, |i| i.process = None).await;
+                    let noted = self.note(one, |i| i.process = None).await;
+                    self.news.tell();
+                    return noted;
                 }
                 patience = self.must_sleep(one) => {
                     if !self.begins_to_end(one).await? {
@@ -380,6 +382,7 @@ impl Host {
                 i.restarts = i.restarts.saturating_add(1);
             })
             .await?;
+            self.news.tell();
             if matches!(process, Running::Container(_)) {
                 // the address that it had may be another's next
                 let _ = self.carry().await;
@@ -458,6 +461,7 @@ impl Host {
         }
         let address = one.among(&self.store.current()).map(|i| i.address().to_string());
         tracing::info!(instance = %one.id, pid, address, "started");
+        self.news.tell();
         if moved {
             // Recorded; told to the proxy now or, if there is none, to the next one.
             let _ = self.carry().await;
@@ -469,6 +473,7 @@ impl Host {
     pub(super) async fn note_failed(&self, one: &Life, reason: String) -> Result<Started, HostError> {
         tracing::error!(instance = %one.id, reason, "can't be started");
         self.note(one, move |i| i.failed = Some(reason)).await?;
+        self.news.tell();
         Ok(Started::Over)
     }
 

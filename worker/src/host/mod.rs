@@ -40,6 +40,7 @@ mod instances;
 mod keep;
 mod link;
 mod naps;
+mod news;
 mod output;
 pub(crate) mod process;
 pub(crate) mod proxy_child;
@@ -82,6 +83,7 @@ pub use identity::{Identity, IdentityError};
 pub use keep::keep_running;
 use link::Link;
 pub use link::{Join, JoinError, join};
+use news::News;
 use releases::Releases;
 use state::{RouteRecord, Store};
 
@@ -217,6 +219,8 @@ pub(crate) struct Host {
     pending: Mutex<Option<RouteRecord>>,
     /// Instances whose retirement goes on now.
     retiring: Mutex<HashSet<InstanceId>>,
+    /// That something is new here.
+    news: News,
     /// Set to end every service and start none any more.
     closing: watch::Sender<bool>,
     /// Set to end the host process.
@@ -273,6 +277,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         carrying: tokio::sync::Mutex::default(),
         pending: Mutex::default(),
         retiring,
+        news: News::new(),
         closing,
         ending,
     });

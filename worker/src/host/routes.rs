@@ -59,6 +59,7 @@ impl Host {
             return Err(error);
         }
         drop((pending, order));
+        self.news.tell();
         self.route_state(&environment, &service).await
     }
 
