@@ -278,6 +278,13 @@ impl RolloutMachine {
             )
     }
 
+    /// Whether it matters how the new instances fare, other than by what they answer: while stages are watched. A new one is seen by the
+    /// readiness ladder before that.
+    #[must_use]
+    pub fn watches_lives(&self) -> bool {
+        self.is_watching() && self.phase != Phase::Starting
+    }
+
     /// The position after which observations are wanted.
     #[must_use]
     pub fn observed_until(&self) -> u64 {
@@ -340,7 +347,10 @@ impl RolloutMachine {
                 }
             }
             Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if is_new => {
-                self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);
+                let why = format!("instance {instance} of the new release is lost: {reason}");
+                if !self.watches_lives() || !self.suspects_gpus(&why, out) {
+                    self.roll_back(why, out);
+                }
             }
             Phase::Reviving { .. } if !is_new => self.on_revival_failed(instance, reason, now, out),
             _ => {}

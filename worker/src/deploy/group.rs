@@ -172,6 +172,22 @@ impl Hosts {
         Ok(self.gpus_in_its_names(name, report))
     }
 
+    /// The number of a host's news and what runs there, in the machine's names, once that is another number than `after`, or `wait` has passed.
+    pub async fn instances_after(
+        &self,
+        name: &str,
+        after: Option<u64>,
+        wait: Duration,
+    ) -> Result<(u64, Vec<Instance>), HostTrouble> {
+        let host = self.present().into_iter().find(|host| host.name == name);
+        let host = host.ok_or_else(|| HostTrouble::Refused(format!("host `{name}` takes no part")))?;
+        let mut state = host.state_after(after, wait).await?;
+        for instance in &mut state.instances {
+            instance.id = self.inner.fleet.logical(name, &instance.id);
+        }
+        Ok((state.restorations, state.instances))
+    }
+
     /// How the GPUs of all are now, of those that say so within the limit.
     pub async fn gpus_now(&self, limit: Duration) -> Answers<GpuReport> {
         let asked = self.present().into_iter().map(async |host| {

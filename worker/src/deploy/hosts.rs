@@ -79,6 +79,14 @@ impl Host {
         self.patiently(|| self.client.state()).await
     }
 
+    /// The same once there is news, as its `restorations` are others than `after`, or `wait` has passed. Not repeated: whoever waits asks again.
+    pub async fn state_after(&self, after: Option<u64>, wait: Duration) -> Result<HostState, HostTrouble> {
+        match after {
+            Some(after) => self.client.state_after(after, wait).await.map_err(trouble),
+            None => self.client.state().await.map_err(trouble),
+        }
+    }
+
     /// Starts an instance; the same name again changes nothing.
     pub async fn start(&self, start: &StartInstance) -> Result<Instance, HostTrouble> {
         let joined = (self.is_joined && start.release.image.is_none())

@@ -293,7 +293,7 @@ impl Climber<'_> {
 }
 
 /// Why no further try can help.
-fn beyond_hope(seen: &Instance) -> Option<String> {
+pub(super) fn beyond_hope(seen: &Instance) -> Option<String> {
     match &seen.state {
         InstanceState::Failed { reason } => Some(format!("it could not be started: {reason}")),
         InstanceState::Stopped => Some("it was stopped by somebody else".into()),

@@ -36,6 +36,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 mod leave;
+mod lives;
 mod remove;
 mod restore;
 mod save;
@@ -88,6 +89,7 @@ enum Event {
     Observed(u64, Result<ObservationBatch, HostTrouble>),
     /// How the GPUs of a host are.
     Gpus(String, Result<GpuReport, HostTrouble>),
+    Lives(String, Result<lives::Lives, HostTrouble>),
     /// How those of all are that have said so, as it was asked for.
     GpusNow(Answers<GpuReport>),
     /// The dead-man's deadline was put off.
@@ -218,6 +220,9 @@ struct Driver {
     /// The report of each host's GPUs that was seen last, and the hosts that are asked for another one.
     gpus_seen: BTreeMap<String, u64>,
     gpus_asked: BTreeSet<String>,
+    /// The same of the news of each host's instances.
+    lives_seen: BTreeMap<String, u64>,
+    lives_asked: BTreeSet<String>,
     /// What the ladder saw of instances that fell, until the machine records it.
     fallen: HashMap<InstanceId, Value>,
     /// When the dead-man's deadline is put off next; none while none is set.
@@ -287,6 +292,8 @@ impl Driver {
             is_polling: false,
             gpus_seen: BTreeMap::new(),
             gpus_asked: BTreeSet::new(),
+            lives_seen: BTreeMap::new(),
+            lives_asked: BTreeSet::new(),
             fallen: HashMap::new(),
             renew_at: None,
             renewing_since: Instant::now(),
@@ -354,6 +361,7 @@ impl Driver {
             },
             Event::Observed(after, batch) => self.on_observed(after, batch),
             Event::Gpus(host, report) => self.on_gpus(host, report),
+            Event::Lives(host, lives) => self.on_lives(&host, lives),
             Event::GpusNow(reports) => {
                 let hosts = self.hosts.names();
                 self.feed(Input::Gpus { reports, hosts, is_asked: true });
@@ -408,6 +416,7 @@ impl Driver {
         }
         self.keep_watching();
         self.keep_watching_gpus();
+        self.keep_watching_lives();
         self.keep_alive();
         Ok(())
     }

@@ -63,8 +63,16 @@ fn role() {
     std::process::exit(i32::from(!is_well));
 }
 
-/// The service: fails the share of requests that its release's file says, and streams for 300 ms under `/stream`.
+/// The service: fails the share of requests that its release's file says, and streams for 300 ms under `/stream`. It ends by itself after the
+/// milliseconds of the file `lives`, where there is one.
 fn serve() -> bool {
+    if let Ok(lives) = std::fs::read_to_string("lives") {
+        let lives = Duration::from_millis(lives.trim().parse().unwrap());
+        std::thread::spawn(move || {
+            std::thread::sleep(lives);
+            std::process::exit(9);
+        });
+    }
     let share: f64 = std::fs::read_to_string("fail-share").unwrap().trim().parse().unwrap();
     let listener = std::net::TcpListener::bind(("127.0.0.1", std::env::var("PORT").unwrap().parse().unwrap())).unwrap();
     let count = Arc::new(AtomicU64::new(0));
@@ -157,10 +165,15 @@ impl Machine {
 
     /// A release whose service fails this share of its requests.
     fn make_release(&mut self, number: i64, fail_share: f64) -> Release {
+        self.make_release_of(number, &[("fail-share", &fail_share.to_string())])
+    }
+
+    fn make_release_of(&mut self, number: i64, files: &[(&str, &str)]) -> Release {
         let content = self.directory.path().join(format!("release-{number}"));
         std::fs::create_dir(&content).unwrap();
-        std::fs::write(content.join("fail-share"), fail_share.to_string()).unwrap();
-        std::fs::write(content.join("number"), number.to_string()).unwrap();
+        for (name, text) in files.iter().chain(&[("number", number.to_string().as_str())]) {
+            std::fs::write(content.join(name), text).unwrap();
+        }
         let mut bytes = Vec::new();
         pack::pack(&content, &mut bytes).unwrap();
         let digest: Digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes))).parse().unwrap();
@@ -364,6 +377,22 @@ async fn a_bad_canary_comes_back_by_itself_and_drops_nothing() {
     assert_eq!(dropped, 0);
     assert!(failed > 0, "the canary saw requests");
     assert!(back_us < 100_000, "{back_us} us");
+}
+
+/// All traffic at once, so that there is nobody to compare with, and no requests that could fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_ends_again_and_again_comes_back_though_nobody_asks_it() {
+    let mut machine = Machine::start().await;
+    let old = machine.with_old_release().await;
+    let new = machine.make_release_of(NEW, &[("fail-share", "0"), ("lives", "1500")]);
+    let Strategy::Canary(mut spec) = slow_canary(Span::seconds(60)) else { unreachable!() };
+    spec.stages = vec![100];
+    let server = machine.server(machine.rollout(2, Strategy::Canary(spec), &new, Some(&old)), 1);
+    let _worker = worker(&server);
+    let rollout = ends(&server, RolloutStatus::RolledBack).await;
+    let reason = rollout.reason.unwrap();
+    assert!(reason.contains("of the new release is lost: its process ended 3 times"), "{reason}");
+    assert_eq!(machine.serving().await, [OLD]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

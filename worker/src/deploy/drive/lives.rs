@@ -1,0 +1,57 @@
+//! How the new instances fare while the stages are watched: one whose process ends again and again is no release to go on with, though
+//! nobody may have asked it for anything, and the next one may.
+
+use std::time::Duration;
+
+use segue_pipelines::rollout::Input;
+use segue_schemas::host_api::Instance;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    super::{hosts::HostTrouble, ladder::beyond_hope},
+    Driver, Event,
+};
+
+/// How long a host holds its answer back while there is no news.
+const NEWS_WAIT: Duration = Duration::from_secs(30);
+/// Before a host is asked again that did not answer, or knows nothing of news.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The number of a host's news, and its instances in the machine's names.
+pub(super) type Lives = (u64, Vec<Instance>);
+
+impl Driver {
+    /// Asks each host for news of its instances while the machine wants them.
+    pub(super) fn keep_watching_lives(&mut self) {
+        if self.closing_until.is_some() || !self.machine.watches_lives() {
+            return;
+        }
+        for name in self.hosts.names() {
+            if !self.lives_asked.insert(name.clone()) {
+                continue;
+            }
+            let (hosts, after) = (self.hosts.clone(), self.lives_seen.get(&name).copied());
+            self.tasks.push(Box::pin(async move {
+                let asked_at = Instant::now();
+                let lives = hosts.instances_after(&name, after, NEWS_WAIT).await;
+                let is_news = lives.as_ref().is_ok_and(|(number, _)| Some(*number) != after);
+                if !is_news && asked_at.elapsed() < NEWS_WAIT / 2 {
+                    sleep(PAUSE).await;
+                }
+                Event::Lives(name, lives)
+            }));
+        }
+    }
+
+    pub(super) fn on_lives(&mut self, host: &str, lives: Result<Lives, HostTrouble>) {
+        self.lives_asked.remove(host);
+        // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
+        let Ok((number, instances)) = lives else { return };
+        self.lives_seen.insert(host.to_owned(), number);
+        let is_new = |one: &&Instance| self.machine.new_instances().any(|id| *id == one.id);
+        let given_up = instances.iter().filter(is_new).find_map(|one| Some((one.id.clone(), beyond_hope(one)?)));
+        let Some((instance, why)) = given_up.filter(|_| self.machine.watches_lives()) else { return };
+        let at = if self.hosts.only().is_some() { String::new() } else { format!("on host `{host}` ") };
+        self.feed(Input::NotReady { instance, reason: format!("{at}{why}") });
+    }
+}
