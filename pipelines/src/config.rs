@@ -4,6 +4,7 @@
 //! files, overrides from the environment.
 
 mod broker;
+mod engines;
 mod github;
 mod lambda;
 mod previews;
@@ -26,11 +27,13 @@ use crate::{
     preview,
     service::is_variable,
 };
+use engines::{faults_of_host, no_engine_of_jobs};
 use previews::{PreviewFault, keys_of_previews, preview_faults};
 use protection::{ProtectionFault, protection_faults};
 use routers::{RouterFault, router_faults, sleepless};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
+pub use engines::{EngineAddress, EngineFault, engine_faults};
 pub use github::{GitHubFault, github_faults};
 pub use lambda::{LambdaFault, lambda_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
@@ -161,6 +164,12 @@ impl<'n> Check<'n, '_, '_> {
             if let Some(message) = host.dcgm.as_deref().and_then(dcgm_fault) {
                 self.refuse(&document::place(&entry.value, &["dcgm"]), message, Some(DCGM_HELP.into()));
             }
+            for EngineFault { key, message, help } in faults_of_host(&entry.key, host) {
+                let is_written =
+                    !key.is_empty() && entry.value.get("docker").is_some_and(|node| node.get(key).is_some());
+                let path = if is_written { &["docker", key][..] } else { &["docker"] };
+                self.refuse(&document::place(&entry.value, path), message, Some(help));
+            }
             for RouterFault { key, message, help } in router_faults(host) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
@@ -178,6 +187,10 @@ impl<'n> Check<'n, '_, '_> {
         }
         if worker.labels.iter().any(|label| label.trim().is_empty()) {
             self.refuse(&self.place(&["worker", "labels"]), "a label is empty", Some("remove it".into()));
+        }
+        let socket = worker.docker.socket.as_ref().map(|socket| socket.to_string_lossy());
+        if let Some(EngineFault { key, message, help }) = socket.as_deref().and_then(no_engine_of_jobs) {
+            self.refuse(&self.place(&["worker", "docker", key]), message, Some(help));
         }
         if let Some(gpu) = named_wrongly(&worker.gpus) {
             self.refuse(&self.place(&["worker", "gpus"]), format!("`{gpu}` names no GPU"), Some(GPU_HELP.into()));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::Span,
+    engine::EngineConfig,
     price::Price,
     router::{HaproxyConfig, NginxConfig, RouterKind},
     size::Size,
@@ -213,7 +214,8 @@ impl EnvironmentConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct HostConfig {
-    /// The unix socket of its `segue host`. Left out: `host/host.sock` in the data directory.
+    /// The unix socket of its `segue host`. Left out: `host/host.sock` in the data directory, and `hosts/NAME/host.sock` for one that
+    /// `segue up` starts beside `local`.
     pub socket: Option<PathBuf>,
     /// Whether it joins from another machine (`segue host invite`) and has no socket here.
     pub join: bool,
@@ -221,8 +223,10 @@ pub struct HostConfig {
     pub address: Option<String>,
     /// The addresses that its router listens on.
     pub listen: Vec<String>,
-    /// The socket of the engine that its containers run at. Left out: that of `worker.docker`, else `/var/run/docker.sock`.
-    pub docker: Option<PathBuf>,
+    /// The engine that its containers run at: the path of a socket, or a mapping with the address of one on another machine. Left out: that
+    /// of `worker.docker`, else `/var/run/docker.sock`. A host other than `local` that has an engine and no `socket` is started by
+    /// `segue up`.
+    pub docker: Option<EngineConfig>,
     /// The GPUs that it offers to services with `gpus`: `all`, or some by UUID (`nvidia-smi -L`). Left out: none. Those that a worker offers
     /// to jobs on the same machine are to be others.
     pub gpus: Vec<String>,
@@ -237,6 +241,35 @@ pub struct HostConfig {
     /// The nginx of a host whose `router` is `nginx`.
     pub nginx: Option<NginxConfig>,
 }
+
+impl HostConfig {
+    /// Whether it is reached by a socket of this machine, and not one that joins from another.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        self.socket.is_some() || !self.join && self.address.is_none()
+    }
+
+    /// Whether `segue up` starts it under this name: `local`, and what has an engine of its own and is started by nobody else.
+    #[must_use]
+    pub fn is_started_here(&self, name: &str) -> bool {
+        name == LOCAL_HOST || self.docker.is_some() && self.socket.is_none() && !self.join && self.address.is_none()
+    }
+
+    /// Its own directory below the data directory of the server that starts it.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        if name != LOCAL_HOST && self.is_started_here(name) { PathBuf::from("hosts").join(name) } else { "host".into() }
+    }
+
+    /// The socket at which a host of this machine is reached, as far as nobody has named one.
+    #[must_use]
+    pub fn socket_in(&self, name: &str, data: &std::path::Path) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| data.join(self.folder(name)).join("host.sock"))
+    }
+}
+
+/// The host of this machine that is there without being named.
+pub const LOCAL_HOST: &str = "local";
 
 /// GitHub. Named an App or a token, Segue shows there how runs stand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

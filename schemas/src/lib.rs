@@ -10,6 +10,7 @@ pub mod assignment;
 pub mod config;
 pub mod deploy;
 pub mod duration;
+pub mod engine;
 pub mod gpu;
 pub mod gpu_health;
 pub mod host_api;

@@ -4,10 +4,11 @@
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
 use segue_pipelines::{
-    config::{DCGM_HELP, dcgm_fault},
+    config::{DCGM_HELP, dcgm_fault, engine_faults},
     gpu::ALL,
 };
 use segue_schemas::{
+    engine::EngineConfig,
     host_api::Shutdown,
     host_join::JoinToken,
     router::{HaproxyConfig, NginxConfig, RouterSettings},
@@ -32,6 +33,8 @@ use super::{
     segue host --data /var/lib/segue/host --listen 0.0.0.0:80\n  \
     segue host --listen 0.0.0.0:80 --router '{haproxy: {admin-socket: /run/haproxy/admin.sock}}'\n  \
     segue host --listen 0.0.0.0:80 --gpus all --dcgm http://127.0.0.1:9400/metrics\n  \
+    segue host --listen 0.0.0.0:80 --docker tcp://10.0.0.5:2376 --docker-ca ca.pem --docker-cert cert.pem --docker-key key.pem\n  \
+    segue host --listen 0.0.0.0:80 --docker ssh://deploy@10.0.0.5 --docker-identity /etc/segue/id --docker-known-hosts /etc/segue/known\n  \
     segue host --data /var/lib/segue/host --stop\n  \
     segue host invite gpu-1\n  \
     segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
@@ -51,9 +54,8 @@ pub struct HostArgs {
     /// An address that its router listens on; may be given several times
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
-    /// The socket of the engine that runs services which are containers
-    #[arg(long, value_name = "PATH", default_value = host::DEFAULT_DOCKER)]
-    docker: PathBuf,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// A GPU that it offers to services, by UUID, or `all`; may be given several times
     #[arg(long, value_name = "UUID", value_delimiter = ',')]
     gpus: Vec<String>,
@@ -69,6 +71,50 @@ pub struct HostArgs {
     /// End the running host with everything that it carries: services and proxy
     #[arg(long, conflicts_with = "listen")]
     stop: bool,
+}
+
+/// The engine that runs services which are containers.
+#[derive(Debug, clap::Args)]
+struct EngineArgs {
+    /// The engine that runs services which are containers: its socket, tcp://HOST:PORT or ssh://USER@HOST[:PORT]
+    #[arg(long, env = "SEGUE_DOCKER", value_name = "ADDRESS", default_value = host::DEFAULT_DOCKER)]
+    docker: String,
+    /// Of tcp: a file with the certificate of whoever signed the engine's
+    #[arg(long, env = "SEGUE_DOCKER_CA", value_name = "FILE")]
+    docker_ca: Option<PathBuf>,
+    /// Of tcp: a file with the certificate that the engine is shown
+    #[arg(long, env = "SEGUE_DOCKER_CERT", value_name = "FILE")]
+    docker_cert: Option<PathBuf>,
+    /// Of tcp: a file with its key, which nobody else may read
+    #[arg(long, env = "SEGUE_DOCKER_KEY", value_name = "FILE")]
+    docker_key: Option<PathBuf>,
+    /// Of ssh: a file with a private key without passphrase [default: what ssh uses]
+    #[arg(long, env = "SEGUE_DOCKER_IDENTITY", value_name = "FILE")]
+    docker_identity: Option<PathBuf>,
+    /// Of ssh: a file with the keys of machines [default: what ssh uses, mostly ~/.ssh/known_hosts]
+    #[arg(long, env = "SEGUE_DOCKER_KNOWN_HOSTS", value_name = "FILE")]
+    docker_known_hosts: Option<PathBuf>,
+    /// The address of the engine's machine at which services listen there [default: the engine's]
+    #[arg(long, env = "SEGUE_DOCKER_PUBLISH", value_name = "IP")]
+    docker_publish: Option<String>,
+}
+
+impl EngineArgs {
+    fn engine(self) -> Result<EngineConfig, Failure> {
+        let engine = EngineConfig {
+            address: self.docker,
+            ca: self.docker_ca,
+            cert: self.docker_cert,
+            key: self.docker_key,
+            identity: self.docker_identity,
+            known_hosts: self.docker_known_hosts,
+            publish: self.docker_publish,
+        };
+        match engine_faults(&engine).into_iter().next() {
+            Some(fault) => Err(Failure::usage(format_args!("`--docker`: {}", fault.message)).remedy(fault.help)),
+            None => Ok(engine),
+        }
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -128,7 +174,13 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
         return stop(options);
     }
     options.listen = args.listen;
-    options.docker = args.docker;
+    options.docker = args.engine.engine()?;
+    if options.docker.address.contains("://") && !options.docker.address.starts_with("unix://") && !args.gpus.is_empty()
+    {
+        return Err(Failure::usage("`--gpus` are of this machine, and the engine is elsewhere").remedy(
+            "run a `segue host` on that machine and have it join (`segue host invite`), or leave `--gpus` out",
+        ));
+    }
     if let Some(gpu) = args.gpus.iter().find(|gpu| *gpu != ALL && !gpu.starts_with("GPU-")) {
         return Err(Failure::usage(format_args!("`--gpus {gpu}` names no GPU"))
             .remedy("write `all`, or a UUID as `nvidia-smi -L` prints it"));

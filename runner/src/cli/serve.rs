@@ -8,7 +8,8 @@ use std::{
 
 use segue_runner::up::{self, Part, Reach, ServerOptions};
 use segue_schemas::{
-    config::{BrokerConfig, Config},
+    config::{BrokerConfig, Config, HostConfig, LOCAL_HOST},
+    engine::EngineConfig,
     router::RouterSettings,
 };
 use segue_worker::{
@@ -79,7 +80,14 @@ pub struct WorkerArgs {
 }
 
 pub fn run_up(args: UpArgs) -> Result<Exit, Failure> {
-    serve(args, |config, data| Ok((Some(keeper(host_options(config, data)?)), Some(worker_part()))))
+    serve(args, |config, data| {
+        let mut hosts = vec![host_options(config, data)?];
+        for (name, host) in config.hosts.iter().filter(|(name, host)| *name != LOCAL_HOST && host.is_started_here(name))
+        {
+            hosts.push(options_of(name, host, data)?);
+        }
+        Ok((Some(keeper(hosts)), Some(worker_part())))
+    })
 }
 
 pub fn run_server(args: ServerArgs) -> Result<Exit, Failure> {
@@ -168,10 +176,13 @@ pub fn worker_options(config: &Config, server: String, token: secrecy::SecretStr
     }
 }
 
-/// The keeper of this machine's host, as a part of `segue up`.
-pub fn keeper(options: HostOptions) -> Part {
+/// The keeper of this machine's hosts, as a part of `segue up`.
+pub fn keeper(hosts: Vec<HostOptions>) -> Part {
     Box::new(|_: Reach, stop| {
-        Box::pin(async move { host::keep_running(&options, stop).await.map_err(|error| error.to_string()) })
+        Box::pin(async move {
+            let all = hosts.iter().map(|options| host::keep_running(options, stop.clone()));
+            futures_util::future::try_join_all(all).await.map(drop).map_err(|error| error.to_string())
+        })
     })
 }
 
@@ -180,23 +191,31 @@ pub fn keeper(options: HostOptions) -> Part {
 /// # Errors
 /// An address is none, or this program can't find itself.
 pub fn host_options(config: &Config, data: &Path) -> Result<HostOptions, Failure> {
-    let mut options = HostOptions::new(data.join("host")).explain("cannot find this program's own path")?;
-    let local = config.hosts.get("local").cloned().unwrap_or_default();
-    options.router = RouterSettings::of(&local);
-    if let Some(socket) = local.socket {
-        options.socket = socket;
+    let local = config.hosts.get(LOCAL_HOST).cloned().unwrap_or_default();
+    let mut options = options_of(LOCAL_HOST, &local, data)?;
+    if let (None, Some(socket)) = (&local.docker, &config.worker.docker.socket) {
+        options.docker = EngineConfig::at(socket.display().to_string());
     }
-    if let Some(docker) = local.docker.or_else(|| config.worker.docker.socket.clone()) {
-        options.docker = docker;
-    }
-    (options.gpus, options.nvidia_smi, options.dcgm) = (local.gpus, local.nvidia_smi, local.dcgm);
-    let read = |text: &String| {
-        text.parse::<SocketAddr>().map_err(|error| Failure::new(format_args!("hosts.local.listen `{text}`: {error}")))
-    };
-    options.listen = local.listen.iter().map(read).collect::<Result<_, _>>()?;
     if options.listen.is_empty() {
         options.listen.push(free_or_any(DEFAULT_PROXY));
     }
+    Ok(options)
+}
+
+/// A host that `segue up` starts, as its part of the configuration describes it.
+fn options_of(name: &str, host: &HostConfig, data: &Path) -> Result<HostOptions, Failure> {
+    let folder = data.join(host.folder(name));
+    let mut options = HostOptions::new(folder).explain("cannot find this program's own path")?;
+    options.socket = host.socket_in(name, data);
+    options.router = RouterSettings::of(host);
+    if let Some(docker) = &host.docker {
+        options.docker = docker.clone();
+    }
+    (options.gpus, options.nvidia_smi, options.dcgm) = (host.gpus.clone(), host.nvidia_smi.clone(), host.dcgm.clone());
+    let read = |text: &String| {
+        text.parse::<SocketAddr>().map_err(|error| Failure::new(format_args!("hosts.{name}.listen `{text}`: {error}")))
+    };
+    options.listen = host.listen.iter().map(read).collect::<Result<_, _>>()?;
     Ok(options)
 }
 

@@ -14,6 +14,7 @@ use ring::{
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
 use segue_schemas::{
+    config::HostConfig,
     host_api::HostState,
     host_join::{Certified, HostAccess, HostHeard, JoinHost, JoinToken, RenewHost, TLS, is_host_name, join_text},
     id::{Epoch, RolloutId, WorkerId},
@@ -69,7 +70,8 @@ impl Store {
                 name.escape_debug()
             )));
         }
-        if name == "local" || self.config().hosts.get(name).is_some_and(|host| host.socket.is_some()) {
+        let is_here = |host: &HostConfig| host.socket.is_some() || host.is_started_here(name);
+        if name == "local" || self.config().hosts.get(name).is_some_and(is_here) {
             return Err(StoreError::Conflict(format!("the host `{name}` is one of this machine: take another name")));
         }
         let mut seed = [0; 32];
@@ -419,8 +421,9 @@ pub(super) async fn addresses(store: &Store, conn: &mut Conn, names: &[String]) 
     for name in names {
         let configured = store.config().hosts.get(name);
         let own = || store.inner.data.join("host/host.sock").to_string_lossy().into_owned();
-        let address = match configured.and_then(|host| host.socket.as_ref()) {
-            Some(socket) => socket.to_string_lossy().into_owned(),
+        let here = configured.filter(|host| host.socket.is_some() || host.is_started_here(name));
+        let address = match here {
+            Some(host) => host.socket_in(name, &store.inner.data).to_string_lossy().into_owned(),
             None if name == "local" => own(),
             None => match (hosts::find(conn, name).await?, configured) {
                 (Some(host), _) if host.revoked_at.is_some() => {

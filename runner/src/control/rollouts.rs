@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::PoisonError, time::Durat
 use indexmap::IndexMap;
 use segue_pipelines::{container::pinned, progress::SkipCause};
 use segue_schemas::{
-    config::{HostConfig, NotificationEvent},
+    config::{HostConfig, LOCAL_HOST, NotificationEvent},
     deploy::{DataSpec, JournalEntry, Release, RolloutSpec, Strategy},
     host_api::ArtifactSource,
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
@@ -274,12 +274,11 @@ impl Store {
 
 /// Every host that there is on the machines of servers and workers, with its socket.
 pub(super) fn sockets(store: &Store) -> IndexMap<String, String> {
-    let own = || store.inner.data.join("host/host.sock");
-    let config = &store.config().hosts;
-    let local = (!config.contains_key("local")).then(|| ("local".to_owned(), own()));
-    let is_here = |host: &HostConfig| host.socket.is_some() || !host.join && host.address.is_none();
-    let here = config.iter().filter(|(name, host)| *name == "local" || is_here(host));
-    let named = here.map(|(name, host)| (name.clone(), host.socket.clone().unwrap_or_else(own)));
+    let (config, data) = (&store.config().hosts, &store.inner.data);
+    let own = || HostConfig::default().socket_in(LOCAL_HOST, data);
+    let local = (!config.contains_key(LOCAL_HOST)).then(|| (LOCAL_HOST.to_owned(), own()));
+    let here = config.iter().filter(|(name, host)| *name == LOCAL_HOST || host.is_here());
+    let named = here.map(|(name, host)| (name.clone(), host.socket_in(name, data)));
     named.chain(local).map(|(name, path)| (name, path.to_string_lossy().into_owned())).collect()
 }
 

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -34,6 +34,8 @@ const LINES_AT_ONCE: usize = 64;
 
 /// How a container ended that is not there any more.
 const REMOVED: &str = "its container is gone";
+/// How one ended that runs again.
+const MOVED: &str = "its container was started again by somebody else, and is reached elsewhere";
 
 /// What a container is found by, and what it was started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +93,10 @@ impl Container {
             match self.docker.look_at(&self.record.container).await {
                 Ok(Some(InstanceSeen { is_running: false, exit, .. })) => return exit,
                 Ok(None) => return REMOVED.to_owned(),
-                Ok(Some(_)) => {
+                Ok(Some(seen)) => {
+                    if self.is_moved(&seen) {
+                        return MOVED.to_owned();
+                    }
                     self.follow();
                     self.docker.until_change(&self.record.container).await;
                     // an engine that breaks off at once is not asked in a circle
@@ -151,6 +156,13 @@ impl Container {
         }
     }
 
+    /// Whether it runs where it is reached at another address than the one that is recorded.
+    fn is_moved(&self, seen: &InstanceSeen) -> bool {
+        let known = self.record.address;
+        let now = self.docker.reached(seen, known.port());
+        self.docker.is_elsewhere() && !known.ip().is_unspecified() && now.is_some_and(|now| now != known)
+    }
+
     /// Has what it prints written down, unless somebody does already.
     fn follow(&mut self) {
         if self.follower.as_ref().is_some_and(|follower| !follower.is_finished()) {
@@ -160,8 +172,27 @@ impl Container {
         let (docker, id) = (self.docker.clone(), self.record.container.clone());
         let written = self.written.clone();
         self.follower = Some(tokio::spawn(async move {
-            if let Err(error) = write_down(&docker, &id, &output, &written).await {
-                tracing::warn!(container = id, %error, "what it prints can't be written down");
+            let mut pause = PAUSES.0;
+            loop {
+                let before = last_of(&written);
+                let done = write_down(&docker, &id, &output, &written).await;
+                // a connection that breaks off ends as a container's output does: what came meanwhile is asked for again
+                match docker.look_at(&id).await {
+                    Ok(Some(seen)) if !seen.is_running => {
+                        let _ = write_down(&docker, &id, &output, &written).await;
+                        return;
+                    }
+                    Ok(None) => return,
+                    Ok(Some(_)) | Err(_) => {}
+                }
+                if let Err(error) = done {
+                    tracing::warn!(container = id, %error, "what it prints can't be written down yet");
+                }
+                if last_of(&written) != before {
+                    pause = PAUSES.0;
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
             }
         }));
     }
@@ -177,11 +208,11 @@ impl Drop for Container {
 
 async fn write_down(docker: &Docker, id: &str, path: &Path, written: &Mutex<String>) -> Result<(), DockerError> {
     let own = |error: std::io::Error| DockerError::Own(format!("{}: {error}", path.display()));
-    let last = || written.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let since = seconds_of(&last());
+    let since = seconds_of(&last_of(written));
     let mut lines = Box::pin(docker.output(id, since).await?).ready_chunks(LINES_AT_ONCE);
-    let mut file = tokio::fs::File::from_std(output::open(path).map_err(own)?);
-    let mut known = last();
+    let marked = output::open(path).map_err(own)?;
+    let mut file = tokio::fs::File::from_std(marked.try_clone().map_err(own)?);
+    let mut known = last_of(written);
     while let Some(several) = lines.next().await {
         let mut block = Vec::new();
         for line in several {
@@ -194,9 +225,25 @@ async fn write_down(docker: &Docker, id: &str, path: &Path, written: &Mutex<Stri
         }
         file.write_all(&block).await.map_err(own)?;
         file.flush().await.map_err(own)?;
+        // by the engine's clock, which need not be this machine's: the next host goes on from there
+        if let Some(at) = time_of(&known) {
+            let _ = marked.set_modified(at);
+        }
         written.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&known);
     }
     Ok(())
+}
+
+fn last_of(written: &Mutex<String>) -> String {
+    written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A time as the engine writes it, to the nanosecond.
+fn time_of(text: &str) -> Option<SystemTime> {
+    let second: Timestamp = format!("{}Z", text.get(..19)?).parse().ok()?;
+    let nanos: u64 = text.get(20..29)?.parse().ok()?;
+    let seconds = u64::try_from(second.0 / 1000).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanos))
 }
 
 /// When a file was last written to, as the engine writes times.
@@ -224,5 +271,23 @@ impl Say for ToOutput {
         let mut file = tokio::fs::File::from_std(file);
         let _ = file.write_all(format!("segue: {line}\n").as_bytes()).await;
         let _ = file.flush().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_the_last_line_is_kept_with_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "2026-11-22T23:59:58.012345678Z";
+        file.as_file().set_modified(time_of(text).unwrap()).unwrap();
+        assert_eq!(last_written(file.path()), text);
+        assert_eq!(seconds_of(text), 1_795_391_998);
+        for wrong in ["", "now", "2026-11-22", "2026-11-22T23:59:58Z", "äääääääääääääääääääääääääää"]
+        {
+            assert_eq!(time_of(wrong), None, "{wrong}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Instances that run as containers of this machine's engine: their images, how they are made, and what of them goes.
+//! Instances that run as containers of the host's engine: their images, how they are made, and what of them goes.
 //!
 //! Everything made carries labels: the host (by its data folder, so that several share one engine), environment, service and, of a
 //! container, instance, life, release and epoch. What carries this host's and is recorded no more is swept away; of containers, which have
@@ -6,7 +6,9 @@
 
 use std::{
     collections::HashMap,
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +31,7 @@ use super::{
     running::Running,
     state::{InstanceRecord, Recorded, RunSpec},
 };
-use crate::engine::docker::{Docker, DockerError, InstanceFound, InstanceSpec};
+use crate::engine::docker::{Docker, DockerError, InstanceFound, InstanceSeen, InstanceSpec};
 
 const LABEL_HOST: &str = "segue.host";
 const LABEL_ENVIRONMENT: &str = "segue.environment";
@@ -83,7 +85,7 @@ impl Host {
             FailureClass::Infrastructure => HostErrorCode::Unavailable,
             _ => HostErrorCode::Artifact,
         };
-        refusal(code, format!("{error} (engine at {})", self.docker.socket().display()))
+        refusal(code, format!("{error} (engine at {})", self.docker.address()))
     }
 
     /// Starts the container of an instance. An engine that is away, or hangs, is tried again.
@@ -109,7 +111,7 @@ impl Host {
         let docker = &self.docker;
         let said = output::path(&self.output, id);
         docker.have_image(&spec.image, &ToOutput(said.clone())).await?;
-        let mark = format!("{LABEL_INSTANCE}={}", self.mark(id));
+        let mark = format!("{LABEL_INSTANCE}={}", self.engine_mark(id));
         let mut left = None;
         for found in docker.instances_with(&mark).await? {
             if !self.is_own(&found) {
@@ -117,7 +119,8 @@ impl Host {
             }
             if found.name == spec.name && found.is_running {
                 let seen = docker.look_at(&found.id).await?;
-                left = seen.filter(|seen| seen.is_running && seen.address.is_some() && seen.image == spec.image);
+                let is_reached = |seen: &InstanceSeen| !spec.publishes || docker.reached(seen, spec.port).is_some();
+                left = seen.filter(|seen| seen.is_running && is_reached(seen) && seen.image == spec.image);
                 if left.is_some() {
                     continue;
                 }
@@ -128,11 +131,16 @@ impl Host {
             Some(seen) => seen,
             None => docker.start_instance(&spec).await?,
         };
-        let address = match seen.address {
-            Some(address) if seen.is_running => address,
+        let address = match docker.reached(&seen, spec.port) {
             // nobody asks it anything, and it may have done its work already: its end is seen by whoever waits for it
-            _ if spec.labels.get(LABEL_ROLE).is_some_and(|role| role == ROLE_SEED) => Ipv4Addr::UNSPECIFIED.into(),
-            _ if seen.is_running => {
+            _ if !spec.publishes => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), spec.port),
+            Some(address) if seen.is_running => address,
+            None if seen.is_running && docker.is_elsewhere() => {
+                let why =
+                    format!("its container {} runs, and the engine's machine takes no connections for it", spec.name);
+                return Err(DockerError::Own(why));
+            }
+            None if seen.is_running => {
                 let why = format!("its container {} runs, and has no address in its network {}", spec.name, spec.place);
                 return Err(DockerError::Own(why));
             }
@@ -140,8 +148,9 @@ impl Host {
         };
         let record = ContainerRecord {
             container: seen.id,
-            address: SocketAddr::new(address, spec.port),
-            pid: seen.pid,
+            address,
+            // of another machine, it says nothing here
+            pid: seen.pid.filter(|_| !docker.is_elsewhere()),
             stop_signal: spec.settings.stop_signal.unwrap_or_else(|| STOP_SIGNAL.into()),
             facts: seen.facts,
         };
@@ -162,7 +171,7 @@ impl Host {
         let epoch = self.store.current().route(environment, service).map(|route| route.epoch.to_string());
         let shared = self.shared_labels(environment, service);
         let own = [
-            (LABEL_INSTANCE, self.mark(id)),
+            (LABEL_INSTANCE, self.engine_mark(id)),
             (LABEL_LIFE, instance.life.to_string()),
             (LABEL_RELEASE, instance.release.id.to_string()),
             (LABEL_EPOCH, epoch.unwrap_or_default()),
@@ -179,6 +188,7 @@ impl Host {
             settings,
             gpus: instance.gpus.clone(),
             port: run.container.port,
+            publishes: true,
             volumes: volumes.chain(instance.run.data.as_ref().map(|_| DATA_VOLUME.to_owned())).collect(),
             place: self.engine_place(environment, service),
             labels,
@@ -196,6 +206,7 @@ impl Host {
         let mut spec = self.container_spec(id, instance)?;
         spec.name = container_name(&self.engine_name(), id.as_str(), &instance.life.to_string(), true);
         spec.labels.insert(LABEL_ROLE.into(), ROLE_SEED.into());
+        spec.publishes = false;
         spec.entrypoint = Some(["sh", "-ec"].map(str::to_owned).into());
         spec.command = vec![line.to_owned()];
         Ok(spec)
@@ -247,7 +258,7 @@ impl Host {
         environment: &str,
         service: &str,
     ) -> Result<(), DockerError> {
-        for left in self.docker.instances_with(&format!("{LABEL_INSTANCE}={}", self.mark(id))).await? {
+        for left in self.docker.instances_with(&format!("{LABEL_INSTANCE}={}", self.engine_mark(id))).await? {
             if self.is_own(&left) {
                 self.docker.remove_instance(&left.id).await?;
             }
@@ -262,12 +273,17 @@ impl Host {
 
     /// Whether this host made a container. Its labels alone don't tell: an image has some, and so has whatever is made of it.
     fn is_own(&self, found: &InstanceFound) -> bool {
-        is_named(found, &self.engine_name(), &self.options.data.display().to_string())
+        is_named(found, &self.engine_name(), &self.engine_owner)
+    }
+
+    /// What marks an instance's containers at the engine.
+    fn engine_mark(&self, id: &InstanceId) -> String {
+        format!("{}/{id}", self.engine_owner)
     }
 
     fn shared_labels(&self, environment: &str, service: &str) -> HashMap<String, String> {
         let labels = [
-            (LABEL_HOST, self.options.data.display().to_string()),
+            (LABEL_HOST, self.engine_owner.clone()),
             (LABEL_ENVIRONMENT, environment.to_owned()),
             (LABEL_SERVICE, service.to_owned()),
         ];
@@ -276,7 +292,7 @@ impl Host {
 
     /// What the names of all that this host makes at an engine begin with.
     fn engine_name(&self) -> String {
-        let digest = hex::encode(Sha256::digest(self.options.data.display().to_string().as_bytes()));
+        let digest = hex::encode(Sha256::digest(self.engine_owner.as_bytes()));
         format!("segue-{}", &digest[..8])
     }
 
@@ -298,7 +314,7 @@ impl Host {
     }
 
     async fn sweep(&self) -> Result<(), DockerError> {
-        let own = format!("{LABEL_HOST}={}", self.options.data.display());
+        let own = format!("{LABEL_HOST}={}", self.engine_owner);
         let found = self.docker.instances_with(&own).await?;
         // looked at afterwards: what was found and is recorded since then is not taken for left over
         let recorded = self.store.current();
@@ -307,7 +323,7 @@ impl Host {
             let is_wanted = is_at_work
                 || recorded.instances.iter().any(|(id, instance)| {
                     !instance.is_stopped()
-                        && one.labels.get(LABEL_INSTANCE) == Some(&self.mark(id))
+                        && one.labels.get(LABEL_INSTANCE) == Some(&self.engine_mark(id))
                         && one.labels.get(LABEL_LIFE) == Some(&instance.life.to_string())
                 });
             if !is_wanted {
@@ -348,10 +364,35 @@ impl RunSpec {
     }
 }
 
-/// The engine that a host's containers run at. Nothing is connected before one is to be run.
-pub(super) fn engine(socket: &std::path::Path, data: &std::path::Path) -> Option<Arc<Docker>> {
-    let config = segue_schemas::config::DockerConfig { socket: Some(socket.to_owned()), ..Default::default() };
-    Docker::of(&config, data)
+/// By what a host is known at an engine: its data folder, where nobody else of that machine has the same. Hosts of several machines may have
+/// it at an engine that they share, so there a word stands before it that is nobody else's.
+pub(super) fn owner(docker: &Docker, data: &Path) -> io::Result<String> {
+    let folder = data.display().to_string();
+    if !docker.is_elsewhere() {
+        return Ok(folder);
+    }
+    let path = data.join("engine-name");
+    let word = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let word = hex::encode(rand::random::<[u8; 16]>());
+            let mut file = tempfile::NamedTempFile::new_in(data)?;
+            file.write_all(word.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            std::fs::File::open(data)?.sync_all()?;
+            word
+        }
+        read => read?,
+    };
+    let word = word.trim();
+    if word.is_empty() {
+        // with another one, what it has at the engine would be nobody's
+        return Err(io::Error::other(format!(
+            "{} is empty; restore it from a backup, or remove it once nothing is left there",
+            path.display()
+        )));
+    }
+    Ok(format!("{word}:{folder}"))
 }
 
 /// The name of an instance's container.

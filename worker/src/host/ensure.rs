@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use segue_schemas::router::RouterSettings;
+use segue_schemas::{engine::EngineConfig, router::RouterSettings};
 use tokio::net::UnixDatagram;
 
 use super::{HostOptions, client::HostClient, output};
@@ -53,17 +53,27 @@ pub enum EnsureError {
 }
 
 /// Has a host running on `options.socket`: if none answers, `options.program` is started as
-/// `PROGRAM host --data DIR --socket PATH --docker PATH [--gpus GPU]... [--nvidia-smi PATH] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
+/// `PROGRAM host --data DIR --socket PATH --docker ADDRESS [--docker-ca FILE]... [--gpus GPU]... [--nvidia-smi PATH] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
 /// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let program = options.program.clone();
     let system = |source| EnsureError::System { program: program.clone(), source };
     // The host's own directory is another one.
     let absolute = |path: &Path| std::path::absolute(path).map_err(system);
+    let file = |file: &Option<PathBuf>| file.as_deref().map(absolute).transpose();
+    let docker = EngineConfig {
+        ca: file(&options.docker.ca)?,
+        cert: file(&options.docker.cert)?,
+        key: file(&options.docker.key)?,
+        identity: file(&options.docker.identity)?,
+        known_hosts: file(&options.docker.known_hosts)?,
+        ..options.docker.clone()
+    };
     let options = HostOptions {
         data: absolute(&options.data)?,
         socket: absolute(&options.socket)?,
         program: absolute(&options.program)?,
+        docker,
         ..options.clone()
     };
     let client = HostClient::new(&options.socket);
@@ -101,7 +111,7 @@ async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let errors = out.try_clone().map_err(system)?;
     let mut command = std::process::Command::new(&options.program);
     command.arg("host").arg("--data").arg(&options.data).arg("--socket").arg(&options.socket);
-    command.arg("--docker").arg(&options.docker);
+    name_engine(&mut command, &options.docker);
     for gpu in &options.gpus {
         command.arg("--gpus").arg(gpu);
     }
@@ -141,6 +151,28 @@ async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     match what {
         None => Ok(Ensured::Started),
         Some(what) => Err(EnsureError::Ended { what, tail: tail(&log), log }),
+    }
+}
+
+fn name_engine(command: &mut std::process::Command, engine: &EngineConfig) {
+    command.arg("--docker").arg(&engine.address);
+    for (flag, file) in [
+        ("--docker-ca", &engine.ca),
+        ("--docker-cert", &engine.cert),
+        ("--docker-key", &engine.key),
+        ("--docker-identity", &engine.identity),
+        ("--docker-known-hosts", &engine.known_hosts),
+    ] {
+        if let Some(file) = file {
+            command.arg(flag).arg(file);
+        }
+    }
+    // what is said to hosts that are started by hand is not about this one
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEGUE_DOCKER_")) {
+        command.env_remove(name);
+    }
+    if let Some(address) = &engine.publish {
+        command.arg("--docker-publish").arg(address);
     }
 }
 

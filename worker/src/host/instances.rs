@@ -42,6 +42,15 @@ impl Host {
     /// `POST /v1/instances`.
     pub(super) async fn start_instance(self: &Arc<Self>, start: StartInstance) -> Result<Instance, HostError> {
         check_start(&start)?;
+        if start.container.is_none() && self.docker.is_elsewhere() {
+            let message = format!(
+                "`{}` is a process, and this host's services run at the engine at {}: have it run as a container (`container` in its file), \
+                 or at a host of that machine (`segue host invite`)",
+                start.fence.service,
+                self.docker.address()
+            );
+            return Err(refusal(HostErrorCode::BadRequest, message));
+        }
         if start.sleep_after_ms.is_some() && !self.router.can_hold() {
             let message = format!(
                 "`{}` may sleep, and this host's router can't hold its requests meanwhile; leave `sleep-after` out (`0s` for previews), \

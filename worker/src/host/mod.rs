@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | `state.json` | what is recorded |
 //! | `joined.json` | the key and the certificate of a host that joined a server from another machine |
+//! | `engine-name` | by what it is known at an engine on another machine |
 //! | `lock` | held by the host, so that there are never two |
 //! | `releases/<digest>/` | unpacked releases, in which services run |
 //! | `data/<environment>/<service>/` | what services keep beside their releases |
@@ -66,6 +67,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use segue_schemas::{
+    engine::EngineConfig,
     host_api::{HostError, HostErrorCode},
     id::InstanceId,
     router::RouterSettings,
@@ -113,8 +115,8 @@ pub struct HostOptions {
     pub boot_id: PathBuf,
     /// How long requests may go on when a proxy is ended or replaced.
     pub proxy_drain: Duration,
-    /// The socket of the engine that runs its containers. Nothing is connected before there is one to run.
-    pub docker: PathBuf,
+    /// The engine that runs its containers. Nothing is connected before there is one to run.
+    pub docker: EngineConfig,
     /// The GPUs that it offers to services: `all`, or some by UUID; none: none.
     pub gpus: Vec<String>,
     /// The program that tells of them; `None`: `nvidia-smi` on the `PATH`.
@@ -140,7 +142,7 @@ impl HostOptions {
             program: std::env::current_exe()?,
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             proxy_drain: Duration::from_secs(30),
-            docker: DEFAULT_DOCKER.into(),
+            docker: EngineConfig::at(DEFAULT_DOCKER),
             gpus: Vec::new(),
             nvidia_smi: None,
             dcgm: None,
@@ -174,6 +176,9 @@ pub enum HostRunError {
     /// The router can't be used as it is named.
     #[error("the router: {0}")]
     Router(String),
+    /// The engine can't be used as it is named.
+    #[error("the container engine: {0}")]
+    Engine(String),
     /// A file or socket of its own can't be made.
     #[error("{path}: {source}")]
     File {
@@ -205,6 +210,8 @@ pub(crate) struct Host {
     link: Option<Arc<Link>>,
     /// The engine that runs its containers.
     docker: Arc<Docker>,
+    /// By what it is known there.
+    engine_owner: String,
     /// What is known of the GPUs that it offers.
     gpus: Gpus,
     /// How these are.
@@ -260,7 +267,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let router = router::open(&options, store.clone()).await?;
     let (closing, ending) = (watch::Sender::new(false), watch::Sender::new(false));
     let retiring = Mutex::default();
-    let docker = containers::engine(&options.docker, &options.data).ok_or_else(|| io::Error::other("no engine"))?;
+    let docker = Docker::at(&options.docker, &options.data).map_err(HostRunError::Engine)?;
+    let engine_owner = containers::owner(&docker, &options.data).map_err(file(&options.data))?;
     let sweep_wanted = Notify::new();
     let host = Arc::new(Host {
         options,
@@ -270,6 +278,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         router,
         link,
         docker,
+        engine_owner,
         gpus: Gpus::default(),
         gpu_watch: GpuWatch::default(),
         gpus_within_wanted: Notify::new(),

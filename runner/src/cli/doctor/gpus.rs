@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use segue_pipelines::gpu::{ALL, Facts, Reason, exported, offered};
+use segue_pipelines::{
+    config::EngineAddress,
+    gpu::{ALL, Facts, Reason, exported, offered},
+};
 use segue_schemas::config::Config;
 use segue_worker::{gpu, host::DEFAULT_DOCKER};
 
@@ -46,9 +49,12 @@ pub async fn gpus(config: &Config) -> Vec<Check> {
     if local.is_some_and(|local| offers(&local.gpus)) {
         checks.extend(kernel_log(Path::new(KERNEL_LOG)));
     }
-    let socket = local.and_then(|local| local.docker.clone()).or_else(|| config.worker.docker.socket.clone());
-    let socket = socket.unwrap_or_else(|| PathBuf::from(DEFAULT_DOCKER));
-    if socket.exists() {
+    let own = local.and_then(|local| local.docker.as_ref()).map(|engine| EngineAddress::parse(&engine.address));
+    let socket = match own {
+        None => Some(config.worker.docker.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DOCKER))),
+        Some(address) => address.ok().and_then(|address| address.socket().map(PathBuf::from)),
+    };
+    if let Some(socket) = socket.filter(|socket| socket.exists()) {
         checks.push(toolkit(&socket).await);
     }
     checks

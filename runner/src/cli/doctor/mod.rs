@@ -3,6 +3,7 @@
 //! writes to the data directory, and an object in the bucket where there is one, which it takes away again, and the queues that a
 //! server would declare at the broker.
 
+mod engines;
 mod files;
 mod github;
 mod gpus;
@@ -131,6 +132,7 @@ async fn look(args: &Args, data: PathBuf) -> Vec<Check> {
     checks.extend(outside::repositories(&config, &data).await);
     checks.extend(github::github(&config).await);
     checks.extend(outside::docker(&config.worker.docker).await);
+    checks.extend(engines::engines(&config, &data).await);
     checks.extend(gpus::gpus(&config).await);
     checks
 }

@@ -108,9 +108,8 @@ pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
     let mut checks = Vec::new();
     let is_named = config.hosts.contains_key("local");
     let built_in = (!is_named).then(|| ("local".to_owned(), HostConfig::default()));
-    let is_here = |host: &HostConfig| host.socket.is_some() || !host.join && host.address.is_none();
-    for (name, host) in built_in.into_iter().chain(config.hosts.clone()).filter(|(_, host)| is_here(host)) {
-        let socket = host.socket.clone().unwrap_or_else(|| data.join("host/host.sock"));
+    for (name, host) in built_in.into_iter().chain(config.hosts.clone()).filter(|(_, host)| host.is_here()) {
+        let socket = host.socket_in(&name, data);
         let title = format!("host {name}");
         let state = match HostClient::new(socket.clone()).state().await {
             Ok(state) => Some(state),

@@ -1,10 +1,10 @@
 //! From what a job asks for to what the engine is told. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
-    Mount as EngineMount, MountType, NetworkingConfig, ResourcesUlimits,
+    Mount as EngineMount, MountType, NetworkingConfig, PortBinding, ResourcesUlimits,
 };
 use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
 
@@ -94,6 +94,16 @@ pub(super) fn instance_container(spec: &InstanceSpec) -> ContainerCreateBody {
         host.device_requests = (!spec.gpus.is_empty()).then(|| vec![gpu_request(&spec.gpus)]);
     }
     body
+}
+
+/// Has the engine's machine take connections for a port at one of its addresses, at whichever port is free there.
+pub(super) fn publish(body: &mut ContainerCreateBody, port: u16, address: IpAddr) {
+    let port = format!("{port}/tcp");
+    let bound = PortBinding { host_ip: Some(address.to_string()), host_port: Some(String::new()) };
+    body.exposed_ports = Some(vec![port.clone()]);
+    if let Some(host) = &mut body.host_config {
+        host.port_bindings = Some(HashMap::from([(port, Some(vec![bound]))]));
+    }
 }
 
 /// The same with streams of its own in the place of a log: what goes through them is kept nowhere else.

@@ -1,7 +1,11 @@
 //! Containers of services: made, looked at, asked to end, removed, found again by their labels. Which there are to be is decided by
 //! `segue host` (`host/`), which holds none of the engine's types.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bollard::{
     auth::DockerCredentials,
@@ -47,6 +51,8 @@ pub struct InstanceSpec {
     pub gpus: Vec<String>,
     /// Where its service listens in it.
     pub port: u16,
+    /// Whether others come to that port, where they are not in its network.
+    pub publishes: bool,
     /// `NAME:/path[:ro]`, or `/path` for one that goes with the container.
     pub volumes: Vec<String>,
     /// What stands before the names of its volumes, and is its network's name.
@@ -70,6 +76,8 @@ pub struct InstanceSeen {
     pub pid: Option<u32>,
     /// Where it is in its network, if others reach it there.
     pub address: Option<IpAddr>,
+    /// Where the engine's machine takes connections for it, if it does.
+    pub published: Option<SocketAddr>,
     /// How it ended, if it has.
     pub exit: String,
     /// What it runs with, by which is seen what somebody else has changed.
@@ -96,10 +104,11 @@ impl Docker {
         self.config.patience.0
     }
 
-    /// The engine's socket.
+    /// Where what listens at a port of a container is reached, if it is: in the container's network, or at the machine of an engine that
+    /// is elsewhere.
     #[must_use]
-    pub fn socket(&self) -> &std::path::Path {
-        &self.socket
+    pub fn reached(&self, seen: &InstanceSeen, port: u16) -> Option<SocketAddr> {
+        if self.is_elsewhere() { seen.published } else { seen.address.map(|address| SocketAddr::new(address, port)) }
     }
 
     /// Sees to it that the engine has an image that is named by its digest.
@@ -111,7 +120,7 @@ impl Docker {
             return Err(DockerError::Asked(format!(
                 "the image {image} was built and not pushed, and the engine at {} does not have it: push it (`tags` and `push: true` of \
                  `segue/build-image`), or run the build at the engine that this host uses",
-                self.socket.display()
+                self.address()
             )));
         }
         let settings = Settings { pull: Some(segue_pipelines::container::Pull::Missing), ..Settings::default() };
@@ -174,7 +183,7 @@ impl Docker {
             }
             Err(error) if error.is_not_found() => Err(DockerError::Asked(format!(
                 "nobody has the image `{image}`: not its registry ({why}), and not the engine at {}",
-                self.socket.display()
+                self.address()
             ))),
             Err(error) => Err(error),
         }
@@ -185,7 +194,12 @@ impl Docker {
     /// # Errors
     /// [`DockerError`]; what was made then has its labels.
     pub async fn start_instance(&self, spec: &InstanceSpec) -> Result<InstanceSeen, DockerError> {
-        let body = create::instance_container(spec);
+        let mut body = create::instance_container(spec);
+        if spec.publishes
+            && let Some(address) = self.way.published_at().await.map_err(DockerError::Own)?
+        {
+            create::publish(&mut body, spec.port, address);
+        }
         let id = self.make_instance(spec, body).await?;
         let client = self.client().await?;
         call("start the container", self.patience(), client.start_container(&id, None)).await?;
@@ -449,7 +463,11 @@ fn seen_of(id: &str, seen: ContainerInspectResponse) -> InstanceSeen {
     let facts = facts(&seen);
     let image = seen.config.and_then(|config| config.image).unwrap_or_default();
     let state = seen.state.unwrap_or_default();
-    let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    let settings = seen.network_settings.unwrap_or_default();
+    let published = settings.ports.unwrap_or_default().into_values().flatten().flatten().find_map(|bound| {
+        Some(SocketAddr::new(bound.host_ip?.parse().ok()?, bound.host_port?.parse().ok().filter(|port| *port != 0)?))
+    });
+    let networks = settings.networks.unwrap_or_default();
     let own = seen.host_config.and_then(|config| config.network_mode).unwrap_or_default();
     let address = networks.get(&own).and_then(|network| network.ip_address.as_ref()?.parse::<IpAddr>().ok());
     let exit = match (state.oom_killed, state.exit_code, state.error) {
@@ -461,6 +479,7 @@ fn seen_of(id: &str, seen: ContainerInspectResponse) -> InstanceSeen {
         id: seen.id.unwrap_or_else(|| id.to_owned()),
         image,
         is_running: state.running == Some(true),
+        published,
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
         address: address.filter(|address| !address.is_unspecified() && !address.is_loopback()),
         exit,

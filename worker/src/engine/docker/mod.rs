@@ -19,18 +19,20 @@ mod instances;
 mod job;
 mod lifeline;
 mod login;
+mod look;
 mod piped;
 mod place;
 mod services;
 mod sweep;
+mod way;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bollard::{API_DEFAULT_VERSION, Docker as Client};
-use segue_schemas::config::DockerConfig;
+use bollard::Docker as Client;
+use segue_schemas::{config::DockerConfig, engine::EngineConfig};
 use tokio::sync::OnceCell;
 
 pub use ask::Answer;
@@ -38,13 +40,16 @@ pub use build::{BuildSpec, Built, ContextStream};
 pub use call::DockerError;
 pub use instances::{InstanceFound, InstanceSeen, InstanceSpec};
 pub use job::ContainerJob;
+pub use look::EngineSeen;
 pub use piped::{Piped, Streams};
 pub use place::{ContainerSpec, Credentials, Opened, Place, Say};
 pub use services::ServiceSpec;
+pub use way::End;
 
 use call::call;
 use images::Images;
 use sweep::Leftovers;
+use way::Way;
 
 /// Whose it is: the directory of the worker that made it.
 const LABEL_PLACE: &str = "segue.worker";
@@ -59,7 +64,7 @@ const LABEL_EPOCH: &str = "segue.epoch";
 #[derive(Debug)]
 pub struct Docker {
     config: DockerConfig,
-    socket: PathBuf,
+    way: Way,
     client: OnceCell<Client>,
     images: Images,
     fixed: build::Fixed,
@@ -75,27 +80,49 @@ impl Docker {
     #[must_use]
     pub fn of(config: &DockerConfig, data: &Path) -> Option<Arc<Self>> {
         let socket = config.socket.clone()?;
+        Some(Self::by(Way::unix(socket), config.clone(), data))
+    }
+
+    /// The engine of a host's services, which may be on another machine. Nothing is connected.
+    ///
+    /// # Errors
+    /// In words, where it is named wrongly.
+    pub fn at(engine: &EngineConfig, data: &Path) -> Result<Arc<Self>, String> {
+        Ok(Self::by(Way::to(engine)?, DockerConfig::default(), data))
+    }
+
+    fn by(way: Way, config: DockerConfig, data: &Path) -> Arc<Self> {
         let owner = data.canonicalize().unwrap_or_else(|_| data.to_owned()).display().to_string();
         let marks = data.join("containers");
-        Some(Arc::new(Self {
-            config: config.clone(),
-            socket,
+        Arc::new(Self {
+            config,
+            way,
             client: OnceCell::new(),
             images: Images::default(),
             fixed: build::Fixed::default(),
             owner,
             leftovers: Leftovers::noted_in(&marks),
             marks,
-        }))
+        })
+    }
+
+    /// Where it is, as people write that.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.way.shown()
+    }
+
+    /// Whether it is on another machine, or reached as if it were.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.way.socket().is_none()
     }
 
     /// A connection to it, made with the first use.
     async fn client(&self) -> Result<&Client, DockerError> {
         let connect = async {
             let patience = self.config.patience.0;
-            let socket = self.socket.display().to_string();
-            let client = Client::connect_with_unix(&socket, patience.as_secs().max(1), API_DEFAULT_VERSION)
-                .map_err(|error| DockerError::away("be connected", &error))?;
+            let client = self.way.client(patience).map_err(|error| DockerError::away("be connected", &error))?;
             call("say its version", patience, client.negotiate_version()).await
         };
         self.client.get_or_try_init(|| connect).await

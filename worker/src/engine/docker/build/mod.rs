@@ -193,7 +193,11 @@ impl Docker {
 
     /// A connection of its own.
     async fn connect(&self) -> Result<UnixStream, DockerError> {
-        let connected = timeout(self.config.patience.0, UnixStream::connect(&self.socket)).await;
+        let Some(socket) = self.way.socket() else {
+            let why = format!("images are built at an engine of the worker's machine, and {} is none", self.address());
+            return Err(DockerError::Own(why));
+        };
+        let connected = timeout(self.config.patience.0, UnixStream::connect(socket)).await;
         match connected {
             Ok(connected) => connected.map_err(|error| DockerError::away("be connected", &error)),
             Err(_) => Err(DockerError::Slow { doing: "be connected", limit: self.config.patience.0 }),

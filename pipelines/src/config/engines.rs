@@ -1,0 +1,283 @@
+//! Where an engine for containers is, and what can be wrong with how that is written.
+
+use std::net::IpAddr;
+
+use segue_schemas::{
+    config::{HostConfig, LOCAL_HOST},
+    engine::EngineConfig,
+};
+
+/// Where an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineAddress {
+    /// On this machine, at a socket.
+    Unix(String),
+    /// At a port of TCP.
+    Tcp {
+        /// A name or an address, without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// Behind SSH.
+    Ssh {
+        /// As whom.
+        user: Option<String>,
+        /// A name or an address, without brackets.
+        host: String,
+        /// The port, if it is told.
+        port: Option<u16>,
+    },
+}
+
+impl EngineAddress {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn parse(text: &str) -> Result<Self, (String, &'static str)> {
+        let wrong = |what: &str| Err((format!("`{text}` {what}"), HELP));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return if text.is_empty() { wrong("is no address") } else { Ok(Self::Unix(text.to_owned())) };
+        };
+        if scheme == "unix" {
+            return if rest.starts_with('/') {
+                Ok(Self::Unix(rest.to_owned()))
+            } else {
+                wrong("names no socket by its whole path")
+            };
+        }
+        if !["tcp", "ssh"].contains(&scheme) {
+            return wrong("is the address of no engine");
+        }
+        let (user, place) = match rest.rsplit_once('@') {
+            Some((user, place)) => (Some(user), place),
+            None => (None, rest),
+        };
+        let Some((host, port)) = host_and_port(place.strip_suffix('/').unwrap_or(place)) else {
+            return wrong("names no machine");
+        };
+        match (scheme, user, port) {
+            ("tcp", None, Some(port)) => Ok(Self::Tcp { host, port }),
+            ("tcp", None, None) => wrong("names no port"),
+            ("tcp", Some(_), _) => wrong("names a user, and nobody is one by TCP"),
+            (_, Some(user), _) if !is_user(user) => wrong("names no user that `ssh` could be told"),
+            (_, user, port) => Ok(Self::Ssh { user: user.map(str::to_owned), host, port }),
+        }
+    }
+
+    /// The socket, of an engine on this machine.
+    #[must_use]
+    pub fn socket(&self) -> Option<&str> {
+        match self {
+            Self::Unix(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// Whether nobody but this machine is on the way.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            Self::Ssh { .. } => false,
+        }
+    }
+}
+
+/// Something wrong with how an engine is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFault {
+    /// The key of [`EngineConfig`].
+    pub key: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to write.
+    pub help: String,
+}
+
+/// What is wrong with how an engine is named.
+#[must_use]
+pub fn engine_faults(engine: &EngineConfig) -> Vec<EngineFault> {
+    let fault = |key, message: String, help: &str| EngineFault { key, message, help: help.to_owned() };
+    let address = match EngineAddress::parse(&engine.address) {
+        Ok(address) => address,
+        Err((message, help)) => return vec![fault("address", message, help)],
+    };
+    let mut faults = Vec::new();
+    let tls = [("ca", &engine.ca), ("cert", &engine.cert), ("key", &engine.key)];
+    let ssh = [("identity", &engine.identity), ("known-hosts", &engine.known_hosts)];
+    let (others, what) = match &address {
+        EngineAddress::Tcp { .. } => (ssh.to_vec(), "`ssh://USER@HOST`"),
+        EngineAddress::Ssh { .. } => (tls.to_vec(), "`tcp://HOST:PORT`"),
+        EngineAddress::Unix(_) => (tls.into_iter().chain(ssh).collect(), "an address on another machine"),
+    };
+    for (key, _) in others.into_iter().filter(|(_, file)| file.is_some()) {
+        faults.push(fault(
+            key,
+            format!("`{key}` means nothing for `{}`", engine.address),
+            &format!("remove it; it is for {what}"),
+        ));
+    }
+    if matches!(address, EngineAddress::Tcp { .. }) {
+        let missing: Vec<&str> = tls.iter().filter(|(_, file)| file.is_none()).map(|(key, _)| *key).collect();
+        if missing.len() == tls.len() {
+            if !address.is_loopback() {
+                faults.push(fault(
+                    "address",
+                    format!(
+                        "`{}` is on another machine, and without TLS: whoever reaches that port has the machine",
+                        engine.address
+                    ),
+                    "name `ca`, `cert` and `key`, with the engine started by `--tlsverify`; or reach it by SSH: `ssh://USER@HOST`",
+                ));
+            }
+        } else {
+            for key in missing {
+                faults.push(fault(
+                    "address",
+                    format!("`{key}` is missing: engine and host both show a certificate"),
+                    "name `ca`, `cert` and `key`",
+                ));
+            }
+        }
+    }
+    if let Some(publish) = &engine.publish {
+        let is_any = publish.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+        if address.socket().is_some() {
+            let help = "remove it: services of an engine on this machine are reached in their own networks";
+            faults.push(fault("publish", format!("`publish` means nothing for `{}`", engine.address), help));
+        } else if is_any {
+            let help = "write one of its addresses, of a network that is private: `10.0.0.5`";
+            faults.push(fault(
+                "publish",
+                format!("`{publish}` would open services to every network of that machine"),
+                help,
+            ));
+        } else if publish.parse::<IpAddr>().is_err() {
+            faults.push(fault("publish", format!("`{publish}` is no address"), "write one such as `10.0.0.5`"));
+        }
+    }
+    faults
+}
+
+/// What is wrong with a host that has an engine of its own, as its file has it.
+pub(super) fn faults_of_host(name: &str, host: &HostConfig) -> Vec<EngineFault> {
+    let Some(engine) = &host.docker else { return Vec::new() };
+    let mut faults = engine_faults(engine);
+    let mut whole = |message: String, help: &str| {
+        faults.push(EngineFault { key: "", message, help: help.to_owned() });
+    };
+    let is_far = EngineAddress::parse(&engine.address).is_ok_and(|address| address.socket().is_none());
+    if is_far && !host.gpus.is_empty() {
+        whole(
+            "GPUs are looked at and given out where `segue host` runs, and this engine is elsewhere".into(),
+            "run a `segue host` on that machine and have it join (`segue host invite`), or remove `gpus`",
+        );
+    }
+    if name != LOCAL_HOST && (host.join || host.address.is_some()) {
+        let help = "name it there: `segue host --docker ADDRESS`";
+        whole(format!("`{name}` joins from another machine, and `docker` means nothing here"), help);
+    } else if name != LOCAL_HOST && is_far && host.socket.is_some() {
+        whole(
+            format!("`{name}` has a `socket`: it is started by somebody else, who names its engine"),
+            "remove `socket`, and `segue up` starts it; or name the engine there: `segue host --docker ADDRESS`",
+        );
+    } else if host.is_started_here(name) && name != LOCAL_HOST && host.listen.is_empty() {
+        whole(
+            format!("`segue up` starts `{name}`, and nothing says where its router listens"),
+            "name an address that no other host has: `listen: [\"127.0.0.1:8332\"]`",
+        );
+    }
+    faults
+}
+
+/// Why jobs can't run at an engine; none: they can.
+pub(super) fn no_engine_of_jobs(socket: &str) -> Option<EngineFault> {
+    let is_path = !socket.contains("://");
+    (!is_path).then(|| {
+        let (message, help) = match socket.strip_prefix("unix://") {
+            Some(path) => ("a socket is named by its path".to_owned(), format!("write `{path}`")),
+            None => (
+                format!("`{socket}` is no socket of this machine, and a job's container has its workspace from here"),
+                "run a worker on that machine; services alone may have an engine elsewhere (`hosts.NAME.docker`)"
+                    .into(),
+            ),
+        };
+        EngineFault { key: "socket", message, help }
+    })
+}
+
+const HELP: &str = "write `unix:///run/docker.sock`, `tcp://HOST:2376` or `ssh://USER@HOST`";
+
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    let is_host = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == ':') && host.chars().all(is_plain);
+    let port = port.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0).ok_or(())).transpose().ok()?;
+    is_host.then(|| (host.to_owned(), port))
+}
+
+/// Nothing that a shell or `ssh` could take for anything else.
+fn is_user(user: &str) -> bool {
+    user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && user.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_or_refused() {
+        let tcp = |host: &str, port| EngineAddress::Tcp { host: host.into(), port };
+        let ssh = |user: Option<&str>, host: &str, port| EngineAddress::Ssh {
+            user: user.map(str::to_owned),
+            host: host.into(),
+            port,
+        };
+        for (text, address) in [
+            ("/run/docker.sock", EngineAddress::Unix("/run/docker.sock".into())),
+            ("unix:///run/docker.sock", EngineAddress::Unix("/run/docker.sock".into())),
+            ("tcp://10.0.0.5:2376", tcp("10.0.0.5", 2376)),
+            ("tcp://gpu-1.internal:2376/", tcp("gpu-1.internal", 2376)),
+            ("tcp://[fd00::5]:2376", tcp("fd00::5", 2376)),
+            ("ssh://deploy@10.0.0.5", ssh(Some("deploy"), "10.0.0.5", None)),
+            ("ssh://deploy@gpu-1:2222", ssh(Some("deploy"), "gpu-1", Some(2222))),
+            ("ssh://gpu-1", ssh(None, "gpu-1", None)),
+        ] {
+            assert_eq!(EngineAddress::parse(text), Ok(address), "{text}");
+        }
+        for text in [
+            "",
+            "unix://docker.sock",
+            "http://10.0.0.5:2375",
+            "tcp://10.0.0.5",
+            "tcp://10.0.0.5:0",
+            "tcp://10.0.0.5:70000",
+            "tcp://me@10.0.0.5:2376",
+            "tcp://",
+            "tcp://a b:1",
+            "ssh://-oProxyCommand=x",
+            "ssh://-l@host",
+            "ssh://a@b@c",
+            "ssh://deploy@host/run/docker.sock",
+            "ssh://deploy:word@host",
+        ] {
+            assert!(EngineAddress::parse(text).is_err(), "{text}");
+        }
+    }
+}
