@@ -1,7 +1,7 @@
 //! The sample service as a container: its image is built by the pipeline, from one that has the program already.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -95,9 +95,8 @@ pub struct HostAlone {
     folder: tempfile::TempDir,
     process: Child,
     client: reqwest::Client,
-    docker: PathBuf,
+    engine: Vec<String>,
     listen: String,
-    more: Vec<String>,
 }
 
 impl HostAlone {
@@ -114,14 +113,23 @@ impl HostAlone {
     /// # Errors
     /// It does not start.
     pub async fn start_with(docker: &Docker, more: &[&str]) -> Result<Self> {
+        let socket = docker.socket().display().to_string();
+        let engine = ["--docker", &socket].into_iter().chain(more.iter().copied());
+        Self::start_at(engine.map(str::to_owned).collect()).await
+    }
+
+    /// The same with arguments that say where the engine is.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_at(engine: Vec<String>) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("segue-host-").tempdir()?;
         let socket = folder.path().join("host/host.sock");
         let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(60)).build()?;
-        let (listen, docker) = (free_address()?, docker.socket().to_owned());
-        let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
-        let process = launch(folder.path(), &docker, &listen, &more)?;
-        let host = Self { folder, process, client, docker, listen, more };
+        let listen = free_address()?;
+        let process = launch(folder.path(), &engine, &listen)?;
+        let host = Self { folder, process, client, engine, listen };
         host.until_ready().await?;
         Ok(host)
     }
@@ -133,7 +141,7 @@ impl HostAlone {
     pub async fn kill_and_start(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        self.process = launch(self.folder.path(), &self.docker, &self.listen, &self.more)?;
+        self.process = launch(self.folder.path(), &self.engine, &self.listen)?;
         self.until_ready().await
     }
 
@@ -217,16 +225,14 @@ impl Drop for HostAlone {
     }
 }
 
-fn launch(folder: &Path, docker: &Path, listen: &str, more: &[String]) -> Result<Child> {
+fn launch(folder: &Path, engine: &[String], listen: &str) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(folder.join("log"))?;
     let child = Command::new(binary()?)
         .arg("host")
         .arg("--data")
         .arg(folder.join("host"))
         .args(["--listen", listen])
-        .arg("--docker")
-        .arg(docker)
-        .args(more)
+        .args(engine)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -14,7 +14,11 @@ use nix::sys::signal::Signal;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use crate::processes;
+use crate::{
+    engines::{Certificates, MACHINE},
+    processes,
+    stand::free_address,
+};
 
 /// How long an engine may take to start, beside other tests on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -39,6 +43,8 @@ struct Own {
     data: PathBuf,
     /// Programs that it finds before others.
     beside: Option<PathBuf>,
+    /// What it is started with.
+    more: Vec<String>,
     process: Option<Child>,
 }
 
@@ -59,7 +65,7 @@ impl Docker {
     /// # Errors
     /// The program is missing, or it does not start.
     pub async fn start() -> Result<Self> {
-        Self::start_with(None, None).await
+        Self::start_with(None, None, Vec::new()).await
     }
 
     /// Starts one that keeps its data in a directory that is there.
@@ -67,7 +73,7 @@ impl Docker {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_at(data: &Path) -> Result<Self> {
-        Self::start_with(Some(data.to_owned()), None).await
+        Self::start_with(Some(data.to_owned()), None, Vec::new()).await
     }
 
     /// Starts one that finds the programs of a folder before others.
@@ -75,15 +81,27 @@ impl Docker {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_beside(programs: &Path) -> Result<Self> {
-        Self::start_with(None, Some(programs.to_owned())).await
+        Self::start_with(None, Some(programs.to_owned()), Vec::new()).await
     }
 
-    async fn start_with(data: Option<PathBuf>, beside: Option<PathBuf>) -> Result<Self> {
+    /// Starts one that listens at an address of TCP as well, with these certificates; and that address, as a host is told it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_tls(certificates: &Certificates) -> Result<(Self, String)> {
+        let port = free_address()?.rsplit_once(':').context("a port")?.1.to_owned();
+        let address = format!("tcp://{MACHINE}:{port}");
+        let mut more = certificates.of_engine();
+        more.extend(["--host".to_owned(), address.clone()]);
+        Ok((Self::start_with(None, None, more).await?, address))
+    }
+
+    async fn start_with(data: Option<PathBuf>, beside: Option<PathBuf>, more: Vec<String>) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "dockerd is started as root alone");
         let folder = tempfile::Builder::new().prefix("segue-docker-").tempdir()?;
         let socket = folder.path().join("docker.sock");
         let data = data.unwrap_or_else(|| folder.path().join("data"));
-        let own = Own { folder, data, beside, process: None };
+        let own = Own { folder, data, beside, more, process: None };
         let mut docker = Self { own: Some(own), client: client(&socket)?, socket };
         docker.restart().await?;
         docker.furnish().await?;
@@ -112,6 +130,9 @@ impl Docker {
             .arg(format!("unix://{}", self.socket.display()))
             // its own networks need neither a bridge of the machine's nor rules in its firewall
             .args(["--bridge=none", "--iptables=false", "--ip-masq=false"])
+            // of the usual pools, which have room for thirty networks of all engines, nothing may be left
+            .args(["--default-address-pool", "base=10.96.0.0/12,size=26"])
+            .args(&own.more)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -313,6 +334,16 @@ impl Docker {
     /// No answer.
     pub async fn instances_of(&self, stand: &Path) -> Result<Vec<Value>> {
         Ok(self.of_host("/containers/json?all=true&", stand).await?.as_array().cloned().unwrap_or_default())
+    }
+
+    /// The containers of every host's instances, as the engine lists them.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn instances(&self) -> Result<Vec<Value>> {
+        let filter = percent(&json!({ "label": ["segue.host"] }).to_string());
+        let found = self.ask(Method::GET, &format!("/containers/json?all=true&filters={filter}"), None).await?;
+        Ok(found.as_array().cloned().unwrap_or_default())
     }
 
     /// The names of volumes and networks that a host made.

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod cut;
 pub mod disk;
 pub mod docker;
+pub mod engines;
 pub mod exporter;
 pub mod faults;
 pub mod fleet;

@@ -90,6 +90,7 @@ mod previews_sleep_and_wake;
 mod pushes_of_one_group_take_turns;
 mod random_faults_break_no_promise;
 mod requests_with_a_header_see_the_canary;
+mod services_run_at_an_engine_on_another_machine;
 mod services_stand_beside_a_job_in_a_container;
 mod several_hosts_go_the_same_way;
 mod steps_promote_check_and_go_back;
