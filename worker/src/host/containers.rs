@@ -127,6 +127,7 @@ impl Host {
             }
             docker.remove_instance(&found.id).await?;
         }
+        let is_left = left.is_some();
         let seen = match left {
             Some(seen) => seen,
             None => docker.start_instance(&spec).await?,
@@ -154,7 +155,9 @@ impl Host {
             stop_signal: spec.settings.stop_signal.unwrap_or_else(|| STOP_SIGNAL.into()),
             facts: seen.facts,
         };
-        Ok(Container::started(docker.clone(), record, said))
+        // one that is there still, as at an engine that outlives a reboot of this machine, has its words written down up to some line
+        let as_it_is = if is_left { Container::adopted } else { Container::started };
+        Ok(as_it_is(docker.clone(), record, said))
     }
 
     /// What an instance's container is made with.

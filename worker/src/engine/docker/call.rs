@@ -24,7 +24,7 @@ pub enum DockerError {
         message: String,
     },
     /// It is not there, or broke off.
-    #[error("the container engine could not {doing}: {message}; is it running? `segue doctor` looks")]
+    #[error("the container engine could not {doing}: {message}{}", remedy(message))]
     Away {
         /// What was asked.
         doing: &'static str,
@@ -51,6 +51,15 @@ pub enum DockerError {
     /// The worker's own part of it failed.
     #[error("{0}")]
     Own(String),
+}
+
+/// What to do where the engine's own machine did not say: of one elsewhere, the way there names what is wrong with it.
+fn remedy(message: &str) -> &'static str {
+    if message.starts_with("tcp://") || message.starts_with("ssh://") {
+        ""
+    } else {
+        "; is it running? `segue doctor` looks"
+    }
 }
 
 impl DockerError {
