@@ -69,11 +69,22 @@ impl TableRoute {
         if is_canary { Side::Canary } else { Side::Stable }
     }
 
-    /// Whether both releases have traffic. Where one has it all, nothing is to be assigned.
+    /// Whether there are two releases to choose from: the new one may have no share yet, and what rules send to it reaches it all the same.
+    /// Where the new one has all traffic, or is not there, nothing is to be assigned.
     #[must_use]
     pub fn has_both(&self) -> bool {
-        let has = |side| self.targets.iter().any(|target| target.weight > 0 && self.side_of(target) == side);
-        has(Side::Canary) && has(Side::Stable)
+        let of = |side| self.targets.iter().filter(move |target| self.side_of(target) == side);
+        of(Side::Canary).next().is_some() && of(Side::Stable).any(|target| target.weight > 0)
+    }
+
+    /// The targets of one release, with the weights by which what rules send to it is drawn among them: equal ones, where it has no share of
+    /// the rest.
+    #[must_use]
+    pub fn of_side(&self, side: Side) -> Vec<(&TableTarget, u32)> {
+        let of_side = || self.targets.iter().filter(|target| self.side_of(target) == side);
+        let has_share = of_side().any(|target| target.weight > 0);
+        let weighed = of_side().map(|target| (target, if has_share { target.weight } else { 1 }));
+        weighed.filter(|(_, weight)| *weight > 0).collect()
     }
 }
 
@@ -102,11 +113,11 @@ pub struct Route {
     pub environment: String,
     /// The service.
     pub service: String,
-    /// Its targets with weight.
+    /// Its targets with weight; and those without it that rules send requests to.
     targets: Vec<Arc<Upstream>>,
     /// How requests are assigned to the releases among them.
     assignment: Assignment,
-    /// Whether two releases have weight. Where one has it all, it is only told which rule a request goes by.
+    /// Whether there are two releases, see [`TableRoute::has_both`]. Where one is alone, it is only told which rule a request goes by.
     has_both: bool,
     asleep: bool,
     /// What was observed of it.
@@ -121,6 +132,8 @@ pub struct Upstream {
     /// Where it listens.
     pub address: SocketAddr,
     weight: u32,
+    /// The same among those of its release, for what a rule sends there.
+    weight_by_rule: u32,
     release: i64,
     side: Side,
     in_flight: Arc<InFlight>,
@@ -183,8 +196,14 @@ impl Routing {
         let mut routing = Self { in_flight: before.in_flight.clone(), ..Self::default() };
         for route in &table.routes {
             let log = before.route(&route.environment, &route.service).map(|r| r.log.clone());
-            let targets =
-                route.targets.iter().filter(|t| t.weight > 0).map(|t| routing.upstream(t, route.side_of(t))).collect();
+            let by_side = |side| if route.has_both() { route.of_side(side) } else { Vec::new() };
+            let by_rule: Vec<_> = [Side::Canary, Side::Stable].into_iter().flat_map(by_side).collect();
+            let targets = route.targets.iter().filter_map(|target| {
+                let drawn = by_rule.iter().find(|(known, _)| *known == target).map(|(_, weight)| *weight);
+                let by_rule = drawn.unwrap_or(0);
+                (target.weight > 0 || by_rule > 0).then(|| routing.upstream(target, route.side_of(target), by_rule))
+            });
+            let targets = targets.collect();
             let built = Arc::new(Route {
                 environment: route.environment.clone(),
                 service: route.service.clone(),
@@ -212,11 +231,12 @@ impl Routing {
         routing
     }
 
-    fn upstream(&mut self, target: &TableTarget, side: Side) -> Arc<Upstream> {
+    fn upstream(&mut self, target: &TableTarget, side: Side, weight_by_rule: u32) -> Arc<Upstream> {
         Arc::new(Upstream {
             instance: target.instance.clone(),
             address: target.address,
             weight: target.weight,
+            weight_by_rule,
             release: target.release,
             side,
             in_flight: self.in_flight.entry(target.instance.clone()).or_default().clone(),
@@ -260,14 +280,14 @@ impl Routing {
         let all_tried = !route.has_other_than(side, tried);
         let is_open = |u: &&Arc<Upstream>| u.may_have(side) && (all_tried || !tried.contains(&u.instance));
         let open = || route.targets.iter().filter(is_open);
-        let total: u64 = open().map(|u| u64::from(u.weight)).sum();
+        let total: u64 = open().map(|u| u.weight_for(side)).sum();
         if total == 0 {
             return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
         }
         let mut ticket = rand::rng().random_range(0..total);
         let mut upstream = None;
         for candidate in open() {
-            let weight = u64::from(candidate.weight);
+            let weight = candidate.weight_for(side);
             if ticket < weight {
                 upstream = Some(candidate.clone());
                 break;
@@ -277,7 +297,7 @@ impl Routing {
         let Some(upstream) = upstream else {
             return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
         };
-        let of_release: u64 = open().filter(|u| u.release == upstream.release).map(|u| u64::from(u.weight)).sum();
+        let of_release: u64 = open().filter(|u| u.release == upstream.release).map(|u| u.weight_for(side)).sum();
         #[allow(clippy::cast_precision_loss)]
         let probability = if rule.is_some() { 1.0 } else { of_release as f64 / total as f64 };
         let guard = InFlightGuard::new(upstream.in_flight.clone());
@@ -317,7 +337,11 @@ impl Choice {
 
 impl Upstream {
     fn may_have(&self, side: Option<Side>) -> bool {
-        side.is_none_or(|side| side == self.side)
+        side.is_none_or(|side| side == self.side) && self.weight_for(side) > 0
+    }
+
+    fn weight_for(&self, side: Option<Side>) -> u64 {
+        u64::from(if side.is_some() { self.weight_by_rule } else { self.weight })
     }
 }
 

@@ -288,9 +288,21 @@ async fn rules_send_requests_to_one_of_two_releases(kind: Kind) {
         assert!(seen.iter().all(|o| o.rule.is_none() && o.probability < 1.0), "{seen:?}");
     }
     // with one release there is nothing to choose, and it is told all the same: who is compared with whom does not change at 100 %
-    let mut position = assigned(&world, [100, 0], &rules).await;
+    let mut alone = assigning(&world, [100, 0], &rules);
+    alone.targets.truncate(1);
+    let mut position = world.client.apply_route(&alone).await.unwrap().newest_observation;
     assert_eq!(get_with(&world, "x-release: canary").await, (200, "v1".into()));
     assert_eq!(read(&world, &mut position, 1).await[0].rule, Some(0));
+    // one that stands by without a share is reached by rules, and by nothing else
+    let mut position = assigned(&world, [100, 0], &rules).await;
+    for _ in 0..10 {
+        assert_eq!(get_with(&world, "x-release: canary").await, (200, "v2".into()));
+        assert_eq!(get_with(&world, "x-other: 1").await, (200, "v1".into()));
+    }
+    let seen = read(&world, &mut position, 20).await;
+    let by_rule = |o: &&Observation| o.rule.is_some();
+    assert!(seen.iter().filter(by_rule).all(|o| o.instance.as_str() == "web-2" && o.rule == Some(0)), "{seen:?}");
+    assert_eq!(seen.iter().filter(by_rule).count(), 10, "{seen:?}");
     let mut position = assigned(&world, [0, 100], &rules).await;
     assert_eq!(get_with(&world, "x-release: stable").await, (200, "v2".into()));
     assert_eq!(read(&world, &mut position, 1).await[0].rule, Some(1));

@@ -160,11 +160,12 @@ fn notes_of(route: &TableRoute) -> String {
 
 /// The servers of a backend: every target's, or those of one release. Where only one has traffic it is that one's, so that there is somebody.
 fn servers_of(route: &TableRoute, backend: &str, side: Option<Side>) -> impl Iterator<Item = Server> {
-    let side = side.filter(|_| route.has_both());
-    let is_of = |target: &&TableTarget| side.is_none_or(|side| route.side_of(target) == side);
-    let targets: Vec<&TableTarget> = route.targets.iter().filter(is_of).collect();
-    let weights = scaled(&targets.iter().map(|t| t.weight).collect::<Vec<_>>());
-    targets.into_iter().zip(weights).map(|(target, weight)| Server {
+    let targets: Vec<(&TableTarget, u32)> = match side.filter(|_| route.has_both()) {
+        Some(side) => route.of_side(side),
+        None => route.targets.iter().map(|target| (target, target.weight)).collect(),
+    };
+    let weights = scaled(&targets.iter().map(|(_, weight)| *weight).collect::<Vec<_>>());
+    targets.into_iter().zip(weights).map(|((target, _), weight)| Server {
         backend: backend.to_owned(),
         name: target.instance.to_string(),
         address: target.address,

@@ -98,7 +98,8 @@ pub(super) fn host_that_tells(mark: &str) -> String {
 
 /// The draw among a route's instances, and for each of them an upstream, in which the others stand by for when it can't be connected to.
 fn add_route(text: &mut String, number: usize, route: &TableRoute) {
-    let targets: Vec<&TableTarget> = route.targets.iter().filter(|t| t.weight > 0).collect();
+    let targets: Vec<(&TableTarget, u32)> =
+        route.targets.iter().filter(|t| t.weight > 0).map(|target| (target, target.weight)).collect();
     let _ = writeln!(text, "\n# {} in {}", route.service, route.environment);
     if targets.is_empty() {
         return;
@@ -126,8 +127,7 @@ fn add_route(text: &mut String, number: usize, route: &TableRoute) {
     text.push_str("}\n");
     for side in [Side::Canary, Side::Stable] {
         // where one release has all traffic it is that one's, so that there is somebody
-        let is_of = |target: &&&TableTarget| !route.has_both() || route.side_of(target) == side;
-        let of_side: Vec<&TableTarget> = targets.iter().filter(is_of).copied().collect();
+        let of_side = if route.has_both() { route.of_side(side) } else { targets.clone() };
         add_draw(text, &format!("{number}_{}", side.word()), &of_side);
     }
 }
@@ -180,18 +180,18 @@ fn plain(text: &str) -> String {
 }
 
 /// The draw among some targets of a route, by whose names its variable and its upstreams are called.
-fn add_draw(text: &mut String, number: &str, targets: &[&TableTarget]) {
+fn add_draw(text: &mut String, number: &str, targets: &[(&TableTarget, u32)]) {
     let _ = writeln!(text, "split_clients $request_id $segue_route_{number} {{");
-    let shares = shares(&targets.iter().map(|t| t.weight).collect::<Vec<_>>());
+    let shares = shares(&targets.iter().map(|(_, weight)| *weight).collect::<Vec<_>>());
     for (index, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0) {
         let _ = writeln!(text, "    {}.{:02}% segue_{number}_{index};", share / 100, share % 100);
     }
     // `*` takes whatever comes to it: it is the last
     let rest = shares.iter().position(|share| *share == 0).unwrap_or(0);
     let _ = writeln!(text, "    * segue_{number}_{rest};\n}}");
-    for (index, target) in targets.iter().enumerate() {
+    for (index, (target, _)) in targets.iter().enumerate() {
         let _ = write!(text, "upstream segue_{number}_{index} {{ server {} max_fails=0;", target.address);
-        for (_, other) in targets.iter().enumerate().filter(|(other, _)| *other != index) {
+        for (_, (other, _)) in targets.iter().enumerate().filter(|(other, _)| *other != index) {
             let _ = write!(text, " server {} max_fails=0 backup;", other.address);
         }
         let _ = writeln!(text, " }} # {}", target.instance);
