@@ -3,9 +3,9 @@
 //! Comes in: names and texts from a pipeline. Goes out: what is wrong with them, as far as it can be told before a run.
 //! Never here: performing them; the worker checks the evaluated values again.
 
-use segue_schemas::{duration::Span, id::is_name, plan::BUILD_IMAGE, price::Price};
+use segue_schemas::{duration::Span, id::is_name, plan::BUILD_IMAGE, price::Price, strategy::Batch};
 
-use crate::{image, machines};
+use crate::{image, machines, strategies};
 
 /// An action that ships with Segue.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ enum Kind {
     Name,
     Path,
     Stages,
+    /// A number of hosts, or a share of them.
+    Batch,
     Duration,
     Count,
     Rate,
@@ -71,13 +73,11 @@ const fn optional(name: &'static str, kind: Kind) -> Input {
 /// The longest that an artifact or a cache entry can be asked to be kept, in days.
 pub const MAX_RETENTION_DAYS: u64 = 400;
 
-/// What `segue/promote` and `segue/canary` take about the canary.
-macro_rules! canary_inputs {
+/// What actions take about how a release is watched, behind what is their own.
+macro_rules! watched_inputs {
     ($($own:expr),*) => {
         &[
             $($own,)*
-            optional("stages", Kind::Stages),
-            optional("stage-duration", Kind::Duration),
             optional("hold-limit", Kind::Duration),
             optional("min-requests", Kind::Count),
             optional("false-alarm", Kind::Rate),
@@ -89,6 +89,15 @@ macro_rules! canary_inputs {
         ]
     };
 }
+
+/// What says how a release comes to its traffic.
+const STRATEGY: Input = optional(strategies::INPUT, Kind::Word(&strategies::NAMES));
+const BATCH: Input = optional("batch", Kind::Batch);
+const PAUSE: Input = optional("pause", Kind::Duration);
+const HOLD: Input = optional("hold", Kind::Flag);
+const SOAK: Input = optional("soak", Kind::Duration);
+const STAGES: Input = optional("stages", Kind::Stages);
+const STAGE_DURATION: Input = optional("stage-duration", Kind::Duration);
 
 /// Every action that the worker performs itself.
 pub const ACTIONS: [Action; 14] = [
@@ -129,12 +138,17 @@ pub const ACTIONS: [Action; 14] = [
     },
     Action {
         name: "segue/deploy",
-        inputs: &[
+        inputs: watched_inputs!(
             required("service", Kind::Name),
             optional("artifact", Kind::Name),
             optional("path", Kind::Path),
             optional("image", Kind::Text),
-        ],
+            STRATEGY,
+            BATCH,
+            PAUSE,
+            HOLD,
+            SOAK
+        ),
         one_of: &["artifact", "path", "image"],
         deploys: true,
     },
@@ -152,21 +166,30 @@ pub const ACTIONS: [Action; 14] = [
     },
     Action {
         name: "segue/canary",
-        inputs: canary_inputs!(
+        inputs: watched_inputs!(
             required("service", Kind::Name),
             optional("artifact", Kind::Name),
             optional("path", Kind::Path),
-            optional("image", Kind::Text)
+            optional("image", Kind::Text),
+            STAGES,
+            STAGE_DURATION
         ),
         one_of: &["artifact", "path", "image"],
         deploys: true,
     },
     Action {
         name: "segue/promote",
-        inputs: canary_inputs!(
+        inputs: watched_inputs!(
             required("service", Kind::Name),
             required("from", Kind::Name),
-            optional("release", Kind::Count)
+            optional("release", Kind::Count),
+            STRATEGY,
+            BATCH,
+            PAUSE,
+            HOLD,
+            SOAK,
+            STAGES,
+            STAGE_DURATION
         ),
         one_of: &[],
         deploys: true,
@@ -282,6 +305,7 @@ impl Input {
             Kind::Name => Err(format!("`{value}` cannot be a name; use letters, digits, `-`, `_` and `.`")),
             Kind::Path => path(value),
             Kind::Stages => stages(value),
+            Kind::Batch => value.parse::<Batch>().map(drop),
             Kind::Duration => match value.parse::<Span>() {
                 Ok(span) if span.0.is_zero() => Err(format!("`{name}` cannot be 0; write a duration such as `15m`")),
                 Ok(_) => Ok(()),

@@ -33,4 +33,5 @@ pub mod rollout;
 pub mod sbom;
 pub mod schedule;
 pub mod service;
+pub mod strategies;
 pub mod workflow;

@@ -6,10 +6,14 @@
 use std::fmt::Write as _;
 
 use segue_schemas::{
-    deploy::{CanarySpec, Strategy},
+    deploy::{CanarySpec, JudgeSpec, Strategy},
+    duration::Span,
     id::ReleaseId,
+    strategy::{BlueGreenSpec, RollingSpec},
 };
 use serde_json::json;
+
+use crate::strategies;
 
 /// The file that such runs are shown with. Nobody has one of that name: a pipeline's file ends in `.yml`.
 pub const FILE: &str = ".segue/pipelines/(promotion)";
@@ -44,10 +48,8 @@ pub fn pipeline(promotion: &Promotion<'_>) -> String {
         json!(promotion.from),
         promotion.release
     );
-    if let Strategy::Canary(canary) = promotion.strategy {
-        for (key, value) in inputs(canary) {
-            let _ = write!(with, ", {key}: {}", json!(value));
-        }
+    for (key, value) in inputs(promotion.strategy) {
+        let _ = write!(with, ", {key}: {}", json!(value));
     }
     format!(
         "name: {}\non: workflow_dispatch\njobs:\n  promote:\n    environment: {}\n    steps:\n      - uses: segue/promote\n        with: {{ {with} }}\n",
@@ -56,13 +58,30 @@ pub fn pipeline(promotion: &Promotion<'_>) -> String {
     )
 }
 
-/// A canary as `segue/promote` takes it.
-fn inputs(canary: &CanarySpec) -> Vec<(&'static str, String)> {
-    let CanarySpec { stages, stage_duration, hold_limit, judge } = canary;
-    let stages: Vec<String> = stages.iter().map(ToString::to_string).collect();
+/// A strategy as `segue/promote` takes it.
+fn inputs(strategy: &Strategy) -> Vec<(&'static str, String)> {
+    let named = |name: &str| (strategies::INPUT, name.to_owned());
+    match strategy {
+        Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => Vec::new(),
+        Strategy::Canary(CanarySpec { stages, stage_duration, hold_limit, judge }) => {
+            let stages: Vec<String> = stages.iter().map(ToString::to_string).collect();
+            let own = [("stages", stages.join(",")), ("stage-duration", stage_duration.to_string())];
+            own.into_iter().chain(watched(*hold_limit, judge)).collect()
+        }
+        Strategy::Rolling(RollingSpec { batch, pause, hold_limit, judge }) => {
+            let own = [named(strategies::ROLLING), ("batch", batch.to_string()), ("pause", pause.to_string())];
+            own.into_iter().chain(watched(*hold_limit, judge)).collect()
+        }
+        Strategy::BlueGreen(BlueGreenSpec { hold, hold_limit, soak, judge }) => {
+            let own = [named(strategies::BLUE_GREEN), ("hold", hold.to_string()), ("soak", soak.to_string())];
+            own.into_iter().chain(watched(*hold_limit, judge)).collect()
+        }
+    }
+}
+
+/// How a release is watched.
+fn watched(hold_limit: Span, judge: &JudgeSpec) -> impl Iterator<Item = (&'static str, String)> {
     let always = [
-        ("stages", stages.join(",")),
-        ("stage-duration", stage_duration.to_string()),
         ("hold-limit", hold_limit.to_string()),
         ("min-requests", judge.min_requests.to_string()),
         ("false-alarm", judge.false_alarm.to_string()),
@@ -74,15 +93,12 @@ fn inputs(canary: &CanarySpec) -> Vec<(&'static str, String)> {
         judge.max_error_rate.map(|rate| ("max-error-rate", rate.to_string())),
         judge.max_p95.map(|limit| ("max-p95", limit.to_string())),
     ];
-    always.into_iter().chain(given.into_iter().flatten()).collect()
+    always.into_iter().chain(given.into_iter().flatten())
 }
 
 #[cfg(test)]
 mod tests {
-    use segue_schemas::{
-        deploy::JudgeSpec,
-        trigger::{Event, Trigger},
-    };
+    use segue_schemas::trigger::{Event, Trigger};
 
     use super::*;
     use crate::plan::plan;
@@ -123,5 +139,9 @@ mod tests {
         let canary = CanarySpec { stages: vec![5, 100], judge, ..CanarySpec::default() };
         let by_stages = [("stages", "5,100"), ("stage-duration", "15m"), ("max-error-rate", "0.02")];
         check(&Strategy::Canary(canary), &by_stages);
+        let rolling = Strategy::Rolling(RollingSpec::default());
+        check(&rolling, &[("strategy", "rolling"), ("batch", "1"), ("pause", "1m"), ("min-requests", "0")]);
+        let held = Strategy::BlueGreen(BlueGreenSpec { hold: true, ..BlueGreenSpec::default() });
+        check(&held, &[("strategy", "blue-green"), ("hold", "true"), ("soak", "10m")]);
     }
 }

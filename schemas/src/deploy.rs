@@ -12,6 +12,7 @@ use crate::{
     id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
     size::Size,
     status::RolloutStatus,
+    strategy::{BlueGreenSpec, RollingSpec},
     time::Timestamp,
 };
 
@@ -279,6 +280,10 @@ pub enum Strategy {
     HotSwap,
     /// By stages, each watched and compared with what ran before.
     Canary(CanarySpec),
+    /// Host after host, each step watched and compared with the hosts that still have what ran before.
+    Rolling(RollingSpec),
+    /// Ready on all hosts, tried where that is asked for, then all traffic at once, watched.
+    BlueGreen(BlueGreenSpec),
     /// The other way round: its route and everything that runs of it are taken away.
     Remove,
     /// No release comes: the data of the one that serves are brought back to what they were.
@@ -413,7 +418,7 @@ pub struct DataSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutCommand {
-    /// To 100 % now.
+    /// To 100 % now; of one that goes host after host, on without pauses; of one that stands ready, to all traffic, watched.
     Promote,
     /// Back to the release before, now.
     Abort,

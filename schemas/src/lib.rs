@@ -26,6 +26,7 @@ pub mod queue;
 pub mod router;
 pub mod size;
 pub mod status;
+pub mod strategy;
 pub mod time;
 pub mod trigger;
 pub mod worker_api;

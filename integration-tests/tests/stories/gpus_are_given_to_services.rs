@@ -61,7 +61,7 @@ async fn each_instance_has_its_own_and_a_release_that_does_not_fit_changes_place
     for words in [
         "GPU-small: its memory has had 2 errors that could not be corrected (end its processes and reset it",
         "GPU-large: 44000 MiB are asked for, and 37555 are free of 81559",
-        "A canary runs beside what serves: ask for less `memory`",
+        "What is compared with what serves runs beside it: ask for less `memory`",
     ] {
         let told = told(&third.rollout)?;
         ensure!(told.contains(words), "`{words}` is not in: {told}");
@@ -70,7 +70,7 @@ async fn each_instance_has_its_own_and_a_release_that_does_not_fit_changes_place
 
     let refused = release(&stand, "4", "segue/canary", RECREATED).await;
     let refused = refused.err().context("a canary of what is recreated")?.to_string();
-    ensure!(refused.contains("a canary runs beside what serves"), "{refused}");
+    ensure!(refused.contains("as a canary is, runs beside what serves"), "{refused}");
 
     let fifth = release(&stand, "5", "segue/deploy", RECREATED).await?;
     ensure!(fifth.status == RunStatus::Succeeded, "{}", fifth.log);

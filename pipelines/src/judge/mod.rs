@@ -366,7 +366,8 @@ impl Judge {
                 n.stage_requests, n.min_requests
             ));
         }
-        if !n.control_is_stored && n.control.requests < MIN_CONTROL_REQUESTS {
+        // who asks for none of the canary's requests asks for none to compare them with
+        if n.min_requests > 0 && !n.control_is_stored && n.control.requests < MIN_CONTROL_REQUESTS {
             return Some(format!(
                 "too few samples to compare with: the former release answered {:.0} requests, {MIN_CONTROL_REQUESTS:.0} are needed",
                 n.control.requests

@@ -18,7 +18,7 @@ use crate::{
     document::{Content, Entry, Node, ScalarKind},
     expr,
     nearest::did_you_mean,
-    preview,
+    preview, strategies,
 };
 
 const STEP_KEYS: Keys = Keys {
@@ -364,6 +364,19 @@ impl Reader<'_, '_> {
                 "`url` is an address, `service` what serves in the job's environment"
             };
             self.findings.error(code, span, message, Some(help.into()));
+        }
+        // what an expression will say is checked when it is known
+        let strategy = with.get(strategies::INPUT).map(String::as_str).filter(|name| !name.trim().is_empty());
+        let is_open = strategy.is_some_and(|name| !strategies::NAMES.contains(&name.trim()));
+        let gives =
+            |input: &str| with.get(input).is_some_and(|value| !value.trim().is_empty() && !value.contains("${{"));
+        let knows = action.input(strategies::INPUT).is_some();
+        if knows
+            && !is_open
+            && let Some((input, problem)) = strategies::misplaced(action.name, strategy.map(str::trim), gives)
+        {
+            let message = format!("the input `{input}` of `{}` does not go with its strategy", action.name);
+            self.findings.error(Code::Conflict, span, message, Some(problem));
         }
     }
 

@@ -31,10 +31,20 @@ pub enum Action {
         percent: u8,
         /// Where the traffic goes.
         targets: Vec<Target>,
+        /// The hosts where it goes there, of one that goes host after host; on the others it goes to the fallback. `None`: all.
+        hosts: Option<Vec<String>>,
         /// Where it falls back to.
         fallback: Vec<Target>,
         /// Whether the host restores the fallback by itself when nobody renews.
         dead_man: bool,
+    },
+    /// Put the new release beside what serves, without a share: requests that a rule sends to it reach it. Answered by `StandingBy`, or by
+    /// `ShiftFailed` with 0 %.
+    StandBy {
+        /// Where the traffic goes; the new instances with weight 0.
+        targets: Vec<Target>,
+        /// What serves.
+        fallback: Vec<Target>,
     },
     /// Take the traffic from every instance: requests are answered with 503. Answered by `Interrupted` or `InterruptFailed`.
     Interrupt {

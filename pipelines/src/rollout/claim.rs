@@ -1,7 +1,7 @@
 //! How an owner takes a rollout over, at its beginning or later, and what the host did by itself meanwhile.
 
 use segue_schemas::{
-    deploy::{JournalKind, Strategy},
+    deploy::JournalKind,
     host_api::{Instance, InstanceState, RouteState, Target},
     id::InstanceId,
     status::RolloutStatus,
@@ -25,6 +25,7 @@ impl RolloutMachine {
         let targets = facts.route.as_ref().map(|r| &r.targets);
         record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
         self.quarantine_again(out);
+        self.count_hosts(facts);
         if let Some(route) = &facts.route
             && self.on_route(route, !facts.others.is_empty(), out)
         {
@@ -32,17 +33,19 @@ impl RolloutMachine {
         }
         let lost = self.new.iter().find(|c| c.ready && !facts.carries(&c.instance)).map(|c| c.instance.clone());
         match (self.phase.clone(), lost) {
-            (Phase::Shifting { .. } | Phase::Watching { .. }, Some(lost)) => {
+            (Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. }, Some(lost)) => {
                 self.roll_back(format!("the new release's instance {lost} is gone from the host"), out);
             }
             (Phase::Shifting { .. } | Phase::Watching { .. }, None) if self.was_taken_back(facts) => {
                 let why = "the traffic was found back where it was, taken back by an owner that could not say why";
                 self.roll_back(why.into(), out);
             }
-            (Phase::Shifting { percent, then }, None) => self.shift(percent, then, out),
+            (Phase::Shifting { then: Then::StandBy { until }, .. }, None) => self.stand_by(until, out),
+            (Phase::StandingBy { until }, None) => self.stand_by(Some(until), out),
+            (Phase::Shifting { percent, then }, None) => self.shift_again(percent, then, out),
             // asserts the weights, and with them this owner's epoch and the dead-man's switch
             (Phase::Watching { ends, held_until }, None) => {
-                self.shift(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
+                self.shift_again(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
             }
             (Phase::Inspecting { .. }, _) => self.inspect_again(out),
             (Phase::Starting, _) => self.start_new(out),
@@ -63,6 +66,12 @@ impl RolloutMachine {
     /// acted without the journal, because it could not reach the server, and died before it could. Its word stands.
     fn was_taken_back(&self, facts: &HostFacts) -> bool {
         let has_weight = |t: &Target| t.weight > 0 && self.new.iter().any(|c| c.instance == t.instance);
+        if let Some(rolling) = self.rolling.as_ref().filter(|_| !facts.hosts.is_empty()) {
+            let has_lost = |(host, targets): &(String, Vec<Target>)| {
+                rolling.is_carried_by(host) && !targets.iter().any(has_weight)
+            };
+            return self.weight > 0 && facts.hosts.iter().any(has_lost);
+        }
         let mut routes = facts.route.iter().chain(&facts.others);
         self.weight > 0 && routes.any(|route| !route.targets.iter().any(has_weight))
     }
@@ -88,10 +97,9 @@ impl RolloutMachine {
             return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
         }
         self.name_instances(facts, out);
-        if let Strategy::Canary(canary) = &self.spec.strategy
-            && !self.former.is_empty()
-        {
-            self.judge = Some(Judge::new(canary, &self.spec.service.rules));
+        if self.is_watched() && !self.former.is_empty() {
+            self.judge = Some(Judge::new(&self.canary(), &self.spec.service.rules));
+            self.begin_rolling(facts);
         }
         self.phase = Phase::Starting;
         self.start_new(out);
@@ -142,7 +150,7 @@ impl RolloutMachine {
             self.on_emergency(route, has_others, &restored.reason, out);
             return true;
         }
-        if matches!(self.phase, Phase::Shifting { .. } | Phase::Watching { .. }) {
+        if matches!(self.phase, Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. }) {
             let (at, reason) = (restored.at, &restored.reason);
             self.roll_back(format!("the host took the traffic back by itself at {at}: {reason}"), out);
             return true;

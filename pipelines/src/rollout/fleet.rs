@@ -124,8 +124,12 @@ impl Fleet {
             let newest_observation = routes.iter().map(|route| route.newest_observation).sum();
             RouteState { epoch, newest_observation, ..routes.remove(at) }
         });
-        let others = routes;
-        HostFacts { route, others, instances: instances.collect() }
+        let hosts = facts.iter().map(|(host, facts)| {
+            let route = facts.route.as_ref().map(|route| self.route_in_its_names(host, route));
+            (host.clone(), route.map(|route| route.targets).unwrap_or_default())
+        });
+        let (hosts, others) = (hosts.collect(), routes);
+        HostFacts { route, others, instances: instances.collect(), hosts }
     }
 
     /// A host's route in the machine's names.
@@ -165,7 +169,7 @@ impl Fleet {
         }
     }
 
-    /// Where the traffic goes, in a host's names: the same share of the former release and of the new one.
+    /// Where the traffic goes, in a host's names: the same share of the former release and of the new one. Who has none stays without.
     #[must_use]
     pub fn own_targets(&self, host: &str, targets: &[Target]) -> Vec<Target> {
         let parts = |own: &[Target]| own.iter().map(|target| u64::from(target.weight.max(1))).sum::<u64>().max(1);
@@ -197,7 +201,12 @@ impl Fleet {
                 None => together.push((instance, weight)),
             }
         }
-        reduce(within_bounds(together))
+        let idle: Vec<Target> = together
+            .iter()
+            .filter(|(_, weight)| *weight == 0)
+            .map(|(instance, _)| Target { instance: instance.clone(), weight: 0 })
+            .collect();
+        reduce(within_bounds(together)).into_iter().chain(idle).collect()
     }
 
     fn stands_for(&self, host: &str, logical: &InstanceId) -> Option<&[Target]> {
@@ -329,8 +338,12 @@ mod tests {
             in_flight: [].into(),
             newest_observation: 10,
         };
-        let facts =
-            HostFacts { route: Some(route), others: Vec::new(), instances: instances.iter().map(instance).collect() };
+        let facts = HostFacts {
+            route: Some(route),
+            others: Vec::new(),
+            hosts: Vec::new(),
+            instances: instances.iter().map(instance).collect(),
+        };
         (name.into(), facts)
     }
 

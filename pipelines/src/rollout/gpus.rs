@@ -73,6 +73,7 @@ impl RolloutMachine {
             Phase::New
                 | Phase::Starting
                 | Phase::Shifting { .. }
+                | Phase::StandingBy { .. }
                 | Phase::Watching { .. }
                 | Phase::Inspecting { .. }
                 | Phase::Settling { .. }
@@ -244,6 +245,7 @@ impl RolloutMachine {
             out.push(Action::Shift {
                 percent: 0,
                 targets: self.former.clone(),
+                hosts: None,
                 fallback: self.former.clone(),
                 dead_man: false,
             });

@@ -1,7 +1,7 @@
 use segue_schemas::{
     deploy::{Observation, RolloutCommand},
     gpu_health::GpuReport,
-    host_api::{HostState, Instance, InstanceState, RouteState},
+    host_api::{HostState, Instance, InstanceState, RouteState, Target},
     id::InstanceId,
 };
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,13 @@ pub enum Input {
         percent: u8,
         /// Why.
         reason: String,
+    },
+    /// The new release stands beside what serves, as `StandBy` asked.
+    StandingBy,
+    /// The hosts that take part from now on: another one has been left out.
+    Hosts {
+        /// Their names.
+        hosts: Vec<String>,
     },
     /// Requests that were observed since the last such input, oldest first.
     Observations {
@@ -127,6 +134,9 @@ pub struct HostFacts {
     pub others: Vec<RouteState>,
     /// The service's instances in the environment, of any release, that are not stopped.
     pub instances: Vec<Instance>,
+    /// The hosts that take part and where the traffic of each goes, in the machine's names; empty where there is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<(String, Vec<Target>)>,
 }
 
 impl HostFacts {
@@ -136,6 +146,7 @@ impl HostFacts {
         Self {
             route: state.routes.iter().find(|r| r.environment == environment && r.service == service).cloned(),
             others: Vec::new(),
+            hosts: Vec::new(),
             instances: state
                 .instances
                 .iter()

@@ -5,6 +5,7 @@ use segue_schemas::{
     host_api::Target,
     id::{InstanceId, RolloutId},
     status::RolloutStatus,
+    strategy::BlueGreenSpec,
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use super::{
     action::{Action, Serves},
     gpus::{Gpus, Suspect},
     input::Input,
+    rolling::Rolling,
     weights::split,
 };
 use crate::judge::{Judge, Verdict};
@@ -72,6 +74,9 @@ pub struct RolloutMachine {
     /// What is known of the hosts' GPUs.
     #[serde(default, skip_serializing_if = "Gpus::is_unknown")]
     pub(super) gpus: Gpus,
+    /// Of one that goes host after host: how far it has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rolling: Option<Rolling>,
     pub(super) observed_until: u64,
 }
 
@@ -96,6 +101,8 @@ pub(super) enum Phase {
     Shifting { percent: u8, then: Then },
     /// Something is wrong with the new release, which has no traffic meanwhile: the hosts look whether their GPUs are to blame.
     Inspecting { why: String, suspect: Suspect, is_back: bool, is_answered: bool, is_hosts_fault: bool },
+    /// The new release is ready everywhere and has no traffic but what rules send it, until a person gives it all.
+    StandingBy { until: Timestamp },
     /// A stage is watched.
     Watching { ends: Timestamp, held_until: Option<Timestamp> },
     /// All traffic is on the new release; the former instances are being retired.
@@ -118,6 +125,8 @@ pub(super) enum Phase {
 pub(super) enum Then {
     /// The stage is watched; it goes on where it was begun before.
     Watch { ends: Option<Timestamp>, held_until: Option<Timestamp> },
+    /// It waits for a person; it goes on waiting where it began to before.
+    StandBy { until: Option<Timestamp> },
     /// The rollout settles.
     Settle,
 }
@@ -153,6 +162,7 @@ impl RolloutMachine {
             replaced: BTreeSet::new(),
             promote: false,
             gpus: Gpus::default(),
+            rolling: None,
             observed_until: 0,
         }
     }
@@ -180,6 +190,8 @@ impl RolloutMachine {
             Input::NoRoom { instance, reason } => self.on_no_room(&instance, &reason, now, out),
             Input::Interrupted => self.on_interrupted(out),
             Input::InterruptFailed { reason } => self.on_interrupt_failed(&reason, now, out),
+            Input::StandingBy => self.on_standing_by(now, out),
+            Input::Hosts { hosts } => self.on_hosts(&hosts, out),
             Input::Shifted { percent } => self.on_shifted(percent, now, out),
             Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, out),
             Input::Observations { observations, lost, next } => {
@@ -259,6 +271,7 @@ impl RolloutMachine {
     pub fn next_wake(&self) -> Option<Timestamp> {
         match &self.phase {
             Phase::Watching { ends, held_until } => Some(held_until.unwrap_or(*ends)),
+            Phase::StandingBy { until } => Some(*until),
             Phase::Reviving { retry_at, .. }
             | Phase::GoingBack { retry_at, .. }
             | Phase::GivingUp { retry_at, .. }
@@ -274,7 +287,10 @@ impl RolloutMachine {
         self.judge.is_some()
             && matches!(
                 self.phase,
-                Phase::Starting | Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. }
+                Phase::Starting
+                    | Phase::StandingBy { .. }
+                    | Phase::Watching { .. }
+                    | Phase::Shifting { then: Then::Watch { .. } | Then::StandBy { .. }, .. }
             )
     }
 
@@ -346,7 +362,9 @@ impl RolloutMachine {
                     self.give_up_starting(why, out);
                 }
             }
-            Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } if is_new => {
+            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Settling { .. }
+                if is_new =>
+            {
                 let why = format!("instance {instance} of the new release is lost: {reason}");
                 if !self.watches_lives() || !self.suspects_gpus(&why, out) {
                     self.roll_back(why, out);
@@ -367,14 +385,16 @@ impl RolloutMachine {
     }
 
     pub(super) fn take_first_traffic(&mut self, out: &mut Vec<Action>) {
-        if self.former.is_empty() && matches!(self.spec.strategy, Strategy::Canary(_)) {
+        if self.former.is_empty() && self.is_watched() {
             let reason = "nothing served before, so there is nothing to compare with: all traffic goes to it at once";
             self.reason = Some(reason.into());
         }
-        if self.judge.is_none() || self.promote {
-            self.shift(100, Then::Settle, out);
-        } else {
-            self.enter_stage(0, out);
+        match self.spec.strategy {
+            _ if self.judge.is_none() => self.shift(100, Then::Settle, out),
+            Strategy::BlueGreen(BlueGreenSpec { hold: true, .. }) if !self.promote => self.stand_by(None, out),
+            Strategy::BlueGreen(_) | Strategy::Rolling(_) => self.enter_stage(0, out),
+            _ if self.promote => self.shift(100, Then::Settle, out),
+            _ => self.enter_stage(0, out),
         }
     }
 
@@ -385,9 +405,11 @@ impl RolloutMachine {
     pub(super) fn shift(&mut self, percent: u8, then: Then, out: &mut Vec<Action>) {
         self.phase = Phase::Shifting { percent, then };
         let instances: Vec<InstanceId> = self.new_instances().cloned().collect();
+        let hosts = self.rolling.as_ref().filter(|_| percent < 100).map(Rolling::changed);
         out.push(Action::Shift {
             percent,
-            targets: split(percent, &instances, &self.former),
+            targets: split(if hosts.is_some() { 100 } else { percent }, &instances, &self.former),
+            hosts,
             // what has stopped is nothing to fall back to
             fallback: if self.has_gap { Vec::new() } else { self.former.clone() },
             dead_man: matches!(then, Then::Watch { .. }) && !self.former.is_empty(),
@@ -402,7 +424,10 @@ impl RolloutMachine {
                     Then::Watch { ends, held_until } => {
                         let ends = ends.unwrap_or_else(|| now + self.canary().stage_duration.0);
                         self.phase = Phase::Watching { ends, held_until };
+                        self.on_carried(out);
                     }
+                    // answered otherwise
+                    Then::StandBy { .. } => {}
                     Then::Settle => {
                         self.judge = None;
                         let left = if self.has_gap { BTreeSet::new() } else { self.former_instances() };
@@ -460,6 +485,7 @@ impl RolloutMachine {
             Phase::MakingRoom { .. } => "making_room",
             Phase::Shifting { .. } => "shifting",
             Phase::Inspecting { .. } => "inspecting",
+            Phase::StandingBy { .. } => "standing_by",
             Phase::Watching { .. } => "watching",
             Phase::Settling { .. } => "settling",
             Phase::GoingBack { .. } => "going_back",

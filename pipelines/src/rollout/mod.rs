@@ -15,6 +15,8 @@
 //!   so every action must be safe to perform twice. There is no other path of recovery.
 //! * `Shift` is confirmed with `Shifted` once the proxy carries it. Actions may come while an earlier one is under way; they
 //!   are performed in order. A `Shift` to 0 % takes the place of every action before it that has not begun, but for `Record` and `Quarantine`.
+//! * Of a rollout that goes host after host `Shift` names the hosts that go over, and the owner says by `Hosts` when one is left out. A release
+//!   that is to be tried first stands by (`StandBy`): it has no share, and rules reach it.
 //! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
 //!   gives each renewal's answer that shows `restored` back as `Route`.
 //! * Where old and new do not fit side by side and the service chose it, `Interrupt` takes the traffic from everybody, the former instances are
@@ -31,7 +33,9 @@ mod gpus;
 mod input;
 mod machine;
 mod recreate;
+mod rolling;
 mod stages;
+mod standing;
 mod way_back;
 mod weights;
 

@@ -25,8 +25,8 @@ const REMEDY: &str = "To have what serves stopped first, so that nobody answers 
                       under `gpus` of the service; to have both at once, ask for less `memory` or use a host with more GPUs";
 
 /// The same for what is compared with what serves.
-const REMEDY_OF_CANARY: &str = "A canary runs beside what serves: ask for less `memory`, use a host with more GPUs, or write `when-full: \
-                                recreate` under `gpus` of the service and use `segue/deploy`";
+const REMEDY_OF_CANARY: &str = "What is compared with what serves runs beside it: ask for less `memory`, use a host with more GPUs, or write `when-full: \
+                                recreate` under `gpus` of the service and use `segue/deploy` without a `strategy`";
 
 /// Why what serves is not stopped although that was chosen.
 const NOT_ON_RECORD: &str = "What serves is not on record and could not be brought back, so it is not stopped: stop it by hand, or use another host";

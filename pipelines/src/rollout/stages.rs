@@ -1,7 +1,7 @@
 //! A canary's stages: what is observed, what the judge makes of it, and what a person says.
 
 use segue_schemas::{
-    deploy::{CanarySpec, JournalKind, Observation, RolloutCommand, Strategy},
+    deploy::{JournalKind, Observation, RolloutCommand},
     status::RolloutStatus,
     time::Timestamp,
 };
@@ -14,14 +14,6 @@ use super::{
 use crate::judge::{Arm, Decision, Verdict};
 
 impl RolloutMachine {
-    /// The rules of the canary; a hot swap has no stages and does not ask.
-    pub(super) fn canary(&self) -> CanarySpec {
-        match &self.spec.strategy {
-            Strategy::Canary(canary) => canary.clone(),
-            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => CanarySpec::default(),
-        }
-    }
-
     /// Rising weights that end with 100, whatever was asked for.
     fn stages(&self) -> Vec<u8> {
         let mut stages: Vec<u8> = self.canary().stages.into_iter().filter(|s| (1..100).contains(s)).collect();
@@ -32,9 +24,11 @@ impl RolloutMachine {
     }
 
     pub(super) fn enter_stage(&mut self, stage: usize, out: &mut Vec<Action>) {
-        let stages = self.stages();
-        self.stage = stage.min(stages.len() - 1);
-        let percent = stages[self.stage];
+        let percent = self.reach_hosts(stage).unwrap_or_else(|| {
+            let stages = self.stages();
+            self.stage = stage.min(stages.len() - 1);
+            stages[self.stage]
+        });
         self.status = RolloutStatus::Running;
         self.reason = None;
         if let Some(judge) = &mut self.judge {
@@ -43,8 +37,12 @@ impl RolloutMachine {
         self.shift(percent, Then::Watch { ends: None, held_until: None }, out);
     }
 
-    fn leave_stage(&mut self, out: &mut Vec<Action>) {
-        if self.stage + 1 < self.stages().len() {
+    pub(super) fn leave_stage(&mut self, out: &mut Vec<Action>) {
+        let is_last = match &self.rolling {
+            Some(rolling) => rolling.is_everywhere(),
+            None => self.stage + 1 >= self.stages().len(),
+        };
+        if !is_last {
             self.enter_stage(self.stage + 1, out);
         } else {
             self.status = RolloutStatus::Running;
@@ -73,7 +71,10 @@ impl RolloutMachine {
             } else {
                 continue;
             };
-            judge.observe(arm, observation);
+            match &mut self.rolling {
+                Some(rolling) => judge.observe(arm, &rolling.weighed(arm, observation)),
+                None => judge.observe(arm, observation),
+            }
             if judge.is_alarmed() {
                 break;
             }
@@ -84,6 +85,7 @@ impl RolloutMachine {
     pub(super) fn on_tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         match self.phase {
             Phase::Watching { .. } => self.review(now, out),
+            Phase::StandingBy { until } if now >= until => self.end_standing_by(out),
             Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
             Phase::MakingRoom { retry_at: Some(at), .. } if now >= at => self.go_on_making_room(out),
             Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(1, out),
@@ -96,7 +98,7 @@ impl RolloutMachine {
     fn review(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(judge) = &self.judge else { return };
         match self.phase {
-            Phase::Shifting { .. } => {
+            Phase::Shifting { .. } | Phase::StandingBy { .. } => {
                 let verdict = judge.verdict(false);
                 self.act_on(verdict, now, out);
             }
@@ -150,7 +152,9 @@ impl RolloutMachine {
             return;
         }
         let is_taken = match &self.phase {
-            Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. } => true,
+            Phase::Watching { .. }
+            | Phase::StandingBy { .. }
+            | Phase::Shifting { then: Then::Watch { .. } | Then::StandBy { .. }, .. } => true,
             Phase::New | Phase::Starting => command != RolloutCommand::Skip,
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
             Phase::Inspecting { .. } => command == RolloutCommand::Abort,
@@ -171,8 +175,10 @@ impl RolloutMachine {
                 );
             }
             RolloutCommand::Abort => self.roll_back(format!("aborted{who}"), out),
-            RolloutCommand::Skip => self.leave_stage(out),
             RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,
+            RolloutCommand::Promote | RolloutCommand::Skip if self.begins_to_serve(command, out) => {}
+            RolloutCommand::Promote if self.promotes_hosts(command, out) => {}
+            RolloutCommand::Skip => self.leave_stage(out),
             RolloutCommand::Promote => {
                 self.status = RolloutStatus::Running;
                 self.reason = Some(format!("promoted{who}"));

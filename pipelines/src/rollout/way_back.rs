@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     action::{Action, Serves},
     gpus::Suspect,
-    machine::{Phase, RolloutMachine, record},
+    machine::{Phase, RolloutMachine, Then, record},
 };
 
 /// How often the weights are tried to be set back before the former release is started anew.
@@ -39,7 +39,7 @@ impl RolloutMachine {
                 self.announce_way_back(why, out);
                 self.clean_up(RolloutStatus::RolledBack, out);
             }
-            Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Settling { .. } => {
+            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Settling { .. } => {
                 self.announce_way_back(why, out);
                 self.go_back(1, out);
             }
@@ -81,6 +81,7 @@ impl RolloutMachine {
         out.push(Action::Shift {
             percent: 0,
             targets: self.former.clone(),
+            hosts: None,
             fallback: self.former.clone(),
             dead_man: false,
         });
@@ -88,6 +89,9 @@ impl RolloutMachine {
 
     pub(super) fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
         match &mut self.phase {
+            Phase::Shifting { then: Then::StandBy { .. }, .. } if percent == 0 => {
+                self.roll_back(format!("it could not be put beside what serves: {reason}"), out);
+            }
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
                 self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
             }
@@ -177,7 +181,7 @@ impl RolloutMachine {
     pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
         self.phase = Phase::GivingUp { tries, retry_at: None };
         let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
-        out.push(Action::Shift { percent: 100, targets, fallback: Vec::new(), dead_man: false });
+        out.push(Action::Shift { percent: 100, targets, hosts: None, fallback: Vec::new(), dead_man: false });
     }
 
     /// The former release's turn: its instances get the traffic if they have been ready, and climb the ladder once more if

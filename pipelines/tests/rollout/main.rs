@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod gpus;
+mod strategies;
 mod world;
 
 use proptest::prelude::*;
@@ -405,6 +406,7 @@ enum Happening {
     Emergency,
     Lose { is_new: bool },
     Stray(Box<Input>),
+    LoseHost { host: usize },
     Gpu { host: usize, code: u32, is_new: bool, is_told: bool },
 }
 
@@ -428,6 +430,11 @@ fn happening() -> impl Strategy<Value = Happening> {
             _ => Input::NotReady { instance, reason: "stray".into() },
         }))),
     ]
+}
+
+/// Hosts that are lost, among all else.
+fn happening_on_hosts() -> impl Strategy<Value = Happening> {
+    prop_oneof![12 => happening(), 1 => (1..4_usize).prop_map(|host| Happening::LoseHost { host })]
 }
 
 /// What happens to GPUs, among all else.
@@ -454,6 +461,11 @@ fn happen(world: &mut World, what: Happening) {
         Happening::Emergency => world.emergency(),
         Happening::Lose { is_new } => world.lose(is_new),
         Happening::Stray(input) => world.give(*input),
+        Happening::LoseHost { host } => {
+            if let Some(host) = world.machine.spec().hosts.get(host).cloned() {
+                world.lose_host(&host);
+            }
+        }
         Happening::Gpu { host, code, is_new, is_told } => {
             let instance = if is_new { world.machine.new_instances().next().cloned() } else { "old".parse().ok() };
             if let Some((host, instance)) = world.hosts.get(host % world.hosts.len().max(1)).cloned().zip(instance) {
@@ -508,6 +520,29 @@ proptest! {
         }
         come_to_an_end(&mut world, word);
         // where nothing lives any more, on either side, there is nothing to end in
+        if !(both_dead.0 && both_dead.1) {
+            prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
+        }
+    }
+
+    /// As above of what goes host after host, and of what stands ready first.
+    #[test]
+    fn other_strategies_end_wholly_old_or_new_as_well(
+        how in strategies::any(),
+        hosts in 1..5_usize,
+        happenings in proptest::collection::vec(happening_on_hosts(), 0..80),
+        word in proptest::option::of(Just(RolloutCommand::Abort)),
+    ) {
+        let mut world = World::on_hosts(how, &["a", "b", "c", "d"][..hosts]);
+        world.claim();
+        let mut both_dead = (false, false);
+        for what in happenings {
+            if let Happening::Lose { is_new } = what {
+                if is_new { both_dead.0 = true } else { both_dead.1 = true }
+            }
+            happen(&mut world, what);
+        }
+        come_to_an_end(&mut world, word);
         if !(both_dead.0 && both_dead.1) {
             prop_assert!(world.finished.is_some(), "it never ends:\n{}", world.story.join("\n"));
         }

@@ -38,6 +38,10 @@ pub struct World {
     pub hosts: Vec<String>,
     /// What the drivers of their GPUs reported: host, Xid, the instance that it struck.
     pub xids: Vec<(String, u32, InstanceId)>,
+    /// Where the traffic of the others among several hosts goes.
+    pub elsewhere: BTreeMap<String, Vec<Target>>,
+    /// What rules send to the new release has somebody to answer it.
+    pub is_standing_by: bool,
     /// Hosts that were left out.
     pub quarantined: Vec<String>,
     /// What happened, as people read it.
@@ -108,6 +112,41 @@ impl World {
         world
     }
 
+    /// A rollout over several hosts, each of which serves what the first does, under the same name.
+    pub fn on_hosts(strategy: Strategy, hosts: &[&str]) -> Self {
+        let mut world = Self::new(strategy);
+        let mut spec = world.machine.spec().clone();
+        spec.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        world.machine = RolloutMachine::new(RolloutId(7), spec);
+        world.elsewhere = hosts[1..].iter().map(|host| ((*host).to_owned(), world.targets.clone())).collect();
+        world
+    }
+
+    /// Of several hosts, those that send traffic to the new release.
+    pub fn new_at(&self) -> Vec<String> {
+        let is_new =
+            |targets: &[Target]| targets.iter().any(|t| self.instances[&t.instance].0.id == self.new_release());
+        let first = self.machine.spec().hosts[0].clone();
+        let all = [(&first, &self.targets)].into_iter().chain(&self.elsewhere);
+        all.filter(|(_, targets)| is_new(targets)).map(|(host, _)| host.clone()).collect()
+    }
+
+    /// One of the others is lost.
+    pub fn lose_host(&mut self, host: &str) {
+        if self.elsewhere.remove(host).is_some() {
+            let hosts = self.present();
+            self.give(Input::Hosts { hosts });
+        }
+    }
+
+    fn present(&self) -> Vec<String> {
+        [&self.machine.spec().hosts[0]].into_iter().chain(self.elsewhere.keys()).cloned().collect()
+    }
+
+    fn new_release(&self) -> ReleaseId {
+        self.machine.spec().release.id
+    }
+
     /// The GPU of an instance at a host fails, and nobody knows of it yet.
     pub fn fail_gpu(&mut self, host: &str, code: u32, instance: &InstanceId) {
         self.xids.push((host.into(), code, instance.clone()));
@@ -162,6 +201,8 @@ impl World {
             is_tight: false,
             hosts: Vec::new(),
             xids: Vec::new(),
+            elsewhere: BTreeMap::new(),
+            is_standing_by: false,
             quarantined: Vec::new(),
             story: Vec::new(),
             finished: None,
@@ -201,9 +242,17 @@ impl World {
             gpus: Vec::new(),
         };
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;
+        let at = |(host, targets): (&String, &Vec<Target>)| (host.clone(), targets.clone());
+        let first = self.machine.spec().hosts[0].clone();
+        let others = self.elsewhere.values().map(|targets| RouteState { targets: targets.clone(), ..self.route() });
         HostFacts {
             route: Some(self.route()),
-            others: Vec::new(),
+            others: others.collect(),
+            hosts: if self.elsewhere.is_empty() {
+                Vec::new()
+            } else {
+                [(&first, &self.targets)].into_iter().chain(&self.elsewhere).map(at).collect()
+            },
             instances: self.instances.iter().map(instance).filter(is_there).collect(),
         }
     }
@@ -253,9 +302,22 @@ impl World {
         match action {
             Action::Start { instance, release } => self.start(instance, release, well),
             Action::AwaitReady { instance } => self.climb(&instance, well),
-            Action::Shift { percent, targets, fallback, dead_man } => {
-                self.shift(percent, targets, fallback, dead_man, well);
+            Action::Shift { percent, targets, hosts, fallback, dead_man } => {
+                self.shift(percent, targets, hosts.as_deref(), fallback, dead_man, well);
             }
+            Action::StandBy { targets, fallback } if well => {
+                for target in &targets {
+                    let (release, _, ready) = &self.instances[&target.instance];
+                    assert!(*ready, "{} stands by without having been ready", target.instance);
+                    assert_eq!(target.weight > 0, release.id != self.new_release());
+                }
+                let serve: Vec<Target> = targets.into_iter().filter(|t| t.weight > 0).collect();
+                self.elsewhere.values_mut().for_each(|targets| targets.clone_from(&serve));
+                (self.targets, self.fallback, self.dead_man, self.restored) = (serve, fallback, false, None);
+                self.is_standing_by = true;
+                self.give(Input::StandingBy);
+            }
+            Action::StandBy { .. } => self.give(Input::ShiftFailed { percent: 0, reason: "refused".into() }),
             Action::Interrupt { .. } if well => {
                 (self.targets, self.fallback, self.dead_man, self.restored) = (Vec::new(), Vec::new(), false, None);
                 self.give(Input::Interrupted);
@@ -325,7 +387,15 @@ impl World {
         }
     }
 
-    fn shift(&mut self, percent: u8, targets: Vec<Target>, fallback: Vec<Target>, dead_man: bool, well: bool) {
+    fn shift(
+        &mut self,
+        percent: u8,
+        targets: Vec<Target>,
+        hosts: Option<&[String]>,
+        fallback: Vec<Target>,
+        dead_man: bool,
+        well: bool,
+    ) {
         for target in &targets {
             let ready = self.instances.get(&target.instance).is_some_and(|(_, _, ready)| *ready);
             assert!(ready || target.weight == 0, "{} gets weight without having been ready", target.instance);
@@ -333,7 +403,15 @@ impl World {
         assert!(!dead_man || !fallback.is_empty(), "nothing to fall back to");
         let usable = |t: &Target| self.instances.get(&t.instance).is_some_and(|i| i.1 == InstanceState::Running);
         if well && targets.iter().chain(&fallback).all(usable) {
-            (self.targets, self.fallback, self.dead_man, self.restored) = (targets, fallback, dead_man, None);
+            self.is_standing_by = false;
+            let first = self.machine.spec().hosts[0].clone();
+            let at = |host: &String| match hosts {
+                Some(hosts) if !hosts.contains(host) => fallback.clone(),
+                _ => targets.clone(),
+            };
+            self.targets = at(&first);
+            self.elsewhere.iter_mut().for_each(|(host, targets)| *targets = at(host));
+            (self.fallback, self.dead_man, self.restored) = (fallback, dead_man, None);
             self.give(Input::Shifted { percent });
         } else {
             self.give(Input::ShiftFailed { percent, reason: "refused".into() });
@@ -341,8 +419,10 @@ impl World {
     }
 
     fn finish(&mut self, status: RolloutStatus, serves: Serves) {
+        let everywhere = self.targets.iter().chain(self.elsewhere.values().flatten());
         let releases: Vec<i64> =
-            self.targets.iter().filter(|t| t.weight > 0).map(|t| self.instances[&t.instance].0.id.0).collect();
+            everywhere.filter(|t| t.weight > 0).map(|t| self.instances[&t.instance].0.id.0).collect();
+        assert!(!self.is_standing_by, "a release that is gone is reached by rules");
         let new = self.machine.spec().release.id.0;
         match serves {
             Serves::New => {
@@ -397,16 +477,18 @@ impl World {
 
     /// `count` requests spread over the targets by weight, in order; every `fails`-th of the new release's fails.
     pub fn traffic(&mut self, count: u64, fails: Option<u64>) {
-        let total: u64 = self.targets.iter().map(|t| u64::from(t.weight)).sum();
-        if total == 0 {
+        if self.targets.is_empty() {
             return;
         }
+        let at_hosts: Vec<Vec<Target>> = [&self.targets].into_iter().chain(self.elsewhere.values()).cloned().collect();
         let mut canaries = 0;
         let observations = (0..count)
             .map(|i| {
                 self.sequence += 1;
+                let (targets, i) = (&at_hosts[i as usize % at_hosts.len()], i / at_hosts.len() as u64);
+                let total: u64 = targets.iter().map(|t| u64::from(t.weight)).sum();
                 let mut place = i % total;
-                let target = self.targets.iter().find(|t| {
+                let target = targets.iter().find(|t| {
                     let is_here = place < u64::from(t.weight);
                     place = place.saturating_sub(u64::from(t.weight));
                     is_here
@@ -434,6 +516,34 @@ impl World {
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
     }
 
+    /// Requests of which so many of ten go to the first of two hosts; one in `every` of each host's fails.
+    pub fn uneven_traffic(&mut self, count: u64, of_ten: u64, every: u64) {
+        let at_hosts = [self.targets[0].clone(), self.elsewhere.values().next().expect("a second host")[0].clone()];
+        let mut seen = [0, 0];
+        let observations = (0..count).map(|i| {
+            self.sequence += 1;
+            let host = usize::from(i * 7 % 10 >= of_ten);
+            seen[host] += 1;
+            let failed = seen[host] % every == 0;
+            Observation {
+                sequence: self.sequence,
+                at: Timestamp(self.now.0 + i as i64),
+                instance: at_hosts[host].instance.clone(),
+                probability: 1.0,
+                status: if failed { 500 } else { 200 },
+                outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
+                latency_us: 20_000 + (i * 7_919) % 10_000,
+                duration_us: 30_000,
+                rule: None,
+                attempt: 1,
+                unit: None,
+                synthetic: false,
+            }
+        });
+        let observations = observations.collect();
+        self.give(Input::Observations { observations, lost: 0, next: self.sequence });
+    }
+
     /// The dead-man's switch goes off, if it is set; the owner may learn of it.
     pub fn let_dead_man_act(&mut self, is_told: bool) {
         if !self.dead_man {
@@ -446,6 +556,7 @@ impl World {
             .cloned()
             .collect();
         if !usable.is_empty() {
+            self.elsewhere.values_mut().for_each(|targets| targets.clone_from(&usable));
             self.targets = usable;
         }
         self.dead_man = false;
@@ -462,6 +573,8 @@ impl World {
         self.instances.insert(back.clone(), (release(1), InstanceState::Running, true));
         self.targets = vec![Target { instance: back, weight: 1 }];
         self.fallback.clone_from(&self.targets);
+        // that host alone
+        self.is_standing_by &= !self.elsewhere.is_empty();
         self.dead_man = false;
         self.restored = Some(Restored { at: self.now, reason: "emergency: ada".into(), epoch: Epoch(2) });
         self.claim();
@@ -529,6 +642,8 @@ fn short_input(input: &Input) -> String {
         Input::NoRoom { instance, reason } => format!("no room for {instance}: {reason}"),
         Input::Interrupted => "nobody has traffic".into(),
         Input::InterruptFailed { reason } => format!("the traffic could not be taken: {reason}"),
+        Input::StandingBy => "standing by".into(),
+        Input::Hosts { hosts } => format!("hosts {}", hosts.join(" ")),
         Input::Shifted { percent } => format!("shifted {percent} %"),
         Input::ShiftFailed { percent, reason } => format!("shift to {percent} % failed: {reason}"),
         Input::Observations { observations, .. } => format!("{} requests", observations.len()),
@@ -555,9 +670,13 @@ fn short_action(action: &Action) -> String {
     match action {
         Action::Start { instance, release } => format!("start {instance} (release {})", release.id),
         Action::AwaitReady { instance } => format!("await ready {instance}"),
-        Action::Shift { percent, targets, fallback, dead_man } => {
+        Action::Shift { percent, targets, hosts, fallback, dead_man } => {
             let hand = if *dead_man { ", dead-man" } else { "" };
-            format!("shift {percent} %: {}, fallback {}{hand}", weights(targets), weights(fallback))
+            let at = hosts.as_ref().map(|hosts| format!(" at {}", hosts.join(" "))).unwrap_or_default();
+            format!("shift {percent} %{at}: {}, fallback {}{hand}", weights(targets), weights(fallback))
+        }
+        Action::StandBy { targets, fallback } => {
+            format!("stand by: {}, fallback {}", weights(targets), weights(fallback))
         }
         Action::Record { kind, detail } => {
             let reason = detail["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();

@@ -101,6 +101,11 @@ fn tell(one: &PromotionView, request: &PromotionRequest) {
             let stages: Vec<String> = canary.stages.iter().map(ToString::to_string).collect();
             format!("by stages ({} %)", stages.join("/"))
         }
+        Strategy::Rolling(rolling) => {
+            format!("host after host ({} at a time, {} between)", rolling.batch, rolling.pause)
+        }
+        Strategy::BlueGreen(swap) if swap.hold => "once it is promoted, with the one before ready".to_owned(),
+        Strategy::BlueGreen(_) => "at once, with the one before ready".to_owned(),
         Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => "at once".to_owned(),
     };
     say!("{}: {} from {from} to {to}, {how}; there now: {before}", one.service, named(&one.release));

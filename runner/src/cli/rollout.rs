@@ -34,11 +34,11 @@ enum What {
     List(ListArgs),
     /// Show a rollout with its journal
     Show(ShowArgs),
-    /// To 100 % now
+    /// To 100 % now; a rolling one goes on without pauses, one that is held gets all traffic and is watched
     Promote(WordArgs),
     /// Back to the release before, now
     Abort(WordArgs),
-    /// On to the next stage now
+    /// On to the next stage now, or to the next hosts
     Skip(WordArgs),
 }
 
@@ -207,6 +207,8 @@ fn print_rules(rollout: &Rollout) {
 fn strategy(rollout: &Rollout) -> String {
     match &rollout.spec.strategy {
         Strategy::HotSwap => "hot swap".into(),
+        Strategy::Rolling(rolling) => format!("rolling by {}", rolling.batch),
+        Strategy::BlueGreen(swap) => format!("blue-green{}", if swap.hold { ", held" } else { "" }),
         Strategy::Remove => "removal".into(),
         Strategy::Restore { backup } => format!("restore of {backup}"),
         Strategy::Canary(canary) => {

@@ -114,7 +114,7 @@ impl Planner {
         let mut known = specs.filter(|spec| !spec.is_rollback).map(|spec| spec.strategy);
         let known = known.find(|strategy| match strategy {
             Strategy::Canary(_) => true,
-            Strategy::HotSwap => asked.is_none(),
+            Strategy::HotSwap | Strategy::Rolling(_) | Strategy::BlueGreen(_) => asked.is_none(),
             Strategy::Remove | Strategy::Restore { .. } => false,
         });
         let default = asked.map_or(Strategy::HotSwap, |_| Strategy::Canary(CanarySpec::default()));
@@ -156,7 +156,7 @@ impl Planner {
             let RolloutSpec { is_rollback, strategy, .. } = &rollout.spec;
             rollout.status == RolloutStatus::Succeeded
                 && !is_rollback
-                && matches!(strategy, Strategy::HotSwap | Strategy::Canary(_))
+                && !matches!(strategy, Strategy::Remove | Strategy::Restore { .. })
         });
         let mut runs: Vec<RunId> = brought.filter_map(|rollout| rollout.run).chain([release.run]).collect();
         runs.dedup();

@@ -322,11 +322,18 @@ impl Hosts {
         Ok(drained.await?.into_iter().map(|(_, in_flight): (String, u64)| in_flight).sum())
     }
 
-    /// Sets where the traffic goes, on all the same shares. The routes as they are now, in the machine's names.
-    pub async fn apply_route(&self, apply: &ApplyRoute) -> Result<Answers<RouteState>, HostTrouble> {
+    /// Sets where the traffic goes, on all the same shares; or so on these hosts `only`, and on the others to the fallback. The routes as they
+    /// are now, in the machine's names.
+    pub async fn apply_route(
+        &self,
+        apply: &ApplyRoute,
+        only: Option<&[String]>,
+    ) -> Result<Answers<RouteState>, HostTrouble> {
         let fleet = &self.inner.fleet;
         let applied = self.each(|host| {
-            let targets = fleet.own_targets(&host.name, &apply.targets);
+            let is_meant = only.is_none_or(|only| only.contains(&host.name));
+            let targets = if is_meant { &apply.targets } else { &apply.fallback };
+            let targets = fleet.own_targets(&host.name, targets);
             let fallback = fleet.own_targets(&host.name, &apply.fallback);
             let apply = ApplyRoute { targets, fallback, ..apply.clone() };
             async move { host.apply_route(&apply).await }

@@ -3,10 +3,12 @@
 use std::str::FromStr;
 
 use indexmap::IndexMap;
+use segue_pipelines::strategies;
 use segue_schemas::{
     deploy::{CanarySpec, JudgeSpec, Strategy},
     duration::Span,
     id::{ReleaseId, is_name},
+    strategy::{BlueGreenSpec, RollingSpec},
 };
 
 /// The action that swaps a release in at once.
@@ -24,9 +26,9 @@ pub const PROMOTE: &str = "segue/promote";
 const COMMON_INPUTS: &[&str] = &["service", "artifact", "path", "image"];
 const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "image", "seed"];
 const PROMOTE_INPUTS: &[&str] = &["service", "from", "release"];
-const CANARY_INPUTS: &[&str] = &[
-    "stages",
-    "stage-duration",
+const STRATEGY_INPUTS: &[&str] = &[strategies::INPUT, "batch", "pause", "hold", "soak"];
+const STAGE_INPUTS: &[&str] = &["stages", "stage-duration"];
+const WATCH_INPUTS: &[&str] = &[
     "hold-limit",
     "min-requests",
     "false-alarm",
@@ -109,13 +111,13 @@ impl Inputs {
     pub fn parse(action: &str, with: &IndexMap<String, String>) -> Result<Self, InputError> {
         let given = Given { action, with };
         let is_promote = action == PROMOTE;
-        let is_canary = action == CANARY || (is_promote && given.text("stages").is_some());
-        let own = match action {
-            PROMOTE => PROMOTE_INPUTS,
-            PREVIEW => PREVIEW_INPUTS,
-            _ => COMMON_INPUTS,
+        let known: &[&[&'static str]] = match action {
+            PROMOTE => &[PROMOTE_INPUTS, STRATEGY_INPUTS, STAGE_INPUTS, WATCH_INPUTS],
+            PREVIEW => &[PREVIEW_INPUTS],
+            CANARY => &[COMMON_INPUTS, STAGE_INPUTS, WATCH_INPUTS],
+            _ => &[COMMON_INPUTS, STRATEGY_INPUTS, WATCH_INPUTS],
         };
-        given.only_known(own, is_canary || is_promote)?;
+        given.only_known(known)?;
         let service = given.text("service").ok_or_else(|| given.missing("service", SERVICE_REMEDY))?;
         if !is_name(service) {
             return Err(given.invalid("service", format!("`{service}` is not a service's name; {SERVICE_REMEDY}")));
@@ -123,7 +125,7 @@ impl Inputs {
         Ok(Self {
             service: service.into(),
             source: if is_promote { given.serving()? } else { given.source()? },
-            strategy: if is_canary { Strategy::Canary(given.canary()?) } else { Strategy::HotSwap },
+            strategy: given.strategy()?,
             release: given.release()?,
             seed: given.text("seed").map(str::to_owned),
         })
@@ -140,8 +142,8 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
-    fn only_known(&self, own: &[&'static str], is_canary: bool) -> Result<(), InputError> {
-        let known = || own.iter().chain(CANARY_INPUTS.iter().filter(|_| is_canary)).copied();
+    fn only_known(&self, known: &[&[&'static str]]) -> Result<(), InputError> {
+        let known = || known.iter().copied().flatten().copied();
         match self.with.keys().find(|key| !known().any(|known| known == key.as_str())) {
             None => Ok(()),
             Some(input) => Err(InputError::Unknown {
@@ -179,18 +181,63 @@ impl Given<'_> {
         }
     }
 
+    fn strategy(&self) -> Result<Strategy, InputError> {
+        if self.action == CANARY {
+            return self.canary().map(Strategy::Canary);
+        }
+        let named = self.text(strategies::INPUT);
+        if let Some((input, problem)) = strategies::misplaced(self.action, named, |input| self.text(input).is_some()) {
+            return Err(self.invalid(input, problem));
+        }
+        match named {
+            None if self.action == PROMOTE && self.text("stages").is_some() => self.canary().map(Strategy::Canary),
+            None | Some(strategies::HOT_SWAP) => Ok(Strategy::HotSwap),
+            Some(strategies::ROLLING) => self.rolling().map(Strategy::Rolling),
+            Some(strategies::BLUE_GREEN) => self.blue_green().map(Strategy::BlueGreen),
+            Some(other) => {
+                let names = strategies::NAMES.map(|name| format!("`{name}`")).join(", ");
+                Err(self.invalid(strategies::INPUT, format!("there is no `{other}`; write one of {names}")))
+            }
+        }
+    }
+
+    fn rolling(&self) -> Result<RollingSpec, InputError> {
+        let default = RollingSpec::default();
+        let batch = self.text("batch").map(str::parse).transpose();
+        Ok(RollingSpec {
+            batch: batch.map_err(|problem| self.invalid("batch", problem))?.unwrap_or(default.batch),
+            pause: self.span("pause")?.unwrap_or(default.pause),
+            hold_limit: self.span("hold-limit")?.unwrap_or(default.hold_limit),
+            judge: self.judge(default.judge)?,
+        })
+    }
+
+    fn blue_green(&self) -> Result<BlueGreenSpec, InputError> {
+        let default = BlueGreenSpec::default();
+        let hold = match self.text("hold") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(self.invalid("hold", format!("`{other}` is neither `true` nor `false`"))),
+        };
+        Ok(BlueGreenSpec {
+            hold,
+            hold_limit: self.span("hold-limit")?.unwrap_or(default.hold_limit),
+            soak: self.span("soak")?.unwrap_or(default.soak),
+            judge: self.judge(default.judge)?,
+        })
+    }
+
     fn canary(&self) -> Result<CanarySpec, InputError> {
         let default = CanarySpec::default();
         Ok(CanarySpec {
             stages: self.stages()?.unwrap_or(default.stages),
             stage_duration: self.span("stage-duration")?.unwrap_or(default.stage_duration),
             hold_limit: self.span("hold-limit")?.unwrap_or(default.hold_limit),
-            judge: self.judge()?,
+            judge: self.judge(default.judge)?,
         })
     }
 
-    fn judge(&self) -> Result<JudgeSpec, InputError> {
-        let default = JudgeSpec::default();
+    fn judge(&self, default: JudgeSpec) -> Result<JudgeSpec, InputError> {
         let min_requests = self.number::<u64>("min-requests", "a whole number of requests, such as `50`")?;
         let latency_ratio = self.number::<f64>("latency-ratio", "a factor of at least 1, such as `1.25`")?;
         if let Some(ratio) = latency_ratio
@@ -277,6 +324,8 @@ impl Given<'_> {
 
 #[cfg(test)]
 mod tests {
+    use segue_schemas::strategy::Batch;
+
     use super::*;
 
     fn parse(action: &str, pairs: &[(&str, &str)]) -> Result<Inputs, String> {
@@ -337,6 +386,26 @@ mod tests {
     }
 
     #[test]
+    fn a_deploy_may_name_its_strategy() {
+        let of = |pairs: &[(&str, &str)]| {
+            let all: Vec<_> = [("service", "web"), ("artifact", "app")].iter().chain(pairs).copied().collect();
+            parse(DEPLOY, &all).unwrap().strategy
+        };
+        assert_eq!(of(&[("strategy", "hot-swap")]), Strategy::HotSwap);
+        let Strategy::Rolling(spec) = of(&[("strategy", "rolling"), ("batch", "25%"), ("max-p95", "1s")]) else {
+            panic!("not rolling")
+        };
+        assert_eq!((spec.batch, spec.pause), (Batch::Percent(25), Span::seconds(60)));
+        assert_eq!((spec.judge.min_requests, spec.judge.max_p95), (0, Some(Span::seconds(1))));
+        let Strategy::BlueGreen(spec) = of(&[("strategy", "blue-green"), ("hold", "true"), ("soak", "5m")]) else {
+            panic!("not blue-green")
+        };
+        assert_eq!((spec.hold, spec.soak, spec.hold_limit), (true, Span::seconds(300), Span::seconds(86_400)));
+        let pairs = [("service", "web"), ("from", "staging"), ("strategy", "rolling"), ("pause", "5s")];
+        assert!(matches!(parse(PROMOTE, &pairs).unwrap().strategy, Strategy::Rolling(_)));
+    }
+
+    #[test]
     fn a_canary_without_rules_has_the_documented_ones() {
         let inputs = parse(CANARY, &[("service", "web"), ("artifact", "app"), ("stages", "")]).unwrap();
         assert_eq!(inputs.strategy, Strategy::Canary(CanarySpec::default()));
@@ -351,6 +420,16 @@ mod tests {
         check_error(DEPLOY, &[web], "name an artifact of this run");
         check_error(DEPLOY, &[web, app, ("path", "dist")], "leave one of the two out");
         check_error(DEPLOY, &[web, app, ("stages", "10,100")], "`segue/deploy` has no input `stages`");
+        check_error(DEPLOY, &[web, app, ("pause", "1m")], "belongs to `strategy: rolling`");
+        check_error(
+            DEPLOY,
+            &[web, app, ("strategy", "rolling"), ("hold", "true")],
+            "belongs to `strategy: blue-green`",
+        );
+        check_error(DEPLOY, &[web, app, ("strategy", "rollin")], "there is no `rollin`; write one of `hot-swap`");
+        check_error(DEPLOY, &[web, app, ("strategy", "rolling"), ("batch", "0")], "`0` is no number of hosts");
+        check_error(DEPLOY, &[web, app, ("strategy", "blue-green"), ("hold", "1")], "neither `true` nor `false`");
+        check_error(PREVIEW, &[web, app, ("strategy", "rolling")], "has no input `strategy`");
         check_error(CANARY, &[web, app, ("stages", "10,50")], "the last stage is 50; write rising percentages");
         check_error(CANARY, &[web, app, ("stages", "50,10,100")], "50 does not rise to 10");
         check_error(CANARY, &[web, app, ("stages", "0,100")], "`0` is not a percentage from 1 to 100");

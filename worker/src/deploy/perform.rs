@@ -39,7 +39,9 @@ pub(super) enum Act {
     /// Start an instance.
     Start(Box<StartInstance>),
     /// Change weights.
-    Shift { percent: u8, apply: ApplyRoute },
+    Shift { percent: u8, apply: ApplyRoute, only: Option<Vec<String>> },
+    /// Put the new release beside what serves, without a share.
+    StandBy(ApplyRoute),
     /// Take the traffic from everybody.
     Interrupt(ApplyRoute),
     /// Let the host drain and stop an instance later.
@@ -93,15 +95,29 @@ pub(super) fn act(
             let start = place::start(claim, instance, release)?;
             Ok((Act::Start(Box::new(start)), (JournalKind::StartIntent, detail)))
         }
-        Action::Shift { percent, targets, fallback, dead_man: is_watched } => {
-            let message = format!("giving {percent} % of the traffic to release {}", claim.rollout.spec.release.id);
+        Action::Shift { percent, targets, hosts: only, fallback, dead_man: is_watched } => {
+            let release = claim.rollout.spec.release.id;
+            let message = match &only {
+                Some(hosts) => format!("giving all traffic of {} to release {release}", named(hosts)),
+                None => format!("giving {percent} % of the traffic to release {release}"),
+            };
             let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": percent,
-                "targets": targets, "fallback": fallback });
+                "targets": targets, "hosts": only, "fallback": fallback });
             let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
             let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms };
-            Ok((Act::Shift { percent, apply }, (JournalKind::ShiftIntent, detail)))
+            Ok((Act::Shift { percent, apply, only }, (JournalKind::ShiftIntent, detail)))
+        }
+        Action::StandBy { targets, fallback } => {
+            let release = claim.rollout.spec.release.id;
+            let message = format!("putting release {release} beside what serves, without a share of the traffic");
+            let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": 0,
+                "targets": targets, "fallback": fallback });
+            let rules = place::rules(&claim.rollout.spec);
+            let assignment = place::assignment(&claim.rollout.spec);
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
+            Ok((Act::StandBy(apply), (JournalKind::ShiftIntent, detail)))
         }
         Action::Interrupt { message } => {
             let detail = json!({ "message": message, "weight": 0 });
@@ -140,6 +156,11 @@ pub(super) fn act(
     }
 }
 
+/// Hosts, as people read them.
+pub(super) fn named(hosts: &[String]) -> String {
+    format!("{} `{}`", if hosts.len() == 1 { "host" } else { "hosts" }, hosts.join("`, `"))
+}
+
 /// Announces the act, then makes it.
 ///
 /// Only the traffic's way back does not wait for a server that can't be reached: safety comes first, the host records its own
@@ -171,7 +192,8 @@ pub(super) async fn perform(
             });
             started.await.map(Seen::Instance)
         }
-        Act::Shift { apply, .. } | Act::Interrupt(apply) => hosts.apply_route(apply).await.map(Seen::Route),
+        Act::Shift { apply, only, .. } => hosts.apply_route(apply, only.as_deref()).await.map(Seen::Route),
+        Act::StandBy(apply) | Act::Interrupt(apply) => hosts.apply_route(apply, None).await.map(Seen::Route),
         Act::Quarantine { host, back, stop, fence } => {
             hosts.quarantine(host, back.as_ref(), (stop, fence), QUARANTINE_PATIENCE).await;
             Ok(Seen::Left)

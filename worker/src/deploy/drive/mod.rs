@@ -223,6 +223,8 @@ struct Driver {
     /// The same of the news of each host's instances.
     lives_seen: BTreeMap<String, u64>,
     lives_asked: BTreeSet<String>,
+    /// The hosts that the machine knows to take part.
+    hosts_told: Vec<String>,
     /// What the ladder saw of instances that fell, until the machine records it.
     fallen: HashMap<InstanceId, Value>,
     /// When the dead-man's deadline is put off next; none while none is set.
@@ -270,6 +272,7 @@ impl Driver {
         };
         let (hosts, facts) = take_stock(hosts, &claim, &machine).await?;
         let dead_man = Duration::from_millis(claim.dead_man_ms);
+        let hosts_told = hosts.names();
         journal.note(
             JournalKind::Claimed,
             json!({
@@ -294,6 +297,7 @@ impl Driver {
             gpus_asked: BTreeSet::new(),
             lives_seen: BTreeMap::new(),
             lives_asked: BTreeSet::new(),
+            hosts_told,
             fallen: HashMap::new(),
             renew_at: None,
             renewing_since: Instant::now(),
@@ -402,6 +406,11 @@ impl Driver {
             let message = format!("host `{host}` takes no part any more: {reason}");
             self.journal.note_of(JournalKind::Quarantined, Some(host), json!({ "message": message, "reason": reason }));
         }
+        let hosts = self.hosts.names();
+        if hosts != self.hosts_told {
+            self.hosts_told.clone_from(&hosts);
+            self.feed(Input::Hosts { hosts });
+        }
         while !self.is_busy && self.closing_until.is_none() {
             let Some(action) = self.queue.pop_front() else { break };
             self.begin_action(action)?;
@@ -450,6 +459,7 @@ impl Driver {
             Action::Finish { .. } => self.is_finished = true,
             Action::Start { .. }
             | Action::Shift { .. }
+            | Action::StandBy { .. }
             | Action::Interrupt { .. }
             | Action::Quarantine { .. }
             | Action::Retire { .. }

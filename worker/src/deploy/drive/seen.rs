@@ -18,7 +18,7 @@ use super::{
         group::Answers,
         hosts::HostTrouble,
         ladder::Climb,
-        perform::{Act, Done, Seen},
+        perform::{Act, Done, Seen, named},
         server::ServerError,
     },
     Driver,
@@ -56,7 +56,7 @@ impl Driver {
                     self.journal.note(JournalKind::Retired, detail);
                     self.feed(Input::Stopped { instance: id.clone() });
                 }
-                Act::Shift { .. } | Act::Interrupt(_) | Act::Quarantine { .. } => {}
+                Act::Shift { .. } | Act::StandBy(_) | Act::Interrupt(_) | Act::Quarantine { .. } => {}
             },
             Seen::Route(routes) => {
                 if let Act::Interrupt(_) = &done.act {
@@ -69,16 +69,31 @@ impl Driver {
                     self.feed(Input::Interrupted);
                     return Ok(());
                 }
-                let targets = routes.first().map(|(_, route)| route.targets.clone()).unwrap_or_default();
-                if let Act::Shift { percent, apply } = &done.act {
+                if let Act::StandBy(_) = &done.act {
+                    self.renew_at = None;
+                    let message = format!("release {} stands beside what serves", self.release());
+                    let targets = routes.first().map(|(_, route)| route.targets.clone()).unwrap_or_default();
+                    let numbers = json!({ "took_us": micros(done.took) });
+                    let detail = json!({ "message": message, "weight": 0, "targets": targets, "numbers": numbers });
+                    self.journal.note(JournalKind::Shifted, detail);
+                    self.feed(Input::StandingBy);
+                    return Ok(());
+                }
+                if let Act::Shift { percent, apply, only } = &done.act {
+                    let is_meant = |host: &String| only.as_ref().is_none_or(|only| only.contains(host));
+                    let meant = routes.iter().find(|(host, _)| is_meant(host));
+                    let targets = meant.map(|(_, route)| route.targets.clone()).unwrap_or_default();
                     let percent = *percent;
                     self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
                     let back_us = self.going_back_since.filter(|_| percent == 0).map(|since| micros(since.elapsed()));
-                    let message = match back_us {
-                        Some(us) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
-                        None => format!("{percent} % of the traffic goes to release {}", self.release()),
+                    let message = match (back_us, only) {
+                        (Some(us), _) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
+                        (None, Some(hosts)) => {
+                            format!("all traffic of {} goes to release {}", named(hosts), self.release())
+                        }
+                        (None, None) => format!("{percent} % of the traffic goes to release {}", self.release()),
                     };
-                    let detail = json!({ "message": message, "weight": percent, "targets": targets,
+                    let detail = json!({ "message": message, "weight": percent, "targets": targets, "hosts": only,
                         "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
                     self.journal.note(JournalKind::Shifted, detail);
                     self.feed(Input::Shifted { percent });
@@ -132,6 +147,7 @@ impl Driver {
         match act {
             Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
             Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
+            Act::StandBy(_) => self.feed(Input::ShiftFailed { percent: 0, reason }),
             Act::Interrupt(_) => self.feed(Input::InterruptFailed { reason }),
             Act::Quarantine { .. } => {}
             Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),

@@ -1,5 +1,7 @@
 //! Rollouts over two hosts, each of which calls what served before by a name of its own.
 
+use segue_schemas::strategy::{BlueGreenSpec, RollingSpec};
+
 use super::*;
 
 /// `local` and `b`, both with release 1, and a rollout of release 2 to both.
@@ -178,6 +180,79 @@ async fn an_emergency_at_one_host_is_followed_by_the_other() {
     assert!(rollout.reason.is_some_and(|reason| reason.contains("emergency")));
     println!("{} {:?}", lines(&pair.server.journal()), pair.server.hand_backs());
     pair.serve([OLD, OLD]);
+}
+
+fn rolling() -> Strategy {
+    Strategy::Rolling(RollingSpec { pause: Span::millis(300), ..RollingSpec::default() })
+}
+
+#[tokio::test]
+async fn one_host_goes_over_after_the_other() {
+    let pair = Pair::new(rolling());
+    let _worker = pair.worker();
+    assert_eq!(pair.ended().await.status, RolloutStatus::Succeeded, "{}", lines(&pair.server.journal()));
+    pair.serve([NEW, NEW]);
+    let asked_for = |host: &ScriptedHost| -> Vec<Vec<u32>> {
+        host.weights_asked_for().into_iter().map(|(_, t)| t.into_iter().map(|t| t.weight).collect()).collect()
+    };
+    let weights = pair.hosts.each_ref().map(asked_for);
+    // the former release's one copy on the second stays alone for a step; then two new ones, once watched and once not
+    let expected: [Vec<Vec<u32>>; 2] = [vec![vec![1, 1]; 3], vec![vec![1], vec![1, 1], vec![1, 1]]];
+    assert_eq!(weights, expected, "{}", lines(&pair.server.journal()));
+}
+
+#[tokio::test]
+async fn what_is_bad_at_the_host_that_went_over_first_never_comes_to_the_other() {
+    let pair = Pair::new(rolling());
+    pair.hosts[0].behave(NEW, Behaviour { error_rate: 0.5, is_ready: true });
+    let _worker = pair.worker();
+    assert_eq!(pair.ended().await.status, RolloutStatus::RolledBack, "{}", lines(&pair.server.journal()));
+    pair.serve([OLD, OLD]);
+    let has_new = pair.hosts[1].weights_asked_for().into_iter().any(|(_, targets)| targets.len() > 1);
+    assert!(!has_new, "{}", lines(&pair.server.journal()));
+}
+
+#[tokio::test]
+async fn the_next_host_goes_over_where_the_first_is_lost() {
+    let Strategy::Rolling(spec) = rolling() else { unreachable!() };
+    let pair = Pair::new(Strategy::Rolling(RollingSpec { pause: Span::seconds(2), ..spec }));
+    let _worker = pair.worker();
+    pair.server.until("the first host", |rollout, _| rollout.weight == 50).await;
+    pair.hosts[0].go_away();
+    let rollout = pair.ended().await;
+    assert_eq!(rollout.status, RolloutStatus::Succeeded, "{}", lines(&pair.server.journal()));
+    assert_eq!(pair.hosts[1].serving(), [NEW]);
+    assert_eq!(pair.left_out()[0].0.as_deref(), Some("local"));
+}
+
+#[tokio::test]
+async fn what_is_held_stands_beside_what_serves_on_both() {
+    let held = BlueGreenSpec { hold: true, soak: Span::millis(300), ..BlueGreenSpec::default() };
+    let pair = Pair::new(Strategy::BlueGreen(held));
+    let _worker = pair.worker();
+    pair.server.until("it is held", |rollout, _| rollout.status == RolloutStatus::Held).await;
+    for host in &pair.hosts {
+        let asked = host.weights_asked_for();
+        let (_, targets) = asked.last().unwrap();
+        let weights: Vec<u32> = targets.iter().map(|target| target.weight).collect();
+        assert_eq!((weights, host.serving()), (vec![1, 0, 0], vec![OLD]), "{asked:?}");
+    }
+    pair.server.command(RolloutCommand::Promote);
+    assert_eq!(pair.ended().await.status, RolloutStatus::Succeeded, "{}", lines(&pair.server.journal()));
+    pair.serve([NEW, NEW]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_die_at_every_entry_of_other_strategies_too() {
+    let Strategy::Rolling(spec) = rolling() else { unreachable!() };
+    let quick = Strategy::Rolling(RollingSpec { pause: Span::millis(100), ..spec });
+    check_deaths(quick, Behaviour::GOOD, NEW).await;
+    check_deaths(
+        Strategy::BlueGreen(BlueGreenSpec { soak: Span::millis(100), ..BlueGreenSpec::default() }),
+        Behaviour::GOOD,
+        NEW,
+    )
+    .await;
 }
 
 /// A worker dies when an entry is or would be written, and the next one goes on, at every entry there is.

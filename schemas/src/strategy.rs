@@ -1,0 +1,174 @@
+//! How a release comes to its traffic otherwise than at once or by stages: host after host, or after it has stood ready for a while.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::{
+    deploy::{JudgeSpec, Strategy},
+    duration::Span,
+};
+
+/// The kinds of rollout that not every version of a worker can drive. One says with a claim which of them it can.
+pub const NEWER: [&str; 2] = [ROLLING, BLUE_GREEN];
+
+const ROLLING: &str = "rolling";
+const BLUE_GREEN: &str = "blue-green";
+
+impl Strategy {
+    /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can.
+    #[must_use]
+    pub const fn newer(&self) -> Option<&'static str> {
+        match self {
+            Self::Rolling(_) => Some(ROLLING),
+            Self::BlueGreen(_) => Some(BLUE_GREEN),
+            Self::HotSwap | Self::Canary(_) | Self::Remove | Self::Restore { .. } => None,
+        }
+    }
+}
+
+/// Host after host. On each all traffic goes over at once, and what serves on the others is what it is compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RollingSpec {
+    /// How many hosts go over in one step.
+    #[schema(value_type = String)]
+    pub batch: Batch,
+    /// How long each step is watched before the next hosts go over, and the last one before the rollout ends.
+    pub pause: Span,
+    /// How long a step may be held for want of evidence before all go back.
+    pub hold_limit: Span,
+    /// The judge's rules.
+    pub judge: JudgeSpec,
+}
+
+impl Default for RollingSpec {
+    fn default() -> Self {
+        Self {
+            batch: Batch::Hosts(1),
+            pause: Span::seconds(60),
+            hold_limit: Span::seconds(24 * 3600),
+            judge: lenient(),
+        }
+    }
+}
+
+/// Ready beside what serves, then all traffic at once, everywhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BlueGreenSpec {
+    /// Whether it waits, ready and without traffic, until a person promotes it.
+    pub hold: bool,
+    /// How long it may wait for that, and how long it may be held for want of evidence once it serves, before it goes back.
+    pub hold_limit: Span,
+    /// How long it is watched once it serves, with the release before ready to take the traffic back.
+    pub soak: Span,
+    /// The judge's rules.
+    pub judge: JudgeSpec,
+}
+
+impl Default for BlueGreenSpec {
+    fn default() -> Self {
+        Self { hold: false, hold_limit: Span::seconds(24 * 3600), soak: Span::seconds(10 * 60), judge: lenient() }
+    }
+}
+
+/// Without requests such a rollout goes on, where a canary is held.
+fn lenient() -> JudgeSpec {
+    JudgeSpec { min_requests: 0, ..JudgeSpec::default() }
+}
+
+/// How many hosts go over in one step: `2`, or `25%` of those that take part, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// So many.
+    Hosts(u32),
+    /// So many of a hundred.
+    Percent(u8),
+}
+
+impl Batch {
+    /// How many these are of so many hosts; one at least.
+    #[must_use]
+    pub fn of(self, hosts: usize) -> usize {
+        match self {
+            Self::Hosts(count) => usize::try_from(count).unwrap_or(usize::MAX),
+            Self::Percent(percent) => hosts.saturating_mul(usize::from(percent)).div_ceil(100),
+        }
+        .max(1)
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hosts(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl FromStr for Batch {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parsed = match s.trim().strip_suffix('%') {
+            Some(percent) => percent.trim_end().parse().ok().filter(|p| (1..=100).contains(p)).map(Self::Percent),
+            None => s.trim().parse().ok().filter(|count| *count > 0).map(Self::Hosts),
+        };
+        parsed
+            .ok_or_else(|| format!("`{s}` is no number of hosts; write one from 1 on, or a share of them: `1`, `25%`"))
+    }
+}
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<'_, str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Batch {
+    fn schema_name() -> Cow<'static, str> {
+        "Batch".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "description": "a number of hosts, or a share of them", "examples": ["1", "25%"]})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_newer_is_called_as_it_is_stored() {
+        let newer = [Strategy::Rolling(RollingSpec::default()), Strategy::BlueGreen(BlueGreenSpec::default())];
+        for (strategy, name) in newer.into_iter().zip(NEWER) {
+            let stored = serde_json::to_value(&strategy).unwrap();
+            assert_eq!((strategy.newer(), stored["kind"].as_str()), (Some(name), Some(name)));
+        }
+        assert_eq!(Strategy::HotSwap.newer(), None);
+    }
+
+    #[test]
+    fn a_batch_is_a_number_or_a_share_of_the_hosts_and_never_none() {
+        let cases =
+            [("1", 4, 1), ("3", 2, 3), ("25%", 4, 1), ("25 %", 5, 2), ("1%", 3, 1), ("100%", 7, 7), ("50%", 0, 1)];
+        for (text, hosts, wanted) in cases {
+            let batch: Batch = text.parse().unwrap();
+            assert_eq!(batch.of(hosts), wanted, "{text} of {hosts}");
+            let again: Batch = serde_json::from_value(serde_json::to_value(batch).unwrap()).unwrap();
+            assert_eq!(again, batch);
+        }
+        for text in ["", "0", "0%", "101%", "-1", "a", "1.5", "%"] {
+            assert!(text.parse::<Batch>().unwrap_err().contains("`25%`"), "{text}");
+        }
+    }
+}
