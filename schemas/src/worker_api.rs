@@ -140,6 +140,9 @@ pub struct ClaimRequest {
     pub labels: Vec<String>,
     /// How long to wait for work; at most 30,000.
     pub wait_ms: u64,
+    /// Which of [`crate::strategy::NEWER`] it can drive; an older worker says nothing, and is given none of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strategies: Vec<String>,
 }
 
 /// A job, leased.

@@ -28,6 +28,7 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId, WorkerId},
     machine::{AskMachine, MachineAnswer, ReleaseMachine},
     provenance::{AskProvenance, Envelope},
+    strategy::NEWER,
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
         EndedJobs, ErrorBody, FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
@@ -664,6 +665,7 @@ impl ControlPlane {
             incarnation: self.incarnation.clone(),
             labels: labels.to_vec(),
             wait_ms: millis(wait),
+            strategies: NEWER.map(Into::into).to_vec(),
         }
     }
 

@@ -31,6 +31,8 @@ use crate::store::{
 
 /// Rollouts that a claim looks at before it gives up.
 const LOOKED_AT: usize = 16;
+/// How long a rollout is put off that the worker who asks can't drive.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(2);
 /// How long a rollout is put off whose host is not configured.
 const UNPLACED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -283,10 +285,22 @@ pub(super) fn sockets(store: &Store) -> IndexMap<String, String> {
 }
 
 /// The next rollout whose hosts there are. One of a host that is not there any more is put off, so that it keeps no other back; one that
-/// has begun goes on without an address, so that its worker ends it when the patience with an absent host does.
-async fn next_with_hosts(store: &Store, tx: &mut Tx) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
+/// has begun goes on without an address, so that its worker ends it when the patience with an absent host does. One that the worker can't drive,
+/// as it is older, is put off for a moment, in which a newer one may take it. `known`: what it said that it can.
+async fn next_with_hosts(
+    store: &Store,
+    tx: &mut Tx,
+    known: &[String],
+) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
     for _ in 0..LOOKED_AT {
         let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
+        let newer = rollout.record.rollout.spec.strategy.newer();
+        if let Some(strategy) = newer.filter(|newer| !known.iter().any(|known| known == newer)) {
+            tracing::warn!(rollout = %rollout.id(), strategy, "it waits for a worker of a version that can drive it");
+            rollout.not_before = tx.now + UNKNOWN_PAUSE;
+            rollouts::save(&mut tx.conn, &rollout).await?;
+            continue;
+        }
         match joined::reachable(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {
             Ok(hosts) => return Ok(Some((rollout, hosts))),
             Err(StoreError::Refused(_)) if rollout.active => return Ok(Some((rollout, IndexMap::new()))),
@@ -305,7 +319,7 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     if workers::room(tx, &request.worker, &request.incarnation).await?.draining {
         return Ok(None);
     }
-    let Some((mut rollout, hosts)) = next_with_hosts(store, tx).await? else { return Ok(None) };
+    let Some((mut rollout, hosts)) = next_with_hosts(store, tx, &request.strategies).await? else { return Ok(None) };
     let (environment, service) = (rollout.environment().to_owned(), rollout.service().to_owned());
     if !rollout.active {
         // what serves now is what it replaces, not what served when it queued up

@@ -123,6 +123,7 @@ macro_rules! on {
                 a_job_whose_rollout_fails_ends_with_its_reason,
                 a_failure_that_an_expression_allows_is_none_of_the_job,
                 one_rollout_at_a_time_per_pair,
+                an_older_worker_is_given_no_rollout_that_it_can_not_drive,
                 a_lost_driver_hands_over_under_a_higher_epoch,
                 the_journal_takes_each_entry_once_and_no_gap,
                 production_refuses_what_has_not_passed_staging,

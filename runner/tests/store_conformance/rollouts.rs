@@ -8,7 +8,7 @@ use segue_schemas::{
     id::Epoch,
     status::{Conclusion, JobStatus, RolloutStatus, RunStatus},
     time::Timestamp,
-    worker_api::{RolloutHandBack, RolloutRenewed},
+    worker_api::{ClaimRequest, CreateRollout, RolloutHandBack, RolloutRenewed},
 };
 
 use serde_json::json;
@@ -109,6 +109,25 @@ pub async fn one_rollout_at_a_time_per_pair(world: World) {
     let next = world.claim_rollout(&worker).await;
     assert_eq!((next.rollout.id, next.epoch), (second.rollout, Epoch(2)), "epochs rise over the rollouts of the pair");
     assert_eq!(next.rollout.spec.previous.as_ref(), Some(&first.release), "it replaces what serves now");
+}
+
+pub async fn an_older_worker_is_given_no_rollout_that_it_can_not_drive(world: World) {
+    let worker = world.worker("w", "1").await;
+    let run = world.run(vec![deploy_job("deploy", "staging")]).await;
+    let claim = world.claim(&worker).await;
+    let strategy = segue_schemas::deploy::Strategy::Rolling(segue_schemas::strategy::RollingSpec::default());
+    let create = CreateRollout { strategy, ..world.asks_for(&claim, b"v1").await };
+    let created = world.store.create_rollout(claim.job, create).await.unwrap();
+    world.wait(&claim, created.rollout).await;
+    let (_, _, elsewhere) = world.deploy(&worker, "preview", b"v2").await;
+    let older = ClaimRequest { strategies: Vec::new(), ..world.worker("older", "1").await };
+    assert_eq!(world.claim_rollout(&older).await.rollout.id, elsewhere.rollout, "it keeps no other one back");
+    assert!(world.store.claim_rollout(&older).await.unwrap().is_none());
+    world.pass(Duration::from_secs(2));
+    let claimed = world.claim_rollout(&worker).await;
+    assert_eq!(claimed.rollout.id, created.rollout);
+    world.end_rollout(&claimed, RolloutStatus::Succeeded).await;
+    assert_eq!(world.jobs(run).await.len(), 1);
 }
 
 pub async fn a_lost_driver_hands_over_under_a_higher_epoch(world: World) {

@@ -254,7 +254,8 @@ impl World {
             gpus,
         };
         self.store.register_worker(register).await.unwrap();
-        ClaimRequest { worker: name.parse().unwrap(), incarnation: incarnation.into(), labels, wait_ms: 0 }
+        let strategies = segue_schemas::strategy::NEWER.map(Into::into).to_vec();
+        ClaimRequest { worker: name.parse().unwrap(), incarnation: incarnation.into(), labels, wait_ms: 0, strategies }
     }
 
     pub async fn claim(&self, worker: &ClaimRequest) -> JobClaim {

@@ -87,7 +87,7 @@ impl Claimant {
             gpus: Vec::new(),
         };
         let _: Registered = server.post("/worker/register", &register).await?;
-        let request = ClaimRequest { worker, incarnation: "1".into(), labels, wait_ms: 0 };
+        let request = ClaimRequest { worker, incarnation: "1".into(), labels, wait_ms: 0, strategies: Vec::new() };
         Ok(Self { people: stand.api()?, server, request, commit: stand.repository.head()?.parse()? })
     }
 
