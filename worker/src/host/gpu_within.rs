@@ -212,9 +212,14 @@ impl Host {
     async fn see_it_well(&self, one: &Life) {
         let mut watch = self.store.watch();
         let is_there = |recorded: &Arc<Recorded>| {
-            one.among(recorded).is_none_or(|i| !i.is_usable() || (!i.within.is_lost() && i.process.is_some()))
+            let is_over = |i: &InstanceRecord| !i.is_usable() || i.nap == Nap::Asleep;
+            one.among(recorded).is_none_or(|i| is_over(i) || (!i.within.is_lost() && i.process.is_some()))
         };
         let _ = timeout(REMADE_LIMIT, watch.wait_for(is_there)).await;
+        // one that sleeps gets a new container when it is woken, and is looked at then
+        if one.among(&self.store.current()).is_none_or(|i| i.within.phase != Phase::Anew || i.nap == Nap::Asleep) {
+            return;
+        }
         self.wait_until_well(&one.id, REMADE_LIMIT).await;
         let of = one.clone();
         let noted = self.store.change_regardless(move |recorded| {
@@ -276,7 +281,8 @@ impl Recorded {
     }
 
     fn being_remade(&self) -> Vec<Life> {
-        let lost = self.instances.iter().filter(|(_, i)| i.is_usable() && i.within.phase != Phase::Well);
+        let is_it = |i: &InstanceRecord| i.is_usable() && i.nap != Nap::Asleep && i.within.phase != Phase::Well;
+        let lost = self.instances.iter().filter(|(_, i)| is_it(i));
         lost.map(|(id, i)| Life::of(id, i)).collect()
     }
 
