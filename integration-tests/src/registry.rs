@@ -20,7 +20,7 @@ pub const USER: &str = "pusher";
 pub const PASSWORD: &str = "pushed-with-this";
 /// The same as the registry keeps it (bcrypt).
 const KEPT: &str = "$2b$04$abcdefghijklmnopqrstuuWN7EdOoo8NMfdot5Mw5/0/6hSjLdIl2";
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json";
 
 /// A registry.
 pub struct Registry {
@@ -95,6 +95,15 @@ impl Registry {
         let answer = self.ask(Method::GET, &format!("/v2/{name}/manifests/{tag}")).await?;
         let digest = answer.headers().get("docker-content-digest").context("no digest")?.to_str()?.to_owned();
         Ok((digest, serde_json::from_str(&answer.text().await?)?))
+    }
+
+    /// A blob that is JSON, such as the configuration of an image.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn blob(&self, name: &str, digest: &str) -> Result<Value> {
+        let answer = self.ask(Method::GET, &format!("/v2/{name}/blobs/{digest}")).await?;
+        Ok(serde_json::from_str(&answer.text().await?)?)
     }
 
     /// The tags of a name; none where there is no such name.

@@ -54,8 +54,10 @@ enum Kind {
     Images,
     /// `NAME=VALUE`, one a line.
     Pairs,
-    /// `OS/ARCHITECTURE`.
-    Platform,
+    /// Where a build keeps its layers.
+    Cache,
+    /// `OS/ARCHITECTURE`, one or several parted by commas.
+    Platforms,
     /// Names, one a line or parted by commas.
     Names,
     /// US dollars.
@@ -228,8 +230,8 @@ pub const ACTIONS: [Action; 14] = [
             optional("username", Kind::Text),
             optional("password", Kind::Text),
             optional("cache-from", Kind::Text),
-            optional("cache-to", Kind::Word(&["inline", "type=inline"])),
-            optional("platforms", Kind::Platform),
+            optional("cache-to", Kind::Cache),
+            optional("platforms", Kind::Platforms),
             optional("network", Kind::Word(&["default", "none"])),
             optional("reproducible", Kind::Flag),
             optional("provenance", Kind::Flag),
@@ -330,7 +332,8 @@ impl Input {
             Kind::Between(least, most) => Err(format!("`{value}` is no whole number from {least} to {most}")),
             Kind::Images => image::list(value).try_for_each(image::check_tag),
             Kind::Pairs => image::pairs(value).map(drop),
-            Kind::Platform => image::platform(value).map(drop),
+            Kind::Cache => image::cache_to(value).map(drop),
+            Kind::Platforms => image::platforms(value).map(drop),
             Kind::Names => match machines::list(value).find(|item| !is_name(item)) {
                 Some(item) => Err(format!("`{item}` is no name; write one, or several parted by commas")),
                 None => Ok(()),

@@ -162,7 +162,7 @@ fn fits(parts: &[&str], text: &str) -> bool {
 
 /// The statement about images.
 #[must_use]
-pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage], sbom: Option<&StatedFile>) -> Value {
+pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage], sboms: &[StatedFile]) -> Value {
     let mut subjects: Vec<Value> = images.iter().map(|image| subject(repository(&image.name), &image.digest)).collect();
     subjects.dedup();
     let at = match origin.source {
@@ -178,7 +178,7 @@ pub fn statement(origin: &Origin<'_>, images: &[NamedImage], bases: &[NamedImage
     let inputs: IndexMap<&String, &String> =
         origin.inputs.iter().filter(|(name, _)| !UNTOLD.contains(&name.as_str())).collect();
     let builder = origin.builder.trim_end_matches('/');
-    let made_beside: Vec<Value> = sbom.iter().map(|file| subject(&file.name, &file.digest)).collect();
+    let made_beside: Vec<Value> = sboms.iter().take(MAX_IMAGES).map(|file| subject(&file.name, &file.digest)).collect();
     json!({
         "_type": STATEMENT,
         "subject": subjects,
@@ -416,7 +416,7 @@ mod tests {
         };
         let images = [named("a.io/app:1"), named("a.io/app:latest")];
         let sbom = StatedFile { name: "sbom-image-2/sbom.cdx.json".into(), digest: DIGEST.parse().unwrap() };
-        let statement = statement(&origin, &images, &[named("docker.io/library/debian:13")], Some(&sbom));
+        let statement = statement(&origin, &images, &[named("docker.io/library/debian:13")], &[sbom]);
         let text = statement.to_string();
         assert!(!text.contains("hidden"), "{text}");
         assert_eq!(statement["subject"], json!([{"name": "a.io/app", "digest": {"sha256": &DIGEST[7..]}}]));

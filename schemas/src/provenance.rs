@@ -41,6 +41,9 @@ pub struct AskProvenance {
     /// The list of their packages, where the step made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<StatedFile>,
+    /// Those of the other platforms of an image for several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_sboms: Vec<StatedFile>,
 }
 
 /// A file that a step made beside its images.

@@ -2,7 +2,10 @@
 
 use indexmap::IndexMap;
 
-use super::reference::{check_tag, list};
+use super::{
+    index::{MAX_PLATFORMS, platform_tag},
+    reference::{check_tag, list},
+};
 use crate::{
     container::{registry, with_tag},
     sbom::Form,
@@ -40,8 +43,8 @@ pub struct Build {
     pub cache_from: Vec<String>,
     /// Whether the image itself says what its layers were made from, so that it can be another build's `cache-from`.
     pub cache_inline: bool,
-    /// What it is for; `None`: the engine's own.
-    pub platform: Option<String>,
+    /// What it is for, each once; none: the engine's own.
+    pub platforms: Vec<String>,
     /// Who pushes, and pulls from the same registry.
     pub login: Option<Login>,
     /// What its steps reach.
@@ -123,17 +126,21 @@ impl Build {
                 return Err(wrong("sbom", problem));
             }
         };
-        let cache_inline = match get("cache-to") {
-            None => false,
-            Some("inline" | "type=inline") => true,
-            Some(other) => return Err(wrong("cache-to", format!("`{other}` is not `inline`, which is what there is"))),
-        };
+        let cache_inline = get("cache-to")
+            .map(cache_to)
+            .transpose()
+            .map_err(|problem| wrong("cache-to", problem))?
+            .unwrap_or_default();
         let network = match get("network") {
             None | Some("default") => Network::Engine,
             Some("none") => Network::None,
             Some(other) => return Err(wrong("network", format!("`{other}` is neither `default` nor `none`"))),
         };
-        let platform = get("platforms").map(platform).transpose().map_err(|problem| wrong("platforms", problem))?;
+        let platforms = get("platforms").map(platforms).transpose().map_err(|problem| wrong("platforms", problem))?;
+        let platforms = platforms.unwrap_or_default();
+        if platforms.len() > 1 {
+            check_several(&platforms, &tags, push).map_err(|problem| wrong("platforms", problem))?;
+        }
         let login = login(get("username"), get("password"), &tags)?;
         let build = Self {
             context: get("context").unwrap_or(".").to_owned(),
@@ -146,7 +153,7 @@ impl Build {
             push,
             cache_from: list(get("cache-from").unwrap_or_default()).map(|image| with_tag(of_registry(image))).collect(),
             cache_inline,
-            platform,
+            platforms,
             login,
             network,
             reproducible: flag("reproducible", true)?,
@@ -229,25 +236,56 @@ fn build_args(text: &str) -> Result<Pairs, String> {
     }
 }
 
-/// One of `OS/ARCHITECTURE[/VARIANT]`.
+/// Where layers are kept for another build: whether the image itself says what they were made from, which is all that there is.
 ///
 /// # Errors
-/// It is none, or several.
-pub fn platform(text: &str) -> Result<String, String> {
-    let mut platforms = list(text);
-    let first = platforms.next().unwrap_or_default();
-    if platforms.next().is_some() {
-        return Err(format!(
-            "`{text}` are several, and the engine builds one at a time; make a job for each, with a matrix"
-        ));
+/// It is something else.
+pub fn cache_to(text: &str) -> Result<bool, String> {
+    match text {
+        "inline" | "type=inline" => Ok(true),
+        other => Err(format!(
+            "`{other}` is not `inline`: the BuildKit that is part of an engine keeps its cache in the image, or nowhere; `registry`, `local`, \
+             `gha` and `s3` take a builder of its own"
+        )),
     }
-    let parts: Vec<&str> = first.split('/').collect();
+}
+
+/// `OS/ARCHITECTURE[/VARIANT]`, one or several.
+///
+/// # Errors
+/// What is none, or named twice, or too many.
+pub fn platforms(text: &str) -> Result<Vec<String>, String> {
     let is_word =
         |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    match parts.len() {
-        2 | 3 if parts.iter().all(is_word) => Ok(first.to_owned()),
-        _ => Err(format!("`{first}` is no platform; write it like `linux/amd64`")),
+    let mut platforms: Vec<String> = Vec::new();
+    for platform in list(text) {
+        let parts: Vec<&str> = platform.split('/').collect();
+        if !matches!(parts.len(), 2 | 3) || !parts.iter().all(is_word) {
+            return Err(format!("`{platform}` is no platform; write it like `linux/amd64`"));
+        }
+        if platforms.iter().any(|known| known == platform) {
+            return Err(format!("`{platform}` is named twice"));
+        }
+        platforms.push(platform.to_owned());
     }
+    match platforms.len() {
+        1..=MAX_PLATFORMS => Ok(platforms),
+        0 => Err("there is none; write one like `linux/amd64`, or leave it out".into()),
+        many => Err(format!("there are {many}; {MAX_PLATFORMS} are the most")),
+    }
+}
+
+/// Several platforms make an index, which registries alone keep, and each one's image has a tag of its own there.
+fn check_several(platforms: &[String], tags: &[String], push: bool) -> Result<(), String> {
+    if !push {
+        return Err(
+            "several make an index, which a registry can keep and an engine can't: add `tags` and `push: true`, or make a job for each, \
+             with a matrix"
+                .into(),
+        );
+    }
+    let mut names = tags.iter().flat_map(|tag| platforms.iter().map(|platform| platform_tag(tag, platform)));
+    names.try_for_each(|name| check_tag(&name))
 }
 
 /// Lines of `ID=VALUE`. What is wrong is told without the line: it may hold a part of a secret.
@@ -340,6 +378,12 @@ mod tests {
         assert_eq!(build.secrets, [pair("token", " kept as it is "), pair("other", "x=y")]);
         assert_eq!(build.login.unwrap().registry.as_deref(), Some("localhost:5000"));
         assert!(build.push);
+        assert_eq!(build.platforms, ["linux/arm64/v8"]);
+        let several = of(&[("platforms", "linux/amd64, linux/arm/v7\n"), ("tags", "a.io/b"), ("push", "true")]);
+        assert_eq!(several.unwrap().platforms, ["linux/amd64", "linux/arm/v7"]);
+        let long = format!("a.io/b:{}", "1".repeat(120));
+        let wrong = of(&[("platforms", "linux/amd64,linux/arm64"), ("tags", &long), ("push", "true")]).unwrap_err();
+        assert!(wrong.to_string().contains("-linux-amd64` has a tag that can't be one"), "{wrong}");
     }
 
     #[test]
@@ -398,6 +442,9 @@ mod tests {
             (vec![("labels", "=x")], "labels"),
             (vec![("platforms", "linux/amd64,linux/arm64")], "platforms"),
             (vec![("platforms", "linux")], "platforms"),
+            (vec![("platforms", "linux/amd64,linux/amd64")], "platforms"),
+            (vec![("platforms", "linux/amd64,linux/arm64"), ("tags", "a.io/b")], "platforms"),
+            (vec![("platforms", ",")], "platforms"),
             (vec![("cache-to", "type=gha")], "cache-to"),
             (vec![("network", "host")], "network"),
             (vec![("provenance", "true"), ("tags", "a")], "provenance"),

@@ -5,8 +5,12 @@
 
 mod build;
 mod ignore;
+mod index;
 mod reference;
 
-pub use build::{Build, Login, Network, Pairs, WrongInput, is_after, pairs, platform, rfc3339, source};
+pub use build::{Build, Login, Network, Pairs, WrongInput, cache_to, is_after, pairs, platforms, rfc3339, source};
 pub use ignore::{BadPattern, Ignore, Standing};
+pub use index::{
+    Challenge, INDEX, MANIFESTS, MAX_PLATFORMS, OfPlatform, at_registry, challenge, index, is_of, platform_tag,
+};
 pub use reference::{check_tag, list, repository};

@@ -58,7 +58,8 @@ impl Store {
             started: held.started_at.unwrap_or(now),
             finished: now,
         };
-        Ok(signer.sign(&statement(&origin, &ask.images, &ask.bases, ask.sbom.as_ref())))
+        let sboms: Vec<_> = ask.sbom.into_iter().chain(ask.more_sboms).collect();
+        Ok(signer.sign(&statement(&origin, &ask.images, &ask.bases, &sboms)))
     }
 
     /// The key is read each time: one that is made while the server runs is there with the next image.

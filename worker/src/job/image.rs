@@ -12,7 +12,10 @@ use segue_pipelines::{
     actions,
     image::{Build, WrongInput, repository, rfc3339, source},
 };
-use segue_schemas::{plan::BUILD_IMAGE, provenance::NamedImage};
+use segue_schemas::{
+    plan::BUILD_IMAGE,
+    provenance::{NamedImage, StatedFile},
+};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
@@ -37,9 +40,18 @@ use crate::{
 const BLOCK_BYTES: usize = 64 * 1024;
 const BLOCKS: usize = 4;
 
+/// What was built for one platform.
+pub(super) struct OfPlatform {
+    /// Which; `None`: the engine's own.
+    pub(super) platform: Option<String>,
+    pub(super) built: Built,
+    /// The list of its packages: the artifact, and the file in it.
+    listed: Option<(String, StatedFile)>,
+}
+
 /// What was built, and where it is.
 struct Made {
-    built: Built,
+    images: Vec<OfPlatform>,
     /// What it is called at registries: the names with their tags, and the digests there.
     pushed: Vec<NamedImage>,
 }
@@ -76,23 +88,56 @@ impl BuiltIn<'_> {
             from_beside: build.file.clone().filter(|_| beside),
             time: time.try_into().unwrap_or_default(),
         };
-        let spec =
-            BuildSpec { labels: self.labels(&build, time), cache_scope: self.cache_scope(), build, dockerfile, time };
-        let mut built = self.send_and_build(&docker, &spec, context).await?;
-        if spec.build.reproducible {
-            let (_private, spool) = self.private_file("layer")?;
-            built = docker.fix_image(built, time, spool, self.log).await.map_err(SupervisorError::from)?;
+        let platforms = build.platforms.clone();
+        let mut spec = BuildSpec {
+            labels: self.labels(&build, time),
+            cache_scope: self.cache_scope(),
+            build,
+            platform: None,
+            dockerfile,
+            time,
+        };
+        let mut images = Vec::new();
+        let several = if platforms.is_empty() { vec![None] } else { platforms.into_iter().map(Some).collect() };
+        for platform in several {
+            spec.platform = platform;
+            images.push(self.build_one(&docker, &spec, context.clone()).await?);
         }
-        let listed = self.list_packages(&docker, &spec.build, &built, time).await?;
-        let made = self.bring(&docker, &spec.build, built).await.map_err(SupervisorError::from)?;
+        let made = self.bring(&docker, &spec.build, images).await.map_err(SupervisorError::from)?;
         let mut outputs = outputs(&made);
-        let (artifact, sbom) = listed.unzip();
-        outputs.extend(artifact.map(|artifact| ("sbom".to_owned(), artifact)));
-        let bases = &made.built.bases;
-        if let Some(artifact) = self.state_provenance(&docker, &spec.build, &made.pushed, bases, sbom).await? {
+        let (artifacts, sboms): (Vec<String>, Vec<StatedFile>) =
+            made.images.iter().filter_map(|image| image.listed.clone()).unzip();
+        if !artifacts.is_empty() {
+            outputs.insert("sbom".into(), artifacts.join(","));
+        }
+        let bases: Vec<String> = made.images.iter().flat_map(|image| image.built.bases.iter().cloned()).collect();
+        if let Some(artifact) = self.state_provenance(&docker, &spec.build, &made.pushed, &bases, sboms).await? {
             outputs.insert("provenance".into(), artifact);
         }
         Ok(BuiltInEnd::Done(outputs))
+    }
+
+    /// Builds the image of one platform, and lists what is in it.
+    async fn build_one(
+        &mut self,
+        docker: &Docker,
+        spec: &BuildSpec,
+        context: Context,
+    ) -> Result<OfPlatform, StepError> {
+        let of_several = spec.platform.as_deref().filter(|_| spec.build.platforms.len() > 1);
+        if let Some(platform) = of_several {
+            self.log.line(format!("Platform {platform}")).await;
+        }
+        let mut built = self.send_and_build(docker, spec, context).await?;
+        if spec.build.reproducible {
+            let (_private, spool) = self.private_file("layer")?;
+            built = docker.fix_image(built, spec.time, spool, self.log).await.map_err(SupervisorError::from)?;
+        }
+        if let Some(platform) = of_several {
+            docker.check_platform(&built, platform).await.map_err(SupervisorError::from)?;
+        }
+        let listed = self.list_packages(docker, &spec.build, &built, spec.time).await?;
+        Ok(OfPlatform { platform: spec.platform.clone(), built, listed })
     }
 
     /// Foreign code has no secrets, and what it builds has no name: one could pass for the repository's own.
@@ -166,20 +211,24 @@ impl BuiltIn<'_> {
     }
 
     /// Names the image, and pushes it where that is asked for.
-    async fn bring(&self, docker: &Docker, build: &Build, built: Built) -> Result<Made, DockerError> {
+    async fn bring(&self, docker: &Docker, build: &Build, images: Vec<OfPlatform>) -> Result<Made, DockerError> {
+        let [OfPlatform { built, .. }] = images.as_slice() else {
+            let pushed = self.bring_index(docker, build, &images).await?;
+            return Ok(Made { images, pushed });
+        };
         let mut pushed = Vec::new();
         for tag in &build.tags {
             if build.push {
-                let digest = docker.push_image(&built, tag, build.login.as_ref(), self.log).await?;
+                let digest = docker.push_image(built, tag, build.login.as_ref(), self.log).await?;
                 let digest = digest.parse().map_err(|error| DockerError::Own(format!("`{tag}`: {error}")))?;
                 pushed.push(NamedImage { name: tag.clone(), digest });
             } else {
-                docker.name_image(&built, tag).await?;
+                docker.name_image(built, tag).await?;
                 self.log.line(format!("Named {tag} at this worker's engine")).await;
             }
         }
         self.log.line(format!("Image {}, {} bytes", built.id, built.size)).await;
-        Ok(Made { built, pushed })
+        Ok(Made { images, pushed })
     }
 }
 
@@ -208,13 +257,14 @@ async fn carry(
     }
 }
 
-/// `digest` is the registry's where it was pushed, else that of its configuration.
+/// `digest` is the registry's where it was pushed, else that of its configuration. Of several platforms it is the index's, else each one's.
 fn outputs(made: &Made) -> IndexMap<String, String> {
-    let id = made.built.id.clone();
+    let ids: Vec<&str> = made.images.iter().map(|image| image.built.id.as_str()).collect();
+    let (id, size) = (ids.join(","), made.images.iter().map(|image| image.built.size).sum::<u64>());
     let (digest, image) = match made.pushed.first() {
         Some(NamedImage { name, digest }) => (digest.to_string(), format!("{}@{digest}", repository(name))),
         None => (id.clone(), id.clone()),
     };
-    let outputs = [("digest", digest), ("image", image), ("id", id), ("size", made.built.size.to_string())];
+    let outputs = [("digest", digest), ("image", image), ("id", id), ("size", size.to_string())];
     outputs.map(|(name, value)| (name.to_owned(), value)).into()
 }

@@ -17,6 +17,7 @@ pub mod lease;
 mod machines;
 mod perform;
 pub mod place;
+mod platforms;
 pub mod present;
 mod provenance;
 pub mod report;

@@ -31,7 +31,7 @@ impl BuiltIn<'_> {
         build: &Build,
         pushed: &[NamedImage],
         bases: &[String],
-        sbom: Option<StatedFile>,
+        sboms: Vec<StatedFile>,
     ) -> Result<Option<String>, StepError> {
         if pushed.is_empty() || build.provenance == Some(false) {
             return Ok(None);
@@ -43,7 +43,15 @@ impl BuiltIn<'_> {
         made_of.sort();
         made_of.dedup();
         let images = pushed.to_vec();
-        let ask = AskProvenance { epoch: self.claim.epoch, step: self.step, images, bases: made_of, sbom };
+        let mut sboms = sboms.into_iter();
+        let ask = AskProvenance {
+            epoch: self.claim.epoch,
+            step: self.step,
+            images,
+            bases: made_of,
+            sbom: sboms.next(),
+            more_sboms: sboms.collect(),
+        };
         let envelope = match self.control_plane.state_provenance(self.claim.job, &ask).await {
             Ok(envelope) => envelope,
             // it is asked for wherever it can be had, and said where it can't

@@ -6,13 +6,17 @@
 //! the context's, whether the code may have secrets.
 //!
 //! Both builders are asked by `POST /build` (<https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Image/operation/ImageBuild>).
-//! `bollard` speaks to BuildKit with gRPC's whole stack; here are two calls of it, which `session.rs` answers over `h2`.
+//! `bollard` speaks to BuildKit with gRPC's whole stack; here are two calls of it, which `session.rs` answers over `h2`. The index of an image for several
+//! platforms, which no engine of that age keeps, goes to its registry without it (`registry.rs`).
 
 mod failure;
 mod fixed;
+mod foreign;
+mod index;
 mod progress;
 mod proto;
 mod push;
+mod registry;
 mod session;
 
 use std::io;
@@ -48,6 +52,8 @@ const BUILD: &str = "build the image";
 pub struct BuildSpec {
     /// What the pipeline says.
     pub build: Build,
+    /// The one of its platforms that is built; `None`: the engine's own.
+    pub platform: Option<String>,
     /// The Dockerfile within the context.
     pub dockerfile: String,
     /// The time of the commit, in seconds since 1970.
@@ -89,6 +95,13 @@ impl Docker {
     /// # Errors
     /// [`DockerError`]; [`DockerError::Failed`] where the build itself failed.
     pub async fn build(&self, spec: &BuildSpec, context: ContextStream, say: &dyn Say) -> Result<Built, DockerError> {
+        let Some(platform) = &spec.platform else { return self.build_own(spec, context, say).await };
+        let heard = foreign::Heard::new(say);
+        let built = self.build_own(spec, context, &heard).await;
+        built.map_err(|error| heard.explained(platform, error))
+    }
+
+    async fn build_own(&self, spec: &BuildSpec, context: ContextStream, say: &dyn Say) -> Result<Built, DockerError> {
         self.client().await?;
         // everything that is begun here ends with this
         let mut tasks = JoinSet::new();
@@ -275,7 +288,7 @@ fn query(spec: &BuildSpec, session: Option<&str>) -> String {
     if let Some(target) = &build.target {
         query.append_pair("target", target);
     }
-    if let Some(platform) = &build.platform {
+    if let Some(platform) = &spec.platform {
         query.append_pair("platform", platform);
     }
     if build.network == Network::None {
@@ -351,7 +364,7 @@ mod tests {
         let build = Build::of(&with.map(|(name, value)| (name.to_owned(), value.to_owned())).into()).unwrap();
         let labels = vec![("x".to_owned(), "y z".to_owned())];
         let (dockerfile, cache_scope) = ("Dockerfile".into(), "a/b".into());
-        let spec = BuildSpec { build, dockerfile, time: 5, labels, cache_scope };
+        let spec = BuildSpec { build, platform: None, dockerfile, time: 5, labels, cache_scope };
         let query = query(&spec, Some("abc"));
         assert!(!query.contains("hidden"), "{query}");
         assert!(query.contains("SOURCE_DATE_EPOCH%22%3A%227%22") && query.contains("%22%26b%22"), "{query}");

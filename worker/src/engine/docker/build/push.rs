@@ -22,7 +22,7 @@ use super::{
 /// How long a push may say nothing.
 const SILENCE: Duration = Duration::from_secs(300);
 /// Before each further try.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
+pub(super) const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 /// What a registry says to whom it will say nothing else.
 const NOT_ALLOWED: [&str; 5] =
     ["denied", "unauthorized", "authentication required", "no basic auth credentials", "insufficient_scope"];
