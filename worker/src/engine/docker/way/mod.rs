@@ -188,6 +188,10 @@ impl Way {
             if let Some(io) = one.downcast_ref::<io::Error>() {
                 let words = match (&self.kind, tls::of(io)) {
                     (Kind::Tcp { host, tls: Some(files), .. }, Some(error)) => files.words(host, error),
+                    // its word on that may be lost where it hangs up at once
+                    (Kind::Tcp { tls: Some(files), .. }, None) if hangs_up(io) => {
+                        format!("{io}; it may be that it does not take the certificate {}", files.cert.display())
+                    }
                     _ => io.to_string(),
                 };
                 return self.told(io::Error::new(io.kind(), words));
@@ -204,6 +208,10 @@ impl Way {
     fn told(&self, error: io::Error) -> io::Error {
         io::Error::new(error.kind(), format!("{}: {error}", self.shown))
     }
+}
+
+fn hangs_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
 /// Connects by TCP. `only_here`: to this machine's loopback alone, whatever a name means.
