@@ -30,6 +30,7 @@ pub mod promotion;
 pub mod protection;
 pub mod provenance;
 pub mod rollout;
+pub mod sanitise;
 pub mod sbom;
 pub mod schedule;
 pub mod service;

@@ -27,6 +27,7 @@ pub mod router;
 pub mod size;
 pub mod status;
 pub mod strategy;
+pub mod sync;
 pub mod time;
 pub mod trigger;
 pub mod worker_api;
