@@ -102,7 +102,7 @@ const STAGES: Input = optional("stages", Kind::Stages);
 const STAGE_DURATION: Input = optional("stage-duration", Kind::Duration);
 
 /// Every action that the worker performs itself.
-pub const ACTIONS: [Action; 14] = [
+pub const ACTIONS: [Action; 15] = [
     Action {
         name: "segue/checkout",
         inputs: &[optional("ref", Kind::Text), optional("path", Kind::Path)],
@@ -199,6 +199,17 @@ pub const ACTIONS: [Action; 14] = [
     Action {
         name: "segue/rollback",
         inputs: &[required("service", Kind::Name), optional("to", Kind::Text)],
+        one_of: &[],
+        deploys: true,
+    },
+    Action {
+        name: "segue/sync-data",
+        inputs: &[
+            required("service", Kind::Name),
+            required("from", Kind::Name),
+            optional("to", Kind::Name),
+            optional("backup", Kind::Text),
+        ],
         one_of: &[],
         deploys: true,
     },

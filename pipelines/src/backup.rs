@@ -30,7 +30,7 @@ pub enum Before {
 #[must_use]
 pub fn before(spec: &RolloutSpec, has_begun: bool, journal: &[JournalEntry]) -> Before {
     let Some(backup) = &spec.service.backup else { return Before::Nothing };
-    let restores = matches!(spec.strategy, Strategy::Restore { .. });
+    let restores = spec.strategy.brings_data();
     let is_wanted = restores || backup.environments.contains(&spec.environment);
     // a person's word is followed first: one that was aborted changes nothing, and needs no backup
     if !is_wanted || spec.is_rollback || spec.strategy == Strategy::Remove || has_begun {

@@ -114,6 +114,15 @@ impl<'n> Check<'n, '_, '_> {
                     format!("the environment `{}` requires itself, so nothing could ever come here", entry.key);
                 self.refuse(&document::place(&entry.value, &["requires"]), message, None);
             }
+            self.known(&entry.value, "data-from", &environment.data_from, "environment", &environments);
+            if environment.data_from.contains(&entry.key) {
+                let message = format!("the environment `{}` has its own data already", entry.key);
+                self.refuse(&document::place(&entry.value, &["data-from"]), message, None);
+            }
+            if entry.key == preview::ENVIRONMENT && !environment.data_from.is_empty() {
+                let message = "the data of previews go with their pull requests: fill them with `seed`";
+                self.refuse(&document::place(&entry.value, &["data-from"]), message, None);
+            }
             self.previews(entry, environment);
             for ProtectionFault { span, message, help } in protection_faults(environment, &entry.value) {
                 self.refuse(&span, message, help);

@@ -35,4 +35,5 @@ pub mod sbom;
 pub mod schedule;
 pub mod service;
 pub mod strategies;
+pub mod sync;
 pub mod workflow;

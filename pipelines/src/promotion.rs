@@ -62,7 +62,7 @@ pub fn pipeline(promotion: &Promotion<'_>) -> String {
 fn inputs(strategy: &Strategy) -> Vec<(&'static str, String)> {
     let named = |name: &str| (strategies::INPUT, name.to_owned());
     match strategy {
-        Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => Vec::new(),
+        Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_) => Vec::new(),
         Strategy::Canary(CanarySpec { stages, stage_duration, hold_limit, judge }) => {
             let stages: Vec<String> = stages.iter().map(ToString::to_string).collect();
             let own = [("stages", stages.join(",")), ("stage-duration", stage_duration.to_string())];

@@ -8,6 +8,7 @@ use segue_schemas::{
     deploy::{ServiceBackup, ServiceContainer, ServiceSpec},
     id::is_name,
     size::Size,
+    sync::ServiceSync,
 };
 
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
     document::{self, Node},
     pipeline::containers::{refused, volume_problem},
     preview::ENVIRONMENT as PREVIEW,
+    sanitise::{self, Mistake},
+    sync,
 };
 
 /// The most volumes of a service.
@@ -60,6 +63,9 @@ fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
     check.rules(&spec);
     if let Some(backup) = &spec.backup {
         check.backup(backup, &spec);
+    }
+    if let Some(sync) = &spec.sync {
+        check.sync(sync, &spec);
     }
     check.no_expressions(root);
     Some(spec)
@@ -254,6 +260,43 @@ impl Check<'_, '_, '_> {
                 let key = path.last().copied().unwrap_or_default();
                 self.refuse(path, format!("`{key}` is {number}, and 1 to {most} are allowed"), None);
             }
+        }
+    }
+
+    fn sync(&mut self, sync: &ServiceSync, spec: &ServiceSpec) {
+        if spec.backup.is_none() {
+            let message =
+                "data can only come where those that are there are backed up first, and the file has no `backup`";
+            self.refuse(&["sync"], message, Some("write `backup` with `run` and `restore`"));
+        } else if sync::restore_command(spec).is_none() {
+            let help = "write `sync.restore`, or `backup.restore` where that reads the same";
+            self.refuse(&["sync"], "nothing says how data are taken in where they come to", Some(help));
+        }
+        for (key, command) in [("run", &sync.run), ("restore", &sync.restore)] {
+            if command.as_deref().is_some_and(|line| line.trim().is_empty()) {
+                self.refuse(
+                    &["sync", key],
+                    "the command is empty",
+                    Some("leave it out, or write a command for the shell"),
+                );
+            }
+        }
+        let Some(node) = self.root.get("sync") else { return };
+        for Mistake { list, index, key, message, help } in sanitise::mistakes(sync) {
+            let items = node.get(list).map_or(&[][..], Node::items);
+            let read = if list == "rules" { sync.rules.len() } else { sync.keep.len() };
+            // where one could not be read, positions are others than the file's
+            let item = items.get(index).filter(|_| items.len() == read);
+            if key == "set" && item.is_some_and(|item| item.get(key).is_some_and(|set| !set.is_null())) {
+                // what is wrong with it is told already
+                continue;
+            }
+            let span = match item {
+                Some(item) if key.is_empty() => item.span.clone(),
+                Some(item) => document::place(item, &[key]),
+                None => document::place(self.root, &["sync", list]),
+            };
+            self.findings.error(Code::InvalidValue, &span, message, Some(help.into()));
         }
     }
 

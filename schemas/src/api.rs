@@ -21,6 +21,7 @@
 //! | `POST /environments/{environment}/services/{service}/rollback` | [`RollbackRequest`] -> 201 [`Rollout`] |
 //! | `POST /promotions` | [`PromotionRequest`] -> [`PromotionList`]; 201 where runs were started |
 //! | `GET /backups?environment=&service=&limit=` | -> [`BackupList`], newest first |
+//! | `POST /backups/sync` | [`crate::sync::SyncRequest`] -> 201 [`Rollout`] |
 //! | `POST /backups/{id}/restore` | [`RestoreRequest`] -> 201 [`Rollout`] |
 //! | `GET /rollouts?environment=&service=&active=&run=&limit=` | -> [`RolloutList`], newest first |
 //! | `GET /rollouts/{id}` | -> [`RolloutView`]: with its journal |

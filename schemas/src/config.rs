@@ -76,6 +76,8 @@ pub struct EnvironmentConfig {
     /// Environments in which an artifact must have been rolled out with success before it may come here. `[]`: none.
     /// Left out: `production` requires `staging`, others nothing.
     pub requires: Option<Vec<String>>,
+    /// Environments whose data may come to it, without what is personal in them. Empty: none; its own data are replaced by nobody's.
+    pub data_from: Vec<String>,
     /// Approvals that a job for it needs before it starts, each of another person. Left out: one where `reviewers` are named, else none.
     #[schemars(range(max = 100))]
     pub required_approvals: u32,
@@ -124,6 +126,7 @@ impl Default for EnvironmentConfig {
             hosts: vec!["local".into()],
             variables: IndexMap::new(),
             requires: None,
+            data_from: Vec::new(),
             required_approvals: 0,
             reviewers: Vec::new(),
             prevent_self_review: false,

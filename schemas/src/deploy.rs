@@ -13,6 +13,7 @@ use crate::{
     size::Size,
     status::RolloutStatus,
     strategy::{BlueGreenSpec, RollingSpec},
+    sync::{ServiceSync, SyncSpec},
     time::Timestamp,
 };
 
@@ -67,6 +68,9 @@ pub struct ServiceSpec {
     /// How its data are backed up before a release comes in its place, and brought back. Without one they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ServiceBackup>,
+    /// How its data come to another environment, without what is personal in them. Without one they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<ServiceSync>,
 }
 
 impl ServiceSpec {
@@ -88,6 +92,7 @@ impl ServiceSpec {
             routes: Vec::new(),
             rules: Vec::new(),
             backup: None,
+            sync: None,
         }
     }
 }
@@ -291,6 +296,16 @@ pub enum Strategy {
         /// The backup that holds them.
         backup: BackupId,
     },
+    /// No release comes: data of another environment take the place of those of the one that serves, without what is personal in them.
+    Sync(Box<SyncSpec>),
+}
+
+impl Strategy {
+    /// Whether it brings data, and no release.
+    #[must_use]
+    pub const fn brings_data(&self) -> bool {
+        matches!(self, Self::Restore { .. } | Self::Sync(_))
+    }
 }
 
 /// The stages of a canary and the rules of its judge.
@@ -500,6 +515,12 @@ pub enum JournalKind {
     RestoreIntent,
     /// They are back.
     Restored,
+    /// About to have a host of another environment make a copy of its data without what is personal in them.
+    CopyIntent,
+    /// The copy is made; what was replaced.
+    Copied,
+    /// About to bring the copy to a host.
+    ImportIntent,
 }
 
 /// A rollout as it is shown.

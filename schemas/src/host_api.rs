@@ -19,9 +19,17 @@
 //! | `POST /v1/backups` | [`TakeBackup`] -> [`Backup`], once that is recorded; the same backup again changes nothing, it is taken under the newer right |
 //! | `GET /v1/backups/{id}?wait_ms=` | -> [`Backup`]; with `wait_ms`, returns early when it is not being taken any more |
 //! | `POST /v1/backups/{id}/stop` | [`StopBackup`] -> [`Backup`]; one that is being taken is ended and leaves nothing |
+//! | `POST /v1/backups/imports` | `ImportBackup` -> [`Backup`], once that is recorded; the same backup again changes nothing |
+//! | `PUT /v1/backups/{id}/bytes` | `BackupPiece` -> `Arrived`; a piece that is there already changes nothing |
+//! | `POST /v1/copies` | `MakeCopy` -> `DataCopy`; the same copy again changes nothing but whose it is |
+//! | `GET /v1/copies/{id}?wait_ms=` | -> `DataCopy`; with `wait_ms`, returns early when it is not being made any more |
+//! | `GET /v1/copies/{id}/bytes?from=` | -> `CopyPiece` |
+//! | `DELETE /v1/copies/{id}` | `DropCopy` -> `DataCopy`, as it was |
 //! | `POST /v1/restores` | [`RestoreBackup`] -> [`Restore`], once that is recorded; the same one again changes nothing |
 //! | `GET /v1/restores/{id}?wait_ms=` | -> [`Restore`]; with `wait_ms`, returns early when it has ended |
 //! | `POST /v1/shutdown` | [`Shutdown`] -> [`Shutdown`]; the host ends once it has answered; over its unix socket alone. TERM ends the host alone |
+//!
+//! `ImportBackup`, `BackupPiece`, `Arrived`, `MakeCopy`, `DataCopy`, `CopyPiece` and `DropCopy` are in [`crate::sync`].
 //!
 //! Every mutation carries a [`Fence`]. Errors are [`HostError`] with the status of [`HostErrorCode::http_status`].
 
@@ -391,6 +399,9 @@ pub struct Backup {
     pub begun_at: Timestamp,
     /// What it was taken for, in words.
     pub why: String,
+    /// The environment whose data they are, without what is personal in them; `None`: its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<String>,
     /// What has become of it.
     #[serde(flatten)]
     pub state: BackupState,

@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// The kinds of rollout that not every version of a worker can drive. One says with a claim which of them it can.
-pub const NEWER: [&str; 2] = [ROLLING, BLUE_GREEN];
+pub const NEWER: [&str; 3] = [ROLLING, BLUE_GREEN, SYNC];
 
 const ROLLING: &str = "rolling";
 const BLUE_GREEN: &str = "blue-green";
+const SYNC: &str = "sync";
 
 impl Strategy {
     /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can.
@@ -24,6 +25,7 @@ impl Strategy {
         match self {
             Self::Rolling(_) => Some(ROLLING),
             Self::BlueGreen(_) => Some(BLUE_GREEN),
+            Self::Sync(_) => Some(SYNC),
             Self::HotSwap | Self::Canary(_) | Self::Remove | Self::Restore { .. } => None,
         }
     }

@@ -27,6 +27,7 @@
 //! | `POST /jobs/{id}/snapshots` | [`KeepSnapshot`] -> 204 |
 //! | `POST /jobs/{id}/rollouts` | [`CreateRollout`] -> [`CreatedRollout`] |
 //! | `POST /jobs/{id}/rollback` | [`StepRollback`] -> [`CreatedRollout`]; the job then waits for it |
+//! | `POST /jobs/{id}/sync` | [`crate::sync::StepSync`] -> [`CreatedRollout`]; the job then waits for it |
 //! | `GET /jobs/{id}/serving/{environment}/{service}` | -> [`Serving`] |
 //! | `POST /jobs/{id}/notify` | [`StepNotice`] -> [`Reported`]; the same step tells once |
 //! | `POST /rollouts/claim` | [`ClaimRequest`] -> [`RolloutClaim`], or 204 |

@@ -29,6 +29,7 @@ use segue_schemas::{
     machine::{AskMachine, MachineAnswer, ReleaseMachine},
     provenance::{AskProvenance, Envelope},
     strategy::NEWER,
+    sync::StepSync,
     worker_api::{
         AskEnded, AttachArtifact, CacheEntry, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING,
         EndedJobs, ErrorBody, FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
@@ -583,6 +584,14 @@ impl ControlPlane {
     /// See [`ControlPlaneError`].
     pub async fn step_rollback(&self, job: JobId, ask: &StepRollback) -> Result<CreatedRollout, ControlPlaneError> {
         self.post(&format!("jobs/{job}/rollback"), ask, CALL_LIMIT).await
+    }
+
+    /// Asks for data of another environment; the same step of the same job gets the same rollout.
+    ///
+    /// # Errors
+    /// See [`ControlPlaneError`].
+    pub async fn step_sync(&self, job: JobId, ask: &StepSync) -> Result<CreatedRollout, ControlPlaneError> {
+        self.post(&format!("jobs/{job}/sync"), ask, CALL_LIMIT).await
     }
 
     /// Tells people something; the same step tells once.

@@ -20,7 +20,7 @@ impl RolloutMachine {
     pub(super) fn is_watched(&self) -> bool {
         match self.spec.strategy {
             Strategy::Canary(_) | Strategy::Rolling(_) | Strategy::BlueGreen(_) => true,
-            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => false,
+            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_) => false,
         }
     }
 
@@ -40,7 +40,9 @@ impl RolloutMachine {
                 hold_limit: swap.hold_limit,
                 judge: swap.judge,
             },
-            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => CanarySpec::default(),
+            Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_) => {
+                CanarySpec::default()
+            }
         }
     }
 

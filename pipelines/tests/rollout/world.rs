@@ -606,6 +606,7 @@ fn spec(strategy: Strategy) -> RolloutSpec {
             replicas: 1,
             routes: Vec::new(),
             rules: Vec::new(),
+            sync: None,
             backup: None,
         },
         environment: "production".into(),

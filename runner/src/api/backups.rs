@@ -8,21 +8,24 @@ use segue_schemas::{
     api::{BackupList, BackupQuery, BackupStatus, BackupView, RestoreRequest},
     deploy::Rollout,
     host_api::{Backup, BackupState},
-    id::BackupId,
+    id::{BackupId, InvalidId},
+    sync::SyncRequest,
     worker_api::ErrorBody,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::control::sync::Asked;
+
 use super::{
     App,
-    error::Result,
-    extract::{OptionalBody, Path, Query},
+    error::{ApiError, Result},
+    extract::{Body, OptionalBody, Path, Query},
     runs::{somebody, with_reason},
     views,
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(restore))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(restore)).routes(routes!(sync))
 }
 
 /// The backups of services that hosts keep, take, or could not take lately, newest first.
@@ -50,6 +53,20 @@ async fn restore(
     let by = with_reason(somebody(request.by), request.reason);
     tracing::info!(backup = %id, by, "a backup is to be brought back");
     let rollout = app.store.create_restore(&id, by).await?;
+    Ok((StatusCode::CREATED, Json(views::rollout(app.store.rollout(rollout).await?.rollout))))
+}
+
+/// Brings data of one environment to another, without what is personal in them: a rollout of its own, which backs up what is there first.
+#[utoipa::path(post, path = "/backups/sync", tag = "backups", request_body = SyncRequest,
+    responses((status = 201, body = Rollout), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 422, body = ErrorBody)))]
+async fn sync(State(app): State<Arc<App>>, Body(request): Body<SyncRequest>) -> Result<impl IntoResponse> {
+    let SyncRequest { from, to, service, data, reason, by } = request;
+    let by = with_reason(somebody(by), reason);
+    let data = data.as_deref().unwrap_or("fresh").parse();
+    let data = data.map_err(|error: InvalidId| ApiError::bad_request(error.to_string()))?;
+    tracing::info!(from, to, service, by, "data are to come from another environment");
+    let rollout = app.store.create_sync(Asked { from, to, service, data, by }).await?;
     Ok((StatusCode::CREATED, Json(views::rollout(app.store.rollout(rollout).await?.rollout))))
 }
 

@@ -13,6 +13,7 @@ use segue_schemas::{
     id::{Epoch, JobId, RolloutId, WorkerId},
     machine::{AskMachine, ReleaseMachine},
     provenance::AskProvenance,
+    sync::StepSync,
     worker_api::{
         AttachArtifact, ClaimRequest, CreateRollout, FindCache, JobFinish, JobHandBack, JobLost, JobReport, JobWait,
         KeepSnapshot, Renew, SaveCache, StepNotice, StepRollback,
@@ -186,6 +187,7 @@ under_epoch!(
     SaveCache,
     StepNotice,
     StepRollback,
+    StepSync,
 );
 
 /// A JSON body that is sent under a lease: a lease's token speaks for its own epoch alone.

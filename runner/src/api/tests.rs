@@ -119,6 +119,7 @@ async fn the_description_names_every_public_path() {
         "/environments/{environment}/services/{service}/rollback",
         "/promotions",
         "/backups",
+        "/backups/sync",
         "/backups/{id}/restore",
         "/rollouts",
         "/rollouts/{id}",

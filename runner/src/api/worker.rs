@@ -19,6 +19,7 @@ use segue_schemas::{
     id::{Digest, Epoch, JobId, RolloutId},
     machine::{AskMachine, MachineAnswer, ReleaseMachine},
     provenance::{AskProvenance, Envelope},
+    sync::StepSync,
     worker_api::{
         AskEnded, AttachArtifact, CacheSaved, ClaimRequest, CreateRollout, CreatedRollout, DRAINING, EndedJobs,
         FindCache, Finished, JobClaim, JobFinish, JobHandBack, JobLost, JobReport, JobWait, KeepSnapshot, LogAck,
@@ -78,6 +79,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/jobs/{job}/snapshots", post(keep_snapshot))
         .route("/jobs/{job}/rollouts", post(create_rollout))
         .route("/jobs/{job}/rollback", post(step_rollback))
+        .route("/jobs/{job}/sync", post(step_sync))
         .route("/jobs/{job}/serving/{environment}/{service}", get(serving))
         .route("/jobs/{job}/notify", post(step_notice))
         // GET answers HEAD as well
@@ -387,6 +389,14 @@ async fn keep_snapshot(
 ) -> Result<StatusCode> {
     app.store.keep_snapshot(job, keep).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn step_sync(
+    State(app): State<Arc<App>>,
+    Path(job): Path<JobId>,
+    HeldBody(ask): HeldBody<StepSync>,
+) -> Result<Json<CreatedRollout>> {
+    Ok(Json(app.store.step_sync(job, ask).await?))
 }
 
 async fn step_rollback(

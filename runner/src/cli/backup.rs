@@ -20,7 +20,7 @@ use super::{
     connection::ServerArgs,
     ending::{Exit, Failure},
     out::say,
-    place, rollout, show,
+    place, rollout, show, sync,
 };
 
 /// Write everything that a server keeps to one file; list the backups of services, or bring one back
@@ -34,7 +34,7 @@ use super::{
     segue backup list --environment production --service web\n  \
     segue backup restore production-web-20260131-101500-r7-12\n\n\
     Two things are called so. `segue backup FILE` writes what the server itself keeps to one file, while it runs or not, and `segue restore \
-    FILE` reads it (a file called `list` is `./list`). `list` and `restore` are about the data of services: backups that their hosts take \
+    FILE` reads it (a file called `list` is `./list`). `list`, `restore` and `sync` are about the data of services: backups that their hosts take \
     before a release comes, by `backup` in .segue/services/SERVICE.yml.\n\n\
     FILE holds the database, logs, artifacts, and the tokens, so only its owner can read it. The key for secrets is not in it: keep that \
     elsewhere. Nor are artifacts and caches that lie in a bucket (`storage` in segue.yaml): it says so then."
@@ -58,6 +58,8 @@ enum What {
     List(BackupListArgs),
     /// Bring the data of a service back to what they were
     Restore(BackupRestoreArgs),
+    /// Bring the data of a service from one environment to another, without what is personal in them
+    Sync(sync::SyncArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +130,7 @@ pub fn run_backup(args: BackupArgs) -> Result<Exit, Failure> {
     let file = match (args.what, args.file) {
         (Some(What::List(args)), _) => return list(args),
         (Some(What::Restore(args)), _) => return bring_back(args),
+        (Some(What::Sync(args)), _) => return sync::run(args),
         (None, Some(file)) => file,
         (None, None) => return Err(Failure::usage("no file was named").remedy("segue backup FILE")),
     };

@@ -44,6 +44,7 @@ mod services;
 pub mod show;
 mod sse;
 mod store;
+mod sync;
 mod validate;
 mod worker;
 mod workers;

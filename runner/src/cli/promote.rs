@@ -106,7 +106,7 @@ fn tell(one: &PromotionView, request: &PromotionRequest) {
         }
         Strategy::BlueGreen(swap) if swap.hold => "once it is promoted, with the one before ready".to_owned(),
         Strategy::BlueGreen(_) => "at once, with the one before ready".to_owned(),
-        Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } => "at once".to_owned(),
+        Strategy::HotSwap | Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_) => "at once".to_owned(),
     };
     say!("{}: {} from {from} to {to}, {how}; there now: {before}", one.service, named(&one.release));
     say!("  {}", one.release.image.as_deref().unwrap_or(one.release.digest.as_str()));

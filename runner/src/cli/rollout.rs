@@ -211,6 +211,7 @@ fn strategy(rollout: &Rollout) -> String {
         Strategy::BlueGreen(swap) => format!("blue-green{}", if swap.hold { ", held" } else { "" }),
         Strategy::Remove => "removal".into(),
         Strategy::Restore { backup } => format!("restore of {backup}"),
+        Strategy::Sync(sync) => format!("data of {}", sync.from),
         Strategy::Canary(canary) => {
             let stages: Vec<String> = canary.stages.iter().map(ToString::to_string).collect();
             format!("canary {}", stages.join("/"))

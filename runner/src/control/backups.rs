@@ -1,5 +1,6 @@
 //! Backups of services, as hosts have told of them, and the rollout that brings one back.
 
+use segue_pipelines::sync;
 use segue_schemas::{
     deploy::{RolloutSpec, Strategy},
     host_api::{Backup, BackupState},
@@ -40,7 +41,7 @@ impl Store {
 }
 
 async fn create(store: &Store, tx: &mut Tx, backup: Backup, by: String) -> Result<RolloutId> {
-    let Backup { id, environment, service, .. } = backup;
+    let Backup { id, environment, service, copied_from, .. } = backup;
     let serving = releases::serving(&mut tx.conn, &environment, &service).await?.ok_or_else(|| {
         StoreError::Refused(format!(
             "nothing of `{service}` serves in `{environment}`: there is nobody to bring {id} back to"
@@ -53,7 +54,10 @@ async fn create(store: &Store, tx: &mut Tx, backup: Backup, by: String) -> Resul
         )));
     }
     let known = rollouts::last_spec(&mut tx.conn, &environment, &serving.current).await?;
-    let known = known.filter(|known| known.service.backup.as_ref().is_some_and(|it| it.restore.is_some()));
+    let known = known.filter(|known| {
+        let own = known.service.backup.as_ref().is_some_and(|it| it.restore.is_some());
+        own || copied_from.is_some() && sync::restore_command(&known.service).is_some()
+    });
     let known = known.ok_or_else(|| {
         StoreError::Refused(format!(
             "release {} of `{service}`, which serves `{environment}`, does not say how a backup is brought back: write `backup.restore` in \

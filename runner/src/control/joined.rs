@@ -15,13 +15,14 @@ use ring::{
 };
 use segue_schemas::{
     config::HostConfig,
+    deploy::Strategy,
     host_api::HostState,
     host_join::{Certified, HostAccess, HostHeard, JoinHost, JoinToken, RenewHost, TLS, is_host_name, join_text},
     id::{Epoch, RolloutId, WorkerId},
     time::Timestamp,
 };
 
-use super::reaper::lose_rollout;
+use super::{reaper::lose_rollout, rollouts::with_givers};
 use crate::{
     auth::AuthError,
     authority::{Authority, AuthorityError, Issued},
@@ -482,11 +483,18 @@ pub(super) async fn next_access(store: &Store, tx: &mut Tx, held: &StoredRollout
     let (id, epoch) = (held.id(), held.record.epoch);
     let Some(worker) = held.record.worker.clone() else { return Ok(None) };
     let names = &held.record.rollout.spec.hosts;
-    if names.iter().all(|name| name == "local") || !is_access_due(store, id, epoch, tx.now) {
+    let givers: &[String] = match &held.record.rollout.spec.strategy {
+        Strategy::Sync(sync) => &sync.hosts,
+        _ => &[],
+    };
+    if names.iter().chain(givers).all(|name| name == "local") || !is_access_due(store, id, epoch, tx.now) {
         return Ok(None);
     }
     match reachable(store, &mut tx.conn, names).await {
-        Ok(addresses) => access(store, tx, &worker, (id, epoch), &addresses).await,
+        Ok(addresses) => {
+            let addresses = with_givers(store, tx, held, addresses).await?;
+            access(store, tx, &worker, (id, epoch), &addresses).await
+        }
         // it is lost by its lease
         Err(StoreError::Refused(_)) => Ok(None),
         Err(error) => Err(error),

@@ -10,7 +10,7 @@
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
 //! `joined` says which machines are hosts and what opens them; `absent` records what a host carries that had been away, `in_step` brings one of several hosts to what the others serve, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
-//! `machines` knows what runs rent, which `crate::lambda` asks the cloud for;
+//! `backups` has data of services brought back, and `sync` from one environment to another; `machines` knows what runs rent, which `crate::lambda` asks the cloud for;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
 mod absent;
@@ -45,6 +45,7 @@ mod rollback;
 mod rollouts;
 mod schedules;
 mod snapshots;
+pub(crate) mod sync;
 pub(crate) mod tokens;
 mod workers;
 

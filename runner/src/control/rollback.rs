@@ -165,8 +165,7 @@ pub(super) async fn create(
         )));
     }
     // one that brings data back has no release of its own to be undone
-    let brings_release =
-        active.as_ref().is_some_and(|r| !matches!(r.record.rollout.spec.strategy, Strategy::Restore { .. }));
+    let brings_release = active.as_ref().is_some_and(|r| !r.record.rollout.spec.strategy.brings_data());
     let to = resolve(tx, environment, service, &serving, brings_release, target).await?;
     if to.id == serving.current.id && active.is_none() {
         return Err(StoreError::Refused(format!("release {} of `{service}` serves `{environment}` already", to.id)));

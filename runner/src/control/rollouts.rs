@@ -342,6 +342,7 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     let spec = &rollout.record.rollout.spec;
     let sources = [Some(&spec.release), spec.previous.as_ref()].into_iter().flatten();
     let id = (rollout.id(), rollout.record.epoch);
+    let hosts = with_givers(store, tx, &rollout, hosts).await?;
     let access = joined::access(store, tx, &request.worker, id, &hosts).await?;
     // what lies elsewhere, hosts fetch by way of the API; those that joined ask their server, whatever stands here
     let file = |release: &Release| {
@@ -360,6 +361,26 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
         rollout: rollout.record.rollout,
         dead_man_ms: store.config().timing.dead_man.as_millis(),
     }))
+}
+
+/// The same with those that data are to come from: what a rollout's worker can reach.
+pub(super) async fn with_givers(
+    store: &Store,
+    tx: &mut Tx,
+    rollout: &StoredRollout,
+    mut hosts: IndexMap<String, String>,
+) -> Result<IndexMap<String, String>> {
+    if let Strategy::Sync(sync) = &rollout.record.rollout.spec.strategy {
+        match joined::reachable(store, &mut tx.conn, &sync.hosts).await {
+            Ok(givers) => givers.into_iter().for_each(|(name, address)| {
+                hosts.entry(name).or_insert(address);
+            }),
+            // its worker says which is missing
+            Err(StoreError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(hosts)
 }
 
 async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport) -> Result<Reported> {
@@ -425,7 +446,7 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
         // what it takes away serves no more
         _ if ended.spec.strategy == Strategy::Remove => {}
         // the release that serves is the same as before
-        RolloutStatus::Succeeded if matches!(ended.spec.strategy, Strategy::Restore { .. }) => {}
+        RolloutStatus::Succeeded if ended.spec.strategy.brings_data() => {}
         RolloutStatus::Succeeded => serve(store, tx, rollout).await?,
         RolloutStatus::RolledBack => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         // without a run nobody else would tell of it
@@ -474,6 +495,7 @@ pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &Stored
     let what = if event == NotificationEvent::Held { "is held" } else { "was rolled back" };
     let what = match (&r.spec.strategy, r.status) {
         (Strategy::Restore { .. }, _) => "was not given its data back",
+        (Strategy::Sync(_), _) => "was not given data of another environment",
         (_, RolloutStatus::Failed) => "did not become ready",
         _ => what,
     };

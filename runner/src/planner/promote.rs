@@ -115,7 +115,7 @@ impl Planner {
         let known = known.find(|strategy| match strategy {
             Strategy::Canary(_) => true,
             Strategy::HotSwap | Strategy::Rolling(_) | Strategy::BlueGreen(_) => asked.is_none(),
-            Strategy::Remove | Strategy::Restore { .. } => false,
+            Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_) => false,
         });
         let default = asked.map_or(Strategy::HotSwap, |_| Strategy::Canary(CanarySpec::default()));
         Ok(known.unwrap_or(default))
@@ -156,7 +156,7 @@ impl Planner {
             let RolloutSpec { is_rollback, strategy, .. } = &rollout.spec;
             rollout.status == RolloutStatus::Succeeded
                 && !is_rollback
-                && !matches!(strategy, Strategy::Remove | Strategy::Restore { .. })
+                && !matches!(strategy, Strategy::Remove | Strategy::Restore { .. } | Strategy::Sync(_))
         });
         let mut runs: Vec<RunId> = brought.filter_map(|rollout| rollout.run).chain([release.run]).collect();
         runs.dedup();

@@ -111,7 +111,7 @@ impl Store {
             commit: spec.release.commit.clone(),
             check,
             ended_at: rollout.ended_at,
-            is_silent: matches!(spec.strategy, Strategy::Remove | Strategy::Restore { .. }),
+            is_silent: spec.strategy == Strategy::Remove || spec.strategy.brings_data(),
             rollout: RolloutFacts {
                 rollout: id,
                 release: spec.release.id,

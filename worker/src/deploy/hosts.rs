@@ -12,6 +12,7 @@ use segue_schemas::{
     },
     host_join::{HostAccess, TLS},
     id::{BackupId, InstanceId, RolloutId},
+    sync::{Arrived, BackupPiece, CopyPiece, DataCopy, DropCopy, ImportBackup, MakeCopy},
 };
 use tokio::time::{Instant, sleep};
 
@@ -154,6 +155,36 @@ impl Host {
     /// What has become of that, after at most `wait` for its end.
     pub async fn restore(&self, id: RolloutId, wait: Duration) -> Result<Restore, HostTrouble> {
         self.patiently(|| self.client.restore(id, wait)).await
+    }
+
+    /// Has a copy of data made that is harmless; the same again changes nothing.
+    pub async fn make_copy(&self, copy: &MakeCopy) -> Result<DataCopy, HostTrouble> {
+        self.patiently(|| self.client.make_copy(copy)).await
+    }
+
+    /// A copy, after at most `wait` for its end.
+    pub async fn copy(&self, id: RolloutId, wait: Duration) -> Result<DataCopy, HostTrouble> {
+        self.patiently(|| self.client.copy(id, wait)).await
+    }
+
+    /// The piece of a copy that begins there.
+    pub async fn copy_piece(&self, id: RolloutId, from: u64) -> Result<CopyPiece, HostTrouble> {
+        self.patiently(|| self.client.copy_piece(id, from)).await
+    }
+
+    /// Takes a copy away. Not repeated: it goes by itself after a while.
+    pub async fn drop_copy(&self, id: RolloutId, drop: &DropCopy) -> Result<DataCopy, HostTrouble> {
+        self.client.drop_copy(id, drop).await.map_err(trouble)
+    }
+
+    /// Has a backup come from elsewhere; the same again changes nothing.
+    pub async fn import_backup(&self, import: &ImportBackup) -> Result<Backup, HostTrouble> {
+        self.patiently(|| self.client.import_backup(import)).await
+    }
+
+    /// Brings a piece of it; the same again changes nothing.
+    pub async fn bring_piece(&self, id: &BackupId, piece: &BackupPiece) -> Result<Arrived, HostTrouble> {
+        self.patiently(|| self.client.bring_piece(id, piece)).await
     }
 
     /// How its GPUs are, once that is another report than `after`, or `wait` has passed. Not repeated: whoever waits asks again.

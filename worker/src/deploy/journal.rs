@@ -214,6 +214,9 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
         | JournalKind::BackUpIntent
         | JournalKind::BackedUp
         | JournalKind::RestoreIntent
-        | JournalKind::Restored => because(&format!("{kind:?}")),
+        | JournalKind::Restored
+        | JournalKind::CopyIntent
+        | JournalKind::Copied
+        | JournalKind::ImportIntent => because(&format!("{kind:?}")),
     }
 }

@@ -11,6 +11,7 @@ use segue_schemas::{
         TakeBackup,
     },
     id::{InstanceId, InvalidId},
+    sync::{BackupPiece, DropCopy, ImportBackup, MakeCopy},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -102,6 +103,25 @@ impl Host {
             (&Method::POST, ["v1", "backups"]) => {
                 let take = body::<TakeBackup>(call)?;
                 self.finish(move |host| host.take_backup(take)).await
+            }
+            (&Method::POST, ["v1", "backups", "imports"]) => {
+                let import = body::<ImportBackup>(call)?;
+                self.finish(move |host| host.import_backup(import)).await
+            }
+            (&Method::PUT, ["v1", "backups", id, "bytes"]) => {
+                let (id, piece) = (parsed(id)?, body::<BackupPiece>(call)?);
+                self.finish(move |host| host.receive(id, piece)).await
+            }
+            (&Method::POST, ["v1", "copies"]) => {
+                let copy = body::<MakeCopy>(call)?;
+                self.finish(move |host| host.begin_copy(copy)).await
+            }
+            (&Method::GET, ["v1", "copies", id]) => json(&self.copy(parsed(id)?, wait).await?),
+            (&Method::GET, ["v1", "copies", id, "bytes"]) => {
+                json(&self.copy_piece(parsed(id)?, call.number("from").unwrap_or(0)).await?)
+            }
+            (&Method::DELETE, ["v1", "copies", id]) => {
+                json(&self.drop_copy(parsed(id)?, body::<DropCopy>(call)?).await?)
             }
             (&Method::GET, ["v1", "backups", id]) => json(&self.backup(&parsed(id)?, wait).await?),
             (&Method::POST, ["v1", "backups", id, "stop"]) => {

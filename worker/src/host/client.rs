@@ -11,6 +11,7 @@ use segue_schemas::{
         RetireInstance, RouteState, Shutdown, StartInstance, StopBackup, StopInstance, TakeBackup,
     },
     id::{BackupId, InstanceId, RolloutId},
+    sync::{Arrived, BackupPiece, CopyPiece, DataCopy, DropCopy, ImportBackup, MakeCopy},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,6 +28,9 @@ const START: Duration = Duration::from_secs(15 * 60);
 
 /// An emergency rollback: the release may have to be started and become healthy first.
 const EMERGENCY: Duration = Duration::from_secs(5 * 60);
+
+/// A piece of data, over a slow line.
+const PIECE: Duration = Duration::from_secs(60);
 
 /// What the network and the host may add to a wait that the caller chose.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -189,6 +193,36 @@ impl HostClient {
     /// What has become of bringing a backup back, once it has ended, or `wait` has passed.
     pub async fn restore(&self, id: RolloutId, wait: Duration) -> Result<Restore, HostClientError> {
         self.get(format!("/v1/restores/{id}?wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// Has a copy of data made that is harmless. Answers once that is recorded.
+    pub async fn make_copy(&self, copy: &MakeCopy) -> Result<DataCopy, HostClientError> {
+        self.send(Method::POST, "/v1/copies".into(), copy, SHORT).await
+    }
+
+    /// A copy, once it is not being made any more, or `wait` has passed.
+    pub async fn copy(&self, id: RolloutId, wait: Duration) -> Result<DataCopy, HostClientError> {
+        self.get(format!("/v1/copies/{id}?wait_ms={}", wait.as_millis()), wait + MARGIN).await
+    }
+
+    /// The piece of a copy that begins there.
+    pub async fn copy_piece(&self, id: RolloutId, from: u64) -> Result<CopyPiece, HostClientError> {
+        self.get(format!("/v1/copies/{id}/bytes?from={from}"), PIECE).await
+    }
+
+    /// Takes a copy away; ends its making.
+    pub async fn drop_copy(&self, id: RolloutId, drop: &DropCopy) -> Result<DataCopy, HostClientError> {
+        self.send(Method::DELETE, format!("/v1/copies/{id}"), drop, EMERGENCY).await
+    }
+
+    /// Has a backup come from elsewhere. Answers once that is recorded.
+    pub async fn import_backup(&self, import: &ImportBackup) -> Result<Backup, HostClientError> {
+        self.send(Method::POST, "/v1/backups/imports".into(), import, SHORT).await
+    }
+
+    /// Brings a piece of it.
+    pub async fn bring_piece(&self, id: &BackupId, piece: &BackupPiece) -> Result<Arrived, HostClientError> {
+        self.send(Method::PUT, format!("/v1/backups/{id}/bytes"), piece, PIECE).await
     }
 
     /// Ends the host; with `services`, after its proxy has drained and its services have stopped.

@@ -245,9 +245,11 @@ impl Host {
 
     /// Removes what commands of a service, of this host's or of one before it, have left running.
     pub(super) async fn clear_commands(&self, environment: &str, service: &str) -> Result<(), DockerError> {
+        let recorded = self.store.current();
         for left in self.docker.instances_with(&format!("{LABEL_ROLE}={ROLE_COMMAND}")).await? {
             let is = |name: &str, value: &str| left.labels.get(name).is_some_and(|known| known == value);
-            if self.is_own(&left) && is(LABEL_ENVIRONMENT, environment) && is(LABEL_SERVICE, service) {
+            let is_at_work = left.labels.get(LABEL_COMMAND).is_some_and(|name| recorded.is_at_work(name));
+            if self.is_own(&left) && is(LABEL_ENVIRONMENT, environment) && is(LABEL_SERVICE, service) && !is_at_work {
                 self.docker.remove_instance(&left.id).await?;
             }
         }

@@ -220,6 +220,10 @@ pub(crate) struct Host {
     gpus_within_wanted: Notify,
     /// Something may be left at the engine.
     sweep_wanted: Notify,
+    /// Held while a piece of a backup is written that comes from elsewhere.
+    importing: tokio::sync::Mutex<()>,
+    /// All of one is there.
+    arrived: Notify,
     /// Held while a change of routes is recorded and carried, or taken back.
     carrying: tokio::sync::Mutex<()>,
     /// What a route was before the change of it that is under way.
@@ -283,6 +287,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         gpu_watch: GpuWatch::default(),
         gpus_within_wanted: Notify::new(),
         sweep_wanted,
+        importing: tokio::sync::Mutex::default(),
+        arrived: Notify::new(),
         carrying: tokio::sync::Mutex::default(),
         pending: Mutex::default(),
         retiring,

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    backups::{BackupRecord, RestoreRecord},
+    backups::{BackupRecord, CopyRecord, RestoreRecord},
     clock::Deadline,
     gpu_watch::XidRecord,
     gpu_within::Within,
@@ -77,6 +77,9 @@ pub struct Recorded {
     /// The backups, in the order in which they were begun.
     #[serde(default)]
     pub(super) backups: Vec<BackupRecord>,
+    /// Copies of data that are made for other environments.
+    #[serde(default)]
+    pub(super) copies: Vec<CopyRecord>,
     /// What the driver reported of GPUs.
     #[serde(default)]
     pub(super) xids: XidRecord,

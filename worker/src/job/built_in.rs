@@ -19,6 +19,7 @@ use segue_schemas::{
     artifact::{Artifact, check_name},
     id::{Digest, RolloutId},
     plan::BUILD_IMAGE,
+    sync::StepSync,
     worker_api::{AttachArtifact, JobClaim, Serving, StepNotice, StepRollback},
 };
 use sha2::{Digest as _, Sha256};
@@ -37,6 +38,7 @@ use crate::{
 };
 
 const ROLLBACK: &str = "segue/rollback";
+const SYNC: &str = "segue/sync-data";
 const NOTIFY: &str = "segue/notify";
 /// Characters of a message to people.
 const MAX_NOTICE: usize = 2000;
@@ -116,6 +118,7 @@ impl BuiltIn<'_> {
             cache::CACHE => self.cache(with).await,
             health::HEALTH_CHECK => self.health_check(with).await,
             ROLLBACK => self.roll_back(with).await,
+            SYNC => self.sync_data(with).await,
             BUILD_IMAGE => self.build_image(with).await,
             NOTIFY => self.notify(with).await,
             machines::ACTION => self.provision_gpu(with).await,
@@ -280,6 +283,32 @@ impl BuiltIn<'_> {
             created.rollout,
             created.release.id,
             created.release.commit.short()
+        );
+        self.log.line(text).await;
+        Ok(BuiltInEnd::Waits(created.rollout))
+    }
+
+    async fn sync_data(&mut self, with: &IndexMap<String, String>) -> Result<BuiltInEnd, StepError> {
+        let inputs = Inputs::of(SYNC, with, &["service", "from", "to", "backup"])?;
+        let service = inputs.get("service").ok_or_else(|| inputs.missing("service", "whose data come"))?.to_owned();
+        let from = inputs.get("from").ok_or_else(|| inputs.missing("from", "the environment that they are from"))?;
+        let environment = self.claim.plan.environment.as_deref();
+        if let Some(to) = inputs.get("to").filter(|to| Some(*to) != environment) {
+            return Err(StepError::Configuration(format!(
+                "input `to` of `{SYNC}`: data come to the environment of the job, by its rules: write `environment: {to}` at the job `{}`",
+                self.claim.plan.key
+            )));
+        }
+        let data = inputs.get("backup").unwrap_or("fresh").parse();
+        let data = data.map_err(|error| {
+            StepError::Configuration(format!("input `backup` of `{SYNC}` is `fresh`, `latest` or a backup: {error}"))
+        })?;
+        let (epoch, step, from) = (self.claim.epoch, self.step, from.to_owned());
+        let ask = StepSync { epoch, step, from, service, data };
+        let created = self.control_plane.step_sync(self.claim.job, &ask).await?;
+        let text = format!(
+            "Rollout {} brings the data of `{}` in `{}`, without what is personal in them; this job waits for it without holding a slot.",
+            created.rollout, ask.service, ask.from
         );
         self.log.line(text).await;
         Ok(BuiltInEnd::Waits(created.rollout))

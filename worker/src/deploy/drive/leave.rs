@@ -61,10 +61,17 @@ pub(super) struct GivenUp {
 pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -> Option<GivenUp> {
     let passed = |entry: Option<&JournalEntry>, limit: Duration| entry.is_some_and(|e| now().since(e.at) >= limit);
     if is_untouched(claim) {
-        // a backup may take long, and is no try to begin
+        // a backup may take long, and is no try to begin; the same of data that come
         let is_try = |entry: &&JournalEntry| {
-            matches!(entry.kind, JournalKind::Claimed | JournalKind::BackUpIntent | JournalKind::BackedUp)
-                || is_away(entry)
+            let saves = matches!(
+                entry.kind,
+                JournalKind::BackUpIntent
+                    | JournalKind::BackedUp
+                    | JournalKind::CopyIntent
+                    | JournalKind::Copied
+                    | JournalKind::ImportIntent
+            );
+            saves || entry.kind == JournalKind::Claimed || is_away(entry)
         };
         let first_tried = claim.journal.iter().rfind(is_try);
         let reason = format!("nothing was changed, because the rollout could not begin: {why}");
@@ -91,9 +98,10 @@ fn is_untouched(claim: &RolloutClaim) -> bool {
     claim.rollout.state.is_none() && claim.rollout.weight == 0 && !brings_back
 }
 
-/// Whether a backup was begun and not ended: it may have taken longer than a rollout may take to begin.
+/// Whether a backup, or data that come, were begun and not ended: it may have taken longer than a rollout may take to begin.
 fn is_backing_up(claim: &RolloutClaim) -> bool {
-    claim.journal.last().is_some_and(|entry| entry.kind == JournalKind::BackUpIntent)
+    let may_last = [JournalKind::BackUpIntent, JournalKind::CopyIntent, JournalKind::ImportIntent];
+    claim.journal.last().is_some_and(|entry| may_last.contains(&entry.kind))
 }
 
 /// Whether an entry says that the host does not answer. Nothing is written after it while that lasts.

@@ -41,6 +41,7 @@ mod remove;
 mod restore;
 mod save;
 mod seen;
+mod sync;
 
 use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, overtaken, stands};
 use save::{Saving, Stop};
@@ -143,6 +144,13 @@ pub(super) async fn drive(
     if let Strategy::Restore { backup } = saving.claim.rollout.spec.strategy.clone() {
         let restored = saving.restore(&backup).await;
         return match restored {
+            Ok(()) => Outcome::Ended,
+            Err(stop) => not_begun(&*server, &saving.claim, &lease, timing, stop).await,
+        };
+    }
+    if let Strategy::Sync(sync) = saving.claim.rollout.spec.strategy.clone() {
+        let synced = saving.sync(&sync).await;
+        return match synced {
             Ok(()) => Outcome::Ended,
             Err(stop) => not_begun(&*server, &saving.claim, &lease, timing, stop).await,
         };

@@ -1,5 +1,6 @@
 //! A rollout that brings no release, but data back: claimed, fenced and journaled as every other. What is there now is backed up first.
 
+use segue_pipelines::sync;
 use segue_schemas::{
     deploy::{JournalKind, ServiceBackup},
     host_api::{BackupState, HostState, RestoreBackup, RestoreState},
@@ -16,12 +17,8 @@ use super::{
 impl Saving<'_> {
     /// Brings a backup back, everywhere where it is kept.
     pub(super) async fn restore(&mut self, backup: &BackupId) -> Result<(), Stop> {
-        let service = &self.claim.rollout.spec.service;
-        let commands = service.backup.as_ref().and_then(|settings| Some((settings.clone(), settings.restore.clone()?)));
-        let Some((settings, command)) = commands else {
-            let why = format!("the file of `{}` says nothing of how to bring a backup back", service.name);
-            return Err(Stop::unchanged(&why));
-        };
+        let service = self.claim.rollout.spec.service.clone();
+        let (settings, taken_in) = (service.backup.clone(), sync::restore_command(&service));
         let keeps = |state: &HostState| {
             let mut of_id = state.backups.iter().filter(|known| known.id == *backup);
             of_id.any(|known| matches!(known.state, BackupState::Kept { .. }))
@@ -39,6 +36,14 @@ impl Saving<'_> {
             }
             _ => {}
         }
+        // what came from elsewhere has the form that was agreed on for that
+        let mut of_id = holders.iter().flat_map(|(_, state)| &state.backups).filter(|known| known.id == *backup);
+        let is_copy = of_id.any(|known| known.copied_from.is_some());
+        let command = if is_copy { taken_in } else { settings.as_ref().and_then(|settings| settings.restore.clone()) };
+        let (Some(settings), Some(command)) = (settings, command) else {
+            let why = format!("the file of `{}` says nothing of how to bring a backup back", self.service());
+            return Err(Stop::unchanged(&why));
+        };
         self.back_up(&holders).await?;
         let mut is_untouched = !is_begun(self);
         if is_untouched {
@@ -59,7 +64,7 @@ impl Saving<'_> {
         self.end(message).await
     }
 
-    async fn restore_at(
+    pub(super) async fn restore_at(
         &mut self,
         host: &Host,
         backup: &BackupId,
@@ -98,7 +103,7 @@ impl Saving<'_> {
     }
 
     /// It ends, and what was there may be half replaced.
-    fn half_back(&self, why: &str) -> Stop {
+    pub(super) fn half_back(&self, why: &str) -> Stop {
         let before = segue_pipelines::backup::begun(&self.claim.journal);
         let undo = before.map_or_else(String::new, |before| format!("what was there before is kept as {before}; "));
         Stop::End(GivenUp { serves: "former", reason: format!("the data may be half brought back; {undo}{why}") })

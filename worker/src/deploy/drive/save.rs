@@ -83,7 +83,7 @@ pub(super) struct Saving<'a> {
     /// The claim, with all that was written in the journal since.
     pub(super) claim: RolloutClaim,
     lease: &'a Lease,
-    timing: Timing,
+    pub(super) timing: Timing,
     news: &'a mut mpsc::Receiver<LeaseNews>,
     shutdown: &'a CancellationToken,
 }
@@ -218,6 +218,7 @@ impl<'a> Saving<'a> {
             Strategy::Restore { backup } => {
                 (Some(backup.clone()), format!("before rollout {rollout} brings {backup} back"))
             }
+            Strategy::Sync(sync) => (None, format!("before rollout {rollout} brings data of {}", sync.from)),
             _ => (None, format!("before rollout {rollout} of release {}", spec.release.id)),
         };
         let fence = place::fence(&self.claim);
@@ -301,7 +302,7 @@ impl<'a> Saving<'a> {
     }
 
     /// Notes that the rollout was taken over, where nobody has yet: from then on its patience counts.
-    async fn begin(&mut self) -> Result<(), Stop> {
+    pub(super) async fn begin(&mut self) -> Result<(), Stop> {
         if self.claim.journal.iter().any(|entry| entry.kind == JournalKind::Claimed) {
             return Ok(());
         }
@@ -362,7 +363,7 @@ pub(super) fn with_last_words(what: String, said: &[String]) -> String {
     if said.is_empty() { what } else { format!("{what}; it said:\n{}", said.join("\n")) }
 }
 
-fn in_words(bytes: u64) -> String {
+pub(super) fn in_words(bytes: u64) -> String {
     match bytes {
         0..10_240 => format!("{bytes} bytes"),
         10_240..10_485_760 => format!("{} KiB", bytes >> 10),

@@ -126,6 +126,7 @@ fn rollout(strategy: Strategy) -> Rollout {
         replicas: 1,
         routes: Vec::new(),
         rules: Vec::new(),
+        sync: None,
         backup: None,
     };
     Rollout {

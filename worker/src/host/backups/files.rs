@@ -54,10 +54,25 @@ impl Files {
         if let Some(short) = self.is_short() {
             return Err(io::Error::other(short));
         }
-        let named = |what: &str| folder.join(format!("{name}.{what}"));
-        let aside = Aside { output: named("output"), errors: named("errors"), file: named("file") };
+        let aside = self.named(name);
         aside.clear();
         Ok(aside)
+    }
+
+    /// Where that is.
+    pub(super) fn named(&self, name: &str) -> Aside {
+        let named = |what: &str| self.folder_aside().join(format!("{name}.{what}"));
+        Aside { output: named("output"), errors: named("errors"), file: named("file") }
+    }
+
+    /// Where a copy of data is that may be fetched.
+    pub(super) fn copy(&self, name: &str) -> PathBuf {
+        self.folder_aside().join(format!("{name}.copy"))
+    }
+
+    /// Removes it.
+    pub(super) fn remove_copy(&self, name: &str) {
+        remove(&self.copy(name));
     }
 
     pub(super) fn trouble(&self, error: &io::Error) -> String {
@@ -74,12 +89,17 @@ impl Files {
             .then(|| format!("the disk is short: {mib}MiB are free at {folder}, less than {LEAST_FREE}"))
     }
 
-    /// Gives what a command wrote its place: the file that it made, else its output. The size and the digest.
-    pub(super) async fn take_in(&self, aside: &Aside, backup: &Backup) -> Result<(u64, Digest), String> {
-        let is_file = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-        let written = if is_file(&aside.file) { aside.file.clone() } else { aside.output.clone() };
+    /// Gives what a command wrote its place: the file that it made, else its output. The size and the digest. `promised`: the digest
+    /// that it must have.
+    pub(super) async fn take_in(
+        &self,
+        aside: &Aside,
+        backup: &Backup,
+        promised: Option<&Digest>,
+    ) -> Result<(u64, Digest), String> {
+        let (written, promised) = (aside.written(), promised.cloned());
         let (place, folder) = (self.path(backup), self.folder.clone());
-        let kept = tokio::task::spawn_blocking(move || keep(&written, &place));
+        let kept = tokio::task::spawn_blocking(move || keep(&written, &place, promised.as_ref()));
         let kept = kept.await.map_err(|error| error.to_string())?;
         let kept = kept.map_err(|error| format!("it can't be kept in {}: {error}", folder.display()))?;
         kept.ok_or_else(|| "its command ended well, and wrote nothing".to_owned())
@@ -130,6 +150,12 @@ impl Files {
 }
 
 impl Aside {
+    /// What was written: the file that a command made, else its output.
+    pub(super) fn written(&self) -> PathBuf {
+        let is_file = std::fs::symlink_metadata(&self.file).is_ok_and(|found| found.is_file());
+        if is_file { self.file.clone() } else { self.output.clone() }
+    }
+
     /// Removes what was written.
     pub(super) fn clear(&self) {
         for path in [&self.output, &self.errors, &self.file] {
@@ -144,11 +170,14 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 }
 
 /// `None`: there is nothing in it.
-fn keep(written: &Path, place: &Path) -> io::Result<Option<(u64, Digest)>> {
+fn keep(written: &Path, place: &Path, promised: Option<&Digest>) -> io::Result<Option<(u64, Digest)>> {
     let mut file = File::open(written)?;
     let (bytes, sha256) = digest(&mut file)?;
     if bytes == 0 {
         return Ok(None);
+    }
+    if let Some(promised) = promised.filter(|promised| **promised != sha256) {
+        return Err(io::Error::other(format!("its digest is {sha256}, and {promised} was promised")));
     }
     std::fs::set_permissions(written, Permissions::from_mode(0o600))?;
     file.sync_all()?;
@@ -177,7 +206,7 @@ fn make(folder: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     let removed = match std::fs::remove_file(path) {
         // a command may have made a folder of its file's name
         Err(_) if path.is_dir() => std::fs::remove_dir_all(path),
@@ -205,6 +234,7 @@ mod tests {
             commit: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
             begun_at: Timestamp(0),
             why: String::new(),
+            copied_from: None,
             state,
         }
     }

@@ -10,7 +10,9 @@
 
 mod apart;
 mod command;
+mod copies;
 mod files;
+mod imports;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,9 +27,11 @@ use segue_schemas::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub(super) use self::copies::CopyRecord;
 use self::{
     command::{Command, Over},
     files::Files,
+    imports::Coming,
 };
 use super::{
     Host,
@@ -59,6 +63,9 @@ pub(super) struct BackupRecord {
     /// Whether it is to be ended.
     #[serde(default)]
     stopped: bool,
+    /// What comes, where it is not taken here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    coming: Option<Coming>,
 }
 
 /// A restore, as it is recorded.
@@ -141,7 +148,9 @@ impl Host {
         let taking = || recorded.backups.iter().filter(|record| record.backup.state == BackupState::Taking);
         let running = recorded.restores.iter().filter(|record| record.restore.state == RestoreState::Running);
         let marks = taking().map(|record| self.backup_mark(record.backup.id.as_str()));
-        for mark in marks.chain(running.map(|record| self.backup_mark(&restore_name(record.restore.id)))) {
+        let copies = recorded.copies_under_way().map(|name| self.backup_mark(&name));
+        let restores = running.map(|record| self.backup_mark(&restore_name(record.restore.id)));
+        for mark in marks.chain(restores).chain(copies) {
             if let Some(mut left) = Process::find(&mark) {
                 left.terminate(Duration::ZERO).await;
             }
@@ -159,6 +168,7 @@ impl Host {
                     backup.state = BackupState::Failed { reason: reason.into(), said: Vec::new(), cut_short };
                 }
             }
+            recorded.lose_copies();
             for RestoreRecord { restore, .. } in &mut recorded.restores {
                 if restore.state == RestoreState::Running {
                     let said = Vec::new();
@@ -217,7 +227,7 @@ impl Host {
             aside: &aside,
         };
         let taken = match self.run_command(&command, self.is_called_off(&take.id)).await {
-            Ok(()) => files.take_in(&aside, &record.backup).await.map_err(Trouble::from),
+            Ok(()) => files.take_in(&aside, &record.backup, None).await.map_err(Trouble::from),
             Err(Over { reason, said }) => Err(Trouble { reason, said }),
         };
         aside.clear();
@@ -308,8 +318,9 @@ impl Recorded {
         let (release, commit) = (release.id, release.commit.clone());
         let Fence { environment, service, epoch } = take.fence;
         let (begun_at, state) = (now(), BackupState::Taking);
-        let backup = Backup { id: take.id, environment, service, release, commit, begun_at, why: take.why, state };
-        self.backups.push(BackupRecord { backup, epoch, stopped: false });
+        let (id, why, copied_from) = (take.id, take.why, None);
+        let backup = Backup { id, environment, service, release, commit, begun_at, why, copied_from, state };
+        self.backups.push(BackupRecord { backup, epoch, stopped: false, coming: None });
         Ok(true)
     }
 
@@ -395,7 +406,9 @@ impl Recorded {
         let brings_back = |record: &RestoreRecord| {
             record.restore.state == RestoreState::Running && restore_name(record.restore.id) == name
         };
-        name.parse().is_ok_and(|id| self.is_taking(&id)) || self.restores.iter().any(brings_back)
+        self.makes_copy(name)
+            || name.parse().is_ok_and(|id| self.is_taking(&id))
+            || self.restores.iter().any(brings_back)
     }
 
     /// Every backup as the API shows it.
