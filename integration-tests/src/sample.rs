@@ -69,6 +69,13 @@ pub fn pipeline(stage_duration: &str) -> String {
     PIPELINE.replace("STAGE", stage_duration)
 }
 
+/// The pipeline that deploys to production with these inputs, such as `strategy: rolling, pause: 1s`.
+#[must_use]
+pub fn deployed(inputs: &str) -> String {
+    let (before, _) = PIPELINE.rsplit_once("      - uses: segue/canary").unwrap_or_default();
+    format!("{before}      - uses: segue/deploy\n        with: {{service: api, artifact: api, {inputs}}}\n")
+}
+
 /// A version of the service; `failing` is the share of production's requests that it fails.
 #[must_use]
 pub fn service_yml(version: &str, failing: f64) -> String {

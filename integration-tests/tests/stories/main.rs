@@ -34,6 +34,7 @@ mod a_push_builds_an_image;
 mod a_push_runs_a_job_in_a_container;
 mod a_push_runs_to_production;
 mod a_push_runs_to_production_over_a_broker;
+mod a_release_stands_ready_before_it_serves;
 mod a_release_that_dies_while_it_is_watched_comes_back;
 mod a_rerun_begins_at_a_step;
 mod a_rerun_runs_only_what_failed;

@@ -108,6 +108,39 @@ async fn a_host_that_is_lost_comes_to_what_the_other_serves_once_it_is_back() ->
 }
 
 #[tokio::test]
+async fn one_goes_over_after_the_other_and_both_come_back_from_what_is_bad_at_the_second() -> Result<()> {
+    let pair = Pair::start().await?;
+    release(&pair.stand, "1", 0.0, STAGE).await?;
+    let load = Load::to(&pair.listen, "production").start();
+    for (version, failing, ends, serves) in
+        [("2", 0.0, RolloutStatus::Succeeded, "2"), ("3", 1.0, RolloutStatus::RolledBack, "2")]
+    {
+        pair.stand.repository.commit(
+            &format!("version {version}"),
+            &[
+                (".segue/pipelines/release.yml", &sample::deployed("strategy: rolling, pause: 3s")),
+                ("service.yml", &sample::service_yml(version, failing)),
+            ],
+        )?;
+        let before = pair.versions().await?;
+        let guid = pair.stand.push("main").await?;
+        let begun = Instant::now();
+        // nobody asks the first for anything, so that it is seen at the second alone
+        while pair.newest().await?.weight != 50 {
+            ensure!(begun.elapsed() < SOON, "none goes over: {:#?}", pair.newest().await?);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(version_at(&pair.listen).await?, before[1], "the second waits for the first");
+        pair.stand.api()?.run_of(&guid, RUN_LIMIT).await?;
+        let rollout = pair.newest().await?;
+        ensure!(rollout.status == ends && rollout.stage == 1, "{rollout:#?}");
+        assert_eq!(pair.versions().await?, [serves, serves]);
+    }
+    nothing_was_dropped(&load.stop().await);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_emergency_at_one_is_followed_by_the_other() -> Result<()> {
     let pair = Pair::start().await?;
     release(&pair.stand, "1", 0.0, STAGE).await?;
