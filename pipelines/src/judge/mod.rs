@@ -152,6 +152,11 @@ impl Judge {
         }
     }
 
+    /// The share of the stage that is judged.
+    pub(crate) fn stage_percent(&self) -> u8 {
+        self.percent
+    }
+
     /// The canary's weight changes; the requests that a stage needs are counted from here. From 100 % on, what the control
     /// did before is what the canary is compared with.
     pub fn begin_stage(&mut self, percent: u8) {

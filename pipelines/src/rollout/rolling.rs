@@ -108,14 +108,23 @@ impl RolloutMachine {
         }
     }
 
-    /// Hosts were left out. Where these were the only ones that had gone over, others do.
+    /// Hosts were left out. Where these were the only ones that had gone over, others do; where all that are left have, there is nobody left to
+    /// compare with, and the step begins again as the last one is judged.
     pub(super) fn on_hosts(&mut self, hosts: &[String], out: &mut Vec<Action>) {
         let Some(rolling) = &mut self.rolling else { return };
         rolling.keep(hosts);
         let is_step = matches!(self.phase, Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. });
-        if is_step && rolling.changed.is_empty() && !rolling.present.is_empty() {
+        if is_step && !rolling.present.is_empty() && self.begins_anew() {
             self.enter_stage(self.stage, out);
         }
+    }
+
+    /// Whether the hosts that are left can't go on with the step as it was begun.
+    fn begins_anew(&self) -> bool {
+        let is_compared = || self.judge.as_ref().is_some_and(|judge| judge.stage_percent() < 100);
+        self.rolling
+            .as_ref()
+            .is_some_and(|rolling| rolling.changed.is_empty() || (rolling.is_everywhere() && is_compared()))
     }
 
     /// The share of a step, with the hosts of it; `None` where all go the same way.
@@ -134,7 +143,7 @@ impl RolloutMachine {
     pub(super) fn shift_again(&mut self, percent: u8, then: Then, out: &mut Vec<Action>) {
         match &self.rolling {
             Some(rolling) if matches!(then, Then::Watch { .. }) => {
-                if rolling.changed.is_empty() {
+                if self.begins_anew() {
                     self.enter_stage(self.stage, out);
                 } else {
                     let percent = rolling.percent();
