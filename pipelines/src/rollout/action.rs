@@ -25,8 +25,10 @@ pub enum Action {
         /// Which.
         instance: InstanceId,
     },
-    /// Set the route's weights. Answered by `Shifted` or `ShiftFailed` with the same percent.
+    /// Set the route's weights. Answered by `Shifted` or `ShiftFailed` with the same number.
     Shift {
+        /// Which of the rollout's shifts it is: two may ask for the same percent, and only the last one's answer counts.
+        number: u32,
         /// The new release's share of the traffic.
         percent: u8,
         /// Where the traffic goes.
@@ -38,8 +40,8 @@ pub enum Action {
         /// Whether the host restores the fallback by itself when nobody renews.
         dead_man: bool,
     },
-    /// Put the new release beside what serves, without a share: requests that a rule sends to it reach it. Answered by `StandingBy`, or by
-    /// `ShiftFailed` with 0 %.
+    /// Put the new release beside what serves, without a share: requests that a rule sends to it reach it. Answered by `StandingBy` or
+    /// `StandByFailed`.
     StandBy {
         /// Where the traffic goes; the new instances with weight 0.
         targets: Vec<Target>,

@@ -240,9 +240,12 @@ impl RolloutMachine {
         let Phase::Inspecting { suspect, is_back, is_answered, .. } = &mut self.phase else { return };
         *is_back = *suspect == Suspect::Starting;
         *is_answered = false;
+        let is_serving = *suspect == Suspect::Serving;
         out.push(Action::LookAtGpus);
-        if *suspect == Suspect::Serving {
+        if is_serving {
+            let number = self.next_shift();
             out.push(Action::Shift {
+                number,
                 percent: 0,
                 targets: self.former.clone(),
                 hosts: None,

@@ -46,13 +46,17 @@ pub enum Input {
         /// Why.
         reason: String,
     },
-    /// The proxy carries the weights of the `Shift` with this percent.
+    /// The proxy carries the weights of the `Shift` with this number.
     Shifted {
+        /// Which.
+        number: u32,
         /// The new release's weight, as confirmed.
         percent: u8,
     },
-    /// The host refused the `Shift` with this percent, or the proxy does not confirm it.
+    /// The host refused the `Shift` with this number, or the proxy does not confirm it.
     ShiftFailed {
+        /// Which.
+        number: u32,
         /// The weight that was asked for.
         percent: u8,
         /// Why.
@@ -60,6 +64,11 @@ pub enum Input {
     },
     /// The new release stands beside what serves, as `StandBy` asked.
     StandingBy,
+    /// The host refused the `StandBy`.
+    StandByFailed {
+        /// Why.
+        reason: String,
+    },
     /// The hosts that take part from now on: another one has been left out.
     Hosts {
         /// Their names.

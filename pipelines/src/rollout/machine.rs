@@ -60,6 +60,9 @@ pub struct RolloutMachine {
     pub(super) known_restore: Option<(Timestamp, String)>,
     pub(super) stage: usize,
     pub(super) weight: u8,
+    /// The number of the last shift that was asked for; an answer to an earlier one says nothing of where the traffic goes then.
+    #[serde(default)]
+    pub(super) shifts: u32,
     pub(super) reason: Option<String>,
     pub(super) judge: Option<Judge>,
     pub(super) verdict: Option<Verdict>,
@@ -155,6 +158,7 @@ impl RolloutMachine {
             known_restore: None,
             stage: 0,
             weight: 0,
+            shifts: 0,
             reason: None,
             judge: None,
             verdict: None,
@@ -191,9 +195,14 @@ impl RolloutMachine {
             Input::Interrupted => self.on_interrupted(out),
             Input::InterruptFailed { reason } => self.on_interrupt_failed(&reason, now, out),
             Input::StandingBy => self.on_standing_by(now, out),
+            Input::StandByFailed { reason } => self.on_stand_by_failed(&reason, out),
             Input::Hosts { hosts } => self.on_hosts(&hosts, out),
-            Input::Shifted { percent } => self.on_shifted(percent, now, out),
-            Input::ShiftFailed { percent, reason } => self.on_shift_failed(percent, &reason, now, out),
+            Input::Shifted { number, percent } if number == self.shifts => self.on_shifted(percent, now, out),
+            Input::ShiftFailed { number, percent, reason } if number == self.shifts => {
+                self.on_shift_failed(percent, &reason, now, out);
+            }
+            // another has been asked for since
+            Input::Shifted { .. } | Input::ShiftFailed { .. } => {}
             Input::Observations { observations, lost, next } => {
                 self.observed_until = self.observed_until.max(next);
                 self.on_observations(&observations, lost, now, out);
@@ -385,13 +394,16 @@ impl RolloutMachine {
     }
 
     pub(super) fn take_first_traffic(&mut self, out: &mut Vec<Action>) {
+        let is_held = matches!(self.spec.strategy, Strategy::BlueGreen(BlueGreenSpec { hold: true, .. }));
+        if is_held && !self.promote {
+            return self.stand_by(None, out);
+        }
         if self.former.is_empty() && self.is_watched() {
             let reason = "nothing served before, so there is nothing to compare with: all traffic goes to it at once";
             self.reason = Some(reason.into());
         }
         match self.spec.strategy {
             _ if self.judge.is_none() => self.shift(100, Then::Settle, out),
-            Strategy::BlueGreen(BlueGreenSpec { hold: true, .. }) if !self.promote => self.stand_by(None, out),
             Strategy::BlueGreen(_) | Strategy::Rolling(_) => self.enter_stage(0, out),
             _ if self.promote => self.shift(100, Then::Settle, out),
             _ => self.enter_stage(0, out),
@@ -406,7 +418,9 @@ impl RolloutMachine {
         self.phase = Phase::Shifting { percent, then };
         let instances: Vec<InstanceId> = self.new_instances().cloned().collect();
         let hosts = self.rolling.as_ref().filter(|_| percent < 100).map(Rolling::changed);
+        let number = self.next_shift();
         out.push(Action::Shift {
+            number,
             percent,
             targets: split(if hosts.is_some() { 100 } else { percent }, &instances, &self.former),
             hosts,
@@ -414,6 +428,12 @@ impl RolloutMachine {
             fallback: if self.has_gap { Vec::new() } else { self.former.clone() },
             dead_man: matches!(then, Then::Watch { .. }) && !self.former.is_empty(),
         });
+    }
+
+    /// The number of a shift that is asked for now.
+    pub(super) fn next_shift(&mut self) -> u32 {
+        self.shifts = self.shifts.wrapping_add(1);
+        self.shifts
     }
 
     fn on_shifted(&mut self, percent: u8, now: Timestamp, out: &mut Vec<Action>) {

@@ -55,8 +55,11 @@ impl RolloutMachine {
 
     pub(super) fn on_standing_by(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Phase::Shifting { then: Then::StandBy { until }, .. } = self.phase else { return };
+        let is_first = self.former.is_empty();
         let leads_there = self.spec.service.rules.iter().any(|rule| rule.to == Side::Canary);
-        let who = if leads_there {
+        let who = if is_first {
+            "as nothing served before, no request reaches it"
+        } else if leads_there {
             "what the service's rules send to the canary reaches it"
         } else {
             "no rule of the service's leads to it"
@@ -75,6 +78,12 @@ impl RolloutMachine {
         self.reason = Some(reason);
     }
 
+    pub(super) fn on_stand_by_failed(&mut self, reason: &str, out: &mut Vec<Action>) {
+        if let Phase::Shifting { then: Then::StandBy { .. }, .. } = self.phase {
+            self.roll_back(format!("it could not be put beside what serves: {reason}"), out);
+        }
+    }
+
     pub(super) fn end_standing_by(&mut self, out: &mut Vec<Action>) {
         let limit = self.canary().hold_limit;
         self.roll_back(format!("it stood ready for {limit}, the limit, and nobody promoted it"), out);
@@ -87,7 +96,14 @@ impl RolloutMachine {
         if command == RolloutCommand::Abort || !stands {
             return false;
         }
-        self.enter_stage(0, out);
+        if self.judge.is_some() {
+            self.enter_stage(0, out);
+        } else {
+            // nothing served before, so there is nothing to compare with
+            self.status = RolloutStatus::Running;
+            self.reason = None;
+            self.shift(100, Then::Settle, out);
+        }
         true
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     action::{Action, Serves},
     gpus::Suspect,
-    machine::{Phase, RolloutMachine, Then, record},
+    machine::{Phase, RolloutMachine, record},
 };
 
 /// How often the weights are tried to be set back before the former release is started anew.
@@ -78,7 +78,9 @@ impl RolloutMachine {
 
     pub(super) fn go_back(&mut self, tries: u32, out: &mut Vec<Action>) {
         self.phase = Phase::GoingBack { tries, retry_at: None };
+        let number = self.next_shift();
         out.push(Action::Shift {
+            number,
             percent: 0,
             targets: self.former.clone(),
             hosts: None,
@@ -89,9 +91,6 @@ impl RolloutMachine {
 
     pub(super) fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
         match &mut self.phase {
-            Phase::Shifting { then: Then::StandBy { .. }, .. } if percent == 0 => {
-                self.roll_back(format!("it could not be put beside what serves: {reason}"), out);
-            }
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
                 self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
             }
@@ -181,7 +180,8 @@ impl RolloutMachine {
     pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
         self.phase = Phase::GivingUp { tries, retry_at: None };
         let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
-        out.push(Action::Shift { percent: 100, targets, hosts: None, fallback: Vec::new(), dead_man: false });
+        let number = self.next_shift();
+        out.push(Action::Shift { number, percent: 100, targets, hosts: None, fallback: Vec::new(), dead_man: false });
     }
 
     /// The former release's turn: its instances get the traffic if they have been ready, and climb the ladder once more if

@@ -245,3 +245,75 @@ fn what_can_not_be_put_beside_what_serves_is_taken_away() {
     assert_eq!(world.finished, BACK);
     assert!(world.machine.reason().unwrap().contains("could not be put beside what serves"));
 }
+
+#[test]
+fn each_answer_is_that_of_one_shift_whatever_the_percent() {
+    for (strategy, hosts) in [(rolling(Batch::Hosts(1)), &["a"][..]), (blue_green(false), &["a", "b"][..])] {
+        let mut world = World::on_hosts(strategy, hosts);
+        world.claim();
+        world.settle();
+        assert!(world.dead_man);
+        // a new owner asserts the watched weights once more, and before that is done a person ends the watch
+        world.claim();
+        world.say(RolloutCommand::Skip);
+        let shifts = world.queue.iter().filter(|action| matches!(action, Action::Shift { percent: 100, .. }));
+        assert_eq!(shifts.count(), 2, "{}", tail(&world, 8));
+        let mut seen = 0;
+        while let Some(action) = world.queue.front() {
+            seen += u32::from(matches!(action, Action::Shift { .. }));
+            // the one that would have cleared the dead man's switch is refused
+            let is_refused = seen == 2 && matches!(action, Action::Shift { .. });
+            world.perform(!is_refused);
+        }
+        assert_eq!((world.finished, world.dead_man), (BACK, false), "{}", tail(&world, 16));
+    }
+}
+
+#[test]
+fn where_the_hosts_that_had_not_gone_over_are_lost_the_release_is_judged_by_what_is_stored() {
+    for is_found_by_a_new_owner in [false, true] {
+        let mut world = World::on_hosts(rolling(Batch::Hosts(1)), &["a", "b"]);
+        world.claim();
+        world.settle();
+        // the former release was seen at both, and then at one
+        world.traffic(4_000, None);
+        world.settle();
+        assert_eq!((world.new_at().join(" "), world.machine.weight()), ("a".into(), 50));
+        if is_found_by_a_new_owner {
+            world.lose_host_unseen("b");
+            world.claim();
+        } else {
+            world.lose_host("b");
+        }
+        world.settle();
+        assert_eq!((world.new_at().join(" "), world.machine.weight()), ("a".into(), 100), "{}", tail(&world, 12));
+        assert!(world.dead_man && world.finished.is_none());
+        world.pass(1);
+        world.traffic(4_000, Some(1));
+        world.settle();
+        assert_eq!((world.finished, world.new_at().len()), (BACK, 0), "{}", tail(&world, 12));
+        let reason = world.machine.reason().unwrap();
+        assert!(reason.contains("as stored"), "{reason}");
+    }
+}
+
+#[test]
+fn a_first_release_that_is_held_has_no_traffic_before_it_is_promoted() {
+    let mut world = World::first(blue_green(true));
+    world.claim();
+    world.settle();
+    assert!(world.is_standing_by && world.targets.is_empty(), "{}", world.story.join("\n"));
+    assert_eq!((world.machine.weight(), world.machine.status()), (0, RolloutStatus::Held));
+    world.claim();
+    world.settle();
+    world.say(RolloutCommand::Promote);
+    world.settle();
+    assert_eq!(world.finished, DONE, "{}", world.story.join("\n"));
+
+    let mut world = World::first(blue_green(true));
+    world.claim();
+    world.settle();
+    assert!(world.sleep());
+    world.settle();
+    assert_eq!((world.finished, world.targets.len()), (BACK, 0), "{}", world.story.join("\n"));
+}

@@ -131,6 +131,11 @@ impl World {
         all.filter(|(_, targets)| is_new(targets)).map(|(host, _)| host.clone()).collect()
     }
 
+    /// One of the others is lost while nobody drives the rollout.
+    pub fn lose_host_unseen(&mut self, host: &str) {
+        self.elsewhere.remove(host);
+    }
+
     /// One of the others is lost.
     pub fn lose_host(&mut self, host: &str) {
         if self.elsewhere.remove(host).is_some() {
@@ -248,7 +253,7 @@ impl World {
         HostFacts {
             route: Some(self.route()),
             others: others.collect(),
-            hosts: if self.elsewhere.is_empty() {
+            hosts: if self.machine.spec().hosts.len() == 1 {
                 Vec::new()
             } else {
                 [(&first, &self.targets)].into_iter().chain(&self.elsewhere).map(at).collect()
@@ -302,8 +307,8 @@ impl World {
         match action {
             Action::Start { instance, release } => self.start(instance, release, well),
             Action::AwaitReady { instance } => self.climb(&instance, well),
-            Action::Shift { percent, targets, hosts, fallback, dead_man } => {
-                self.shift(percent, targets, hosts.as_deref(), fallback, dead_man, well);
+            Action::Shift { number, percent, targets, hosts, fallback, dead_man } => {
+                self.shift((number, percent), targets, hosts.as_deref(), fallback, dead_man, well);
             }
             Action::StandBy { targets, fallback } if well => {
                 for target in &targets {
@@ -317,7 +322,7 @@ impl World {
                 self.is_standing_by = true;
                 self.give(Input::StandingBy);
             }
-            Action::StandBy { .. } => self.give(Input::ShiftFailed { percent: 0, reason: "refused".into() }),
+            Action::StandBy { .. } => self.give(Input::StandByFailed { reason: "refused".into() }),
             Action::Interrupt { .. } if well => {
                 (self.targets, self.fallback, self.dead_man, self.restored) = (Vec::new(), Vec::new(), false, None);
                 self.give(Input::Interrupted);
@@ -389,7 +394,7 @@ impl World {
 
     fn shift(
         &mut self,
-        percent: u8,
+        (number, percent): (u32, u8),
         targets: Vec<Target>,
         hosts: Option<&[String]>,
         fallback: Vec<Target>,
@@ -412,9 +417,9 @@ impl World {
             self.targets = at(&first);
             self.elsewhere.iter_mut().for_each(|(host, targets)| *targets = at(host));
             (self.fallback, self.dead_man, self.restored) = (fallback, dead_man, None);
-            self.give(Input::Shifted { percent });
+            self.give(Input::Shifted { number, percent });
         } else {
-            self.give(Input::ShiftFailed { percent, reason: "refused".into() });
+            self.give(Input::ShiftFailed { number, percent, reason: "refused".into() });
         }
     }
 
@@ -645,8 +650,9 @@ fn short_input(input: &Input) -> String {
         Input::InterruptFailed { reason } => format!("the traffic could not be taken: {reason}"),
         Input::StandingBy => "standing by".into(),
         Input::Hosts { hosts } => format!("hosts {}", hosts.join(" ")),
-        Input::Shifted { percent } => format!("shifted {percent} %"),
-        Input::ShiftFailed { percent, reason } => format!("shift to {percent} % failed: {reason}"),
+        Input::StandByFailed { reason } => format!("not standing by: {reason}"),
+        Input::Shifted { percent, .. } => format!("shifted {percent} %"),
+        Input::ShiftFailed { percent, reason, .. } => format!("shift to {percent} % failed: {reason}"),
         Input::Observations { observations, .. } => format!("{} requests", observations.len()),
         Input::Command { command, .. } => format!("{command:?}").to_lowercase(),
         Input::Route { .. } => "route changed by the host".into(),
@@ -671,7 +677,7 @@ fn short_action(action: &Action) -> String {
     match action {
         Action::Start { instance, release } => format!("start {instance} (release {})", release.id),
         Action::AwaitReady { instance } => format!("await ready {instance}"),
-        Action::Shift { percent, targets, hosts, fallback, dead_man } => {
+        Action::Shift { percent, targets, hosts, fallback, dead_man, .. } => {
             let hand = if *dead_man { ", dead-man" } else { "" };
             let at = hosts.as_ref().map(|hosts| format!(" at {}", hosts.join(" "))).unwrap_or_default();
             format!("shift {percent} %{at}: {}, fallback {}{hand}", weights(targets), weights(fallback))

@@ -39,7 +39,7 @@ pub(super) enum Act {
     /// Start an instance.
     Start(Box<StartInstance>),
     /// Change weights.
-    Shift { percent: u8, apply: ApplyRoute, only: Option<Vec<String>> },
+    Shift { number: u32, percent: u8, apply: ApplyRoute, only: Option<Vec<String>> },
     /// Put the new release beside what serves, without a share.
     StandBy(ApplyRoute),
     /// Take the traffic from everybody.
@@ -95,7 +95,7 @@ pub(super) fn act(
             let start = place::start(claim, instance, release)?;
             Ok((Act::Start(Box::new(start)), (JournalKind::StartIntent, detail)))
         }
-        Action::Shift { percent, targets, hosts: only, fallback, dead_man: is_watched } => {
+        Action::Shift { number, percent, targets, hosts: only, fallback, dead_man: is_watched } => {
             let release = claim.rollout.spec.release.id;
             let message = match &only {
                 Some(hosts) => format!("giving all traffic of {} to release {release}", named(hosts)),
@@ -107,11 +107,15 @@ pub(super) fn act(
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
             let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms };
-            Ok((Act::Shift { percent, apply, only }, (JournalKind::ShiftIntent, detail)))
+            Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))
         }
         Action::StandBy { targets, fallback } => {
             let release = claim.rollout.spec.release.id;
-            let message = format!("putting release {release} beside what serves, without a share of the traffic");
+            let message = if fallback.is_empty() {
+                format!("release {release} gets no traffic yet, though nothing served before")
+            } else {
+                format!("putting release {release} beside what serves, without a share of the traffic")
+            };
             let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": 0,
                 "targets": targets, "fallback": fallback });
             let rules = place::rules(&claim.rollout.spec);

@@ -69,9 +69,13 @@ impl Driver {
                     self.feed(Input::Interrupted);
                     return Ok(());
                 }
-                if let Act::StandBy(_) = &done.act {
+                if let Act::StandBy(apply) = &done.act {
                     self.renew_at = None;
-                    let message = format!("release {} stands beside what serves", self.release());
+                    let message = if apply.fallback.is_empty() {
+                        format!("release {} stands ready, and nobody answers requests", self.release())
+                    } else {
+                        format!("release {} stands beside what serves", self.release())
+                    };
                     let targets = routes.first().map(|(_, route)| route.targets.clone()).unwrap_or_default();
                     let numbers = json!({ "took_us": micros(done.took) });
                     let detail = json!({ "message": message, "weight": 0, "targets": targets, "numbers": numbers });
@@ -79,11 +83,11 @@ impl Driver {
                     self.feed(Input::StandingBy);
                     return Ok(());
                 }
-                if let Act::Shift { percent, apply, only } = &done.act {
+                if let Act::Shift { number, percent, apply, only } = &done.act {
                     let is_meant = |host: &String| only.as_ref().is_none_or(|only| only.contains(host));
                     let meant = routes.iter().find(|(host, _)| is_meant(host));
                     let targets = meant.map(|(_, route)| route.targets.clone()).unwrap_or_default();
-                    let percent = *percent;
+                    let (number, percent) = (*number, *percent);
                     self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
                     let back_us = self.going_back_since.filter(|_| percent == 0).map(|since| micros(since.elapsed()));
                     let message = match (back_us, only) {
@@ -96,7 +100,7 @@ impl Driver {
                     let detail = json!({ "message": message, "weight": percent, "targets": targets, "hosts": only,
                         "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
                     self.journal.note(JournalKind::Shifted, detail);
-                    self.feed(Input::Shifted { percent });
+                    self.feed(Input::Shifted { number, percent });
                 }
             }
         }
@@ -146,8 +150,8 @@ impl Driver {
         };
         match act {
             Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
-            Act::Shift { percent, .. } => self.feed(Input::ShiftFailed { percent, reason }),
-            Act::StandBy(_) => self.feed(Input::ShiftFailed { percent: 0, reason }),
+            Act::Shift { number, percent, .. } => self.feed(Input::ShiftFailed { number, percent, reason }),
+            Act::StandBy(_) => self.feed(Input::StandByFailed { reason }),
             Act::Interrupt(_) => self.feed(Input::InterruptFailed { reason }),
             Act::Quarantine { .. } => {}
             Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
