@@ -175,10 +175,10 @@ async fn a_host_with_another_address_replaces_its_proxy_and_drops_nothing() {
 #[tokio::test]
 async fn kill_9_of_everything_and_a_reboot_bring_the_last_good_release_back() {
     let mut world = World::start().await;
-    for (id, release) in [("web-1", 1), ("web-2", 2), ("web-3", 3)] {
+    for (id, release) in [("web-1", 1), ("web-2", 2), ("web-3", 3), ("web-4", 4)] {
         world.run(id, release, 1).await;
     }
-    world.route(4, &[("web-1", 75), ("web-2", 25)], &[("web-1", 100)]).await;
+    world.route(4, &[("web-1", 75), ("web-2", 25), ("web-4", 0)], &[("web-1", 100)]).await;
     world.reboot();
     world.start_host().await;
 
@@ -190,8 +190,12 @@ async fn kill_9_of_everything_and_a_reboot_bring_the_last_good_release_back() {
     }
     let state = world.client.state().await.unwrap();
     let ids: Vec<&str> = state.instances.iter().map(|i| i.id.as_str()).collect();
-    assert_eq!(ids, ["web-1", "web-2"], "what has neither weight nor is fallen back to is not started");
-    assert_eq!(state.routes[0].targets, targets(&[("web-1", 75), ("web-2", 25)]));
+    assert_eq!(
+        ids,
+        ["web-1", "web-2", "web-4"],
+        "what neither serves, nor stands by, nor is fallen back to is not started"
+    );
+    assert_eq!(state.routes[0].targets, targets(&[("web-1", 75), ("web-2", 25), ("web-4", 0)]));
     assert_eq!(state.routes[0].epoch, Epoch(4));
     world.end().await;
 }
@@ -300,6 +304,35 @@ async fn an_emergency_rollback_needs_nobody_and_shuts_the_rollout_out() {
     let displaced = state.instances.iter().find(|i| i.id.as_str() == "web-2").unwrap();
     assert!(displaced.retire_at.is_some(), "what lost its traffic goes by itself");
     world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_at_a_host_that_a_rollout_has_not_reached_yet_means_what_serves_there() {
+    // one whose turn has not come, of a rollout that goes host after host; and one where the new release stands by
+    for (targets, dead_man_ms) in [(&[("web-2", 100)][..], Some(60_000)), (&[("web-2", 100), ("web-3", 0)][..], None)] {
+        let world = World::start().await;
+        for release in [1, 2] {
+            let id = format!("web-{release}");
+            world.run(&id, release, release).await;
+            world.route(release, &[(&id, 100)], &[]).await;
+        }
+        world.run("web-3", 3, 3).await;
+        match dead_man_ms {
+            Some(ms) => world.canary(3, targets, &[("web-2", 100)], ms).await,
+            None => {
+                world.route(3, targets, &[("web-2", 100)]).await;
+            }
+        }
+        let rollback = EmergencyRollback { to: None, reason: "the new one is bad elsewhere".into() };
+        let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+        assert_eq!(result.to.id, ReleaseId(2), "and not the release before that");
+        let stale = RenewDeadMan { fence: world.fence(3), dead_man_ms: 1 };
+        assert_eq!(code(world.client.renew(&stale).await.unwrap_err()), HostErrorCode::StaleEpoch);
+        let state = world.client.state().await.unwrap();
+        assert!(state.routes[0].restored.as_ref().unwrap().reason.starts_with("emergency"));
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+        world.end().await;
+    }
 }
 
 #[tokio::test]

@@ -295,7 +295,7 @@ fn find_destination(
             let mut usable = usable(recorded, &route.fallback);
             usable.retain(|t| recorded.instances.get(&t.instance).is_some_and(|i| i.process.is_some()));
             if let Some(release) = main_release(recorded, &usable)
-                && (from.is_none_or(|f| f.id != release.id) || !has_one_release(recorded, &route.targets))
+                && (from.is_none_or(|f| f.id != release.id) || has_rollout(recorded, route))
             {
                 return Ok(Destination::Live(release.clone(), usable));
             }
@@ -477,6 +477,14 @@ fn check_assignment(assignment: &Assignment) -> Result<(), HostError> {
 fn main_release<'a>(recorded: &'a Recorded, targets: &[Target]) -> Option<&'a Release> {
     let heaviest = targets.iter().filter(|t| t.weight > 0).max_by_key(|t| t.weight)?;
     recorded.instances.get(&heaviest.instance).map(|i| &i.release)
+}
+
+/// Whether a rollout is under way at a route: what it came from is its fallback, also where that has all traffic of this host yet.
+fn has_rollout(recorded: &Recorded, route: &RouteRecord) -> bool {
+    // without a switch one stands by
+    let stands_by =
+        |t: &Target| t.weight == 0 && recorded.instances.get(&t.instance).is_some_and(InstanceRecord::is_usable);
+    route.dead_man.is_some() || !has_one_release(recorded, &route.targets) || route.targets.iter().any(stands_by)
 }
 
 fn has_one_release(recorded: &Recorded, targets: &[Target]) -> bool {

@@ -322,11 +322,11 @@ impl Recorded {
         self.routes.iter().find(|r| r.targets.iter().any(|t| t.instance == *id && t.weight > 0))
     }
 
-    /// Whether an instance has traffic or is what a route falls back to: it must be there after a reboot.
+    /// Whether an instance has traffic, stands by without a share of it, or is what a route falls back to: it must be there after a reboot.
     #[must_use]
     pub fn is_needed(&self, id: &InstanceId) -> bool {
-        let named = |targets: &[Target]| targets.iter().any(|t| t.instance == *id && t.weight > 0);
-        self.routes.iter().any(|r| named(&r.targets) || named(&r.fallback))
+        let falls_back = |fallback: &[Target]| fallback.iter().any(|t| t.instance == *id && t.weight > 0);
+        self.routes.iter().any(|r| r.targets.iter().any(|t| t.instance == *id) || falls_back(&r.fallback))
     }
 
     /// Whether a release with this digest (in hexadecimal digits) is run or kept.
