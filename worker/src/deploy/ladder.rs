@@ -297,8 +297,9 @@ pub(super) fn beyond_hope(seen: &Instance) -> Option<String> {
     match &seen.state {
         InstanceState::Failed { reason } => Some(format!("it could not be started: {reason}")),
         InstanceState::Stopped => Some("it was stopped by somebody else".into()),
-        InstanceState::BackingOff { exit } if seen.restarts + 1 >= MAX_EXITS => {
-            Some(format!("its process ended {} times, last with {exit}", seen.restarts + 1))
+        // the host counts an end when it comes, before the pause that follows
+        InstanceState::BackingOff { exit } if seen.restarts >= MAX_EXITS => {
+            Some(format!("its process ended {} times, last with {exit}", seen.restarts))
         }
         InstanceState::Running if seen.restarts >= MAX_EXITS => {
             Some(format!("its process ended {} times", seen.restarts))

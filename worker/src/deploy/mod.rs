@@ -25,7 +25,7 @@
 //! * The dead-man's deadline is put off only under a valid lease: a worker that lost its server lets the host fall back.
 //! * A host that shows a higher epoch although the lease is valid was changed by an emergency rollback: the server is told,
 //!   which ends the rollout there, or it is claimed under a higher epoch, and ends as the host's report says.
-//! * Of several hosts each goes the same way at once. One that does not answer is left out and the others go on: they end wholly old or wholly
+//! * Of several hosts each goes the same way, at once or, where the strategy is `rolling`, one after the other. One that does not answer is left out and the others go on: they end wholly old or wholly
 //!   new, and it is brought up to date when it is back, by a rollout of its own.
 //! * The server hears of every host that a worker reaches: when the worker starts, when the host comes back, and when the host
 //!   has changed weights without a rollout's word.

@@ -45,6 +45,10 @@ impl Driver {
 
     pub(super) fn on_lives(&mut self, host: &str, lives: Result<Lives, HostTrouble>) {
         self.lives_asked.remove(host);
+        // one that was left out meanwhile has stopped its instances, as it was told
+        if !self.hosts.names().iter().any(|name| name == host) {
+            return;
+        }
         // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
         let Ok((number, instances)) = lives else { return };
         self.lives_seen.insert(host.to_owned(), number);

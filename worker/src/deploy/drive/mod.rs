@@ -21,7 +21,7 @@ use segue_pipelines::rollout::{
     fleet::{self, Fleet, OutOfStep},
 };
 use segue_schemas::{
-    deploy::{JournalEntry, JournalKind, Strategy},
+    deploy::{JournalEntry, JournalKind, RolloutCommand, Strategy},
     gpu_health::GpuReport,
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
@@ -356,6 +356,8 @@ impl Driver {
     /// Translates an event into what the machine takes in.
     fn on(&mut self, event: Event) -> Result<(), Leave> {
         match event {
+            // the server tells it again until the journal has it, and it means the same once
+            Event::Lease(LeaseNews::Command(command, by)) if self.is_on_its_way(command, &by) => {}
             Event::Lease(LeaseNews::Command(command, by)) => self.feed(Input::Command { command, by: Some(by) }),
             Event::Lease(LeaseNews::Back) => {}
             Event::Lease(LeaseNews::Access(access)) => self.hosts.renew_access(&access),
@@ -383,6 +385,15 @@ impl Driver {
             Event::Shutdown => self.closing_until = Some(Instant::now() + CLOSING),
         }
         Ok(())
+    }
+
+    /// Whether the server is to hear yet that a person's word was taken in.
+    fn is_on_its_way(&self, command: RolloutCommand, by: &str) -> bool {
+        let is_it = |kind: JournalKind, detail: &Value| {
+            kind == JournalKind::Command && detail["command"] == json!(command) && detail["by"] == by
+        };
+        let waits = |action: &Action| matches!(action, Action::Record { kind, detail } if is_it(*kind, detail));
+        self.queue.iter().any(waits) || self.journal.unsent().iter().any(|entry| is_it(entry.kind, &entry.detail))
     }
 
     fn on_time(&mut self) {

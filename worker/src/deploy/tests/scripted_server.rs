@@ -53,7 +53,8 @@ struct State {
     is_leased: bool,
     death: Option<Death>,
     is_dying: bool,
-    command: Option<RolloutCommand>,
+    /// A person's word, and how often it is told at most while the journal does not have it.
+    command: Option<(RolloutCommand, u8)>,
     hand_backs: Vec<String>,
     /// The highest epoch that a host was told to have seen.
     heard: Epoch,
@@ -114,7 +115,7 @@ impl ScriptedServer {
     }
 
     pub(super) fn command(&self, command: RolloutCommand) {
-        self.state.lock().unwrap().command = Some(command);
+        self.state.lock().unwrap().command = Some((command, 2));
         self.changed.notify_waiters();
     }
 
@@ -228,7 +229,8 @@ impl RolloutServer for ScriptedServer {
                     if state.epoch != claim.epoch || !state.is_leased {
                         return Err(ServerError::Stale(format!("the epoch is {}", state.epoch)));
                     }
-                    if let Some(command) = state.command.take() {
+                    if let Some((command, times)) = state.command.take() {
+                        state.command = (times > 1).then(|| (command, times - 1));
                         return Ok(RolloutRenewed {
                             command: Some(command),
                             by: Some("ada: enough".into()),
@@ -250,7 +252,13 @@ impl RolloutServer for ScriptedServer {
             self.is_away.store(true, Ordering::SeqCst);
         }
         self.answers()?;
-        let (is_dying, result) = self.state.lock().unwrap().report(rollout, report);
+        let (is_dying, result) = {
+            let mut state = self.state.lock().unwrap();
+            if report.entries.iter().any(|entry| entry.kind == JournalKind::Command) {
+                state.command = None;
+            }
+            state.report(rollout, report)
+        };
         self.changed.notify_waiters();
         if is_dying {
             pending::<()>().await;

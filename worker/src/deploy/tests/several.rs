@@ -240,6 +240,9 @@ async fn what_is_held_stands_beside_what_serves_on_both() {
     pair.server.command(RolloutCommand::Promote);
     assert_eq!(pair.ended().await.status, RolloutStatus::Succeeded, "{}", lines(&pair.server.journal()));
     pair.serve([NEW, NEW]);
+    let journal = pair.server.journal();
+    let words = journal.iter().filter(|entry| entry.kind == JournalKind::Command).count();
+    assert_eq!(words, 1, "told twice, it is one word: a second one would end the watch\n{}", lines(&journal));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
