@@ -245,6 +245,10 @@ impl Store {
                 // a try of the step that was ended while it waited: the next one goes on waiting for the same machine
                 if let Some(awaited) = others.iter_mut().find(|other| other.is_left_by(&ask)) {
                     (awaited.ask, awaited.heard_at) = (ask.ask, tx.now);
+                    if awaited.record.state == MachineState::Wanted {
+                        // this try waits for capacity as long as it was told to, whatever the one before has used of that
+                        awaited.record.asked_at = tx.now;
+                    }
                     rows::save(&mut tx.conn, awaited).await?;
                     return Ok(answer(awaited.clone(), tx.now));
                 }

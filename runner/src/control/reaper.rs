@@ -161,7 +161,7 @@ async fn reap(store: &Store, tx: &mut Tx, set_by: Option<i64>) -> Result<(usize,
         tx.ring(Bell::Jobs);
     }
     // what was put off is claimable now
-    if rollouts::next_claimable(&mut tx.conn, tx.now).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
+    if rollouts::next_claimable(&mut tx.conn, tx.now, 0).await?.is_some_and(|r| r.not_before > Timestamp(0)) {
         tx.ring(Bell::Rollouts);
     }
     Ok((ended, lost))

@@ -30,9 +30,7 @@ use crate::store::{
 };
 
 /// Rollouts that a claim looks at before it gives up.
-const LOOKED_AT: usize = 16;
-/// How long a rollout is put off that the worker who asks can't drive.
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(2);
+const LOOKED_AT: usize = 32;
 /// How long a rollout is put off whose host is not configured.
 const UNPLACED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -286,19 +284,28 @@ pub(super) fn sockets(store: &Store) -> IndexMap<String, String> {
 
 /// The next rollout whose hosts there are. One of a host that is not there any more is put off, so that it keeps no other back; one that
 /// has begun goes on without an address, so that its worker ends it when the patience with an absent host does. One that the worker can't drive,
-/// as it is older, is put off for a moment, in which a newer one may take it. `known`: what it said that it can.
+/// as it is older, is left to a newer one with all that wait behind it in its pair. `known`: what it said that it can.
 async fn next_with_hosts(
     store: &Store,
     tx: &mut Tx,
     known: &[String],
 ) -> Result<Option<(StoredRollout, IndexMap<String, String>)>> {
+    let mut left: Vec<(String, String)> = Vec::new();
+    let mut left_out = 0;
     for _ in 0..LOOKED_AT {
-        let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now).await? else { return Ok(None) };
+        let Some(mut rollout) = rollouts::next_claimable(&mut tx.conn, tx.now, left_out).await? else {
+            return Ok(None);
+        };
+        let pair = (rollout.environment().to_owned(), rollout.service().to_owned());
+        if left.contains(&pair) {
+            left_out += 1;
+            continue;
+        }
         let newer = rollout.record.rollout.spec.strategy.newer();
         if let Some(strategy) = newer.filter(|newer| !known.iter().any(|known| known == newer)) {
             tracing::warn!(rollout = %rollout.id(), strategy, "it waits for a worker of a version that can drive it");
-            rollout.not_before = tx.now + UNKNOWN_PAUSE;
-            rollouts::save(&mut tx.conn, &rollout).await?;
+            left.push(pair);
+            left_out += 1;
             continue;
         }
         match joined::reachable(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {

@@ -109,11 +109,13 @@ pub async fn a_step_that_is_tried_again_waits_for_the_machine_that_it_had_asked_
     let (world, claim) = held(world).await;
     let one = world.store.ask_machine(claim.job, ask(&claim)).await.unwrap();
     let again = ask(&claim);
+    world.pass(Duration::from_secs(1));
     let same = world.store.ask_machine(claim.job, again.clone()).await.unwrap();
-    assert_eq!(one.machine, same.machine);
+    assert_eq!(same.machine.asked_at, one.machine.asked_at + Duration::from_secs(1), "it waits for capacity from now");
+    assert_eq!(Machine { asked_at: one.machine.asked_at, ..same.machine.clone() }, one.machine);
     let world = world.reopened().await;
     let known = world.store.machine_of_ask(claim.job, claim.epoch, again.ask).await.unwrap();
-    assert_eq!(one.machine, known.machine, "under the number of the newest try");
+    assert_eq!(same.machine, known.machine, "under the number of the newest try");
 
     // another step's is another, as is one of another kind, and as is a second one of a step that has the first
     let elsewhere = world.store.ask_machine(claim.job, AskMachine { step: 1, ..ask(&claim) }).await.unwrap();

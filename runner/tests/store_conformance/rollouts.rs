@@ -122,11 +122,14 @@ pub async fn an_older_worker_is_given_no_rollout_that_it_can_not_drive(world: Wo
     let (_, _, elsewhere) = world.deploy(&worker, "preview", b"v2").await;
     let older = ClaimRequest { strategies: Vec::new(), ..world.worker("older", "1").await };
     assert_eq!(world.claim_rollout(&older).await.rollout.id, elsewhere.rollout, "it keeps no other one back");
+    // and none of its own pair goes before it
+    let (_, _, behind) = world.deploy(&worker, "staging", b"v3").await;
     assert!(world.store.claim_rollout(&older).await.unwrap().is_none());
-    world.pass(Duration::from_secs(2));
+    // whoever can drive it has it at once
     let claimed = world.claim_rollout(&worker).await;
     assert_eq!(claimed.rollout.id, created.rollout);
     world.end_rollout(&claimed, RolloutStatus::Succeeded).await;
+    assert_eq!(world.claim_rollout(&older).await.rollout.id, behind.rollout);
     assert_eq!(world.jobs(run).await.len(), 1);
 }
 

@@ -133,7 +133,7 @@ pub(crate) async fn insert(conn: &mut Conn, one: &RentedMachine) -> Result<()> {
 pub(crate) async fn save(conn: &mut Conn, one: &RentedMachine) -> Result<()> {
     let sql = "UPDATE machines SET state = $2, version = $3, launches = $4, instance = $5, instance_type = $6, region = $7,
             price_cents = $8, ip = $9, reason = $10, heard_at = $11, launched_at = $12, ready_at = $13, idle_since = $14,
-            ended_at = $15, ask = $16
+            ended_at = $15, ask = $16, asked_at = $17
         WHERE name = $1";
     let record = &one.record;
     let args = args![
@@ -153,6 +153,7 @@ pub(crate) async fn save(conn: &mut Conn, one: &RentedMachine) -> Result<()> {
         one.idle_since,
         record.ended_at,
         one.ask.to_string(),
+        record.asked_at,
     ];
     conn.run(sql, args).await.map(drop)
 }

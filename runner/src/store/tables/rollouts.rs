@@ -216,13 +216,14 @@ pub(crate) async fn open_of_pair(conn: &mut Conn, environment: &str, service: &s
     conn.all(sql, args![environment, service]).await?.iter().map(rollout).collect()
 }
 
-/// The rollout that is to be driven next: one that has begun and lost its driver, else the first of a pair whose slot is free.
-pub(crate) async fn next_claimable(conn: &mut Conn, now: Timestamp) -> Result<Option<StoredRollout>> {
+/// The rollout that is to be driven next, after so many that are left out: those that have begun and lost their driver, then the first of a pair
+/// whose slot is free.
+pub(crate) async fn next_claimable(conn: &mut Conn, now: Timestamp, left_out: u32) -> Result<Option<StoredRollout>> {
     let sql = "SELECT * FROM rollouts r WHERE ended_at IS NULL AND lease_until IS NULL AND not_before <= $1
             AND (active = 1 OR NOT EXISTS (
                 SELECT 1 FROM rollouts a WHERE a.active = 1 AND a.environment = r.environment AND a.service = r.service))
-        ORDER BY active DESC, is_rollback DESC, id LIMIT 1";
-    conn.first(sql, args![now]).await?.as_ref().map(rollout).transpose()
+        ORDER BY active DESC, is_rollback DESC, id LIMIT 1 OFFSET $2";
+    conn.first(sql, args![now, left_out]).await?.as_ref().map(rollout).transpose()
 }
 
 /// When a rollout that was handed back for a while is claimable again.
