@@ -2,7 +2,11 @@
 //! what the machine itself sees is made anew with the same GPUs, one after the other, and while another instance of its release has its
 //! traffic, where there is one. What it was before is no end of its own, and counts against nobody.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use segue_pipelines::gpu::{LIST, Next, Sight, Told, pause_after_remake, told};
 use segue_schemas::{
@@ -116,12 +120,19 @@ impl Host {
             return;
         }
         let mut looks: HashMap<String, Look> = HashMap::new();
+        // new containers that did not become well in their time, while others have their traffic: the rest is not kept waiting for them again
+        let mut unwell: HashSet<Life> = HashSet::new();
         let mut pause = Duration::ZERO;
         loop {
             let _ = timeout(pause, self.gpus_within_wanted.notified()).await;
-            // of an earlier host's
-            for one in self.store.current().being_remade() {
-                self.see_it_well(&one).await;
+            // of an earlier host's, and those
+            let being_remade = self.store.current().being_remade();
+            unwell.retain(|one| being_remade.contains(one));
+            for one in being_remade {
+                let limit = if unwell.contains(&one) { SOON } else { REMADE_LIMIT };
+                if !self.see_it_well(&one, limit).await {
+                    unwell.insert(one);
+                }
             }
             let holders = self.store.current().holders();
             looks.retain(|container, _| holders.iter().any(|(holder, _)| holder.container == *container));
@@ -135,7 +146,11 @@ impl Host {
                     Next::Never(said) => {
                         tracing::warn!(instance = %holder.one.id, said, "its container does not see its GPUs, and never did: a new one is not tried");
                     }
-                    Next::Remake(said) => self.remake(&holder, said).await,
+                    Next::Remake(said) => {
+                        if !self.remake(&holder, said).await {
+                            unwell.insert(holder.one.clone());
+                        }
+                    }
                 }
             }
             pause = if is_doubtful { Duration::ZERO } else { EVERY };
@@ -183,8 +198,8 @@ impl Host {
         gpus.iter().all(is_well)
     }
 
-    /// Has a container made anew, and waits until it is well.
-    async fn remake(&self, holder: &Holder, said: String) {
+    /// Has a container made anew, and waits until it is well. `false`: as [`Self::see_it_well`].
+    async fn remake(&self, holder: &Holder, said: String) -> bool {
         let (one, container, told) = (holder.one.clone(), holder.container.clone(), said.clone());
         let lost = self.store.change(move |recorded| {
             let Some(instance) = one.among_mut(recorded).filter(|i| !i.stopping && i.runs_in(&container)) else {
@@ -201,26 +216,38 @@ impl Host {
         match lost.await {
             Ok(true) => {
                 tracing::warn!(instance = %holder.one.id, said, "its container has lost its GPUs, and is made anew");
-                self.see_it_well(&holder.one).await;
+                return self.see_it_well(&holder.one, REMADE_LIMIT).await;
             }
             Ok(false) => {}
             Err(error) => tracing::error!(instance = %holder.one.id, %error, "that it lost its GPUs can't be recorded"),
         }
+        true
     }
 
-    /// Waits until the new container of an instance is there and well, within limits; then it has its traffic again.
-    async fn see_it_well(&self, one: &Life) {
+    /// Waits until the new container of an instance is there and well; then it has its traffic again. Where nobody else can have that, it has it
+    /// when the time is over as well; else it goes without until it is well: `false`.
+    async fn see_it_well(&self, one: &Life, limit: Duration) -> bool {
         let mut watch = self.store.watch();
         let is_there = |recorded: &Arc<Recorded>| {
             let is_over = |i: &InstanceRecord| !i.is_usable() || i.nap == Nap::Asleep;
             one.among(recorded).is_none_or(|i| is_over(i) || (!i.within.is_lost() && i.process.is_some()))
         };
-        let _ = timeout(REMADE_LIMIT, watch.wait_for(is_there)).await;
+        let _ = timeout(limit, watch.wait_for(is_there)).await;
         // one that sleeps gets a new container when it is woken, and is looked at then
-        if one.among(&self.store.current()).is_none_or(|i| i.within.phase != Phase::Anew || i.nap == Nap::Asleep) {
-            return;
+        let recorded = self.store.current();
+        let Some(instance) = one.among(&recorded).filter(|i| i.is_usable() && i.nap != Nap::Asleep) else {
+            return true;
+        };
+        match instance.within.phase {
+            Phase::Well => return true,
+            // it is not even there yet
+            Phase::Lost(_) => return false,
+            Phase::Anew => {}
         }
-        self.wait_until_well(&one.id, REMADE_LIMIT).await;
+        if !self.wait_until_well(&one.id, limit).await && self.store.current().stand_in(&one.id).is_some() {
+            tracing::warn!(instance = %one.id, "its new container is not well, and another one keeps its traffic");
+            return false;
+        }
         let of = one.clone();
         let noted = self.store.change_regardless(move |recorded| {
             if let Some(instance) = of.among_mut(recorded).filter(|i| i.within.phase == Phase::Anew) {
@@ -233,6 +260,7 @@ impl Host {
             tracing::error!(instance = %one.id, %error, "that it was made anew can't be recorded");
         }
         let _ = self.carry().await;
+        true
     }
 
     /// Waits until an instance's container is to be made anew.

@@ -607,7 +607,7 @@ pub(super) enum Started {
 }
 
 /// One instance, told from another that has its name later.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Life {
     pub(super) id: InstanceId,
     life: u64,
