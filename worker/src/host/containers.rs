@@ -49,6 +49,9 @@ const SWEEP_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration
 /// How often is looked for what nobody asked to have swept away.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
+/// How many ports are tried at once, where the engine's machine has each of them taken; then there is a pause.
+const PORT_TRIES: u32 = 5;
+
 /// What a container that fills a service's data folder is for.
 const ROLE_SEED: &str = "seed";
 
@@ -90,19 +93,28 @@ impl Host {
 
     /// Starts the container of an instance. An engine that is away, or hangs, is tried again.
     pub(super) async fn start_container(&self, one: &Life) -> Result<Started, HostError> {
-        let recorded = self.store.current();
-        let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
-        let launched = match self.container_spec(&one.id, instance) {
-            Ok(spec) => tokio::select! {
-                launched = self.launch_container(&one.id, spec) => launched,
-                _ = self.must_end(one) => return Ok(Started::Over),
-            },
-            Err(reason) => return self.note_failed(one, reason).await,
-        };
-        match launched {
-            Ok(container) => self.note_running(one, Running::Container(Box::new(container)), true).await,
-            Err(error) if error.class() == FailureClass::Infrastructure => Ok(Started::Later(error.to_string())),
-            Err(error) => self.note_failed(one, error.to_string()).await,
+        let mut tried = 1;
+        loop {
+            let recorded = self.store.current();
+            let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
+            let launched = match self.container_spec(&one.id, instance) {
+                Ok(spec) => tokio::select! {
+                    launched = self.launch_container(&one.id, spec) => launched,
+                    _ = self.must_end(one) => return Ok(Started::Over),
+                },
+                Err(reason) => return self.note_failed(one, reason).await,
+            };
+            return match launched {
+                Ok(container) => self.note_running(one, Running::Container(Box::new(container)), true).await,
+                Err(error) if error.is_port_taken() && tried < PORT_TRIES => {
+                    tracing::warn!(instance = %one.id, port = instance.port, %error, "it gets another port");
+                    self.take_another_port(one).await?;
+                    tried += 1;
+                    continue;
+                }
+                Err(error) if error.class() == FailureClass::Infrastructure => Ok(Started::Later(error.to_string())),
+                Err(error) => self.note_failed(one, error.to_string()).await,
+            };
         }
     }
 
@@ -119,7 +131,7 @@ impl Host {
             }
             if found.name == spec.name && found.is_running {
                 let seen = docker.look_at(&found.id).await?;
-                let is_reached = |seen: &InstanceSeen| !spec.publishes || docker.reached(seen, spec.port).is_some();
+                let is_reached = |seen: &InstanceSeen| spec.published.is_none() || docker.reached(seen, spec.port).is_some();
                 left = seen.filter(|seen| seen.is_running && is_reached(seen) && seen.image == spec.image);
                 if left.is_some() {
                     continue;
@@ -134,7 +146,7 @@ impl Host {
         };
         let address = match docker.reached(&seen, spec.port) {
             // nobody asks it anything, and it may have done its work already: its end is seen by whoever waits for it
-            _ if !spec.publishes => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), spec.port),
+            _ if spec.published.is_none() => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), spec.port),
             Some(address) if seen.is_running => address,
             None if seen.is_running && docker.is_elsewhere() => {
                 let why =
@@ -191,7 +203,8 @@ impl Host {
             settings,
             gpus: instance.gpus.clone(),
             port: run.container.port,
-            publishes: true,
+            // its own over restarts: after one of the engine's, no other's requests come to it
+            published: Some(instance.port),
             volumes: volumes.chain(instance.run.data.as_ref().map(|_| DATA_VOLUME.to_owned())).collect(),
             place: self.engine_place(environment, service),
             labels,
@@ -209,7 +222,7 @@ impl Host {
         let mut spec = self.container_spec(id, instance)?;
         spec.name = container_name(&self.engine_name(), id.as_str(), &instance.life.to_string(), true);
         spec.labels.insert(LABEL_ROLE.into(), ROLE_SEED.into());
-        spec.publishes = false;
+        spec.published = None;
         spec.entrypoint = Some(["sh", "-ec"].map(str::to_owned).into());
         spec.command = vec![line.to_owned()];
         Ok(spec)

@@ -51,6 +51,16 @@ impl Host {
             );
             return Err(refusal(HostErrorCode::BadRequest, message));
         }
+        if let Some(need) = start.gpus.as_ref().filter(|_| self.docker.is_elsewhere()) {
+            let message = format!(
+                "`{}` asks for {}, and this host's services run at the engine at {}, whose GPUs nobody here sees: have a host of that \
+                 machine join (`segue host invite`), with its `gpus`",
+                start.fence.service,
+                need.in_words(),
+                self.docker.address()
+            );
+            return Err(refusal(HostErrorCode::BadRequest, message));
+        }
         if start.sleep_after_ms.is_some() && !self.router.can_hold() {
             let message = format!(
                 "`{}` may sleep, and this host's router can't hold its requests meanwhile; leave `sleep-after` out (`0s` for previews), \
@@ -432,15 +442,7 @@ impl Host {
         // The port stays the instance's own over restarts, unless somebody else has taken it.
         let moved = !process::is_free(port);
         if moved {
-            let one = one.clone();
-            let change = self.store.change(move |recorded| {
-                let port = recorded.free_port()?;
-                if let Some(instance) = one.among_mut(recorded) {
-                    instance.port = port;
-                }
-                Ok(())
-            });
-            change.await?;
+            self.take_another_port(one).await?;
         }
         let recorded = self.store.current();
         let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
@@ -448,6 +450,19 @@ impl Host {
             Ok(process) => self.note_running(one, Running::Process(process), moved).await,
             Err(reason) => self.note_failed(one, reason).await,
         }
+    }
+
+    /// Gives an instance another port: somebody else has its own.
+    pub(super) async fn take_another_port(&self, one: &Life) -> Result<(), HostError> {
+        let one = one.clone();
+        let change = self.store.change(move |recorded| {
+            let port = recorded.free_port()?;
+            if let Some(instance) = one.among_mut(recorded) {
+                instance.port = port;
+            }
+            Ok(())
+        });
+        change.await
     }
 
     /// An instance that is still to be started.

@@ -10,6 +10,9 @@ const NO_PROGRAM: [&str; 3] = ["executable file not found", "no such file or dir
 /// The same of images that are not there, or not for this one.
 const NO_IMAGE: [&str; 5] = ["not found", "manifest unknown", "access denied", "unauthorized", "invalid reference"];
 
+/// What the engine says where somebody else listens at the port that a container is to have on its machine.
+const PORT_TAKEN: [&str; 2] = ["port is already allocated", "address already in use"];
+
 /// Why the engine did not do what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
@@ -70,6 +73,13 @@ impl DockerError {
     /// Whether there is no such thing at the engine.
     pub(super) const fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether somebody else has the port at which a container was to be reached on the engine's machine.
+    #[must_use]
+    pub fn is_port_taken(&self) -> bool {
+        let is_so = |message: &str| PORT_TAKEN.iter().any(|words| message.contains(words));
+        matches!(self, Self::Refused { doing: "start the container", message, .. } if is_so(message))
     }
 
     /// What kind of failure it is: the pipeline's where it asks for what there is not, else the machine's.
@@ -133,6 +143,27 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_told_from_other_refusals() {
+        let refused = |doing, message: &str| DockerError::Refused { doing, status: 500, message: message.into() };
+        let start = "start the container";
+        for (error, is_taken) in [
+            (
+                refused(
+                    start,
+                    "driver failed programming external connectivity on endpoint x: Bind for 10.0.0.5:20001 failed: port is already allocated",
+                ),
+                true,
+            ),
+            (refused(start, "failed to bind host port 10.0.0.5:20001/tcp: address already in use"), true),
+            (refused(start, "listen tcp4 10.0.0.5:20001: bind: cannot assign requested address"), false),
+            (refused("make the network", "address already in use"), false),
+            (DockerError::Own("port is already allocated".into()), false),
+        ] {
+            assert_eq!(error.is_port_taken(), is_taken, "{error}");
+        }
+    }
 
     #[test]
     fn what_a_pipeline_asks_wrongly_is_told_from_what_a_machine_fails_at() {

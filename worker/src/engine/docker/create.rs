@@ -1,6 +1,6 @@
 //! From what a job asks for to what the engine is told. Pure.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::SocketAddr};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig,
@@ -96,10 +96,11 @@ pub(super) fn instance_container(spec: &InstanceSpec) -> ContainerCreateBody {
     body
 }
 
-/// Has the engine's machine take connections for a port at one of its addresses, at whichever port is free there.
-pub(super) fn publish(body: &mut ContainerCreateBody, port: u16, address: IpAddr) {
+/// Has the engine's machine take connections for a port at one of its addresses. Its port there is the caller's choice and never the engine's:
+/// what the engine gives out again after its restart may have been another container's before, whose requests would go there.
+pub(super) fn publish(body: &mut ContainerCreateBody, port: u16, at: SocketAddr) {
     let port = format!("{port}/tcp");
-    let bound = PortBinding { host_ip: Some(address.to_string()), host_port: Some(String::new()) };
+    let bound = PortBinding { host_ip: Some(at.ip().to_string()), host_port: Some(at.port().to_string()) };
     body.exposed_ports = Some(vec![port.clone()]);
     if let Some(host) = &mut body.host_config {
         host.port_bindings = Some(HashMap::from([(port, Some(vec![bound]))]));
@@ -298,6 +299,15 @@ mod tests {
         assert_eq!(mounts[1].read_only, Some(true));
         let labels = body.labels.unwrap();
         assert_eq!((labels["segue.job"].as_str(), labels["a"].as_str()), ("1", "b"), "a job can't pass for another");
+    }
+
+    #[test]
+    fn a_service_elsewhere_is_reached_at_the_port_that_it_was_given() {
+        let mut body = made("", Ceiling::default());
+        publish(&mut body, 8080, "10.0.0.5:20001".parse().unwrap());
+        let bound = body.host_config.unwrap().port_bindings.unwrap()["8080/tcp"].clone().unwrap();
+        let bound: Vec<_> = bound.iter().map(|one| (one.host_ip.as_deref(), one.host_port.as_deref())).collect();
+        assert_eq!(bound, [(Some("10.0.0.5"), Some("20001"))]);
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub struct InstanceSpec {
     pub gpus: Vec<String>,
     /// Where its service listens in it.
     pub port: u16,
-    /// Whether others come to that port, where they are not in its network.
-    pub publishes: bool,
+    /// At which port of an engine's machine others come to that one, where they are not in its network; `None`: nobody comes.
+    pub published: Option<u16>,
     /// `NAME:/path[:ro]`, or `/path` for one that goes with the container.
     pub volumes: Vec<String>,
     /// What stands before the names of its volumes, and is its network's name.
@@ -192,13 +192,13 @@ impl Docker {
     /// Makes a container with its network and volumes, and starts it. The image must be there.
     ///
     /// # Errors
-    /// [`DockerError`]; what was made then has its labels.
+    /// [`DockerError`]; what was made then has its labels. [`DockerError::is_port_taken`]: with another port it can be tried again.
     pub async fn start_instance(&self, spec: &InstanceSpec) -> Result<InstanceSeen, DockerError> {
         let mut body = create::instance_container(spec);
-        if spec.publishes
+        if let Some(port) = spec.published
             && let Some(address) = self.way.published_at().await.map_err(DockerError::Own)?
         {
-            create::publish(&mut body, spec.port, address);
+            create::publish(&mut body, spec.port, SocketAddr::new(address, port));
         }
         let id = self.make_instance(spec, body).await?;
         let client = self.client().await?;
