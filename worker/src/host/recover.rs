@@ -1,4 +1,5 @@
-//! What a host does with what it finds recorded: after its own death, after a reboot of the machine; and how it stops all.
+//! What a host does with what it finds recorded: after its own death, after a reboot of the machine, which containers at an engine elsewhere
+//! outlive; and how it stops all.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,16 +24,16 @@ impl Host {
         let recorded = self.store.current();
         let rebooted = !recorded.boot_id.is_empty() && recorded.boot_id != boot_id;
         let mut found: Vec<(InstanceId, Option<Running>)> = Vec::new();
-        if !rebooted {
-            for (id, instance) in &recorded.instances {
-                let mark = self.mark(id);
-                let known = instance.process.clone().and_then(|record| self.adopt(id, record));
-                // Started, but killed before it could be recorded: it is there all the same. A container is found by its labels when it
-                // would be started.
-                let is_lost = !instance.is_stopped() && !instance.run.is_container();
-                let marked = || is_lost.then(|| Process::find(&mark)).flatten().map(Running::Process);
-                found.push((id.clone(), known.or_else(marked)));
-            }
+        for (id, instance) in &recorded.instances {
+            let mark = self.mark(id);
+            // what runs on another machine was not booted with this one, and has its requests meanwhile
+            let is_there = |record: &RunningRecord| !rebooted || record.outlives_boot(self.docker.is_elsewhere());
+            let known = instance.process.clone().filter(is_there).and_then(|record| self.adopt(id, record));
+            // Started, but killed before it could be recorded: it is there all the same. A container is found by its labels when it
+            // would be started.
+            let is_lost = !rebooted && !instance.is_stopped() && !instance.run.is_container();
+            let marked = || is_lost.then(|| Process::find(&mark)).flatten().map(Running::Process);
+            found.push((id.clone(), known.or_else(marked)));
         }
         let processes: Vec<_> = found.iter().map(|(id, p)| (id.clone(), p.as_ref().map(Running::record))).collect();
         let listening: Vec<_> = self.options.listen.iter().copied().zip(self.router.addresses()).collect();

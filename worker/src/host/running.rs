@@ -39,6 +39,14 @@ pub enum Cleared {
     Left,
 }
 
+impl RunningRecord {
+    /// Whether it may run on although the host's machine was booted anew.
+    #[must_use]
+    pub fn outlives_boot(&self, engine_is_elsewhere: bool) -> bool {
+        engine_is_elsewhere && matches!(self, Self::Container(_))
+    }
+}
+
 impl Running {
     /// What to find it by.
     #[must_use]
@@ -99,6 +107,23 @@ impl RunningRecord {
         match self {
             Self::Process(_) => None,
             Self::Container(container) => Some(container.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_elsewhere_alone_outlives_a_boot_of_its_hosts_machine() {
+        let container =
+            r#"{"container": "1", "address": "10.0.0.5:20001", "pid": null, "stop_signal": "TERM", "facts": {}}"#;
+        let record = |text: &str| serde_json::from_str::<RunningRecord>(text).unwrap();
+        for (text, is_elsewhere, outlives) in
+            [(container, true, true), (container, false, false), (r#"{"pid": 1, "start_ticks": 1}"#, true, false)]
+        {
+            assert_eq!(record(text).outlives_boot(is_elsewhere), outlives, "{text} {is_elsewhere}");
         }
     }
 }
