@@ -81,12 +81,13 @@ pub struct WorkerArgs {
 
 pub fn run_up(args: UpArgs) -> Result<Exit, Failure> {
     serve(args, |config, data| {
-        let mut hosts = vec![host_options(config, data)?];
+        let local = host_options(config, data)?;
+        let mut hosts = Vec::new();
         for (name, host) in config.hosts.iter().filter(|(name, host)| *name != LOCAL_HOST && host.is_started_here(name))
         {
             hosts.push(options_of(name, host, data)?);
         }
-        Ok((Some(keeper(hosts)), Some(worker_part())))
+        Ok((Some(keeper(local, hosts)), Some(worker_part())))
     })
 }
 
@@ -176,12 +177,18 @@ pub fn worker_options(config: &Config, server: String, token: secrecy::SecretStr
     }
 }
 
-/// The keeper of this machine's hosts, as a part of `segue up`.
-pub fn keeper(hosts: Vec<HostOptions>) -> Part {
+/// The keeper of this machine's hosts, as a part of `segue up`. Without its own host it is none; one of the others that can't be started
+/// is tried again.
+pub fn keeper(local: HostOptions, others: Vec<HostOptions>) -> Part {
     Box::new(|_: Reach, stop| {
         Box::pin(async move {
-            let all = hosts.iter().map(|options| host::keep_running(options, stop.clone()));
-            futures_util::future::try_join_all(all).await.map(drop).map_err(|error| error.to_string())
+            let others = others.iter().map(|options| host::keep_trying(options, stop.clone()));
+            let others = async {
+                futures_util::future::join_all(others).await;
+                Ok(())
+            };
+            let local = host::keep_running(&local, stop.clone());
+            futures_util::future::try_join(local, others).await.map(drop).map_err(|error| error.to_string())
         })
     })
 }

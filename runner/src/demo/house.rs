@@ -62,7 +62,7 @@ impl House {
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
         let options = ServerOptions { config, data: data.clone(), listen, schedules: false };
-        let parts = (Some(serve::keeper(vec![host_options])), Some(serve::worker_part()));
+        let parts = (Some(serve::keeper(host_options, Vec::new())), Some(serve::worker_part()));
         let say = move |running: &up::Running| drop(ready.send((running.address, running.admin_token_file.clone())));
         // on a thread of its own: the main task of a server is not one that moves between threads
         let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());

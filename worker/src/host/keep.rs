@@ -24,24 +24,38 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The first one could not be started. A later one is tried again for ever, with pauses: traffic does not need it.
 pub async fn keep_running(options: &HostOptions, shutdown: CancellationToken) -> Result<(), EnsureError> {
     ensure_running(options).await?;
+    keep(options, &shutdown).await;
+    Ok(())
+}
+
+/// The same of a host that is tried again for ever from the first on: what it lacks, an address or an engine's key, is no reason to keep all else of
+/// its machine from running.
+pub async fn keep_trying(options: &HostOptions, shutdown: CancellationToken) {
+    if let Err(error) = ensure_running(options).await {
+        tracing::error!(%error, data = %options.data.display(), "the host can't be started; that is tried again");
+    }
+    keep(options, &shutdown).await;
+}
+
+async fn keep(options: &HostOptions, shutdown: &CancellationToken) {
     let mut pause = FIRST_PAUSE;
     loop {
         let since = Instant::now();
         tokio::select! {
             () = ended(options) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return,
         }
         if since.elapsed() > STEADY {
             pause = FIRST_PAUSE;
         }
-        tracing::warn!(pause_ms = pause.as_millis(), "the host has ended; it is started again");
+        tracing::warn!(pause_ms = pause.as_millis(), data = %options.data.display(), "no host answers; one is started");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         if let Err(error) = ensure_running(options).await {
-            tracing::error!(%error, "the host can't be started");
+            tracing::error!(%error, data = %options.data.display(), "the host can't be started");
         }
     }
 }

@@ -82,7 +82,7 @@ pub use ensure::{EnsureError, Ensured, ensure_running};
 use gpu_watch::GpuWatch;
 use gpus::Gpus;
 pub use identity::{Identity, IdentityError};
-pub use keep::keep_running;
+pub use keep::{keep_running, keep_trying};
 use link::Link;
 pub use link::{Join, JoinError, join};
 use news::News;
