@@ -27,13 +27,13 @@ use crate::{
     preview,
     service::is_variable,
 };
-use engines::{faults_of_host, no_engine_of_jobs};
+use engines::{doubled_listens, faults_of_host, no_engine_of_jobs};
 use previews::{PreviewFault, keys_of_previews, preview_faults};
 use protection::{ProtectionFault, protection_faults};
 use routers::{RouterFault, router_faults, sleepless};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
-pub use engines::{EngineAddress, EngineFault, engine_faults};
+pub use engines::{EngineAddress, EngineFault, engine_faults, one_address};
 pub use github::{GitHubFault, github_faults};
 pub use lambda::{LambdaFault, lambda_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
@@ -153,6 +153,7 @@ impl<'n> Check<'n, '_, '_> {
     }
 
     fn hosts(&mut self) {
+        let doubled = doubled_listens(self.config);
         for entry in self.entries("hosts") {
             self.name(entry, "a host");
             for address in entry.value.get("listen").map_or(&[][..], Node::items) {
@@ -181,6 +182,14 @@ impl<'n> Check<'n, '_, '_> {
             }
             for RouterFault { key, message, help } in router_faults(host) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
+            }
+            for (_, index, other) in doubled.iter().filter(|(name, ..)| *name == entry.key) {
+                let Some(address) = entry.value.get("listen").and_then(|list| list.items().get(*index)) else {
+                    continue;
+                };
+                let message = format!("the router of `{other}` listens here already");
+                let help = "write an address or a port that no other host of this machine has";
+                self.refuse(&address.span, message, Some(help.into()));
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Where an engine for containers is, and what can be wrong with how that is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use segue_schemas::{
-    config::{HostConfig, LOCAL_HOST},
+    config::{Config, HostConfig, LOCAL_HOST},
     engine::EngineConfig,
 };
 
@@ -78,12 +78,19 @@ impl EngineAddress {
     /// Whether nobody but this machine is on the way.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        match self {
-            Self::Unix(_) => true,
-            Self::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        match self.host() {
+            None => true,
+            Some(host) => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
             }
-            Self::Ssh { .. } => false,
+        }
+    }
+
+    /// The machine that is named.
+    fn host(&self) -> Option<&str> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp { host, .. } | Self::Ssh { host, .. } => Some(host),
         }
     }
 }
@@ -97,6 +104,22 @@ pub struct EngineFault {
     pub message: String,
     /// What to write.
     pub help: String,
+}
+
+/// One address of a machine at which services may listen there.
+///
+/// # Errors
+/// What it is in the place of one.
+pub fn one_address(address: IpAddr) -> Result<IpAddr, String> {
+    // 0.0.0.0 can be written as an address of IPv6
+    let address = address.to_canonical();
+    if address.is_unspecified() {
+        Err(format!("`{address}` would open services to every network of that machine"))
+    } else if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        Err(format!("`{address}` is the address of many machines"))
+    } else {
+        Ok(address)
+    }
 }
 
 /// What is wrong with how an engine is named.
@@ -145,23 +168,71 @@ pub fn engine_faults(engine: &EngineConfig) -> Vec<EngineFault> {
             }
         }
     }
+    let at = address.host().and_then(|host| host.parse().ok()).map(one_address);
+    if let Some(Err(what)) = at {
+        faults.push(fault("address", what, "write the address of one machine: `tcp://10.0.0.5:2376`"));
+    }
     if let Some(publish) = &engine.publish {
-        let is_any = publish.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
-        if address.socket().is_some() {
-            let help = "remove it: services of an engine on this machine are reached in their own networks";
-            faults.push(fault("publish", format!("`publish` means nothing for `{}`", engine.address), help));
-        } else if is_any {
-            let help = "write one of its addresses, of a network that is private: `10.0.0.5`";
+        faults.extend(publish_fault(&address, publish, &engine.address));
+    }
+    for (key, file) in ssh {
+        if file.as_ref().is_some_and(|file| is_read_otherwise(&file.to_string_lossy())) {
             faults.push(fault(
-                "publish",
-                format!("`{publish}` would open services to every network of that machine"),
-                help,
+                key,
+                format!("the path of `{key}` has a sign that `ssh` reads as something else"),
+                "give the file a name without `\"`, `%` and `${`",
             ));
-        } else if publish.parse::<IpAddr>().is_err() {
-            faults.push(fault("publish", format!("`{publish}` is no address"), "write one such as `10.0.0.5`"));
         }
     }
     faults
+}
+
+fn publish_fault(address: &EngineAddress, publish: &str, engine: &str) -> Option<EngineFault> {
+    const HELP: &str = "write one of its addresses, of a network that is private: `10.0.0.5`";
+    let (message, help) = match publish.parse().map(one_address) {
+        _ if address.socket().is_some() => (
+            format!("`publish` means nothing for `{engine}`"),
+            "remove it: services of an engine on this machine are reached in their own networks",
+        ),
+        Err(_) => (format!("`{publish}` is no address"), "write one such as `10.0.0.5`"),
+        Ok(Err(what)) => (what, HELP),
+        // requests would go to this machine, and there to whoever listens
+        Ok(Ok(at)) if at.is_loopback() && !address.is_loopback() => {
+            (format!("nobody but that machine itself comes to `{publish}` of another machine"), HELP)
+        }
+        Ok(Ok(_)) => return None,
+    };
+    Some(EngineFault { key: "publish", message, help: help.to_owned() })
+}
+
+/// Whether `ssh` ends a name in quotes in it, or puts something else in its place (ssh_config(5), TOKENS and ENVIRONMENT VARIABLES).
+fn is_read_otherwise(path: &str) -> bool {
+    path.contains(['"', '%']) || path.contains("${")
+}
+
+/// The hosts that `segue up` starts on one machine, and whose routers can't all have the addresses that they are to listen at: the host, the number
+/// of the address in its list, and whose it is already.
+pub(super) fn doubled_listens(config: &Config) -> Vec<(&str, usize, &str)> {
+    let hosts = config.hosts.iter().filter(|(name, host)| host.is_started_here(name));
+    let all = hosts.flat_map(|(name, host)| {
+        let addresses = host.listen.iter().enumerate();
+        addresses.filter_map(move |(index, text)| Some((name.as_str(), index, text.parse::<SocketAddr>().ok()?)))
+    });
+    let (mut known, mut doubled): (Vec<(&str, SocketAddr)>, Vec<_>) = (Vec::new(), Vec::new());
+    for (name, index, address) in all {
+        match known.iter().find(|(other, known)| *other != name && are_in_each_others_way(*known, address)) {
+            Some((other, _)) => doubled.push((name, index, *other)),
+            None => known.push((name, address)),
+        }
+    }
+    doubled
+}
+
+/// Whether two can't be listened at by two. Of port 0, each gets one of its own.
+fn are_in_each_others_way(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_same = one.ip() == other.ip() || (is_any && one.is_ipv4() == other.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && is_same
 }
 
 /// What is wrong with a host that has an engine of its own, as its file has it.
@@ -178,7 +249,7 @@ pub(super) fn faults_of_host(name: &str, host: &HostConfig) -> Vec<EngineFault> 
             "run a `segue host` on that machine and have it join (`segue host invite`), or remove `gpus`",
         );
     }
-    if name != LOCAL_HOST && (host.join || host.address.is_some()) {
+    if name != LOCAL_HOST && (host.join || host.address.is_some()) && is_far {
         let help = "name it there: `segue host --docker ADDRESS`";
         whole(format!("`{name}` joins from another machine, and `docker` means nothing here"), help);
     } else if name != LOCAL_HOST && is_far && host.socket.is_some() {
@@ -240,6 +311,51 @@ fn is_user(user: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_listen_at_one_address_that_their_proxy_comes_to() {
+        for (address, publish, is_right) in [
+            ("tcp://10.0.0.5:2376", Some("10.1.0.5"), true),
+            ("tcp://10.0.0.5:2376", Some("::ffff:10.1.0.5"), true),
+            ("tcp://10.0.0.5:2376", Some("0.0.0.0"), false),
+            ("tcp://10.0.0.5:2376", Some("::"), false),
+            ("tcp://10.0.0.5:2376", Some("::ffff:0.0.0.0"), false),
+            ("tcp://10.0.0.5:2376", Some("224.0.0.1"), false),
+            ("tcp://10.0.0.5:2376", Some("ff02::1"), false),
+            ("tcp://10.0.0.5:2376", Some("255.255.255.255"), false),
+            ("tcp://10.0.0.5:2376", Some("127.0.0.1"), false),
+            ("ssh://deploy@gpu-1", Some("::1"), false),
+            ("ssh://deploy@gpu-1", Some("::ffff:127.0.0.1"), false),
+            ("ssh://deploy@127.0.0.2", Some("127.0.0.1"), true),
+            ("ssh://deploy@localhost", Some("10.0.0.5"), true),
+            ("ssh://deploy@localhost", None, true),
+            ("ssh://deploy@0.0.0.0", None, false),
+            ("ssh://deploy@[::ffff:0.0.0.0]", None, false),
+            ("tcp://239.0.0.1:2376", None, false),
+        ] {
+            let file = || address.starts_with("tcp").then(|| "file.pem".into());
+            let publish = publish.map(str::to_owned);
+            let engine = EngineConfig { ca: file(), cert: file(), key: file(), publish, ..EngineConfig::at(address) };
+            let faults = engine_faults(&engine);
+            assert_eq!(faults.is_empty(), is_right, "{engine:?}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn files_are_what_ssh_takes_them_for() {
+        for (path, is_right) in [
+            ("/etc/segue/a key", true),
+            ("/home/$me/key", true),
+            ("/etc/a\"key", false),
+            ("/etc/%h/key", false),
+            ("/etc/${HOME}/key", false),
+        ] {
+            let engine = EngineConfig { identity: Some(path.into()), ..EngineConfig::at("ssh://gpu-1") };
+            assert_eq!(engine_faults(&engine).is_empty(), is_right, "{path}");
+            let engine = EngineConfig { known_hosts: Some(path.into()), ..EngineConfig::at("ssh://gpu-1") };
+            assert_eq!(engine_faults(&engine).is_empty(), is_right, "{path}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_or_refused() {

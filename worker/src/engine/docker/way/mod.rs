@@ -9,6 +9,7 @@ mod ssh;
 mod tls;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -29,7 +30,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use nix::sys::socket::{setsockopt, sockopt};
-use segue_pipelines::config::{EngineAddress, engine_faults};
+use segue_pipelines::config::{EngineAddress, engine_faults, one_address};
 use segue_schemas::engine::EngineConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -98,7 +99,8 @@ impl Way {
                 engine.known_hosts.clone(),
             ))),
         };
-        let publish = engine.publish.as_deref().and_then(|address| address.parse().ok());
+        let publish =
+            engine.publish.as_deref().and_then(|address| address.parse().ok()).map(one_address).transpose()?;
         Ok(Self { kind, shown: engine.address.clone(), publish })
     }
 
@@ -147,7 +149,7 @@ impl Way {
             Kind::Ssh(ssh) => ssh.host(),
         };
         match timeout(CONNECT_LIMIT, tokio::net::lookup_host((host.as_str(), 0))).await {
-            Ok(Ok(mut found)) => found.next().map(|address| Some(address.ip())).ok_or("nothing".to_owned()),
+            Ok(Ok(found)) => only_one(found.map(|address| address.ip())).map(Some),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer".to_owned()),
         }
@@ -214,6 +216,21 @@ fn hangs_up(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
+/// The address that a name has. One that has several says not at which of them services are to listen.
+fn only_one(found: impl Iterator<Item = IpAddr>) -> Result<IpAddr, String> {
+    let found: BTreeSet<IpAddr> = found.map(one_address).collect::<Result<_, _>>()?;
+    // those of this machine's loopback are all its own
+    let is_here = found.iter().all(|address| address.is_loopback());
+    match found.first() {
+        None => Err("nothing".to_owned()),
+        Some(_) if found.len() > 1 && !is_here => {
+            let all: Vec<String> = found.iter().map(IpAddr::to_string).collect();
+            Err(format!("it has several, {}", all.join(" and ")))
+        }
+        Some(address) => Ok(*address),
+    }
+}
+
 /// Connects by TCP. `only_here`: to this machine's loopback alone, whatever a name means.
 async fn dial(host: &str, port: u16, only_here: bool) -> io::Result<TcpStream> {
     let late = |_| {
@@ -224,7 +241,7 @@ async fn dial(host: &str, port: u16, only_here: bool) -> io::Result<TcpStream> {
     };
     let found: Vec<SocketAddr> =
         timeout(CONNECT_LIMIT, tokio::net::lookup_host((host, port))).await.map_err(late)??.collect();
-    if let Some(elsewhere) = found.iter().find(|address| only_here && !address.ip().is_loopback()) {
+    if let Some(elsewhere) = found.iter().find(|address| only_here && !address.ip().to_canonical().is_loopback()) {
         let what = format!("`{host}` is {} and not this machine, and nothing is sent without TLS", elsewhere.ip());
         return Err(io::Error::other(what));
     }
@@ -294,5 +311,27 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_listen_where_a_name_leaves_no_choice() {
+        for (found, address) in [
+            (&["10.0.0.5"][..], Ok("10.0.0.5")),
+            (&["10.0.0.5", "::ffff:10.0.0.5", "10.0.0.5"], Ok("10.0.0.5")),
+            (&["::1", "127.0.0.1"], Ok("127.0.0.1")),
+            (&["10.0.0.5", "10.0.0.6"], Err("it has several, 10.0.0.5 and 10.0.0.6")),
+            (&["10.0.0.5", "127.0.0.1"], Err("it has several, 10.0.0.5 and 127.0.0.1")),
+            (&["0.0.0.0"], Err("`0.0.0.0` would open services to every network of that machine")),
+            (&["::ffff:224.0.0.1"], Err("`224.0.0.1` is the address of many machines")),
+            (&[], Err("nothing")),
+        ] {
+            let chosen = only_one(found.iter().map(|address| address.parse().unwrap()));
+            assert_eq!(chosen, address.map(|it| it.parse().unwrap()).map_err(str::to_owned), "{found:?}");
+        }
     }
 }
