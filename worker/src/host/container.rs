@@ -15,7 +15,11 @@ use futures_util::StreamExt as _;
 use indexmap::IndexMap;
 use segue_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncWriteExt as _, task::JoinHandle, time::sleep};
+use tokio::{
+    io::AsyncWriteExt as _,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::{output, running::Cleared};
 use crate::engine::docker::{Docker, DockerError, InstanceSeen, Say};
@@ -25,6 +29,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// How long the last words of a container may take after its end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a container at an engine elsewhere may be silent until what it prints is asked for over another connection.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// How often its removal is tried before that is left to the sweep.
 const REMOVALS: u32 = 3;
@@ -116,7 +123,7 @@ impl Container {
     pub async fn terminate(&mut self, patience: Duration) -> String {
         let signal = self.record.stop_signal.clone();
         self.signal(&signal).await;
-        match tokio::time::timeout(patience, self.ended()).await {
+        match timeout(patience, self.ended()).await {
             Ok(exit) => exit,
             Err(_) => {
                 self.signal("KILL").await;
@@ -127,11 +134,17 @@ impl Container {
 
     /// Removes it, with what goes with it.
     pub async fn remove(&mut self) -> Cleared {
-        if let Some(follower) = self.follower.take() {
-            let abort = follower.abort_handle();
-            if tokio::time::timeout(LAST_WORDS, follower).await.is_err() {
-                abort.abort();
+        let mut is_read = false;
+        if let Some(mut follower) = self.follower.take() {
+            is_read = timeout(LAST_WORDS, &mut follower).await.is_ok();
+            if !is_read {
+                follower.abort();
+                let _ = follower.await;
             }
+        }
+        // one that ended while nobody could follow it: after this its words are nowhere
+        if let Some(output) = self.output.as_ref().filter(|_| !is_read) {
+            read_rest(&self.docker, &self.record.container, output, &self.written).await;
         }
         let mut pause = PAUSES.0;
         for _ in 0..REMOVALS {
@@ -175,11 +188,11 @@ impl Container {
             let mut pause = PAUSES.0;
             loop {
                 let before = last_of(&written);
-                let done = write_down(&docker, &id, &output, &written).await;
+                let done = write_down(&docker, &id, &output, &written, true).await;
                 // a connection that breaks off ends as a container's output does: what came meanwhile is asked for again
                 match docker.look_at(&id).await {
                     Ok(Some(seen)) if !seen.is_running => {
-                        let _ = write_down(&docker, &id, &output, &written).await;
+                        read_rest(&docker, &id, &output, &written).await;
                         return;
                     }
                     Ok(None) => return,
@@ -206,14 +219,39 @@ impl Drop for Container {
     }
 }
 
-async fn write_down(docker: &Docker, id: &str, path: &Path, written: &Mutex<String>) -> Result<(), DockerError> {
+/// Writes down what a container that has ended printed, as far as that is not in its output file, before it is removed.
+pub(super) async fn write_rest(docker: &Docker, id: &str, output: &Path) {
+    read_rest(docker, id, output, &Mutex::new(last_written(output))).await;
+}
+
+async fn read_rest(docker: &Docker, id: &str, output: &Path, written: &Mutex<String>) {
+    let rest = timeout(docker.patience(), write_down(docker, id, output, written, false)).await;
+    let why = match rest {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no end within {} s", docker.patience().as_secs()),
+    };
+    tracing::warn!(container = id, why, "its last words can't be written down");
+}
+
+/// `follow`: until it ends, or an engine elsewhere says nothing for long; else what is there.
+async fn write_down(
+    docker: &Docker,
+    id: &str,
+    path: &Path,
+    written: &Mutex<String>,
+    follow: bool,
+) -> Result<(), DockerError> {
     let own = |error: std::io::Error| DockerError::Own(format!("{}: {error}", path.display()));
     let since = seconds_of(&last_of(written));
-    let mut lines = Box::pin(docker.output(id, since).await?).ready_chunks(LINES_AT_ONCE);
+    let mut lines = Box::pin(docker.output(id, since, follow).await?).ready_chunks(LINES_AT_ONCE);
     let marked = output::open(path).map_err(own)?;
     let mut file = tokio::fs::File::from_std(marked.try_clone().map_err(own)?);
     let mut known = last_of(written);
-    while let Some(several) = lines.next().await {
+    loop {
+        let next = lines.next();
+        let several = if docker.is_elsewhere() { timeout(SILENCE, next).await.unwrap_or_default() } else { next.await };
+        let Some(several) = several else { return Ok(()) };
         let mut block = Vec::new();
         for line in several {
             let Some(end) = line.iter().position(|byte| *byte == b' ') else { continue };
@@ -231,7 +269,6 @@ async fn write_down(docker: &Docker, id: &str, path: &Path, written: &Mutex<Stri
         }
         written.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&known);
     }
-    Ok(())
 }
 
 fn last_of(written: &Mutex<String>) -> String {

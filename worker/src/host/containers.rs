@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Host,
-    container::{Container, ContainerRecord, ToOutput},
+    container::{Container, ContainerRecord, ToOutput, write_rest},
     gpus,
     instances::{Life, Started},
     output, refusal,
@@ -136,6 +136,8 @@ impl Host {
                 if left.is_some() {
                     continue;
                 }
+            } else if found.name == spec.name {
+                write_rest(docker, &found.id, &said).await;
             }
             docker.remove_instance(&found.id).await?;
         }

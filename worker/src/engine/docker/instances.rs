@@ -267,12 +267,14 @@ impl Docker {
         }
     }
 
-    /// Returns when a container has ended, and when the engine breaks off: look at it then.
+    /// Returns when a container has ended, and when the engine breaks off: look at it then. Of an engine elsewhere also now and then: on the way
+    /// there somebody may hold a connection that leads nowhere any more.
     pub async fn until_change(&self, id: &str) {
+        let limit = if self.is_elsewhere() { LOOK_AGAIN } else { FOR_EVER };
         let Ok(client) = self.client().await.map(|client| client.clone().with_timeout(FOR_EVER)) else { return };
         let mut ends = std::pin::pin!(client.wait_container(id, None::<WaitContainerOptions>));
         // what it says of the end is in what is seen then
-        let _ = ends.next().await;
+        let _ = tokio::time::timeout(limit, ends.next()).await;
     }
 
     /// Sends a signal to a container's first process; one that has ended needs none.
@@ -303,14 +305,24 @@ impl Docker {
         }
     }
 
-    /// What a container prints from a second on, as it prints it, with the time before each line; ends with the container, and where
-    /// the engine breaks off.
+    /// What a container prints from a second on, with the time before each line; ends where the engine breaks off. `follow`: as it prints it,
+    /// until it ends; else what is there.
     ///
     /// # Errors
     /// The engine can't be connected.
-    pub async fn output(&self, id: &str, since: i32) -> Result<impl Stream<Item = bytes::Bytes> + use<>, DockerError> {
-        let options =
-            LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).timestamps(true).since(since).build();
+    pub async fn output(
+        &self,
+        id: &str,
+        since: i32,
+        follow: bool,
+    ) -> Result<impl Stream<Item = bytes::Bytes> + use<>, DockerError> {
+        let options = LogsOptionsBuilder::default()
+            .follow(follow)
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .since(since)
+            .build();
         let client = self.client().await?.clone().with_timeout(FOR_EVER);
         let (said, heard) = mpsc::channel(OUTPUT_LINES);
         let id = id.to_owned();
@@ -455,6 +467,9 @@ fn heard_from<T>(heard: mpsc::Receiver<T>) -> impl Stream<Item = T> {
 
 /// How long the engine may take to begin with what it tells as it happens: where nothing happens, it says not even that it listens.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// After how long a container at an engine elsewhere is looked at again, whatever is heard of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Lines of a container that wait to be written.
 const OUTPUT_LINES: usize = 64;
