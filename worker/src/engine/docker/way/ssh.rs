@@ -22,10 +22,14 @@ use tokio::{
 };
 
 /// What is set in any case. `ConnectTimeout` is of the way there, the others of a way that is no more.
-const OPTIONS: [&str; 16] = [
+const OPTIONS: [&str; 24] = [
+    // newer than some `ssh` (8.5 and 8.7), which have none of what these turn off; it has to come first
+    "IgnoreUnknown=KnownHostsCommand,SessionType,ForkAfterAuthentication",
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
     "VerifyHostKeyDNS=no",
+    "NoHostAuthenticationForLocalhost=no",
+    "KnownHostsCommand=none",
     "UpdateHostKeys=no",
     "ConnectTimeout=10",
     "ConnectionAttempts=1",
@@ -34,6 +38,11 @@ const OPTIONS: [&str; 16] = [
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
+    "GSSAPIDelegateCredentials=no",
+    "Tunnel=no",
+    "SessionType=default",
+    "RemoteCommand=none",
+    "ForkAfterAuthentication=no",
     "PermitLocalCommand=no",
     "ControlMaster=no",
     "ControlPath=none",
@@ -255,7 +264,13 @@ mod tests {
         );
         let arguments: Vec<String> = ssh.arguments().into_iter().map(|one| one.into_string().unwrap()).collect();
         let text = arguments.join(" ");
+        assert!(
+            text.starts_with("-T -o IgnoreUnknown=KnownHostsCommand,"),
+            "what comes before it is not ignored: {text}"
+        );
         for part in [
+            "-o NoHostAuthenticationForLocalhost=no -o KnownHostsCommand=none",
+            "-o SessionType=default -o RemoteCommand=none -o ForkAfterAuthentication=no",
             "-o BatchMode=yes",
             "-o StrictHostKeyChecking=yes",
             "-o UserKnownHostsFile=\"/etc/known\" -o GlobalKnownHostsFile=/dev/null",
