@@ -131,7 +131,8 @@ impl Host {
             }
             if found.name == spec.name && found.is_running {
                 let seen = docker.look_at(&found.id).await?;
-                let is_reached = |seen: &InstanceSeen| spec.published.is_none() || docker.reached(seen, spec.port).is_some();
+                let is_reached =
+                    |seen: &InstanceSeen| spec.published.is_none() || docker.reached(seen, spec.port).is_some();
                 left = seen.filter(|seen| seen.is_running && is_reached(seen) && seen.image == spec.image);
                 if left.is_some() {
                     continue;
@@ -293,17 +294,22 @@ impl Host {
 
     /// Whether this host made a container. Its labels alone don't tell: an image has some, and so has whatever is made of it.
     fn is_own(&self, found: &InstanceFound) -> bool {
-        is_named(found, &self.engine_name(), &self.engine_owner)
+        is_named(found, &self.engine_name(), &self.engine_owner())
     }
 
     /// What marks an instance's containers at the engine.
     fn engine_mark(&self, id: &InstanceId) -> String {
-        format!("{}/{id}", self.engine_owner)
+        format!("{}/{id}", self.engine_owner())
+    }
+
+    /// By what this host is known at the engine that has what it runs: the same in whichever way that is reached.
+    fn engine_owner(&self) -> String {
+        self.store.current().engine.as_ref().map_or_else(|| self.engine_owner.clone(), |engine| engine.owner.clone())
     }
 
     fn shared_labels(&self, environment: &str, service: &str) -> HashMap<String, String> {
         let labels = [
-            (LABEL_HOST, self.engine_owner.clone()),
+            (LABEL_HOST, self.engine_owner()),
             (LABEL_ENVIRONMENT, environment.to_owned()),
             (LABEL_SERVICE, service.to_owned()),
         ];
@@ -312,7 +318,7 @@ impl Host {
 
     /// What the names of all that this host makes at an engine begin with.
     fn engine_name(&self) -> String {
-        let digest = hex::encode(Sha256::digest(self.engine_owner.as_bytes()));
+        let digest = hex::encode(Sha256::digest(self.engine_owner().as_bytes()));
         format!("segue-{}", &digest[..8])
     }
 
@@ -334,7 +340,7 @@ impl Host {
     }
 
     async fn sweep(&self) -> Result<(), DockerError> {
-        let own = format!("{LABEL_HOST}={}", self.engine_owner);
+        let own = format!("{LABEL_HOST}={}", self.engine_owner());
         let found = self.docker.instances_with(&own).await?;
         // looked at afterwards: what was found and is recorded since then is not taken for left over
         let recorded = self.store.current();

@@ -32,6 +32,7 @@ mod container;
 mod containers;
 mod data;
 mod drift;
+mod engine;
 mod ensure;
 mod gpu_watch;
 mod gpu_within;
@@ -210,7 +211,7 @@ pub(crate) struct Host {
     link: Option<Arc<Link>>,
     /// The engine that runs its containers.
     docker: Arc<Docker>,
-    /// By what it is known there.
+    /// By what it is to be known at an engine that knows nothing of it yet.
     engine_owner: String,
     /// What is known of the GPUs that it offers.
     gpus: Gpus,
@@ -273,6 +274,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let retiring = Mutex::default();
     let docker = Docker::at(&options.docker, &options.data).map_err(HostRunError::Engine)?;
     let engine_owner = containers::owner(&docker, &options.data).map_err(file(&options.data))?;
+    let met = engine::met(&store, &engine_owner, docker.address());
+    let docker = Arc::new(docker.introduced_to(met));
     let sweep_wanted = Notify::new();
     let host = Arc::new(Host {
         options,

@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, watch};
 use super::{
     backups::{BackupRecord, CopyRecord, RestoreRecord},
     clock::Deadline,
+    engine::EngineRecord,
     gpu_watch::XidRecord,
     gpu_within::Within,
     process::{self, ProcessRecord},
@@ -71,6 +72,9 @@ pub struct Recorded {
     /// The services, as (environment, service), whose data folders are there and filled.
     #[serde(default)]
     pub furnished: Vec<(String, String)>,
+    /// The engine for containers, once it has answered.
+    #[serde(default)]
+    pub(super) engine: Option<EngineRecord>,
     /// Whether anything was ever run at the engine for containers.
     #[serde(default)]
     pub uses_engine: bool,

@@ -31,7 +31,8 @@ use std::{
     sync::Arc,
 };
 
-use bollard::Docker as Client;
+use bollard::{Docker as Client, errors::Error, models::SystemInfo};
+use futures_util::future::BoxFuture;
 use segue_schemas::{config::DockerConfig, engine::EngineConfig};
 use tokio::sync::OnceCell;
 
@@ -60,11 +61,28 @@ const LABEL_JOB: &str = "segue.job";
 /// Which claim of it.
 const LABEL_EPOCH: &str = "segue.epoch";
 
+/// Whom an engine is told to by its number, when it first answers: whether it may be used, else why not.
+pub struct Met(Box<dyn Fn(String) -> BoxFuture<'static, Result<(), String>> + Send + Sync>);
+
+impl Met {
+    /// Somebody who is asked so.
+    pub fn by(may_be_used: impl Fn(String) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static) -> Self {
+        Self(Box::new(may_be_used))
+    }
+}
+
+impl std::fmt::Debug for Met {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Met")
+    }
+}
+
 /// A worker's engine for containers.
 #[derive(Debug)]
 pub struct Docker {
     config: DockerConfig,
     way: Way,
+    met: Option<Met>,
     client: OnceCell<Client>,
     images: Images,
     fixed: build::Fixed,
@@ -80,30 +98,37 @@ impl Docker {
     #[must_use]
     pub fn of(config: &DockerConfig, data: &Path) -> Option<Arc<Self>> {
         let socket = config.socket.clone()?;
-        Some(Self::by(Way::unix(socket), config.clone(), data))
+        Some(Arc::new(Self::by(Way::unix(socket), config.clone(), data)))
     }
 
     /// The engine of a host's services, which may be on another machine. Nothing is connected.
     ///
     /// # Errors
     /// In words, where it is named wrongly.
-    pub fn at(engine: &EngineConfig, data: &Path) -> Result<Arc<Self>, String> {
+    pub fn at(engine: &EngineConfig, data: &Path) -> Result<Self, String> {
         Ok(Self::by(Way::to(engine)?, DockerConfig::default(), data))
     }
 
-    fn by(way: Way, config: DockerConfig, data: &Path) -> Arc<Self> {
+    /// The same with somebody who is asked, when it first answers, whether it is the right one: if not, nothing is asked of it.
+    #[must_use]
+    pub fn introduced_to(self, met: Met) -> Self {
+        Self { met: Some(met), ..self }
+    }
+
+    fn by(way: Way, config: DockerConfig, data: &Path) -> Self {
         let owner = data.canonicalize().unwrap_or_else(|_| data.to_owned()).display().to_string();
         let marks = data.join("containers");
-        Arc::new(Self {
+        Self {
             config,
             way,
+            met: None,
             client: OnceCell::new(),
             images: Images::default(),
             fixed: build::Fixed::default(),
             owner,
             leftovers: Leftovers::noted_in(&marks),
             marks,
-        })
+        }
     }
 
     /// Where it is, as people write that.
@@ -123,7 +148,22 @@ impl Docker {
         let connect = async {
             let patience = self.config.patience.0;
             let client = self.way.client(patience).map_err(|error| DockerError::away("be connected", &error))?;
-            call("say its version", patience, client.negotiate_version()).await
+            let client = call("say its version", patience, client.negotiate_version()).await?;
+            if let Some(met) = &self.met {
+                let info = async {
+                    match client.info().await {
+                        // of what tells of itself otherwise, no number is known
+                        Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => Ok(SystemInfo::default()),
+                        other => other,
+                    }
+                };
+                let info = call("say who it is", patience, info).await?;
+                // one that has no number is as good as any
+                if let Some(id) = info.id.filter(|id| !id.is_empty()) {
+                    met.0(id).await.map_err(DockerError::Own)?;
+                }
+            }
+            Ok(client)
         };
         self.client.get_or_try_init(|| connect).await
     }
