@@ -285,8 +285,11 @@ impl Drop for Database {
     }
 }
 
-/// Debian keeps the server's programs beside the path, by version: the newest counts.
-fn program(name: &str) -> Result<PathBuf> {
+/// Where one of the server's programs is. Debian keeps them beside the path, by version: the newest counts.
+///
+/// # Errors
+/// There is none.
+pub fn program(name: &str) -> Result<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
