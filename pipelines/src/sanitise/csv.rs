@@ -25,15 +25,16 @@ impl Csv {
         closed: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
-        if self.open.is_empty() && is_balanced(line) {
+        // a record that is open has one quote too many, whatever stands in it: quotes are doubled within quotes
+        let is_whole = is_balanced(line) == self.open.is_empty();
+        if self.open.is_empty() && is_whole {
             return self.record(rules, line, closed, out);
         }
         if self.open.len() + line.len() > MAX_RECORD {
             return Err(too_long());
         }
         self.open.extend_from_slice(line);
-        // as many lines as it has are one record: quotes are doubled within quotes
-        if is_balanced(&self.open) {
+        if is_whole {
             let record = std::mem::take(&mut self.open);
             return self.record(rules, &record, closed, out);
         }
@@ -104,11 +105,16 @@ fn header(rules: &mut Rules, record: &[u8]) -> Result<Vec<Column>, String> {
         // what stands there may be no header, but data: it is told by its number
         let shown = format!("column {} of the header", index + 1);
         let name = String::from_utf8(unquoted(field)).map_err(|_| format!("{shown} is not named in UTF-8"))?;
+        if name.contains('\r') || rules.has_address(name.as_bytes()) {
+            return Err(format!(
+                "{shown} is no name, but looks like data: the first record must be a header, and lines end with LF, or with CR and LF"
+            ));
+        }
         if names.contains(&name) {
             return Err(format!("{shown} is named like another one"));
         }
         let column = rules.column(std::slice::from_ref(&name), &shown);
-        rules.admit(&column, &shown)?;
+        rules.admit(&column, || shown.clone())?;
         names.push(name);
         columns.push(column);
     }

@@ -1,5 +1,7 @@
 //! What is to become of a column, and of a value in it.
 
+use std::collections::HashSet;
+
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use indexmap::IndexMap;
 use regex::bytes::{Regex, RegexBuilder};
@@ -144,6 +146,10 @@ impl Rule {
         };
         Ok(Self { column, matching, how, is_optional: rule.optional, name, is_used: false })
     }
+
+    const fn is_dropping(&self) -> bool {
+        matches!(self.how, How::Set(SetTo::DropRow))
+    }
 }
 
 fn expression(text: &str) -> Result<Regex, String> {
@@ -176,16 +182,39 @@ pub(super) struct Column {
     pub(super) whole: Option<Act>,
     /// What replaces parts of a value, one after the other.
     parts: Vec<Act>,
+    /// Whether a rule names it that replaces parts of it only, by which nobody has decided what becomes of the rest.
+    is_partly: bool,
+}
+
+impl Column {
+    /// What becomes of it where it lies in another one: of what nobody has named, what becomes of that; and what is looked for there is
+    /// looked for here.
+    pub(super) fn within(mut self, outer: &Self) -> Self {
+        if self.decided == Decided::Not {
+            (self.decided, self.whole) = (outer.decided, outer.whole);
+        }
+        self.is_partly |= outer.is_partly;
+        let is_look = |act: &Act| matches!(act.by, By::Look);
+        if self.decided != Decided::Not {
+            self.parts.retain(|act| !is_look(act));
+        }
+        for act in outer.parts.iter().filter(|act| !is_look(act)) {
+            if !self.parts.contains(act) {
+                self.parts.push(*act);
+            }
+        }
+        self
+    }
 }
 
 /// One thing that is done: by which rule, and what it is counted under.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Act {
     by: By,
     counted: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Rule(usize),
     Name(SetTo),
@@ -212,6 +241,8 @@ pub(super) struct Rules {
     emails: SyncEmails,
     key: [u8; 32],
     look: Regex,
+    /// Every part of a name that stands in a rule or under `keep`: what is called so is no secret.
+    written: HashSet<String>,
     counts: IndexMap<String, u64>,
 }
 
@@ -221,31 +252,35 @@ impl Rules {
             return Err(mistake);
         }
         let all = sync.rules.iter().enumerate();
-        let rules = all.map(|(index, rule)| Rule::new(sync.format, index, rule)).collect::<Result<_, _>>()?;
-        let keep = sync.keep.iter().filter_map(|name| Pattern::new(sync.format, name).ok()).collect();
+        let rules: Vec<Rule> =
+            all.map(|(index, rule)| Rule::new(sync.format, index, rule)).collect::<Result<_, _>>()?;
+        let keep: Vec<Pattern> = sync.keep.iter().filter_map(|name| Pattern::new(sync.format, name).ok()).collect();
+        let patterns = rules.iter().filter_map(|rule| rule.column.as_ref()).chain(&keep);
+        let written = patterns.flat_map(|pattern| pattern.parts.iter().cloned()).collect();
         let look = expression(EMAIL);
         let look = look.map_err(|message| Mistake { list: "rules", index: 0, key: "matching", message, help: "" })?;
         let counts = IndexMap::new();
-        Ok(Self { rules, keep, is_strict: sync.strict, emails: sync.emails, key, look, counts })
+        Ok(Self { rules, keep, is_strict: sync.strict, emails: sync.emails, key, look, written, counts })
     }
 
     /// What becomes of the column at a path: its schema, its table and its name; or the keys that lead to it. `shown`: what it is called
     /// in what is told.
     pub(super) fn column(&mut self, path: &[String], shown: &str) -> Column {
-        let mut column = Column { decided: Decided::Not, whole: None, parts: Vec::new() };
-        let general = |rule: &Rule| rule.column.is_none();
+        let mut column = Column { decided: Decided::Not, whole: None, parts: Vec::new(), is_partly: false };
         for index in 0..self.rules.len() {
             let rule = &mut self.rules[index];
             if !rule.column.as_ref().is_some_and(|pattern| pattern.matches(path)) {
                 continue;
             }
             rule.is_used = true;
-            column.decided = Decided::ByRule;
+            let is_partly = rule.matching.is_some();
             let act = Act { by: By::Rule(index), counted: self.counted(index) };
-            match (&self.rules[index].matching, column.whole) {
-                (Some(_), None) => column.parts.push(act),
-                (None, None) => column.whole = Some(act),
-                (_, Some(_)) => {}
+            if is_partly {
+                column.parts.push(act);
+                column.is_partly = true;
+            } else if column.whole.is_none() {
+                column.whole = Some(act);
+                column.decided = Decided::ByRule;
             }
         }
         if column.decided == Decided::Not && self.keep.iter().any(|pattern| pattern.matches(path)) {
@@ -258,12 +293,7 @@ impl Rules {
             let counted = self.count_under(format!("{shown} (by its name)"));
             column.whole = Some(Act { by: By::Name(set), counted });
         }
-        for index in 0..self.rules.len() {
-            if general(&self.rules[index]) {
-                let counted = self.counted(index);
-                column.parts.push(Act { by: By::Rule(index), counted });
-            }
-        }
+        self.add_general(&mut column);
         if column.decided == Decided::Not && !self.is_strict {
             let counted = self.count_under("e-mail addresses in columns that nobody has named".into());
             column.parts.push(Act { by: By::Look, counted });
@@ -271,10 +301,61 @@ impl Rules {
         column
     }
 
+    /// What becomes of the keys of an object, which are no column's values: what is looked for everywhere is looked for in them as well.
+    pub(super) fn keys(&mut self, outer: Option<&Column>) -> Column {
+        let decided = if self.is_left(outer) { Decided::Kept } else { Decided::Not };
+        let mut column = Column { decided, whole: None, parts: Vec::new(), is_partly: false };
+        self.add_general(&mut column);
+        if decided == Decided::Not {
+            let counted = self.count_under("e-mail addresses in keys".into());
+            column.parts.push(Act { by: By::Look, counted });
+        }
+        if let Some(outer) = outer {
+            column = column.within(outer);
+            column.whole = None;
+        }
+        column
+    }
+
+    /// Refuses a key that may be data itself.
+    pub(super) fn admit_key(&self, outer: Option<&Column>, key: &str) -> bool {
+        !self.is_strict || self.is_left(outer) || self.is_written(key) || is_name(key)
+    }
+
+    /// Whether it stands in a rule, or under `keep`.
+    pub(super) fn is_written(&self, name: &str) -> bool {
+        name != "*" && self.written.contains(name)
+    }
+
+    /// Whether a text holds what looks like an e-mail address.
+    pub(super) fn has_address(&self, text: &[u8]) -> bool {
+        self.look.is_match(text)
+    }
+
+    fn is_left(&self, outer: Option<&Column>) -> bool {
+        outer.is_some_and(|outer| outer.decided == Decided::Kept)
+    }
+
+    fn add_general(&mut self, column: &mut Column) {
+        for index in 0..self.rules.len() {
+            if self.rules[index].column.is_none() {
+                let counted = self.counted(index);
+                column.parts.push(Act { by: By::Rule(index), counted });
+            }
+        }
+    }
+
     /// Refuses a column of which nobody has said what is to become of it.
-    pub(super) fn admit(&self, column: &Column, shown: &str) -> Result<(), String> {
+    pub(super) fn admit(&self, column: &Column, shown: impl FnOnce() -> String) -> Result<(), String> {
         if column.decided != Decided::Not || !self.is_strict {
             return Ok(());
+        }
+        let shown = shown();
+        if column.is_partly {
+            return Err(format!(
+                "{shown} is named by a rule with `matching` alone, which says nothing of the rest of a value: write a rule for all of it, or \
+                 keep it as well"
+            ));
         }
         Err(format!(
             "{shown} is named neither by a rule nor under `keep`: write a rule for it, or keep it (`strict: false` lets such columns pass)"
@@ -283,6 +364,12 @@ impl Rules {
 
     /// What becomes of a value; an empty one is nothing that could be told.
     pub(super) fn apply(&mut self, column: &Column, value: &[u8]) -> Value {
+        // what is looked for is looked for in what it was
+        let dropping = column.parts.iter().find(|act| self.drops(**act) && self.regex(**act).is_match(value));
+        if let Some(act) = dropping {
+            self.count(*act, 1);
+            return Value::Drop;
+        }
         if let Some(act) = column.whole {
             if self.drops(act) {
                 self.count(act, 1);
@@ -299,14 +386,13 @@ impl Rules {
         }
         let mut text: Option<Vec<u8>> = None;
         for act in &column.parts {
+            if self.drops(*act) {
+                continue;
+            }
             let current = text.as_deref().unwrap_or(value);
             let (found, made) = self.edited(*act, current);
             if found == 0 {
                 continue;
-            }
-            if self.drops(*act) {
-                self.count(*act, 1);
-                return Value::Drop;
             }
             self.count(*act, found);
             let Some(made) = made else { return Value::Null };
@@ -356,7 +442,7 @@ impl Rules {
     }
 
     fn drops(&self, act: Act) -> bool {
-        matches!(act.by, By::Rule(index) if matches!(self.rules[index].how, How::Set(SetTo::DropRow)))
+        matches!(act.by, By::Rule(index) if self.rules[index].is_dropping())
     }
 
     /// What takes the place of something; `None`: nothing.
@@ -412,6 +498,13 @@ impl Rules {
             *count += times;
         }
     }
+}
+
+/// Whether a key looks like the name of something, and not like data.
+fn is_name(key: &str) -> bool {
+    (1..=40).contains(&key.len())
+        && !key.starts_with(|c: char| c.is_ascii_digit())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 /// What a column holds by its name.

@@ -10,12 +10,65 @@ const MAX_STATEMENT: usize = 512 * 1024;
 /// The last comment of a whole dump.
 const COMPLETE: &[u8] = b"-- PostgreSQL database dump complete";
 
+/// The most words that are looked at to see what a statement does.
+const WORDS: usize = 10;
+
+/// What may stand before the kind of what is made.
+const MODIFIERS: [&str; 12] = [
+    "or",
+    "replace",
+    "temp",
+    "temporary",
+    "unlogged",
+    "unique",
+    "materialized",
+    "recursive",
+    "constraint",
+    "trusted",
+    "procedural",
+    "event",
+];
+
+/// What a database consists of, as pg_dump writes it.
+const KINDS: [&str; 22] = [
+    "table",
+    "sequence",
+    "index",
+    "view",
+    "function",
+    "procedure",
+    "routine",
+    "aggregate",
+    "trigger",
+    "type",
+    "domain",
+    "schema",
+    "extension",
+    "policy",
+    "rule",
+    "statistics",
+    "operator",
+    "cast",
+    "collation",
+    "conversion",
+    "publication",
+    "language",
+];
+
+/// The same of what is called by two words.
+const PAIRS: [(&str, &str); 4] =
+    [("text", "search"), ("default", "privileges"), ("default", "conversion"), ("access", "method")];
+
 /// Where a dump stands.
 #[derive(Debug, Default)]
 pub(super) struct Sql {
     place: Place,
     /// The statement that is being read, without what is quoted in it.
     statement: Vec<u8>,
+    /// How many parentheses are open in it.
+    parens: usize,
+    /// The texts in it, where they are for people.
+    said: Vec<u8>,
     /// The rows that follow; `None`: statements do.
     rows: Option<Vec<Column>>,
     is_complete: bool,
@@ -76,6 +129,7 @@ impl Sql {
     fn code(&mut self, rules: &mut Rules, line: &[u8]) -> Result<(), String> {
         if self.place == Place::Plain && self.statement.trim_ascii().is_empty() {
             self.statement.clear();
+            self.said.clear();
             if line == COMPLETE {
                 self.is_complete = true;
             }
@@ -88,12 +142,17 @@ impl Sql {
                 };
             }
         }
+        if self.place == Place::Plain && !self.statement.is_empty() && line.starts_with(b"COPY ") {
+            return Err("a COPY begins before the statement ahead of it has ended".into());
+        }
         let mut at = 0;
         while at < line.len() {
             at = self.step(rules, line, at)?;
         }
         if self.place == Place::Plain {
             self.keep(b' ')?;
+        } else {
+            self.say(b'\n')?;
         }
         Ok(())
     }
@@ -105,8 +164,11 @@ impl Sql {
             Place::Text(escapes) => match byte {
                 b'\\' if *escapes => return Ok(at + 2),
                 b'\'' if next == Some(b'\'') => return Ok(at + 2),
-                b'\'' => self.place = Place::Plain,
-                _ => {}
+                b'\'' => {
+                    self.place = Place::Plain;
+                    self.say(b'\n')?;
+                }
+                _ => self.say(byte)?,
             },
             Place::Identifier => {
                 if byte == b'"' && next == Some(b'"') {
@@ -125,6 +187,7 @@ impl Sql {
                     self.place = Place::Plain;
                     return Ok(at + length);
                 }
+                self.say(byte)?;
             }
             Place::Comment(depth) => match (byte, next) {
                 (b'/', Some(b'*')) => {
@@ -174,8 +237,26 @@ impl Sql {
                 }
                 self.keep(byte)?;
             }
+            (b'(', _) => {
+                self.parens += 1;
+                self.keep(byte)?;
+            }
+            (b')', _) => {
+                self.parens = self.parens.saturating_sub(1);
+                self.keep(byte)?;
+            }
+            // those within a rule's or a function's own statements end none here
+            (b';', _) if self.parens > 0 || is_in_body(&self.statement) => self.keep(byte)?,
             (b';', _) => {
                 let statement = std::mem::take(&mut self.statement);
+                let said = std::mem::take(&mut self.said);
+                if rules.has_address(&said) {
+                    return Err(
+                        "a COMMENT or SECURITY LABEL holds what looks like an e-mail address: leave them out (`--no-comments`, \
+                         `--no-security-labels`)"
+                            .into(),
+                    );
+                }
                 self.rows = self.finished(rules, &statement)?;
                 if self.rows.is_some() && !line[at + 1..].trim_ascii().is_empty() {
                     return Err("something stands behind `FROM stdin;`".into());
@@ -194,19 +275,34 @@ impl Sql {
         Ok(())
     }
 
+    /// What a COMMENT or a SECURITY LABEL says is looked through.
+    fn say(&mut self, byte: u8) -> Result<(), String> {
+        let statement = self.statement.trim_ascii_start();
+        let is = |word: &[u8]| statement.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+        if !is(b"comment") && !is(b"security") {
+            return Ok(());
+        }
+        if self.said.len() >= MAX_STATEMENT {
+            return Err(format!("a comment of more than {} KiB is not looked through", MAX_STATEMENT >> 10));
+        }
+        self.said.push(byte);
+        Ok(())
+    }
+
     /// A statement is whole: what rows follow, if any do.
     fn finished(&self, rules: &mut Rules, statement: &[u8]) -> Result<Option<Vec<Column>>, String> {
         let statement = statement.trim_ascii();
         let words: Vec<String> = statement
             .split(|byte| byte.is_ascii_whitespace())
             .filter(|word| !word.is_empty())
-            .take(2)
+            .take(WORDS)
             .map(|word| String::from_utf8_lossy(word).to_ascii_lowercase())
             .collect();
         let word = |index: usize| words.get(index).map_or("", String::as_str);
         match word(0) {
-            "" | "set" | "reset" | "create" | "alter" | "comment" | "grant" | "revoke" | "drop" | "refresh"
-            | "cluster" | "security" | "truncate" | "analyze" => Ok(None),
+            "" | "set" | "reset" | "comment" | "grant" | "revoke" | "refresh" | "cluster" | "security" | "truncate"
+            | "analyze" => Ok(None),
+            "create" | "alter" | "drop" => defined(&words[1..]).map(|()| None),
             "select"
                 if ["pg_catalog.set_config(", "pg_catalog.setval("].iter().any(|known| word(1).starts_with(known)) =>
             {
@@ -227,6 +323,46 @@ impl Sql {
                 .into()),
         }
     }
+}
+
+/// Refuses to make or change what is no part of a database's structure. Of some things it says how others are reached, and by what password.
+fn defined(words: &[String]) -> Result<(), String> {
+    let mut words = words.iter().map(String::as_str).skip_while(|word| MODIFIERS.contains(word));
+    let (kind, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if KINDS.contains(&kind) || PAIRS.contains(&(kind, second)) {
+        return Ok(());
+    }
+    Err(match (kind, second) {
+        ("subscription", _) => {
+            "a SUBSCRIPTION holds how another database is reached: leave them out (`--no-subscriptions`)"
+        }
+        ("server" | "foreign", _) | ("user", "mapping") => {
+            "a foreign server, table or user mapping holds how another database is reached: have pg_dump write the schemas alone that the \
+             service needs (`--schema public`), and no foreign tables (`--exclude-table`)"
+        }
+        ("role" | "user" | "group", _) => "a role may come with its password: have pg_dump write the database, and no roles",
+        ("database" | "tablespace", _) => "a whole database is made or changed there: leave `--create` out",
+        ("large", _) => "large objects are not looked through: leave them out (`--no-large-objects`, before PostgreSQL 16 `--no-blobs`)",
+        _ => {
+            "something is made or changed that is no table, type, function or other part of a database's structure: nobody can say what data \
+             are in it"
+        }
+    }
+    .into())
+}
+
+/// Whether a statement stands within the body of a function that is written as statements: `BEGIN ATOMIC ...; END`.
+fn is_in_body(statement: &[u8]) -> bool {
+    let split = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'(' | b')' | b',' | b';');
+    let words: Vec<&[u8]> = statement.split(split).filter(|word| !word.is_empty()).collect();
+    let is = |word: &[u8], what: &str| word.eq_ignore_ascii_case(what.as_bytes());
+    if !words.first().is_some_and(|word| is(word, "create")) {
+        return false;
+    }
+    let begun = words.windows(2).position(|two| is(two[0], "begin") && is(two[1], "atomic"));
+    let Some(begun) = begun else { return false };
+    let count = |what: &str| words[begun..].iter().filter(|word| is(word, what)).count();
+    count("end") <= count("case")
 }
 
 fn is_word(byte: u8) -> bool {
@@ -256,7 +392,7 @@ fn copy(rules: &mut Rules, statement: &[u8]) -> Result<Vec<Column>, String> {
         let path: Vec<String> = table.iter().cloned().chain([name]).collect();
         let shown = format!("`{}`", path.join(".").escape_debug());
         let column = rules.column(&path, &shown);
-        rules.admit(&column, &shown)?;
+        rules.admit(&column, || shown.clone())?;
         columns.push(column);
         left = after.trim_start();
         if let Some(after) = left.strip_prefix(',') {

@@ -65,7 +65,7 @@ fn columns_that_are_named_like_it_are_replaced_and_the_rest_stays() {
     check("csv", "keep: [id]", "id,e-mail\r\n1,\"a,\"\"b@c.de\"\r\n", "id,e-mail\r\n1,test@example.com\r\n");
     check(
         "jsonl",
-        "keep: [id]",
+        "keep: [id, on]",
         "{\"id\": 12345678901234567890123, \"user\": {\"eMail\": \"a@b.de\", \"phones\": [\"1\", \"2\"]}, \"on\": true, \"x\": null}\n",
         "{\"id\": 12345678901234567890123, \"user\": {\"eMail\": \"test@example.com\", \"phones\": [\"555-0123\", \"555-0123\"]}, \
          \"on\": true, \"x\": null}\n",
@@ -74,7 +74,7 @@ fn columns_that_are_named_like_it_are_replaced_and_the_rest_stays() {
 
 #[test]
 fn rules_say_what_takes_the_place_of_what() {
-    let rules = "rules:\n- {column: a, set: empty}\n- {column: b, value: 'x, y'}\n- {column: c, matching: '[0-9]+', value: N}\n\
+    let rules = "keep: [c, d]\nrules:\n- {column: a, set: empty}\n- {column: b, value: 'x, y'}\n- {column: c, matching: '[0-9]+', value: N}\n\
                  - {column: d, set: drop-row, matching: ^gone$}\n";
     check("csv", rules, "a,b,c,d\n1,2,7 of 12,stays\n1,2,3,gone\n", "a,b,c,d\n,\"x, y\",\"N of N\",stays\n");
     let everywhere = "keep: ['*']\nrules:\n- {matching: '\\d{16}', value: CARD}\n";
@@ -122,9 +122,155 @@ fn equal_ones_stay_equal_and_nobody_finds_what_they_were() {
 fn what_nobody_has_decided_is_refused() {
     refused("sql", "", &dump(USERS), &["line 7", "`public.users.id`", "`keep`"]);
     refused("csv", "", "id,ada\n", &["line 1", "column 1"]);
-    refused("jsonl", "", "{\"ada@b.de\": {\"x\": 1}}\n", &["`?.x`"]);
+    refused("jsonl", "", "{\"ada@b.de\": {\"x\": 1}}\n", &["line 1", "a key in the object, at byte 2"]);
+    refused("jsonl", "keep: ['a.*.y']", "{\"a\": {\"ada\": {\"x\": 1}}}\n", &["`a.?.?`, at byte 21 of the line"]);
     let keep = "keep: ['users.*']\nrules: [{column: users.fone, set: phone}]";
     refused("sql", keep, &dump(USERS), &["rule 1 (`users.fone`)", "finds no column"]);
+}
+
+#[test]
+fn what_is_no_text_is_to_be_named_as_well() {
+    for value in ["true", "false", "{}", "[ ]", "[[]]", "[true]", "{\"on\": true}"] {
+        let line = format!("{{\"id\": 1, \"x\": {value}}}\n");
+        refused("jsonl", "keep: [id]", &line, &["line 1", "`keep`"]);
+        check("jsonl", "keep: [id, x]", &line, &line);
+        check("jsonl", "strict: false", &line, &line);
+    }
+    check("jsonl", "keep: [id]", "{\"id\": null, \"x\": [null, null]}\n", "{\"id\": null, \"x\": [null, null]}\n");
+}
+
+#[test]
+fn keys_may_be_data_themselves() {
+    let by_address = "{\"id\":1,\"subscribers\":{\"ada@lovelace.org\":true}}\n";
+    refused("jsonl", "keep: [id]", by_address, &["line 1", "a key in `?`, at byte 24"]);
+    refused("jsonl", "keep: [id, 'subscribers.*']", by_address, &["a key in `subscribers`"]);
+    refused("jsonl", "", "{\"emails\":{\"ada@lovelace.org\":1}}\n", &["a key in `?`"]);
+    for key in ["+44 20 7946", "20 7946", "Lovelace, ada", "", "\\u0061da@b.de"] {
+        refused("jsonl", "keep: ['a.*']", &format!("{{\"a\":{{\"{key}\":1}}}}\n"), &["a key in `a`"]);
+    }
+    check("jsonl", "keep: [id, subscribers]", by_address, by_address);
+    let whole = "keep: [id]\nrules: [{column: subscribers, set: empty}]";
+    check("jsonl", whole, by_address, "{\"id\":1,\"subscribers\":null}\n");
+    let replaced = "{\"id\":1,\"subscribers\":{\"test@example.com\":true}}\n";
+    let counts = check("jsonl", "strict: false", by_address, replaced);
+    assert_eq!(counts.iter().map(|one| one.count).sum::<u64>(), 1, "{counts:?}");
+    // what a rule looks for everywhere, it looks for in keys
+    let cards = "keep: [a]\nrules: [{matching: '[0-9]{4}', value: N}, {matching: gone, set: drop-row}]";
+    check("jsonl", cards, "{\"a\":{\"x1234\":\"1234\"}}\n{\"a\":{\"gone\":1}}\n", "{\"a\":{\"xN\":\"N\"}}\n");
+    // what somebody has written down is no data
+    check("jsonl", "keep: [1st of all]", "{\"1st of all\":1}\n", "{\"1st of all\":1}\n");
+}
+
+#[test]
+fn keys_that_nobody_has_written_down_are_not_told() {
+    let line = "{\"accounts\":{\"ada_lovelace\":{\"email\":\"a@b.de\",\"ada_email\":\"a@b.de\",\"phone\":\"1\"}}}\n";
+    let counts = run(&sync("jsonl", "keep: ['accounts.*.x']"), line.as_bytes(), 99).unwrap().1;
+    let told: Vec<_> = counts.iter().filter(|one| one.count > 0).map(|one| (one.what.as_str(), one.count)).collect();
+    assert_eq!(told, [("`email` (by its name)", 2), ("`phone` (by its name)", 1)]);
+    assert!(!format!("{counts:?}").contains("ada"), "{counts:?}");
+}
+
+#[test]
+fn values_lie_no_deeper_than_can_be_followed() {
+    for n in [101, 100_000] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let line = format!("{{\"a\":1}}\n{{\"a\":{}1{}}}\n", open.repeat(n), close.repeat(n));
+            refused("jsonl", "keep: [a]", &line, &["line 2", "deeper than 100"]);
+            check("jsonl", "rules: [{column: a, set: empty}]", &line, "{\"a\":null}\n{\"a\":null}\n");
+        }
+    }
+    let line = format!("{{\"a\":{}1{}}}\n", "[".repeat(99), "]".repeat(99));
+    check("jsonl", "keep: [a]", &line, &line);
+}
+
+#[test]
+fn a_rule_for_parts_decides_nothing_of_the_rest() {
+    let ours = "rules: [{column: email, matching: '@ourcorp\\.com$', set: drop-row}]";
+    check("csv", ours, "email\na@b.de\na@ourcorp.com\n", "email\ntest@example.com\n");
+    check(
+        "jsonl",
+        ours,
+        "{\"email\":\"a@b.de\"}\n{\"email\":\"a@ourcorp.com\"}\n",
+        "{\"email\":\"test@example.com\"}\n",
+    );
+    let ours = ours.replace("column: email", "column: users.email");
+    let rows = |rows: &str| dump(&format!("COPY public.users (email) FROM stdin;\n{rows}\\.\n"));
+    check("sql", &ours, &rows("a@b.de\na@ourcorp.com\n"), &rows("test@example.com\n"));
+    let every = "rules: [{column: '*', matching: '[0-9]{16}', value: CARD}]";
+    for (format, text) in [("csv", "note\nada\n"), ("jsonl", "{\"note\":\"ada\"}\n"), ("jsonl", "{\"note\":true}\n")] {
+        refused(format, every, text, &["line 1", "`matching` alone"]);
+    }
+    let loose = format!("strict: false\n{every}");
+    check("csv", &loose, "note\nof a@b.de by 1234567812345678\n", "note\n\"of test@example.com by CARD\"\n");
+    // what holds others is looked through with them
+    let within = "keep: [meta]\nrules: [{column: meta, matching: x, value: y}, {column: meta.b, value: z}]";
+    check("jsonl", within, "{\"meta\":{\"a\":[\"x\"],\"b\":1}}\n", "{\"meta\":{\"a\":[\"y\"],\"b\":\"z\"}}\n");
+}
+
+#[test]
+fn a_row_goes_by_what_stood_in_it() {
+    for first in ["{column: a, set: hash}", "{column: a, matching: secret, value: x}", "{matching: secret, value: x}"] {
+        let rules = format!("keep: [a]\nrules:\n- {first}\n- {{column: a, matching: secret, set: drop-row}}\n");
+        check("csv", &rules, "a\nsecret 1\n", "a\n");
+        check("jsonl", &rules, "{\"a\":\"secret\"}\n{\"a\":null}\n", "{\"a\":null}\n");
+    }
+}
+
+#[test]
+fn what_says_how_others_are_reached_is_refused() {
+    let all = "keep: ['*.*']\n";
+    let wrong = [
+        ("CREATE USER MAPPING FOR ada SERVER s OPTIONS (password 'ada');", "--schema"),
+        ("CREATE SERVER s FOREIGN DATA WRAPPER f OPTIONS (host 'ada');", "--schema"),
+        ("ALTER SERVER s OPTIONS (SET host 'ada');", "--schema"),
+        ("CREATE FOREIGN TABLE t (a text) SERVER s OPTIONS (password 'ada');", "--schema"),
+        ("CREATE SUBSCRIPTION s CONNECTION 'host=ada' PUBLICATION p;", "--no-subscriptions"),
+        ("ALTER SUBSCRIPTION s CONNECTION 'host=ada';", "--no-subscriptions"),
+        ("CREATE ROLE ada PASSWORD 'ada';", "no roles"),
+        ("ALTER USER ada PASSWORD 'ada';", "no roles"),
+        ("CREATE DATABASE ada;", "--create"),
+        ("ALTER LARGE OBJECT 1 OWNER TO ada;", "--no-large-objects"),
+        ("CREATE\n  OR REPLACE\n  ada x;", "nobody can say"),
+        ("CREATE \"table\" ada;", "nobody can say"),
+        ("COMMENT ON TABLE t IS 'ask\nada@b.de';", "--no-comments"),
+        ("  comment ON TABLE t IS E'ask ada@b.de';", "--no-comments"),
+        ("SECURITY LABEL FOR x ON TABLE t IS 'ada@b.de';", "--no-security-labels"),
+    ];
+    for (statement, word) in wrong {
+        refused("sql", all, &dump(statement), &["line ", word]);
+    }
+    let right = "CREATE UNIQUE INDEX i ON t (a);\nCREATE OR REPLACE VIEW v AS SELECT 1;\nCREATE MATERIALIZED VIEW m AS SELECT 1 WITH NO DATA;\n\
+        CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f();\nALTER DEFAULT PRIVILEGES FOR ROLE o GRANT ALL ON TABLES TO o;\n\
+        CREATE TEXT SEARCH CONFIGURATION c (PARSER = d);\nDROP TABLE IF EXISTS t;\nCREATE OR REPLACE PROCEDURAL LANGUAGE l;\n\
+        COMMENT ON TABLE t IS 'what is sold';\nALTER TABLE ONLY t ALTER COLUMN a SET DEFAULT 'shop@example.org';\n\
+        CREATE EXTENSION IF NOT EXISTS x WITH SCHEMA public;\nALTER TABLE IF EXISTS ONLY t ADD CONSTRAINT k PRIMARY KEY (a);\n";
+    check("sql", all, &dump(right), &dump(right));
+}
+
+#[test]
+fn statements_within_a_statement_do_not_end_it() {
+    let body = "CREATE RULE r AS ON DELETE TO t DO INSTEAD (UPDATE t SET a = 1;\n DELETE FROM u;);\n\
+        CREATE FUNCTION f() RETURNS int LANGUAGE sql\n BEGIN ATOMIC\n SELECT CASE WHEN (a > 1) THEN 2 ELSE 3 END;\n SELECT 4;\nEND;\n\
+        COPY public.t (email) FROM stdin;\nada@b.de\n\\.\n";
+    check("sql", "", &dump(body), &dump(&body.replace("ada@b.de", "test@example.com")));
+    for open in ["CREATE TABLE t (a text;", "CREATE FUNCTION f() BEGIN ATOMIC SELECT 1;"] {
+        let body = format!("{open}\nCOPY public.t (email) FROM stdin;\nada@b.de\n\\.\n");
+        refused("sql", "", &dump(&body), &["line 8", "before the statement ahead"]);
+    }
+}
+
+#[test]
+fn a_header_is_no_data() {
+    for (text, column) in [("id,ada@b.de\n", "column 2"), ("a\rada\r", "column 1"), ("a,b\r1,ada\r", "column 2")] {
+        refused("csv", "keep: ['*']", text, &["line 1", column, "header"]);
+    }
+}
+
+#[test]
+fn a_long_record_is_read_once() {
+    // one that was looked through anew at each of its lines would take hours
+    let text = format!("a\n\"{}\"\n\"\"\"\n\"\n", "\n".repeat(4 << 20));
+    check("csv", "keep: [a]", &text, &text);
 }
 
 #[test]
