@@ -147,11 +147,21 @@ impl JsonSchema for Batch {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn what_is_newer_is_called_as_it_is_stored() {
-        let newer = [Strategy::Rolling(RollingSpec::default()), Strategy::BlueGreen(BlueGreenSpec::default())];
+        let sync = json!({
+            "kind": "sync", "from": "production", "hosts": [], "data": "fresh", "release": 1, "commit": format!("{:040x}", 1),
+            "rules": { "format": "csv" }, "run": "dump", "timeout_minutes": 1,
+        });
+        let newer: [Strategy; NEWER.len()] = [
+            Strategy::Rolling(RollingSpec::default()),
+            Strategy::BlueGreen(BlueGreenSpec::default()),
+            serde_json::from_value(sync).unwrap(),
+        ];
         for (strategy, name) in newer.into_iter().zip(NEWER) {
             let stored = serde_json::to_value(&strategy).unwrap();
             assert_eq!((strategy.newer(), stored["kind"].as_str()), (Some(name), Some(name)));

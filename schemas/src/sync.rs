@@ -208,6 +208,9 @@ pub struct MakeCopy {
     pub timeout_ms: u64,
     /// What is replaced.
     pub rules: ServiceSync,
+    /// The release whose rules these are: data as they are now are copied while it alone serves. A worker of before says none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
 }
 
 /// Take a copy away; one that is being made is ended.

@@ -61,19 +61,7 @@ pub(super) struct GivenUp {
 pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -> Option<GivenUp> {
     let passed = |entry: Option<&JournalEntry>, limit: Duration| entry.is_some_and(|e| now().since(e.at) >= limit);
     if is_untouched(claim) {
-        // a backup may take long, and is no try to begin; the same of data that come
-        let is_try = |entry: &&JournalEntry| {
-            let saves = matches!(
-                entry.kind,
-                JournalKind::BackUpIntent
-                    | JournalKind::BackedUp
-                    | JournalKind::CopyIntent
-                    | JournalKind::Copied
-                    | JournalKind::ImportIntent
-            );
-            saves || entry.kind == JournalKind::Claimed || is_away(entry)
-        };
-        let first_tried = claim.journal.iter().rfind(is_try);
+        let first_tried = first_tried(&claim.journal);
         let reason = format!("nothing was changed, because the rollout could not begin: {why}");
         return passed(first_tried, timing.begin_limit).then_some(GivenUp { serves: "former", reason });
     }
@@ -88,6 +76,19 @@ pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -
     passed(away_since, limit).then_some(GivenUp { serves: "unknown", reason })
 }
 
+/// From when on a rollout that has changed nothing could not begin. A backup may take long, and is no try to begin; the same of data that
+/// come: while that goes on, it counts from when its host was away first, and until then not at all.
+fn first_tried(journal: &[JournalEntry]) -> Option<&JournalEntry> {
+    if is_backing_up(journal) {
+        return None;
+    }
+    let is_try = |entry: &&JournalEntry| {
+        let is_over = matches!(entry.kind, JournalKind::BackedUp | JournalKind::Copied | JournalKind::Claimed);
+        is_over || may_last(entry.kind) || is_away(entry)
+    };
+    journal.iter().rfind(is_try)
+}
+
 fn is_repair(claim: &RolloutClaim) -> bool {
     let spec = &claim.rollout.spec;
     spec.is_rollback && spec.previous.as_ref().is_some_and(|previous| previous.id == spec.release.id)
@@ -99,9 +100,12 @@ fn is_untouched(claim: &RolloutClaim) -> bool {
 }
 
 /// Whether a backup, or data that come, were begun and not ended: it may have taken longer than a rollout may take to begin.
-fn is_backing_up(claim: &RolloutClaim) -> bool {
-    let may_last = [JournalKind::BackUpIntent, JournalKind::CopyIntent, JournalKind::ImportIntent];
-    claim.journal.last().is_some_and(|entry| may_last.contains(&entry.kind))
+fn is_backing_up(journal: &[JournalEntry]) -> bool {
+    journal.last().is_some_and(|entry| may_last(entry.kind))
+}
+
+const fn may_last(kind: JournalKind) -> bool {
+    matches!(kind, JournalKind::BackUpIntent | JournalKind::CopyIntent | JournalKind::ImportIntent)
 }
 
 /// Whether an entry says that the host does not answer. Nothing is written after it while that lasts.
@@ -134,7 +138,7 @@ pub(super) fn stands(claim: &RolloutClaim, why: &str) -> RolloutReport {
     if claim.journal.is_empty() {
         let message = "a worker took the rollout over, but could not begin it";
         journal.note(JournalKind::Claimed, json!({ "message": message }));
-    } else if (!is_untouched(claim) || is_backing_up(claim)) && !claim.journal.last().is_some_and(is_away) {
+    } else if (!is_untouched(claim) || is_backing_up(&claim.journal)) && !claim.journal.last().is_some_and(is_away) {
         let message = format!("it waits for its host: {why}");
         journal.note(JournalKind::Held, json!({ "message": message, "is_away": true }));
     }
@@ -215,5 +219,39 @@ pub(super) fn lost_by(error: ServerError) -> Leave {
     match error {
         ServerError::Stale(_) | ServerError::Away(_) => Leave::Lost(error.to_string()),
         ServerError::Refused(_) => hand_back_later(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segue_schemas::{id::Epoch, time::Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn what_may_last_is_given_up_only_by_how_long_its_host_is_away() {
+        use JournalKind::{BackUpIntent, BackedUp, Claimed, Copied, CopyIntent, Held, ImportIntent};
+        let journal = |kinds: &[JournalKind]| -> Vec<JournalEntry> {
+            let entries = kinds.iter().zip(1..).map(|(kind, sequence)| JournalEntry {
+                sequence,
+                epoch: Epoch(1),
+                at: Timestamp(sequence),
+                kind: *kind,
+                host: None,
+                detail: json!({ "is_away": *kind == JournalKind::Held }),
+            });
+            entries.collect()
+        };
+        let check = |kinds: &[JournalKind], since: Option<i64>| {
+            assert_eq!(first_tried(&journal(kinds)).map(|entry| entry.sequence), since, "{kinds:?}");
+        };
+        check(&[Claimed], Some(1));
+        for lasting in [BackUpIntent, CopyIntent, ImportIntent] {
+            check(&[Claimed, lasting], None);
+            check(&[Claimed, lasting, Held], Some(3));
+        }
+        check(&[Claimed, CopyIntent, Copied], Some(3));
+        check(&[Claimed, BackUpIntent, BackedUp], Some(3));
+        check(&[], None);
     }
 }

@@ -149,11 +149,14 @@ pub(super) async fn drive(
         };
     }
     if let Strategy::Sync(sync) = saving.claim.rollout.spec.strategy.clone() {
-        let synced = saving.sync(&sync).await;
-        return match synced {
+        let outcome = match saving.sync(&sync).await {
             Ok(()) => Outcome::Ended,
             Err(stop) => not_begun(&*server, &saving.claim, &lease, timing, stop).await,
         };
+        if matches!(outcome, Outcome::Ended) {
+            saving.drop_copies(&sync).await;
+        }
+        return outcome;
     }
     let saved = saving.before().await;
     let claim = Arc::new(saving.claim);

@@ -36,24 +36,20 @@ struct Copy {
 }
 
 impl Saving<'_> {
+    /// Has the copies put away; of a rollout that has ended, however it did. One that is left to others is gone on with by them.
+    pub(super) async fn drop_copies(&self, sync: &SyncSpec) {
+        for source in self.sources(sync) {
+            let drop = DropCopy { epoch: self.claim.epoch };
+            let dropped = tokio::time::timeout(PARTING, source.drop_copy(self.claim.rollout.id, &drop)).await;
+            if !matches!(dropped, Ok(Ok(_))) {
+                tracing::debug!(host = %source.name, "the copy goes by itself");
+            }
+        }
+    }
+
     /// Brings the data of another environment.
     pub(super) async fn sync(&mut self, sync: &SyncSpec) -> Result<(), Stop> {
         let sources = self.sources(sync);
-        let synced = self.sync_from(sync, &sources).await;
-        // one that is left to others is gone on with by them
-        if !matches!(synced, Err(Stop::Leave(_))) {
-            for source in &sources {
-                let drop = DropCopy { epoch: self.claim.epoch };
-                let dropped = tokio::time::timeout(PARTING, source.drop_copy(self.claim.rollout.id, &drop)).await;
-                if !matches!(dropped, Ok(Ok(_))) {
-                    tracing::debug!(host = %source.name, "the copy goes by itself");
-                }
-            }
-        }
-        synced
-    }
-
-    async fn sync_from(&mut self, sync: &SyncSpec, sources: &[Host]) -> Result<(), Stop> {
         let service = self.claim.rollout.spec.service.clone();
         let (Some(settings), Some(command)) = (service.backup.clone(), rules::restore_command(&service)) else {
             let why = format!("the file of `{}` says nothing of how data are taken in", service.name);
@@ -64,13 +60,15 @@ impl Saving<'_> {
             Some(trouble) if targets.is_empty() || self.takes_each() => return Err(Stop::Leave(left_by(trouble))),
             _ if targets.is_empty() => {
                 let environment = &self.claim.rollout.spec.environment;
-                return Err(Stop::unchanged(&format!("nothing of `{}` serves in `{environment}`", service.name)));
+                let why = format!("nothing of `{}` serves in `{environment}`", service.name);
+                let is_begun = rules::begun(&self.claim.journal).is_some();
+                return Err(if is_begun { self.half_back(&why) } else { Stop::unchanged(&why) });
             }
             _ => {}
         }
         let (imports, mut is_untouched) = match rules::begun(&self.claim.journal) {
             Some(imports) => (imports, false),
-            None => (self.bring(sync, sources, &targets, &settings).await?, true),
+            None => (self.bring(sync, &sources, &targets, &settings).await?, true),
         };
         for (name, backup) in &imports {
             let Some((host, _)) = targets.iter().find(|(host, _)| host.name == *name) else {
@@ -183,6 +181,7 @@ impl Saving<'_> {
             container: sync.container.clone(),
             timeout_ms: minutes_ms(sync.timeout_minutes),
             rules: sync.rules.clone(),
+            release: Some(sync.release),
         };
         for _ in 0..TRIES {
             self.is_held()?;

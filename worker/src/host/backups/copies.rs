@@ -18,7 +18,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use segue_pipelines::sanitise::Sanitiser;
 use segue_schemas::{
     host_api::{BackupState, Fence, HostError, HostErrorCode},
-    id::{BackupId, Digest, Epoch, RolloutId},
+    id::{BackupId, Digest, Epoch, ReleaseId, RolloutId},
     sync::{CopyPiece, CopyState, DataCopy, DropCopy, MakeCopy, PIECE_BYTES, ServiceSync, SyncCount, SyncFrom},
 };
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,7 @@ impl Host {
             }
             return Ok(files.checked(&record.backup).await?);
         }
+        recorded.is_ruled(wanted)?;
         let command = Command {
             beside: serving(&recorded, &fence(wanted)).map_err(|error| error.message)?,
             line: &wanted.run,
@@ -202,6 +203,7 @@ impl Host {
         };
         let ran = self.run_command(&command, self.is_copy_off(wanted.id)).await;
         ran.map_err(|Over { reason, said }| Trouble { reason, said })?;
+        self.store.current().is_ruled(wanted)?;
         let opened = File::open(aside.written());
         Ok(opened.map_err(|error| files.trouble(&error))?)
     }
@@ -308,6 +310,15 @@ impl Recorded {
         }
     }
 
+    /// Refuses rules of another release than what serves: it may have columns that they do not know.
+    fn is_ruled(&self, wanted: &MakeCopy) -> Result<(), String> {
+        let Some(release) = wanted.release else { return Ok(()) };
+        let route = self.route(&wanted.environment, &wanted.service);
+        let serving = route.into_iter().flat_map(|route| &route.targets).filter(|target| target.weight > 0);
+        let releases = serving.filter_map(|target| self.instances.get(&target.instance)).map(|one| one.release.id);
+        same_rules(release, releases)
+    }
+
     fn newest_backup(&self, wanted: &MakeCopy) -> Result<BackupId, HostError> {
         let of_pair = |backup: &segue_schemas::host_api::Backup| {
             backup.environment == wanted.environment
@@ -329,6 +340,15 @@ impl Recorded {
 /// Nothing is changed in the environment that the data are from: it has no epoch there.
 fn fence(wanted: &MakeCopy) -> Fence {
     Fence { environment: wanted.environment.clone(), service: wanted.service.clone(), epoch: Epoch(0) }
+}
+
+fn same_rules(of: ReleaseId, mut serving: impl Iterator<Item = ReleaseId>) -> Result<(), String> {
+    serving.find(|other| *other != of).map_or(Ok(()), |other| {
+        Err(format!(
+            "the rules are those of release {of}, and release {other} serves by now, whose data they may not know: begin again once its \
+             rollout has ended"
+        ))
+    })
 }
 
 fn copy_name(id: RolloutId) -> String {
@@ -384,4 +404,18 @@ fn sanitise(
     }
     let digest = format!("sha256:{}", hex::encode(hash.finalize())).parse().map_err(|error| format!("{error}"))?;
     Ok((bytes, digest, counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_another_release_have_other_rules() {
+        let check = |serving: &[i64]| same_rules(ReleaseId(7), serving.iter().copied().map(ReleaseId));
+        assert_eq!((check(&[7]), check(&[7, 7])), (Ok(()), Ok(())));
+        for serving in [&[8][..], &[7, 8], &[6]] {
+            assert!(check(serving).unwrap_err().contains("begin again"), "{serving:?}");
+        }
+    }
 }
