@@ -3,14 +3,15 @@
 //! <https://distribution.github.io/distribution/spec/auth/token/>.
 //!
 //! Comes in: one repository of one registry, and who asks. Goes out: requests, each with a time limit, tried four times where the registry
-//! is away or busy. A password goes to the registry alone, or to where that has tokens given out, never without TLS but on the way to a
-//! registry that is spoken to so.
+//! is away or busy. A password goes to the registry alone, or to where that has tokens given out, never without TLS but to a registry that is
+//! spoken to so, and its own host. One that is insecure is spoken to as the engine does: with TLS by any certificate, and without where it
+//! has none.
 
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::{
-    Client, Method, Response, StatusCode, Url,
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
 };
 use segue_pipelines::image::{Challenge, Login, MANIFESTS, challenge};
@@ -37,6 +38,8 @@ pub(super) struct Registry<'a> {
     path: String,
     login: Option<&'a Login>,
     authorization: Option<HeaderValue>,
+    /// Whether it may be spoken to without TLS.
+    is_insecure: bool,
 }
 
 /// What is asked.
@@ -62,14 +65,13 @@ struct Token {
 
 impl<'a> Registry<'a> {
     /// Nothing is asked yet.
-    pub(super) fn of(host: &str, path: &str, is_plain: bool, login: Option<&'a Login>) -> Result<Self, DockerError> {
-        let scheme = if is_plain { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{host}/"));
+    pub(super) fn of(host: &str, path: &str, is_insecure: bool, login: Option<&'a Login>) -> Result<Self, DockerError> {
+        let base = Url::parse(&format!("https://{host}/"));
         let base = base.map_err(|error| DockerError::Asked(format!("the registry `{host}`: {error}")))?;
         let client = Client::builder().timeout(LIMIT).redirect(reqwest::redirect::Policy::none());
-        let client = if is_plain { client.no_proxy() } else { client };
+        let client = if is_insecure { client.no_proxy().tls_danger_accept_invalid_certs(true) } else { client };
         let client = client.build().map_err(|error| DockerError::Own(format!("no HTTP client: {error}")))?;
-        Ok(Self { client, base, path: path.to_owned(), login, authorization: None })
+        Ok(Self { client, base, path: path.to_owned(), login, authorization: None, is_insecure })
     }
 
     /// What a manifest is, and its bytes.
@@ -148,7 +150,23 @@ impl<'a> Registry<'a> {
         }
     }
 
-    async fn send(&self, question: &Question<'_>) -> Result<Response, DockerError> {
+    async fn send(&mut self, question: &Question<'_>) -> Result<Response, DockerError> {
+        let answer = match self.request(question).send().await {
+            // it speaks no TLS: nothing was told yet, and nothing is known of who asks
+            Err(error) if error.is_connect() && self.is_insecure && self.base.scheme() == "https" => {
+                let mut plain = self.base.clone();
+                if plain.set_scheme("http").is_err() {
+                    return Err(self.unreached(&error));
+                }
+                self.base = plain;
+                self.request(question).send().await
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| self.unreached(&error))
+    }
+
+    fn request(&self, question: &Question<'_>) -> RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(&format!("/v2/{}/manifests/{}", self.path, question.reference));
         let mut request = self.client.request(question.method.clone(), url).header(ACCEPT, MANIFESTS.join(", "));
@@ -158,7 +176,7 @@ impl<'a> Registry<'a> {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        request.send().await.map_err(|error| self.unreached(&error))
+        request
     }
 
     /// Finds out how the registry wants to know who asks, and says so from now on.
@@ -183,8 +201,12 @@ impl<'a> Registry<'a> {
         let strange =
             |why: &str| DockerError::Asked(format!("{} has tokens given out at `{realm}`, {why}", self.name()));
         let mut url = Url::parse(realm).map_err(|_| strange("which is no address"))?;
-        if url.scheme() != "https" && (url.scheme() != "http" || self.base.scheme() != "http") {
+        if url.scheme() != "https" && !is_told_plainly(&self.base, &url) {
             return Err(strange("where a password would go without TLS"));
+        }
+        // whose certificate nobody has looked at is trusted with a password no further than its own host
+        if self.is_insecure && url.host() != self.base.host() && self.login.is_some() {
+            return Err(strange("which is another host than the insecure registry's own"));
         }
         url.query_pairs_mut().append_pair("scope", &format!("repository:{}:pull,push", self.path));
         if let Some(service) = &service {
@@ -230,6 +252,11 @@ impl<'a> Registry<'a> {
     }
 }
 
+/// Whether a token is asked for without TLS: of the host that is spoken to so anyway.
+fn is_told_plainly(registry: &Url, realm: &Url) -> bool {
+    realm.scheme() == "http" && registry.scheme() == "http" && realm.host() == registry.host()
+}
+
 fn basic(login: &Login) -> String {
     format!("Basic {}", STANDARD.encode(format!("{}:{}", login.username, login.password)))
 }
@@ -247,4 +274,22 @@ async fn bounded(mut answer: Response) -> Result<Vec<u8>, DockerError> {
         body.extend_from_slice(&part);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_asked_for_without_tls_of_the_registrys_own_host_alone() {
+        for (registry, realm, is_told) in [
+            ("http://localhost:5000/", "http://localhost:5001/token", true),
+            ("http://localhost:5000/", "http://tokens.example.com/token", false),
+            ("https://localhost:5000/", "http://localhost:5000/token", false),
+            ("http://localhost:5000/", "ftp://localhost/token", false),
+        ] {
+            let url = |text: &str| Url::parse(text).unwrap();
+            assert_eq!(is_told_plainly(&url(registry), &url(realm)), is_told, "{registry} {realm}");
+        }
+    }
 }
