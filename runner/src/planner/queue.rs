@@ -47,8 +47,14 @@ impl Planner {
         // the repositories that are being planned; a delivery of one of them waits for its batch to end
         let mut busy = HashSet::new();
         let mut rung = Vec::new();
+        let every = self.store.config().broker.look_every.0;
+        let mut next_look = Instant::now() + every;
         loop {
             let is_rung_for = standing.as_mut().is_some_and(|queue| *queue.borrow_and_update() == Standing::Up);
+            if is_rung_for && next_look <= Instant::now() {
+                next_look = Instant::now() + every;
+                self.look_for_overlooked(every, &mut batches, &mut busy).await;
+            }
             let planned = if is_rung_for {
                 self.start_rung(&mut rung, &mut batches, &mut busy).await
             } else {
@@ -68,6 +74,7 @@ impl Planner {
             tokio::select! {
                 () = bell.rung(), if next.heeds_bell() => {}
                 () = next.time() => {}
+                () = tokio::time::sleep_until(next_look), if is_rung_for => {}
                 () = take(&mut bells, &mut rung) => {}
                 () = stands_otherwise(&mut standing) => {}
                 Some(ended) = batches.join_next_with_id() => forget(&mut busy, ended),
@@ -75,6 +82,20 @@ impl Planner {
             }
         }
         while batches.join_next().await.is_some() {}
+    }
+
+    /// Plans what has waited for longer than a bell may take, though bells are said to come: one that lies in a queue which nobody empties
+    /// is no reason to leave an event where it is.
+    async fn look_for_overlooked(self: &Arc<Self>, every: Duration, batches: &mut Batches, busy: &mut Busy) {
+        let due = match self.store.next_delivery_due().await {
+            Ok(due) => due,
+            Err(error) => return tracing::warn!(%error, "deliveries can't be read"),
+        };
+        if due.is_some_and(|due| self.store.now().since(due) >= every)
+            && let Err(error) = self.start_batches(batches, busy).await
+        {
+            tracing::warn!(%error, "deliveries can't be read");
+        }
     }
 
     /// Starts a batch for each repository with due deliveries that has none. Gives when to look again.

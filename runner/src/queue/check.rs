@@ -68,6 +68,7 @@ pub async fn check(config: &BrokerConfig) -> Result<Option<Found>, QueueError> {
     };
     let channel = address.channel(&connection).await?;
     let dead_letters = topology::waiting(&address, &channel, queue::DEAD_LETTERS).await.unwrap_or(None);
+    let dead_letters = dead_letters.map(|(messages, _)| messages);
     let _ = address.ask(connection.close(200, "checked".into())).await;
     Ok(Some(Found {
         place: address.who.place.clone(),

@@ -1,7 +1,7 @@
 //! The planner's consumer: takes bells of deliveries from the queue and hands them on, each to be answered when its delivery is
 //! planned. It holds as many as it may have unanswered, and comes back after whatever ends it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{
@@ -14,7 +14,7 @@ use segue_schemas::{
     id::DeliveryId,
     queue::{self, BellError, DeliveryBell},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{connection::Address, error::QueueError};
@@ -48,11 +48,18 @@ impl PlannerBell {
 }
 
 /// Consumes until `stop`.
-pub(super) async fn run(address: Address, bells: mpsc::Sender<PlannerBell>, stop: CancellationToken) {
+pub(super) async fn run(
+    address: Address,
+    bells: mpsc::Sender<PlannerBell>,
+    anew: Arc<Notify>,
+    stop: CancellationToken,
+) {
     let mut pause = PAUSES.0;
     loop {
         let ended = tokio::select! {
             ended = consume(&address, &bells, &mut pause) => ended,
+            // the broker knows of no consumer, whatever this one believes
+            () = anew.notified() => Ok(()),
             () = stop.cancelled() => return,
         };
         match ended {

@@ -88,9 +88,16 @@ impl Queue {
         let Some(address) = Address::read(config)? else { return Ok(None) };
         let (tell_standing, standing) = watch::channel(Standing::Away("no connection was made yet".into()));
         let (hand_on, bells) = mpsc::channel(PREFETCH);
-        let looks = Looks::default();
-        tasks.spawn(relay::run(address.clone(), store.clone(), looks.clone(), tell_standing, stop.clone()));
-        tasks.spawn(consume::run(address.clone(), hand_on, stop.clone()));
+        let (looks, anew) = (Looks::default(), Arc::new(Notify::new()));
+        tasks.spawn(relay::run(
+            address.clone(),
+            store.clone(),
+            looks.clone(),
+            anew.clone(),
+            tell_standing,
+            stop.clone(),
+        ));
+        tasks.spawn(consume::run(address.clone(), hand_on, anew, stop.clone()));
         let planner = PlannerBells { bells, standing: standing.clone() };
         Ok(Some((Self { address, standing, looks }, planner)))
     }

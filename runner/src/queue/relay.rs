@@ -2,7 +2,7 @@
 //! before, and counts a bell as rung when the broker has confirmed it and has not given it back. What was on its way when a
 //! connection broke is found in the store again.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
@@ -16,7 +16,7 @@ use segue_schemas::{
 };
 use serde::Serialize;
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Notify, broadcast, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -57,13 +57,14 @@ pub(super) async fn run(
     address: Address,
     store: Store,
     looks: Looks,
+    subscribe_anew: Arc<Notify>,
     standing: watch::Sender<Standing>,
     stop: CancellationToken,
 ) {
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
-        let ended = relay(&address, &store, &looks, &standing, &stop).await;
+        let ended = relay(&address, &store, &looks, &subscribe_anew, &standing, &stop).await;
         let Err(error) = ended else { return };
         if begun.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
@@ -90,6 +91,7 @@ async fn relay(
     address: &Address,
     store: &Store,
     looks: &Looks,
+    subscribe_anew: &Notify,
     standing: &watch::Sender<Standing>,
     stop: &CancellationToken,
 ) -> Result<(), QueueError> {
@@ -102,7 +104,7 @@ async fn relay(
         () = stop.cancelled() => return Ok(()),
     };
     let mut events = connection.events_listener().boxed();
-    let mut relay = Relay::begin(address, store, standing, &connection).await?;
+    let mut relay = Relay::begin(address, store, subscribe_anew, standing, &connection).await?;
     relay.becomes(Standing::Up);
     let every = store.config().broker.look_every.0;
     let mut next_look = Instant::now() + every;
@@ -149,6 +151,8 @@ type OnItsWay = BoxFuture<'static, (Published, lapin::Result<Confirmation>)>;
 struct Relay<'a> {
     address: &'a Address,
     store: &'a Store,
+    /// Has the planner's consumer begin anew.
+    subscribe_anew: &'a Notify,
     standing: &'a watch::Sender<Standing>,
     connection: &'a Connection,
     publisher: Channel,
@@ -180,6 +184,7 @@ impl<'a> Relay<'a> {
     async fn begin(
         address: &'a Address,
         store: &'a Store,
+        subscribe_anew: &'a Notify,
         standing: &'a watch::Sender<Standing>,
         connection: &'a Connection,
     ) -> Result<Self, QueueError> {
@@ -190,6 +195,7 @@ impl<'a> Relay<'a> {
         Ok(Self {
             address,
             store,
+            subscribe_anew,
             standing,
             connection,
             publisher,
@@ -274,7 +280,7 @@ impl<'a> Relay<'a> {
             }
             let name = format!("{}{pool}", queue::JOBS);
             match topology::waiting(self.address, &self.asker, &name).await? {
-                Some(0) => {}
+                Some((0, _)) => {}
                 Some(_) => {
                     waiting = true;
                     continue;
@@ -383,9 +389,14 @@ impl<'a> Relay<'a> {
         self.jobs = true;
         self.told.clear();
         match topology::waiting(self.address, &self.asker, queue::DELIVERIES).await? {
-            Some(0) => {
+            Some((0, _)) => {
                 self.rung.forget();
                 self.deliveries = true;
+                Ok(())
+            }
+            Some((waiting, 0)) => {
+                tracing::warn!(waiting, "nobody takes the bells of deliveries; the planner subscribes anew");
+                self.subscribe_anew.notify_one();
                 Ok(())
             }
             Some(_) => Ok(()),

@@ -54,14 +54,18 @@ pub(super) async fn declare_queue(address: &Address, channel: &Channel, queue: &
     Ok(())
 }
 
-/// How many messages of a queue wait for a consumer; `None`: there is no such queue, and the channel is closed.
+/// How many messages of a queue wait, and how many consumers it has; `None`: there is no such queue, and the channel is closed.
 ///
 /// # Errors
 /// [`QueueError`].
-pub(super) async fn waiting(address: &Address, channel: &Channel, queue: &str) -> Result<Option<u32>, QueueError> {
+pub(super) async fn waiting(
+    address: &Address,
+    channel: &Channel,
+    queue: &str,
+) -> Result<Option<(u32, u32)>, QueueError> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match address.ask(channel.queue_declare(queue.into(), options, FieldTable::default())).await {
-        Ok(queue) => Ok(Some(queue.message_count())),
+        Ok(queue) => Ok(Some((queue.message_count(), queue.consumer_count()))),
         Err(QueueError::Lost(_)) => Ok(None),
         Err(error) => Err(error),
     }
