@@ -392,9 +392,6 @@ async fn a_canary_that_ends_again_and_again_comes_back_though_nobody_asks_it() {
     let rollout = ends(&server, RolloutStatus::RolledBack).await;
     let reason = rollout.reason.unwrap();
     assert!(reason.contains("of the new release is lost: its process ended 3 times"), "{reason}");
-    let state = machine.state().await;
-    let ended: Vec<u32> = state.instances.iter().filter(|i| i.release.id.0 == NEW).map(|i| i.restarts).collect();
-    assert_eq!(ended, [3], "as often as it says");
     assert_eq!(machine.serving().await, [OLD]);
 }
 
