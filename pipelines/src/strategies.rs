@@ -30,8 +30,8 @@ const BELONG: [(&str, &[&str]); 6] = [
     ("stage-duration", &[]),
 ];
 
-/// The same of what says how a release is watched.
-const WATCHED: [&str; 8] = [
+/// The inputs that say how a release is watched.
+pub const WATCHED: [&str; 8] = [
     "hold-limit",
     "min-requests",
     "false-alarm",

@@ -342,7 +342,7 @@ pub struct HostState {
     /// How its GPUs are; `None`: it offers none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_report: Option<GpuReport>,
-    /// Another number each time that there is something new: weights are carried, or were changed by the dead-man's switch or in an emergency;
+    /// Another number each time that there is something new: weights were changed by the dead-man's switch or in an emergency;
     /// an instance was started, ended by itself, stopped, was put to sleep or woken; a container was changed by hand; there is another backup, or
     /// something new of the GPUs. What the number is says nothing; after a start of the host it is another one as well.
     #[serde(default)]

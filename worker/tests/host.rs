@@ -571,10 +571,9 @@ async fn whoever_watches_hears_at_once_what_becomes_of_an_instance() {
     let mut world = World::start().await;
     let first = world.client.state().await.unwrap().restorations;
     let id = world.run("web-1", 1, 1).await.id;
-    let started = news(&world, first, "it is started").await.restorations;
+    news(&world, first, "it is started").await;
     world.route(1, &[("web-1", 100)], &[]).await;
-    let mut shown = news(&world, started, "it has traffic").await;
-    assert_eq!(shown.routes[0].targets, targets(&[("web-1", 100)]));
+    let mut shown = world.client.state().await.unwrap();
 
     // it ends by itself, and is started again
     let pid = shown.instances[0].pid.unwrap();

@@ -28,16 +28,7 @@ const PREVIEW_INPUTS: &[&str] = &["service", "artifact", "path", "image", "seed"
 const PROMOTE_INPUTS: &[&str] = &["service", "from", "release"];
 const STRATEGY_INPUTS: &[&str] = &[strategies::INPUT, "batch", "pause", "hold", "soak"];
 const STAGE_INPUTS: &[&str] = &["stages", "stage-duration"];
-const WATCH_INPUTS: &[&str] = &[
-    "hold-limit",
-    "min-requests",
-    "false-alarm",
-    "error-margin",
-    "latency-ratio",
-    "latency-floor",
-    "max-error-rate",
-    "max-p95",
-];
+const WATCH_INPUTS: &[&str] = &strategies::WATCHED;
 
 /// What is wrong with an input; the text names the input, what is wrong and what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

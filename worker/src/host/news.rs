@@ -1,4 +1,5 @@
-//! That something is new here: a number that is another one each time that whoever watches the host should look again.
+//! That something is new here: a number that is another one each time that whoever watches the host should look again. Weights that a
+//! rollout sets are none: whoever set them knows, and a word that was begun just before them would tell the server of drift.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Host;
 
-/// News that are in no record of their own: how an instance fares, and which weights are carried.
+/// News that are in no record of their own: how an instance fares.
 #[derive(Debug)]
 pub(super) struct News(watch::Sender<u64>);
 

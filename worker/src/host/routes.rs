@@ -59,7 +59,6 @@ impl Host {
             return Err(error);
         }
         drop((pending, order));
-        self.news.tell();
         self.route_state(&environment, &service).await
     }
 
