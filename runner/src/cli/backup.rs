@@ -185,19 +185,8 @@ fn bring_back(args: BackupRestoreArgs) -> Result<Exit, Failure> {
     let client = args.server.client()?;
     let backup = &args.backup;
     if !args.yes {
-        let remedy = "--yes does it without asking";
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::usage(format_args!("{backup} takes the place of what is there now")).remedy(remedy));
-        }
-        anstream::eprint!(
-            "{backup} takes the place of what is there now, which is backed up first. Bring it back? [y/N] "
-        );
-        let _unseen = std::io::stderr().flush();
-        let mut answer = String::new();
-        let _nothing = std::io::stdin().lock().read_line(&mut answer);
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Failure::new("nothing was changed").remedy(remedy));
-        }
+        let loss = format!("{backup} takes the place of what is there now");
+        agreed(&loss, ", which is backed up first. Bring it back?")?;
     }
     place::client_runtime()?.block_on(async {
         let request = RestoreRequest { reason: args.reason, by: show::me() };
@@ -214,6 +203,22 @@ fn bring_back(args: BackupRestoreArgs) -> Result<Exit, Failure> {
         let end = rollout::watch(&client, started.id, args.json).await?;
         Ok(if end.status == RolloutStatus::Succeeded { Exit::Done } else { Exit::Failed })
     })
+}
+
+/// Asks whether data may be lost so, and goes on with a yes alone. Where nobody can be asked, the answer is no.
+pub(super) fn agreed(loss: &str, question: &str) -> Result<(), Failure> {
+    let remedy = "--yes does it without asking";
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(loss).remedy(remedy));
+    }
+    anstream::eprint!("{loss}{question} [y/N] ");
+    let _unseen = std::io::stderr().flush();
+    let mut answer = String::new();
+    let _nothing = std::io::stdin().lock().read_line(&mut answer);
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Err(Failure::new("nothing was changed").remedy(remedy));
+    }
+    Ok(())
 }
 
 pub fn run_restore(args: RestoreArgs) -> Result<Exit, Failure> {

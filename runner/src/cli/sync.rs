@@ -1,7 +1,5 @@
 //! `segue backup sync`: data of one environment come to another, without what is personal in them.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-
 use segue_schemas::{
     deploy::Rollout,
     status::RolloutStatus,
@@ -9,6 +7,7 @@ use segue_schemas::{
 };
 
 use super::{
+    backup,
     connection::ServerArgs,
     ending::{Exit, Failure},
     out::say,
@@ -57,20 +56,9 @@ pub(super) fn run(args: SyncArgs) -> Result<Exit, Failure> {
     let client = args.server.client()?;
     let SyncArgs { from, to, service, .. } = args;
     if !args.yes {
-        let remedy = "--yes does it without asking";
         let loss = format!("the data of `{service}` in `{to}` give way to those of `{from}`");
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::usage(loss).remedy(remedy));
-        }
-        anstream::eprint!(
-            "{loss}, without what is personal in them. What is there now is backed up first. Bring them? [y/N] "
-        );
-        let _unseen = std::io::stderr().flush();
-        let mut answer = String::new();
-        let _nothing = std::io::stdin().lock().read_line(&mut answer);
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Failure::new("nothing was changed").remedy(remedy));
-        }
+        let question = ", without what is personal in them. What is there now is backed up first. Bring them?";
+        backup::agreed(&loss, question)?;
     }
     place::client_runtime()?.block_on(async {
         let data = Some(args.backup.to_string());
