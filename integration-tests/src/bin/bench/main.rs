@@ -49,6 +49,16 @@ const LONG: [&str; 2] = ["endurance", "depth"];
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let known = |argument: &&String| !argument.starts_with('-') || *argument == "--json";
+    if let Some(other) = arguments.iter().find(|argument| !known(argument)) {
+        let asked = other == "--help" || other == "-h";
+        if !asked {
+            eprintln!("error: there is no option `{other}`");
+        }
+        eprintln!("usage: bench [PART...] [--json]");
+        eprintln!("parts: {}; only when named: {}", PARTS.join(", "), LONG.join(", "));
+        return ExitCode::from(if asked { 0 } else { 2 });
+    }
     let json = arguments.iter().any(|argument| argument == "--json");
     let mut parts: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part) && !LONG.contains(part)) {

@@ -34,6 +34,15 @@ pub(super) struct Wanted<'a> {
     pub credentials: Option<&'a Credentials>,
 }
 
+/// An image that the engine has.
+#[derive(Debug)]
+pub(super) struct Had {
+    /// The name to make a container with.
+    pub name: String,
+    /// Its own variables, `NAME=VALUE`.
+    pub env: Vec<String>,
+}
+
 /// The images that are being pulled.
 #[derive(Debug, Default)]
 pub(super) struct Images {
@@ -41,18 +50,13 @@ pub(super) struct Images {
 }
 
 impl Images {
-    /// Sees to it that the engine has the image, and gives the name to make a container with.
-    pub(super) async fn have(&self, docker: &Docker, wanted: Wanted<'_>, say: &dyn Say) -> Result<String, DockerError> {
-        let pull = wanted.settings.pull.unwrap_or(match docker.config.pull {
-            PullPolicy::IfNotPresent => Pull::Missing,
-            PullPolicy::Always => Pull::Always,
-            PullPolicy::Never => Pull::Never,
-        });
+    /// Sees to it that the engine has the image.
+    pub(super) async fn have(&self, docker: &Docker, wanted: Wanted<'_>, say: &dyn Say) -> Result<Had, DockerError> {
+        let pull = docker.pull(wanted.settings);
         let image = with_tag(wanted.image.trim());
-        let is_there = is_there(docker, &image).await?;
-        match (pull, is_there) {
-            (Pull::Missing | Pull::Never, true) => return Ok(image),
-            (Pull::Never, false) => {
+        match (pull, look(docker, &image).await?) {
+            (Pull::Missing | Pull::Never, Some(had)) => return Ok(had),
+            (Pull::Never, None) => {
                 let message = format!(
                     "the image `{image}` is not at the container engine, and it is never pulled here; bring it there (docker load), or \
                      have it pulled: `--pull missing` in the container's `options`, `worker.docker.pull` in segue.yaml"
@@ -65,14 +69,14 @@ impl Images {
         let waited = turn.try_lock().is_err();
         let held = turn.lock().await;
         // another job has just pulled it; what a tag is now, that one has
-        let pulled = if waited && self::is_there(docker, &image).await? {
-            Ok(())
-        } else {
-            pull_image(docker, &image, wanted, say).await
+        let by_another = if waited { look(docker, &image).await? } else { None };
+        let had = match by_another {
+            Some(had) => Ok(had),
+            None => pulled(docker, &image, wanted, say).await,
         };
         drop(held);
         self.forget(&image);
-        pulled.map(|()| image)
+        had
     }
 
     pub(super) fn turn(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -90,13 +94,36 @@ impl Images {
     }
 }
 
-async fn is_there(docker: &Docker, image: &str) -> Result<bool, DockerError> {
+impl Docker {
+    /// When an image is pulled.
+    pub(super) fn pull(&self, settings: &Settings) -> Pull {
+        settings.pull.unwrap_or(match self.config.pull {
+            PullPolicy::IfNotPresent => Pull::Missing,
+            PullPolicy::Always => Pull::Always,
+            PullPolicy::Never => Pull::Never,
+        })
+    }
+}
+
+/// The image, where the engine has it.
+async fn look(docker: &Docker, image: &str) -> Result<Option<Had>, DockerError> {
     let client = docker.client().await?;
     match call("look for the image", docker.config.patience.0, client.inspect_image(image)).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_not_found() => Ok(false),
+        Ok(seen) => {
+            let env = seen.config.and_then(|config| config.env).unwrap_or_default();
+            Ok(Some(Had { name: image.to_owned(), env }))
+        }
+        Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The image, brought to the engine as the registry has it now.
+async fn pulled(docker: &Docker, image: &str, wanted: Wanted<'_>, say: &dyn Say) -> Result<Had, DockerError> {
+    pull_image(docker, image, wanted, say).await?;
+    let gone =
+        || DockerError::Own(format!("the image `{image}` is gone from the container engine right after its pull"));
+    look(docker, image).await?.ok_or_else(gone)
 }
 
 async fn pull_image(docker: &Docker, image: &str, wanted: Wanted<'_>, say: &dyn Say) -> Result<(), DockerError> {

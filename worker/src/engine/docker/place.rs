@@ -13,7 +13,7 @@ use bollard::{
     query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 use futures_util::future::try_join_all;
-use segue_pipelines::container::Settings;
+use segue_pipelines::container::{Pull, Settings, with_tag};
 use segue_schemas::id::{Epoch, JobId, RunId};
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
@@ -169,7 +169,8 @@ impl Place {
             self.make_network(&labels),
             self.hold(spec)
         )?;
-        let services: Vec<(&ServiceSpec, String)> = spec.services.iter().zip(services).collect();
+        let services: Vec<(&ServiceSpec, String)> =
+            spec.services.iter().zip(services.into_iter().map(|had| had.name)).collect();
         self.start_services(&services, &labels, ceiling, say).await?;
         call("start the container", limit, client.start_container(&opened.id, None)).await?;
         let _ = self.opened.set(opened);
@@ -184,9 +185,7 @@ impl Place {
         ceiling: create::Ceiling,
         say: &dyn Say,
     ) -> Result<Opened, DockerError> {
-        let docker = &self.docker;
-        let (client, limit, name) = (docker.client().await?, docker.config.patience.0, self.name());
-        let image = docker.images.have(docker, spec.wanted(), say).await?;
+        let (docker, name) = (&self.docker, self.name());
         // the engine would make those that are not there itself, and nobody would find them again
         let volumes = spec.services.iter().flat_map(|service| &service.volumes).chain(&spec.volumes);
         let named: BTreeSet<&str> = volumes.filter_map(|volume| create::volume_of(volume)).collect();
@@ -198,14 +197,29 @@ impl Place {
             };
             self.make("make a volume", move |client| async move { client.create_volume(volume).await }).await?;
         }
-        let body = create::job_container(spec, &image, &name, labels.clone(), ceiling);
-        let user = body.user.clone();
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let make = move |client: Client| async move { client.create_container(Some(options), body).await };
-        let made = self.make("make the container", make).await?;
-        let seen = call("look at the container", limit, client.inspect_container(&made.id, None)).await?;
-        let path = seen.config.and_then(|config| config.env).and_then(|env| create::value_of(&env, "PATH"));
-        Ok(Opened { id: made.id, path, user, workspace: (spec.workdir.clone().into(), spec.host_user) })
+        let body = create::job_container(spec, &with_tag(spec.image.trim()), &name, labels.clone(), ceiling);
+        let create = || {
+            let (body, options) = (body.clone(), CreateContainerOptionsBuilder::default().name(&name).build());
+            let make = move |client: Client| async move { client.create_container(Some(options), body).await };
+            self.make("make the container", make)
+        };
+        let image = docker.images.have(docker, spec.wanted(), say);
+        let (image, made) = if docker.pull(&spec.settings) == Pull::Always {
+            (image.await?, create().await)
+        } else {
+            // mostly it is there, which the engine finds out as it makes the container
+            let (image, made) = tokio::join!(image, create());
+            let image = image?;
+            (image, if made.as_ref().is_err_and(DockerError::is_not_found) { create().await } else { made })
+        };
+        let own_path = body.env.as_deref().and_then(|env| create::value_of(env, "PATH"));
+        let path = own_path.or_else(|| create::value_of(&image.env, "PATH"));
+        Ok(Opened {
+            id: made?.id,
+            path,
+            user: body.user.clone(),
+            workspace: (spec.workdir.clone().into(), spec.host_user),
+        })
     }
 
     async fn make_network(&self, labels: &HashMap<String, String>) -> Result<(), DockerError> {
