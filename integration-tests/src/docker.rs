@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use nix::sys::signal::Signal;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     engines::{Certificates, MACHINE},
     processes,
+    registry::{self, Registry},
     stand::free_address,
 };
 
@@ -389,6 +391,31 @@ impl Docker {
         }
         request.send().await?.error_for_status()?;
         Ok(())
+    }
+
+    /// Gives an image that is here another name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn tag(&self, image: &str, repository: &str, tag: &str) -> Result<()> {
+        self.ask(Method::POST, &format!("/images/{image}/tag?repo={repository}&tag={tag}"), None).await.map(drop)
+    }
+
+    /// Brings an image that is here to a registry under a name there, and forgets that name here.
+    ///
+    /// # Errors
+    /// Either refuses.
+    pub async fn give(&self, image: &str, registry: &Registry, name: &str) -> Result<()> {
+        let (repository, tag) = name.split_once(':').context("a tag")?;
+        let there = format!("{}/{repository}", registry.address);
+        self.tag(image, &there, tag).await?;
+        let login =
+            json!({ "username": registry::USER, "password": registry::PASSWORD, "serveraddress": registry.address });
+        let push = self.client.post(format!("http://docker/images/{there}/push?tag={tag}"));
+        let answer = push.header("X-Registry-Auth", URL_SAFE.encode(login.to_string())).send().await?;
+        let said = answer.error_for_status()?.text().await?;
+        ensure!(!said.contains("errorDetail"), "the image could not be pushed: {said}");
+        self.ask(Method::DELETE, &format!("/images/{there}:{tag}"), None).await.map(drop)
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Value> {

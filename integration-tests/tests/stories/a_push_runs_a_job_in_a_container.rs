@@ -95,7 +95,7 @@ async fn an_image_that_can_not_be_used_is_named_and_nothing_runs_outside_of_it()
     docker.until_clean(&worker_of(&stand), LIMIT).await
 }
 
-async fn push(stand: &Stand, pipeline: &str) -> Result<RunView> {
+pub async fn push(stand: &Stand, pipeline: &str) -> Result<RunView> {
     stand.repository.commit("first", &[(".segue/pipelines/one.yml", pipeline), ("README", "read me\n")])?;
     let guid = stand.push("main").await?;
     stand.api()?.run_of(&guid, LIMIT).await

@@ -83,6 +83,7 @@ mod gpus_are_given_to_services;
 mod gpus_are_rented_for_a_run;
 mod gpus_that_break_in_a_canary_are_blamed_on_the_right_one;
 mod gpus_that_only_a_container_lost_are_given_again;
+mod images_of_jobs_are_pulled;
 mod mistakes_are_told_on_the_command_line;
 mod previews_are_told_of_in_one_comment;
 mod previews_follow_a_pull_request_to_its_end;
