@@ -8,7 +8,7 @@ use segue_schemas::{
     api::{DeliveryView, DispatchRequest, Dispatched, RolloutList, RolloutView, RunPage, RunView},
     deploy::{JournalKind, Rollout},
     id::RolloutId,
-    status::{JobStatus, RolloutStatus},
+    status::JobStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -232,10 +232,4 @@ impl Api {
 #[must_use]
 pub fn has(view: &RolloutView, kind: JournalKind) -> bool {
     view.journal.iter().any(|entry| entry.kind == kind)
-}
-
-/// Whether a rollout ended with its target wholly new, wholly old, or has not ended.
-#[must_use]
-pub fn is_whole(status: RolloutStatus) -> bool {
-    status.is_final()
 }

@@ -160,6 +160,18 @@ impl HostAlone {
         self.folder.path()
     }
 
+    /// What it has said on its error output.
+    #[must_use]
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Everything that it carries.
     ///
     /// # Errors

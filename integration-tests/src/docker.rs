@@ -91,11 +91,42 @@ impl Docker {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with_tls(certificates: &Certificates) -> Result<(Self, String)> {
+        Self::start_with_tls_beside(certificates, None).await
+    }
+
+    /// The same with programs that it finds before others.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_tls_beside(certificates: &Certificates, programs: Option<&Path>) -> Result<(Self, String)> {
         let port = free_address()?.rsplit_once(':').context("a port")?.1.to_owned();
         let address = format!("tcp://{MACHINE}:{port}");
+        Ok((Self::start_at_tls(certificates, &address, programs).await?, address))
+    }
+
+    async fn start_at_tls(certificates: &Certificates, address: &str, programs: Option<&Path>) -> Result<Self> {
         let mut more = certificates.of_engine();
-        more.extend(["--host".to_owned(), address.clone()]);
-        Ok((Self::start_with(None, None, more).await?, address))
+        more.extend(["--host".to_owned(), address.to_owned()]);
+        Self::start_with(None, programs.map(Path::to_owned), more).await
+    }
+
+    /// Starts another one at the address of one that ended, with a number of its own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_in_place(certificates: &Certificates, address: &str) -> Result<Self> {
+        let mut more = certificates.of_engine();
+        more.extend(["--host".to_owned(), address.to_owned()]);
+        let version = Command::new("dockerd").arg("--version").output().context("dockerd is missing")?;
+        let version = String::from_utf8_lossy(&version.stdout).into_owned();
+        let major = version.split(' ').nth(2).and_then(|words| words.split('.').next()?.parse::<u32>().ok());
+        // a newer one has its number with its data, an older one with its machine's key
+        if major.is_some_and(|major| major < 23) {
+            let config = certificates.file("engine.json");
+            fs::write(&config, json!({"deprecated-key-path": certificates.file("engine-key.json")}).to_string())?;
+            more.extend(["--config-file".to_owned(), config.display().to_string()]);
+        }
+        Self::start_with(None, None, more).await
     }
 
     async fn start_with(data: Option<PathBuf>, beside: Option<PathBuf>, more: Vec<String>) -> Result<Self> {

@@ -9,9 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::stand::free_address;
+use crate::{processes, stand::free_address};
 
 /// The address that engines of tests have: of the loopback, and nobody else's.
 pub const MACHINE: &str = "127.0.0.2";
@@ -157,6 +158,29 @@ impl Sshd {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// What a host's `docker` in segue.yaml is for the engine behind it.
+    #[must_use]
+    pub fn settings(&self) -> Value {
+        json!({"address": self.address, "identity": self.file("client"), "known-hosts": self.file("known")})
+    }
+
+    /// Ends every connection to it at once, and takes no new one for a while. How many there were.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn break_off(&self, pause: Duration) -> Result<usize> {
+        processes::signal(self.process.id(), Signal::SIGSTOP)?;
+        let of_ssh = format!("UserKnownHostsFile=\"{}\"", self.file("known").display());
+        let connections = processes::with_argument(&of_ssh);
+        for pid in &connections {
+            // one that has ended by itself needs none
+            let _ = processes::signal(*pid, Signal::SIGKILL);
+        }
+        tokio::time::sleep(pause).await;
+        processes::signal(self.process.id(), Signal::SIGCONT)?;
+        Ok(connections.len())
     }
 
     /// What `segue host` is started with to come to the engine.

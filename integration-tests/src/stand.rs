@@ -76,15 +76,24 @@ impl Stand {
     pub fn prepare_behind(kind: Kind, extra: &str) -> Result<Self> {
         let mut stand = Self::prepare(extra)?;
         if kind != Kind::Embedded {
-            let folder = stand.folder.path().join("router");
-            fs::create_dir(&folder)?;
-            open_to_all(&folder)?;
-            let mut router = Router::prepare(kind, &folder);
-            router.start();
+            let router = stand.router_of("router", kind)?;
             stand.proxy = router.address.to_string();
             stand.router = Some(router);
         }
         Ok(stand)
+    }
+
+    /// A router in a folder of this name, which runs.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn router_of(&self, name: &str, kind: Kind) -> Result<Router> {
+        let folder = self.folder.path().join(name);
+        fs::create_dir(&folder)?;
+        open_to_all(&folder)?;
+        let mut router = Router::prepare(kind, &folder);
+        router.start();
+        Ok(router)
     }
 
     /// The router that the host was given.
@@ -540,7 +549,11 @@ pub fn free_address() -> Result<String> {
 }
 
 /// The keys of a host that has this router. JSON is YAML as well.
-fn settings_of(settings: &RouterSettings) -> String {
+///
+/// # Panics
+/// Never: they are text.
+#[must_use]
+pub fn settings_of(settings: &RouterSettings) -> String {
     let json = |value: serde_json::Result<String>| value.expect("settings that JSON can hold");
     match settings {
         RouterSettings::Embedded => String::new(),

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt as _;
 use indexmap::IndexMap;
 use segue_schemas::id::InstanceId;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Host,
@@ -21,6 +21,9 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Pauses before an engine that breaks off is listened to again, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// An engine that was listened to for so long did not break off at once: the next pause is the first one again.
+const LISTENED_WELL: Duration = Duration::from_secs(60);
+
 impl Host {
     /// Compares containers with what was deployed whenever the engine tells of a change, for ever. While there is none, nothing is asked.
     pub(super) async fn watch_for_drift(self: Arc<Self>) {
@@ -31,7 +34,11 @@ impl Host {
             if watch.wait_for(has_any).await.is_err() {
                 return;
             }
-            if let Ok(changes) = self.docker.changes().await {
+            let (changes, begun) = (self.docker.changes().await, Instant::now());
+            if let Err(error) = &changes {
+                tracing::warn!(%error, "what is changed at the engine is not heard of");
+            }
+            if let Ok(changes) = changes {
                 let mut changes = Box::pin(changes);
                 // what happened before it was listened
                 let mut has_changed = true;
@@ -48,6 +55,9 @@ impl Host {
                         break;
                     }
                 }
+            }
+            if begun.elapsed() > LISTENED_WELL {
+                pause = PAUSES.0;
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);

@@ -212,6 +212,7 @@ impl Docker {
         spec: &InstanceSpec,
         body: ContainerCreateBody,
     ) -> Result<String, DockerError> {
+        self.see_that_one_elsewhere_is_the_same().await?;
         let (client, limit) = (self.client().await?, self.patience());
         self.have_network(&spec.place, &spec.shared).await?;
         for name in spec.volumes.iter().filter_map(|volume| create::volume_of(volume)) {
@@ -262,7 +263,8 @@ impl Docker {
         let asked = client.inspect_container(id, None::<InspectContainerOptions>);
         match call("look at the container", self.patience(), asked).await {
             Ok(seen) => Ok(Some(seen_of(id, seen))),
-            Err(error) if error.is_not_found() => Ok(None),
+            // unless it is asked of another one, that has never had it
+            Err(error) if error.is_not_found() => self.see_that_it_is_the_same().await.map(|()| None),
             Err(error) => Err(error),
         }
     }
@@ -271,7 +273,7 @@ impl Docker {
     /// there somebody may hold a connection that leads nowhere any more.
     pub async fn until_change(&self, id: &str) {
         let limit = if self.is_elsewhere() { LOOK_AGAIN } else { FOR_EVER };
-        let Ok(client) = self.client().await.map(|client| client.clone().with_timeout(FOR_EVER)) else { return };
+        let Ok(client) = self.client().await.map(|client| client.clone().with_timeout(HEAD_LIMIT)) else { return };
         let mut ends = std::pin::pin!(client.wait_container(id, None::<WaitContainerOptions>));
         // what it says of the end is in what is seen then
         let _ = tokio::time::timeout(limit, ends.next()).await;
@@ -323,7 +325,7 @@ impl Docker {
             .timestamps(true)
             .since(since)
             .build();
-        let client = self.client().await?.clone().with_timeout(FOR_EVER);
+        let client = self.client().await?.clone().with_timeout(HEAD_LIMIT);
         let (said, heard) = mpsc::channel(OUTPUT_LINES);
         let id = id.to_owned();
         tokio::spawn(async move {
@@ -347,23 +349,28 @@ impl Docker {
         Ok(heard_from(heard))
     }
 
-    /// The numbers of containers that somebody changes otherwise than by ending them, as it happens; ends where the engine breaks off.
+    /// The numbers of containers that somebody changes otherwise than by ending them, as it happens; ends where the engine breaks off. Of one
+    /// elsewhere also after a while: whoever listens anew hears from a connection that leads somewhere.
     ///
     /// # Errors
-    /// The engine can't be connected.
+    /// The engine can't be connected, or is another one than before.
     pub async fn changes(&self) -> Result<impl Stream<Item = String> + use<>, DockerError> {
         let actions = ["update", "pause", "unpause", "rename", "connect", "disconnect"].map(str::to_owned).to_vec();
         let kinds = ["container", "network"].map(str::to_owned).to_vec();
         let filters = HashMap::from([("event", actions), ("type", kinds)]);
         let options = EventsOptionsBuilder::default().filters(&filters).build();
-        let client = self.client().await?.clone().with_timeout(FOR_EVER);
+        self.see_that_it_is_the_same().await?;
+        let limit = if self.is_elsewhere() { LISTENED_FOR } else { FOR_EVER };
+        let client = self.client().await?.clone().with_timeout(HEAD_LIMIT);
         let (said, heard) = mpsc::channel(OUTPUT_LINES);
         tokio::spawn(async move {
             let mut events = std::pin::pin!(client.events(Some(options)));
+            let mut over = std::pin::pin!(tokio::time::sleep(limit));
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
                     () = said.closed() => return,
+                    () = &mut over => return,
                 };
                 let Some(Ok(event)) = event else { return };
                 let Some(actor) = event.actor else { continue };
@@ -386,6 +393,8 @@ impl Docker {
     pub async fn instances_with(&self, label: &str) -> Result<Vec<InstanceFound>, DockerError> {
         let filters = HashMap::from([("label", vec![label.to_owned()])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        // what another one has none of would be taken for gone
+        self.see_that_one_elsewhere_is_the_same().await?;
         let client = self.client().await?;
         let found = call("list containers", self.patience(), client.list_containers(Some(options))).await?;
         let one = |container: bollard::models::ContainerSummary| {
@@ -465,11 +474,17 @@ fn heard_from<T>(heard: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     futures_util::stream::unfold(heard, |mut heard| async { heard.recv().await.map(|one| (one, heard)) })
 }
 
-/// How long the engine may take to begin with what it tells as it happens: where nothing happens, it says not even that it listens.
+/// How long the engine may take to say that it tells of what happens as it happens: it says so at once, and then perhaps nothing for long.
+const HEAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an engine of this machine may be silent: its socket ends with it.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// After how long a container at an engine elsewhere is looked at again, whatever is heard of it.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// For how long an engine elsewhere is listened to over one connection.
+const LISTENED_FOR: Duration = Duration::from_secs(300);
 
 /// Lines of a container that wait to be written.
 const OUTPUT_LINES: usize = 64;

@@ -61,7 +61,7 @@ const LABEL_JOB: &str = "segue.job";
 /// Which claim of it.
 const LABEL_EPOCH: &str = "segue.epoch";
 
-/// Whom an engine is told to by its number, when it first answers: whether it may be used, else why not.
+/// Whom an engine is told to by its number, when it first answers and whenever it may be another one: whether it may be used, else why not.
 pub struct Met(Box<dyn Fn(String) -> BoxFuture<'static, Result<(), String>> + Send + Sync>);
 
 impl Met {
@@ -109,7 +109,8 @@ impl Docker {
         Ok(Self::by(Way::to(engine)?, DockerConfig::default(), data))
     }
 
-    /// The same with somebody who is asked, when it first answers, whether it is the right one: if not, nothing is asked of it.
+    /// The same with somebody who is asked, when it first answers and before anything is made there or taken for gone, whether it is the right one:
+    /// if not, nothing of that is done.
     #[must_use]
     pub fn introduced_to(self, met: Met) -> Self {
         Self { met: Some(met), ..self }
@@ -149,23 +150,42 @@ impl Docker {
             let patience = self.config.patience.0;
             let client = self.way.client(patience).map_err(|error| DockerError::away("be connected", &error))?;
             let client = call("say its version", patience, client.negotiate_version()).await?;
-            if let Some(met) = &self.met {
-                let info = async {
-                    match client.info().await {
-                        // of what tells of itself otherwise, no number is known
-                        Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => Ok(SystemInfo::default()),
-                        other => other,
-                    }
-                };
-                let info = call("say who it is", patience, info).await?;
-                // one that has no number is as good as any
-                if let Some(id) = info.id.filter(|id| !id.is_empty()) {
-                    met.0(id).await.map_err(DockerError::Own)?;
-                }
-            }
+            self.meet(&client).await?;
             Ok(client)
         };
         self.client.get_or_try_init(|| connect).await
+    }
+
+    /// Sees to it that whoever answers now may be used as well: at its address there may be another engine than before, which knows nothing of
+    /// what runs, and is not to be given any of it.
+    async fn see_that_it_is_the_same(&self) -> Result<(), DockerError> {
+        if self.met.is_none() {
+            return Ok(());
+        }
+        self.meet(self.client().await?).await
+    }
+
+    /// The same before each thing that is done at an engine elsewhere, whose address may lead to another machine by tomorrow. That of this machine
+    /// changes by a restart alone, after which whatever it does not know is asked after.
+    async fn see_that_one_elsewhere_is_the_same(&self) -> Result<(), DockerError> {
+        if self.is_elsewhere() { self.see_that_it_is_the_same().await } else { Ok(()) }
+    }
+
+    async fn meet(&self, client: &Client) -> Result<(), DockerError> {
+        let Some(met) = &self.met else { return Ok(()) };
+        let info = async {
+            match client.info().await {
+                // of what tells of itself otherwise, no number is known
+                Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => Ok(SystemInfo::default()),
+                other => other,
+            }
+        };
+        let info = call("say who it is", self.config.patience.0, info).await?;
+        match info.id.filter(|id| !id.is_empty()) {
+            Some(id) => met.0(id).await.map_err(DockerError::Own),
+            // one that has no number is as good as any
+            None => Ok(()),
+        }
     }
 
     /// Notes that this place may have something at the engine.
