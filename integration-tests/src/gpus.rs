@@ -43,11 +43,28 @@ exec awk -v fields="$fields" -F ', ' '
   }' "$dir/$table"
 "#;
 
-/// What an engine runs before a container with GPUs begins: as NVIDIA's does, it brings the tool into it. That says that the container has lost
-/// its GPUs once there is a file `/gone` in it.
+/// What an engine runs before a container with GPUs begins: as NVIDIA's does, it brings the tool into it. A container that sees all of them has
+/// the machine's own, with whatever its tables say at the time; it is mounted into it, as NVIDIA's is. That of a container which was given some
+/// lists them, and says that the container has lost its GPUs once there is a file `/gone` in it.
 const HOOK: &str = r#"#!/bin/sh
-bundle=$(sed -n 's/.*"bundle": *"\([^"]*\)".*/\1/p')
+folder=$(dirname "$0")
+state=$(cat)
+bundle=$(echo "$state" | sed -n 's/.*"bundle": *"\([^"]*\)".*/\1/p')
+pid=$(echo "$state" | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
 root=$(sed -n 's/.*"root": *{"path": *"\([^"]*\)".*/\1/p' "$bundle/config.json")
+if [ -f "$folder/broken" ]; then
+  cat "$folder/broken" >&2
+  exit 1
+fi
+if grep -q '"NVIDIA_VISIBLE_DEVICES=all"' "$bundle/config.json"; then
+  grep -q '"NVIDIA_DRIVER_CAPABILITIES=utility"' "$bundle/config.json" || exit 0
+  echo looked >> "$folder/looks"
+  mkdir -p "$root/machine"
+  nsenter --target "$pid" --mount mount --bind "$folder" "$root/machine" || exit 1
+  printf '#!/bin/sh\nexec /machine/nvidia-smi "$@"\n' > "$root/bin/nvidia-smi"
+  chmod 755 "$root/bin/nvidia-smi"
+  exit
+fi
 given=$(sed -n 's/.*"NVIDIA_VISIBLE_DEVICES=\(GPU[^"]*\)".*/\1/p' "$bundle/config.json")
 cat > "$root/bin/nvidia-smi" <<END
 #!/bin/sh
@@ -193,6 +210,23 @@ impl Machine {
             Some((code, said)) => self.replace("fault", &format!("{code}\n{said}\n")),
             None => fs::remove_file(self.at("fault")),
         }
+    }
+
+    /// From now on no container with GPUs can be started, as where the driver is gone: NVIDIA's toolkit says this. `None`: they can.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn break_toolkit(&self, said: Option<&str>) -> io::Result<()> {
+        match said {
+            Some(said) => self.replace("broken", said),
+            None => fs::remove_file(self.at("broken")),
+        }
+    }
+
+    /// How many containers have been made to look at all GPUs.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        fs::read_to_string(self.at("looks")).unwrap_or_default().lines().count()
     }
 
     fn at(&self, name: &str) -> PathBuf {

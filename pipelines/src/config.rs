@@ -27,13 +27,13 @@ use crate::{
     preview,
     service::is_variable,
 };
-use engines::{doubled_listens, faults_of_host, no_engine_of_jobs};
+use engines::{doubled_listens, faults_of_host, faults_of_look, no_engine_of_jobs};
 use previews::{PreviewFault, keys_of_previews, preview_faults};
 use protection::{ProtectionFault, protection_faults};
 use routers::{RouterFault, router_faults, sleepless};
 
 pub use broker::{BrokerFault, address_fault, broker_faults};
-pub use engines::{EngineAddress, EngineFault, engine_faults, one_address};
+pub use engines::{EngineAddress, EngineFault, engine_faults, look_faults, one_address};
 pub use github::{GitHubFault, github_faults};
 pub use lambda::{LambdaFault, lambda_faults};
 pub use storage::{StorageFault, is_loopback_endpoint, storage_faults};
@@ -179,6 +179,9 @@ impl<'n> Check<'n, '_, '_> {
                     !key.is_empty() && entry.value.get("docker").is_some_and(|node| node.get(key).is_some());
                 let path = if is_written { &["docker", key][..] } else { &["docker"] };
                 self.refuse(&document::place(&entry.value, path), message, Some(help));
+            }
+            for EngineFault { key, message, help } in faults_of_look(host) {
+                self.refuse(&document::place(&entry.value, &[key]), message, Some(help));
             }
             for RouterFault { key, message, help } in router_faults(host) {
                 self.refuse(&document::place(&entry.value, &[key]), message, Some(help));

@@ -235,6 +235,9 @@ pub struct HostConfig {
     pub gpus: Vec<String>,
     /// The program that tells of them. Left out: `nvidia-smi` on the `PATH`.
     pub nvidia_smi: Option<PathBuf>,
+    /// Of an engine on another machine: the image of the containers in which `nvidia-smi` is run there. It needs glibc and `sleep`, and sees
+    /// the machine's GPUs and the names of its processes, so name one that you trust.
+    pub nvidia_smi_image: Option<String>,
     /// The metrics of a dcgm-exporter that tells more of them: `http://127.0.0.1:9400/metrics`. Left out: there is none.
     pub dcgm: Option<String>,
     /// What carries its traffic.

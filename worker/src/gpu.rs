@@ -1,4 +1,4 @@
-//! The GPUs of this machine, as `nvidia-smi` tells of them. Comes in: the program. Goes out: facts, or why there are none. What they mean is
+//! The GPUs of a machine, as `nvidia-smi` tells of them. Comes in: who runs it. Goes out: facts, or why there are none. What they mean is
 //! `segue_pipelines::gpu`'s to say.
 
 use std::{
@@ -7,44 +7,74 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use segue_pipelines::gpu::{Facts, PROCESS_QUERY, Query, SmiFault, add_details, fault, offered, processes};
 use segue_schemas::gpu::GpuOffer;
 use tokio::{io::AsyncReadExt as _, process::Command};
 
 /// How long the program may take: on a machine with eight GPUs and no persistence daemon it takes seconds.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// How much of its output is read; with `-q -x` and eight GPUs it is below a megabyte.
-const MOST_BYTES: u64 = 8 << 20;
+pub(crate) const MOST_BYTES: usize = 8 << 20;
 
 /// Where `nvidia-smi` is looked for when nothing is said.
 const PROGRAM: &str = "nvidia-smi";
 
-/// Looks at the machine's GPUs.
+/// Whoever runs `nvidia-smi`: the program on this machine, or a container at an engine elsewhere. Asked by several at once, each has its answer.
+#[async_trait]
+pub(crate) trait Tool: Send + Sync + std::fmt::Debug {
+    /// Its exit code and what it printed, on whichever stream.
+    async fn run(&self, arguments: &[String]) -> Result<(i32, String), SmiFault>;
+
+    /// Nobody is about to ask again: what is kept for that can go. The next question is answered all the same.
+    async fn rest(&self) {}
+}
+
+/// The program on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Program(PathBuf);
+
+impl Program {
+    /// That one, or where it is looked for when nothing is said.
+    pub(crate) fn at(program: Option<&Path>) -> Self {
+        Self(program.unwrap_or(Path::new(PROGRAM)).to_owned())
+    }
+}
+
+#[async_trait]
+impl Tool for Program {
+    async fn run(&self, arguments: &[String]) -> Result<(i32, String), SmiFault> {
+        run(&self.0, arguments).await
+    }
+}
+
+/// Looks at this machine's GPUs.
 ///
 /// # Errors
 /// Why nothing is known of them.
 pub async fn look(program: Option<&Path>) -> Result<Facts, SmiFault> {
-    let mut facts = look_at_health(program).await?;
+    look_by(&Program::at(program)).await
+}
+
+/// Looks at the GPUs of the machine that this tool tells of.
+pub(crate) async fn look_by(tool: &dyn Tool) -> Result<Facts, SmiFault> {
+    let mut facts = look_at_health(tool).await?;
     // it is not there with every driver, and GPUs can be placed without
     let apps = [format!("--query-compute-apps={PROCESS_QUERY}"), "--format=csv,noheader,nounits".into()];
-    if let (0, said) = run(program.unwrap_or(Path::new(PROGRAM)), &apps).await? {
+    if let (0, said) = tool.run(&apps).await? {
         facts.processes = processes(&said);
     }
     Ok(facts)
 }
 
 /// The same, but for who uses them.
-///
-/// # Errors
-/// Why nothing is known of them.
-pub async fn look_at_health(program: Option<&Path>) -> Result<Facts, SmiFault> {
-    let program = program.unwrap_or(Path::new(PROGRAM));
+pub(crate) async fn look_at_health(tool: &dyn Tool) -> Result<Facts, SmiFault> {
     let mut query = Query::default();
     let mut tries = 0;
     let mut facts = loop {
         tries += 1;
-        match run(program, &query.arguments()).await? {
+        match tool.run(&query.arguments()).await? {
             (0, said) => break query.read(&said)?,
             (code, said) => match query.after(&said).filter(|_| tries < Query::most_tries()) {
                 Some(next) => query = next,
@@ -53,7 +83,7 @@ pub async fn look_at_health(program: Option<&Path>) -> Result<Facts, SmiFault> {
         }
     };
     // what older tools tell there alone; GPUs can be placed without
-    if let (0, said) = run(program, &["-q".into(), "-x".into()]).await? {
+    if let (0, said) = tool.run(&["-q".into(), "-x".into()]).await? {
         add_details(&mut facts, &said);
     }
     Ok(facts)
@@ -94,7 +124,8 @@ async fn run(program: &Path, arguments: &[String]) -> Result<(i32, String), SmiF
     let (Some(out), Some(errors)) = (child.stdout.take(), child.stderr.take()) else { return Err(absent()) };
     let read = async {
         let (mut said, mut complaint) = (Vec::new(), Vec::new());
-        let (mut out, mut errors) = (out.take(MOST_BYTES), errors.take(MOST_BYTES));
+        let most = u64::try_from(MOST_BYTES).unwrap_or(u64::MAX);
+        let (mut out, mut errors) = (out.take(most), errors.take(most));
         let both = tokio::join!(out.read_to_end(&mut said), errors.read_to_end(&mut complaint));
         let _ = both;
         let status = child.wait().await;

@@ -243,12 +243,6 @@ pub(super) fn faults_of_host(name: &str, host: &HostConfig) -> Vec<EngineFault> 
         faults.push(EngineFault { key: "", message, help: help.to_owned() });
     };
     let is_far = EngineAddress::parse(&engine.address).is_ok_and(|address| address.socket().is_none());
-    if is_far && !host.gpus.is_empty() {
-        whole(
-            "GPUs are looked at and given out where `segue host` runs, and this engine is elsewhere".into(),
-            "run a `segue host` on that machine and have it join (`segue host invite`), or remove `gpus`",
-        );
-    }
     if name != LOCAL_HOST && (host.join || host.address.is_some()) && is_far {
         let help = "name it there: `segue host --docker ADDRESS`";
         whole(format!("`{name}` joins from another machine, and `docker` means nothing here"), help);
@@ -262,6 +256,54 @@ pub(super) fn faults_of_host(name: &str, host: &HostConfig) -> Vec<EngineFault> 
             format!("`segue up` starts `{name}`, and nothing says where its router listens"),
             "name an address that no other host has: `listen: [\"127.0.0.1:8332\"]`",
         );
+    }
+    faults
+}
+
+/// What is wrong with how a host's GPUs are looked at, by the key of [`HostConfig`].
+pub(super) fn faults_of_look(host: &HostConfig) -> Vec<EngineFault> {
+    let engine = host.docker.as_ref();
+    look_faults(engine, &host.gpus, host.nvidia_smi.is_some(), host.nvidia_smi_image.as_deref())
+}
+
+/// What is wrong with how GPUs are looked at, of a host with this engine: on this machine by a program, on another one in a container.
+#[must_use]
+pub fn look_faults(
+    engine: Option<&EngineConfig>,
+    gpus: &[String],
+    has_program: bool,
+    image: Option<&str>,
+) -> Vec<EngineFault> {
+    let address = engine.and_then(|engine| EngineAddress::parse(&engine.address).ok());
+    let is_far = address.is_some_and(|address| address.socket().is_none());
+    let fault =
+        |key, message: &str, help: &str| EngineFault { key, message: message.to_owned(), help: help.to_owned() };
+    let mut faults = Vec::new();
+    if is_far && !gpus.is_empty() && image.is_none() {
+        faults.push(fault(
+            "gpus",
+            "the engine is on another machine, and nothing says in which image `nvidia-smi` is run there",
+            "name one with glibc and `sleep`: `nvidia-smi-image: debian:13-slim`; or run a `segue host` on that machine and have it join \
+             (`segue host invite`)",
+        ));
+    }
+    if is_far && has_program {
+        faults.push(fault(
+            "nvidia-smi",
+            "`nvidia-smi` is a program of this machine, and the engine is on another one",
+            "remove it; there it is run in a container, of the image that `nvidia-smi-image` names",
+        ));
+    }
+    match image {
+        Some(_) if !is_far => faults.push(fault(
+            "nvidia-smi-image",
+            "`nvidia-smi-image` means nothing for an engine on this machine, where `nvidia-smi` itself is run",
+            "remove it",
+        )),
+        Some(image) if image.is_empty() || !image.chars().all(|c| c.is_ascii_graphic()) => {
+            faults.push(fault("nvidia-smi-image", "this names no image", "write one such as `debian:13-slim`"));
+        }
+        _ => {}
     }
     faults
 }
@@ -338,6 +380,26 @@ mod tests {
             let engine = EngineConfig { ca: file(), cert: file(), key: file(), publish, ..EngineConfig::at(address) };
             let faults = engine_faults(&engine);
             assert_eq!(faults.is_empty(), is_right, "{engine:?}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn gpus_elsewhere_are_looked_at_in_an_image_that_somebody_named() {
+        let far = EngineConfig::at("ssh://deploy@gpu-1");
+        let here = EngineConfig::at("/run/docker.sock");
+        for (engine, gpus, has_program, image, keys) in [
+            (Some(&far), true, false, Some("debian:13-slim"), &[][..]),
+            (Some(&far), true, false, None, &["gpus"]),
+            (Some(&far), false, false, None, &[]),
+            (Some(&far), true, true, Some("debian:13-slim"), &["nvidia-smi"]),
+            (Some(&far), true, false, Some("debian 13"), &["nvidia-smi-image"]),
+            (Some(&far), true, false, Some(""), &["nvidia-smi-image"]),
+            (Some(&here), true, true, None, &[]),
+            (None, true, false, Some("debian:13-slim"), &["nvidia-smi-image"]),
+        ] {
+            let gpus = if gpus { vec!["all".to_owned()] } else { Vec::new() };
+            let found = look_faults(engine, &gpus, has_program, image);
+            assert_eq!(found.iter().map(|fault| fault.key).collect::<Vec<_>>(), keys, "{engine:?} {image:?}");
         }
     }
 

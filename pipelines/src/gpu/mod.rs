@@ -7,6 +7,7 @@
 //! No NVIDIA GPU was at hand when this was written. What is read here follows NVIDIA's documentation and outputs that others recorded;
 //! `tests/` names the source of each.
 
+mod apart;
 mod dcgm;
 mod facts;
 mod preflight;
@@ -17,6 +18,7 @@ mod within;
 mod xid;
 mod xml;
 
+pub use apart::{not_run, not_started};
 pub use dcgm::{Exported, exported};
 pub use facts::{Facts, Gpu, GpuProcess, Recovery, Throttle, Version};
 pub use preflight::{Given, Reason, Verdict, What, narrowed, offered, preflight};

@@ -144,6 +144,12 @@ pub enum What {
 }
 
 impl What {
+    /// Whether nothing is known, because nobody could be asked: it is neither in the way nor broken.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        matches!(self, Self::Machine(SmiFault::Unasked { .. }))
+    }
+
     /// Whether something is broken, in which case the host is no place for anything; else it is only no place for this.
     #[must_use]
     pub const fn is_fault(&self) -> bool {

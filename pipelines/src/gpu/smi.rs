@@ -244,6 +244,24 @@ pub enum SmiFault {
         /// How long it had.
         seconds: u64,
     },
+    /// Of an engine on another machine: it can give containers no GPUs.
+    #[error("the container engine gives containers no GPUs: {said}")]
+    NoToolkit {
+        /// What the engine said.
+        said: String,
+    },
+    /// Of an engine on another machine: in a container of the image that was named for it, the tool can't be run.
+    #[error("`nvidia-smi` can't be run in a container of the image that is named for it: {said}")]
+    NoToolInside {
+        /// What was said.
+        said: String,
+    },
+    /// Of an engine on another machine: nobody could be asked, so that nothing is known.
+    #[error("the GPUs could not be asked after: {said}")]
+    Unasked {
+        /// Why not.
+        said: String,
+    },
     /// Something else.
     #[error("what `nvidia-smi` said can't be read: {said}")]
     Unreadable {
@@ -271,6 +289,15 @@ impl SmiFault {
             Self::Hangs { .. } => {
                 "look at `dmesg` for `NVRM: Xid`; a GPU that hangs needs a reset (`nvidia-smi --gpu-reset`) or a restart of the machine"
             }
+            Self::NoToolkit { .. } => {
+                "on the engine's machine install nvidia-container-toolkit, run `nvidia-ctk runtime configure --runtime=docker`, and start the engine \
+                 again"
+            }
+            Self::NoToolInside { .. } => {
+                "name an image with glibc and `sleep` in `nvidia-smi-image`, such as `debian:13-slim` or one of `nvidia/cuda`: NVIDIA's Container \
+                 Toolkit brings the tool into it"
+            }
+            Self::Unasked { .. } => "look whether the engine answers (`segue doctor`); it is asked again",
             Self::Unreadable { .. } => "run `nvidia-smi` on the machine and look at what it says",
         }
     }

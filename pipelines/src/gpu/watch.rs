@@ -45,6 +45,9 @@ fn of_machine(fault: &SmiFault) -> GpuFault {
         SmiFault::Hangs { .. } => ("hangs", Blame::Host),
         // it says nothing of the GPUs
         SmiFault::NoTool { .. } => ("no-tool", Blame::Look),
+        SmiFault::NoToolkit { .. } => ("no-toolkit", Blame::Look),
+        SmiFault::NoToolInside { .. } => ("no-tool", Blame::Look),
+        SmiFault::Unasked { .. } => ("unasked", Blame::Look),
         SmiFault::Unreadable { .. } => ("unreadable", Blame::Look),
     };
     let (what, remedy) = (fault.to_string(), fault.remedy().to_owned());

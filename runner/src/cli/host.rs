@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, os::fd::RawFd, path::PathBuf, time::Duration};
 
 use segue_pipelines::{
-    config::{DCGM_HELP, dcgm_fault, engine_faults},
+    config::{DCGM_HELP, dcgm_fault, engine_faults, look_faults},
     gpu::ALL,
 };
 use segue_schemas::{
@@ -35,6 +35,7 @@ use super::{
     segue host --listen 0.0.0.0:80 --gpus all --dcgm http://127.0.0.1:9400/metrics\n  \
     segue host --listen 0.0.0.0:80 --docker tcp://10.0.0.5:2376 --docker-ca ca.pem --docker-cert cert.pem --docker-key key.pem\n  \
     segue host --listen 0.0.0.0:80 --docker ssh://deploy@10.0.0.5 --docker-identity /etc/segue/id --docker-known-hosts /etc/segue/known\n  \
+    segue host --listen 0.0.0.0:80 --docker ssh://deploy@gpu-1 --gpus all --nvidia-smi-image debian:13-slim\n  \
     segue host --data /var/lib/segue/host --stop\n  \
     segue host invite gpu-1\n  \
     segue host join https://ci.example.com --token TOKEN --name gpu-1\n  \
@@ -62,6 +63,9 @@ pub struct HostArgs {
     /// The program that tells of the GPUs [default: nvidia-smi on the PATH]
     #[arg(long, value_name = "PATH")]
     nvidia_smi: Option<PathBuf>,
+    /// Of an engine on another machine: the image of containers in which nvidia-smi is run there, with glibc and sleep
+    #[arg(long, value_name = "IMAGE")]
+    nvidia_smi_image: Option<String>,
     /// The metrics of a dcgm-exporter that tells more of them, such as http://127.0.0.1:9400/metrics
     #[arg(long, value_name = "URL")]
     dcgm: Option<String>,
@@ -175,11 +179,9 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
     }
     options.listen = args.listen;
     options.docker = args.engine.engine()?;
-    if options.docker.address.contains("://") && !options.docker.address.starts_with("unix://") && !args.gpus.is_empty()
-    {
-        return Err(Failure::usage("`--gpus` are of this machine, and the engine is elsewhere").remedy(
-            "run a `segue host` on that machine and have it join (`segue host invite`), or leave `--gpus` out",
-        ));
+    let (has_program, image) = (args.nvidia_smi.is_some(), args.nvidia_smi_image.as_deref());
+    if let Some(fault) = look_faults(Some(&options.docker), &args.gpus, has_program, image).into_iter().next() {
+        return Err(Failure::usage(format_args!("`--{}`: {}", fault.key, fault.message)).remedy(fault.help));
     }
     if let Some(gpu) = args.gpus.iter().find(|gpu| *gpu != ALL && !gpu.starts_with("GPU-")) {
         return Err(Failure::usage(format_args!("`--gpus {gpu}` names no GPU"))
@@ -189,6 +191,7 @@ pub fn run_host(args: HostArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format_args!("`--dcgm`: {fault}")).remedy(DCGM_HELP));
     }
     (options.gpus, options.nvidia_smi, options.dcgm) = (args.gpus, args.nvidia_smi, args.dcgm);
+    options.nvidia_smi_image = args.nvidia_smi_image;
     if let Some(text) = &args.router {
         options.router = router(text)?;
     }

@@ -219,6 +219,7 @@ fn options_of(name: &str, host: &HostConfig, data: &Path) -> Result<HostOptions,
         options.docker = docker.clone();
     }
     (options.gpus, options.nvidia_smi, options.dcgm) = (host.gpus.clone(), host.nvidia_smi.clone(), host.dcgm.clone());
+    options.nvidia_smi_image.clone_from(&host.nvidia_smi_image);
     let read = |text: &String| {
         text.parse::<SocketAddr>().map_err(|error| Failure::new(format_args!("hosts.{name}.listen `{text}`: {error}")))
     };

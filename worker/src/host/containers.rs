@@ -29,18 +29,18 @@ use super::{
     instances::{Life, Started},
     output, refusal,
     running::Running,
-    state::{InstanceRecord, Recorded, RunSpec},
+    state::{InstanceRecord, Recorded, RunSpec, Store},
 };
 use crate::engine::docker::{Docker, DockerError, InstanceFound, InstanceSeen, InstanceSpec};
 
-const LABEL_HOST: &str = "segue.host";
+pub(super) const LABEL_HOST: &str = "segue.host";
 const LABEL_ENVIRONMENT: &str = "segue.environment";
 const LABEL_SERVICE: &str = "segue.service";
 const LABEL_INSTANCE: &str = "segue.instance";
 const LABEL_LIFE: &str = "segue.life";
 const LABEL_RELEASE: &str = "segue.release";
 const LABEL_EPOCH: &str = "segue.epoch";
-const LABEL_ROLE: &str = "segue.role";
+pub(super) const LABEL_ROLE: &str = "segue.role";
 const LABEL_COMMAND: &str = "segue.command";
 
 /// Pauses before what could not be swept away is tried again, from the first to the longest.
@@ -57,6 +57,9 @@ const ROLE_SEED: &str = "seed";
 
 /// What a container that backs up, or brings a backup back, is for.
 const ROLE_COMMAND: &str = "backup";
+
+/// What a container in which GPUs are looked at is for.
+pub(super) const ROLE_LOOKER: &str = "gpus";
 
 /// What asks a container to end, where nobody says otherwise.
 const STOP_SIGNAL: &str = "TERM";
@@ -304,7 +307,7 @@ impl Host {
 
     /// By what this host is known at the engine that has what it runs: the same in whichever way that is reached.
     fn engine_owner(&self) -> String {
-        self.store.current().engine.as_ref().map_or_else(|| self.engine_owner.clone(), |engine| engine.owner.clone())
+        engine_owner(&self.store, &self.engine_owner)
     }
 
     fn shared_labels(&self, environment: &str, service: &str) -> HashMap<String, String> {
@@ -318,8 +321,7 @@ impl Host {
 
     /// What the names of all that this host makes at an engine begin with.
     fn engine_name(&self) -> String {
-        let digest = hex::encode(Sha256::digest(self.engine_owner().as_bytes()));
-        format!("segue-{}", &digest[..8])
+        engine_name(&self.engine_owner())
     }
 
     /// Sweeps away what is left at the engine whenever that is asked for, and now and then, for ever. While nothing was ever run there, nothing is asked.
@@ -347,6 +349,7 @@ impl Host {
         for one in found.into_iter().filter(|one| self.is_own(one)) {
             let is_at_work = one.labels.get(LABEL_COMMAND).is_some_and(|name| recorded.is_at_work(name));
             let is_wanted = is_at_work
+                || self.looker.as_ref().is_some_and(|looker| looker.has(&one.name))
                 || recorded.instances.iter().any(|(id, instance)| {
                     !instance.is_stopped()
                         && one.labels.get(LABEL_INSTANCE) == Some(&self.engine_mark(id))
@@ -421,6 +424,22 @@ pub(super) fn owner(docker: &Docker, data: &Path) -> io::Result<String> {
     Ok(format!("{word}:{folder}"))
 }
 
+/// The same, of what this host has recorded; `own`: by what it is known at an engine that it has not met yet.
+pub(super) fn engine_owner(store: &Store, own: &str) -> String {
+    store.current().engine.as_ref().map_or_else(|| own.to_owned(), |engine| engine.owner.clone())
+}
+
+/// What the names of all that a host makes at an engine begin with.
+pub(super) fn engine_name(owner: &str) -> String {
+    let digest = hex::encode(Sha256::digest(owner.as_bytes()));
+    format!("segue-{}", &digest[..8])
+}
+
+/// The name of a container in which GPUs are looked at.
+pub(super) fn looker_name(engine_name: &str, word: &str) -> String {
+    format!("{engine_name}-gpus-{word}")
+}
+
 /// The name of an instance's container.
 fn container_name(engine_name: &str, id: &str, life: &str, is_seed: bool) -> String {
     format!("{engine_name}-{id}-{life}{}", if is_seed { "-seed" } else { "" })
@@ -437,6 +456,9 @@ fn is_named(found: &InstanceFound, engine_name: &str, data: &str) -> bool {
     if label(LABEL_ROLE) == Some(ROLE_COMMAND) {
         let is_data = label(LABEL_HOST) == Some(data);
         return is_data && label(LABEL_COMMAND).is_some_and(|name| found.name == command_name(engine_name, name));
+    }
+    if label(LABEL_ROLE) == Some(ROLE_LOOKER) {
+        return label(LABEL_HOST) == Some(data) && found.name.starts_with(&looker_name(engine_name, ""));
     }
     let id = label(LABEL_INSTANCE).and_then(|mark| mark.strip_prefix(data)?.strip_prefix('/'));
     let (Some(id), Some(life)) = (id, label(LABEL_LIFE)) else { return false };
@@ -486,5 +508,9 @@ mod tests {
             assert!(!is_own(&found(name, life, role)), "{name} {life} {role}");
         }
         assert!(!is_named(&found("segue-1-web-1-7", "7", "service"), "segue-1", "/another"));
+        let mut looks = found("segue-1-gpus-0a", "7", ROLE_LOOKER);
+        assert!(!is_own(&looks), "an image may say that of its own");
+        looks.labels.insert(LABEL_HOST.into(), "/data".into());
+        assert!(is_own(&looks) && !is_named(&looks, "segue-2", "/data") && !is_named(&looks, "segue-1", "/another"));
     }
 }

@@ -53,7 +53,7 @@ pub enum EnsureError {
 }
 
 /// Has a host running on `options.socket`: if none answers, `options.program` is started as
-/// `PROGRAM host --data DIR --socket PATH --docker ADDRESS [--docker-ca FILE]... [--gpus GPU]... [--nvidia-smi PATH] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
+/// `PROGRAM host --data DIR --socket PATH --docker ADDRESS [--docker-ca FILE]... [--gpus GPU]... [--nvidia-smi PATH] [--nvidia-smi-image IMAGE] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
 /// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let program = options.program.clone();
@@ -117,6 +117,9 @@ async fn start(options: &HostOptions) -> Result<Ensured, EnsureError> {
     }
     if let Some(program) = &options.nvidia_smi {
         command.arg("--nvidia-smi").arg(program);
+    }
+    if let Some(image) = &options.nvidia_smi_image {
+        command.arg("--nvidia-smi-image").arg(image);
     }
     if let Some(url) = &options.dcgm {
         command.arg("--dcgm").arg(url);

@@ -19,7 +19,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use segue_pipelines::gpu::{
-    Exported, Facts, Recovery, Xid, exported, faults, kernel_record, of_log_line, offered, pci_address, xid,
+    Exported, Facts, Recovery, SmiFault, Xid, exported, faults, kernel_record, of_log_line, offered, pci_address, xid,
 };
 use segue_schemas::{
     gpu_health::{Blame, GpuReport, GpuXid, MOST_XIDS, XidSource},
@@ -43,6 +43,9 @@ use crate::gpu;
 
 /// Between two looks while somebody who rolls out waits for news.
 const WATCHED_EVERY: Duration = Duration::from_secs(2);
+
+/// The same of an engine on another machine, where each look takes a container or a question to one.
+const WATCHED_EVERY_ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// Between two looks otherwise.
 const EVERY: Duration = Duration::from_secs(60);
@@ -160,14 +163,22 @@ impl Host {
         // what was known before the start is no news to whoever asks first
         let xids = self.store.current().xids.kept.clone();
         self.gpu_watch.report.send_modify(|report| report.xids = xids);
+        let is_elsewhere = self.docker.is_elsewhere();
+        if is_elsewhere {
+            let why = "the kernel's log of the engine's machine can't be read from here; an Xid is known once the exporter tells it";
+            self.gpu_watch.known().kernel_fault = Some(why.into());
+        }
         self.look_at_gpus().await;
         for fault in &self.gpu_watch.report.borrow().faults {
             let gpu = fault.gpu.as_deref().unwrap_or("all");
             tracing::error!(gpu, fault = fault.what, remedy = fault.remedy, "a GPU is not offered to services");
         }
-        tokio::spawn(self.clone().read_kernel_log());
+        let watched_every = if is_elsewhere { WATCHED_EVERY_ELSEWHERE } else { WATCHED_EVERY };
+        if !is_elsewhere {
+            tokio::spawn(self.clone().read_kernel_log());
+        }
         loop {
-            let pause = if self.gpu_watch.is_watched() { WATCHED_EVERY } else { EVERY };
+            let pause = if self.gpu_watch.is_watched() { watched_every } else { EVERY };
             // who waits anew is not kept waiting
             let _ = timeout(pause, self.gpu_watch.wanted.notified()).await;
             self.look_at_gpus().await;
@@ -224,8 +235,8 @@ impl Host {
 
     async fn look_at_gpus(&self) {
         let _looking = self.gpu_watch.looking.lock().await;
-        let program = self.options.nvidia_smi.as_deref();
-        let (mut looked, exported) = tokio::join!(gpu::look_at_health(program), self.exported());
+        let (mut looked, exported) = tokio::join!(gpu::look_at_health(&*self.gpu_tool), self.exported());
+        self.rest_unless_watched().await;
         let (exported, unheard) = match exported {
             Ok(exported) => (exported, None),
             Err(why) => (BTreeMap::new(), Some(why)),
@@ -246,21 +257,42 @@ impl Host {
             }
             known.uuids.clone()
         };
-        let found = faults(looked.as_ref(), &self.options.gpus, &before);
+        // what nobody could be asked after is as it was
+        let unasked = match &looked {
+            Err(fault @ SmiFault::Unasked { .. }) => Some(fault.to_string()),
+            _ => None,
+        };
+        let found = match &unasked {
+            Some(_) => self.gpu_watch.report.borrow().faults.clone(),
+            None => faults(looked.as_ref(), &self.options.gpus, &before),
+        };
         self.note_exported(&exported).await;
         if let Ok(facts) = &mut looked {
             self.add_xids(facts);
             self.gpus.note(offered(facts, &self.options.gpus).0);
         }
-        let blind = unheard.into_iter().chain(self.gpu_watch.known().kernel_fault.clone()).collect();
+        let is_asked = unasked.is_none();
+        let kernel_fault = self.gpu_watch.known().kernel_fault.clone();
+        let blind = unasked.into_iter().chain(unheard).chain(kernel_fault).collect();
         let is_news = self.gpu_watch.report.send_if_modified(|report| {
-            let is_news = report.faults != found || report.blind != blind || report.looked_at.is_none();
-            (report.faults, report.blind, report.looked_at) = (found, blind, Some(clock::now()));
+            let is_first = is_asked && report.looked_at.is_none();
+            let is_news = report.faults != found || report.blind != blind || is_first;
+            (report.faults, report.blind) = (found, blind);
+            if is_asked {
+                report.looked_at = Some(clock::now());
+            }
             report.revision += u64::from(is_news);
             is_news
         });
         if is_news {
             self.tell_of_gpus().await;
+        }
+    }
+
+    /// What is kept to look again soon goes, unless somebody waits for news.
+    pub(super) async fn rest_unless_watched(&self) {
+        if !self.gpu_watch.is_watched() {
+            self.gpu_tool.rest().await;
         }
     }
 

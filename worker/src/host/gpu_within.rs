@@ -35,6 +35,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How much of an answer is kept.
+const MOST_BYTES: usize = 16 * 1024;
+
 /// How long the next container is left alone while one is made anew, and how long that may then take to become well.
 const REMADE_LIMIT: Duration = Duration::from_secs(600);
 
@@ -165,7 +168,7 @@ impl Host {
                 Ok(None) | Err(_) => return Next::Wait,
             }
         }
-        let told = match self.docker.ask_within(&holder.container, &LIST, LIMIT).await {
+        let told = match self.docker.ask_within(&holder.container, &LIST, LIMIT, MOST_BYTES).await {
             Ok(Answer::Ended(code, said)) => told(code, &said, &holder.gpus),
             Ok(Answer::GoesOn(question)) => {
                 look.open = Some(question);
@@ -191,7 +194,8 @@ impl Host {
 
     /// Whether the machine itself sees these, and they answer.
     async fn sees(&self, gpus: &[String]) -> bool {
-        let looked = gpu::look_at_health(self.options.nvidia_smi.as_deref()).await;
+        let looked = gpu::look_at_health(&*self.gpu_tool).await;
+        self.rest_unless_watched().await;
         let is_well = |uuid: &String| {
             looked.as_ref().is_ok_and(|facts| facts.gpus.iter().any(|gpu| gpu.uuid == *uuid && gpu.errors.is_empty()))
         };
@@ -284,7 +288,8 @@ impl Host {
 }
 
 impl InstanceRecord {
-    fn container(&self) -> Option<&str> {
+    /// The container that it runs in.
+    pub(super) fn container(&self) -> Option<&str> {
         match &self.process {
             Some(RunningRecord::Container(record)) => Some(&record.container),
             _ => None,

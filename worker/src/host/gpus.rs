@@ -2,7 +2,7 @@
 //! instance is first started; they stay its own, over its restarts and the host's, until it has stopped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -112,8 +112,13 @@ impl Host {
                 return Ok(Placed::Refused(refusal(HostErrorCode::Full, message)));
             }
             Verdict::Refuse(why) => {
-                let is_fault = why.iter().any(|reason| reason.what.is_fault());
-                let code = if is_fault { HostErrorCode::Faulty } else { HostErrorCode::BadRequest };
+                let code = if why.iter().any(|reason| reason.what.is_unknown()) {
+                    HostErrorCode::Unavailable
+                } else if why.iter().any(|reason| reason.what.is_fault()) {
+                    HostErrorCode::Faulty
+                } else {
+                    HostErrorCode::BadRequest
+                };
                 let message = format!("it can't have {}: {}", need.in_words(), in_words(&why));
                 return Ok(Placed::Refused(refusal(code, message)));
             }
@@ -131,8 +136,9 @@ impl Host {
         wanted: &[Requirement],
         is_replaced: fn(&Recorded, &Life, &InstanceId) -> bool,
     ) -> (Verdict, BTreeSet<InstanceId>) {
-        let looked = gpu::look(self.options.nvidia_smi.as_deref()).await;
-        let (looked, absent) = match looked {
+        let looked = gpu::look_by(&*self.gpu_tool).await;
+        self.rest_unless_watched().await;
+        let (mut looked, absent) = match looked {
             Ok(mut facts) => {
                 self.add_xids(&mut facts);
                 self.gpus.note(offered(&facts, &self.options.gpus).0);
@@ -142,7 +148,11 @@ impl Host {
             Err(fault) => (Err(fault), Vec::new()),
         };
         let recorded = self.store.current();
-        let given = recorded.given(&Families::now(), looked.as_ref().ok(), |id| is_replaced(&recorded, one, id));
+        let kin = match looked.as_mut() {
+            Ok(facts) => self.kin(&recorded, facts).await,
+            Err(_) => Kin::None,
+        };
+        let given = recorded.given(&kin, looked.as_ref().ok(), |id| is_replaced(&recorded, one, id));
         let (holders, given): (Vec<&InstanceId>, Vec<Given>) = given.into_iter().unzip();
         let replaced = holders.into_iter().zip(&given).filter(|(_, given)| given.is_replaced).map(|(id, _)| id.clone());
         let replaced = replaced.collect();
@@ -153,6 +163,29 @@ impl Host {
             }
             placed => (placed, replaced),
         }
+    }
+
+    /// Which processes are whose. Those on another machine the engine lists; where it can't, nobody is taken for a stranger.
+    async fn kin(&self, recorded: &Recorded, facts: &mut Facts) -> Kin {
+        if !self.docker.is_elsewhere() {
+            return Kin::Here(Families::now());
+        }
+        if facts.processes.is_empty() {
+            return Kin::None;
+        }
+        let mut listed = HashMap::new();
+        for (id, instance) in recorded.instances.iter().filter(|(_, i)| !i.is_stopped()) {
+            let Some(container) = instance.container() else { continue };
+            match self.docker.processes_of(container).await {
+                Ok(pids) => drop(listed.insert(id.clone(), pids)),
+                Err(error) => {
+                    tracing::warn!(instance = %id, %error, "whose processes use the GPUs can't be told");
+                    facts.processes.clear();
+                    return Kin::None;
+                }
+            }
+        }
+        Kin::There(listed)
     }
 
     /// Ends those of the `holders` of GPUs that are kept for a way back and have no traffic: first what they answer still, as when their time
@@ -223,19 +256,41 @@ pub(super) fn shut_all_out(env: &mut Vec<String>) {
     env.push(format!("{RUNTIME_VARIABLE}=void"));
 }
 
+/// Which processes belong to which instance.
+enum Kin {
+    /// As this machine has them.
+    Here(Families),
+    /// As the engine lists them, by the numbers of its machine.
+    There(HashMap<InstanceId, Vec<u32>>),
+    /// Nobody uses any.
+    None,
+}
+
+impl Kin {
+    fn of(&self, id: &InstanceId, instance: &InstanceRecord) -> Vec<u32> {
+        match self {
+            Self::Here(families) => {
+                let first = instance.process.as_ref().and_then(super::running::RunningRecord::pid);
+                first.map(|pid| families.of(pid)).unwrap_or_default()
+            }
+            Self::There(listed) => listed.get(id).cloned().unwrap_or_default(),
+            Self::None => Vec::new(),
+        }
+    }
+}
+
 impl Recorded {
     /// What was given out, and by which processes it is known; and what instances use that were given none, as they may where they asked for
     /// none. `is_replaced`: what would make room.
     fn given(
         &self,
-        families: &Families,
+        kin: &Kin,
         facts: Option<&Facts>,
         is_replaced: impl Fn(&InstanceId) -> bool,
     ) -> Vec<(&InstanceId, Given)> {
         let mut given = Vec::new();
         for (id, instance) in self.instances.iter().filter(|(_, i)| !i.is_stopped()) {
-            let pids = instance.process.as_ref().and_then(super::running::RunningRecord::pid);
-            let pids = pids.map(|pid| families.of(pid)).unwrap_or_default();
+            let pids = kin.of(id, instance);
             let asked = instance.run.gpus.as_ref().and_then(|need| need.memory_mib);
             let is_replaced = is_replaced(id);
             let of = |uuid: &String, memory_mib| {

@@ -51,16 +51,6 @@ impl Host {
             );
             return Err(refusal(HostErrorCode::BadRequest, message));
         }
-        if let Some(need) = start.gpus.as_ref().filter(|_| self.docker.is_elsewhere()) {
-            let message = format!(
-                "`{}` asks for {}, and this host's services run at the engine at {}, whose GPUs nobody here sees: have a host of that \
-                 machine join (`segue host invite`), with its `gpus`",
-                start.fence.service,
-                need.in_words(),
-                self.docker.address()
-            );
-            return Err(refusal(HostErrorCode::BadRequest, message));
-        }
         if start.sleep_after_ms.is_some() && !self.router.can_hold() {
             let message = format!(
                 "`{}` may sleep, and this host's router can't hold its requests meanwhile; leave `sleep-after` out (`0s` for previews), \

@@ -34,6 +34,7 @@ mod data;
 mod drift;
 mod engine;
 mod ensure;
+mod gpu_looker;
 mod gpu_watch;
 mod gpu_within;
 mod gpus;
@@ -80,6 +81,7 @@ use tokio::{
 };
 
 pub use ensure::{EnsureError, Ensured, ensure_running};
+use gpu_looker::Looker;
 use gpu_watch::GpuWatch;
 use gpus::Gpus;
 pub use identity::{Identity, IdentityError};
@@ -92,6 +94,7 @@ use state::{RouteRecord, Store};
 
 use crate::{
     engine::docker::Docker,
+    gpu::{Program, Tool},
     router::{self, Router},
 };
 
@@ -122,6 +125,8 @@ pub struct HostOptions {
     pub gpus: Vec<String>,
     /// The program that tells of them; `None`: `nvidia-smi` on the `PATH`.
     pub nvidia_smi: Option<PathBuf>,
+    /// Of an engine on another machine: the image of containers in which it is run there.
+    pub nvidia_smi_image: Option<String>,
     /// The metrics of a dcgm-exporter, which tells more of them; `None`: there is none.
     pub dcgm: Option<String>,
     /// The kernel's log, where the driver reports faults of GPUs: `/dev/kmsg`.
@@ -146,6 +151,7 @@ impl HostOptions {
             docker: EngineConfig::at(DEFAULT_DOCKER),
             gpus: Vec::new(),
             nvidia_smi: None,
+            nvidia_smi_image: None,
             dcgm: None,
             kernel_log: "/dev/kmsg".into(),
         })
@@ -213,6 +219,10 @@ pub(crate) struct Host {
     docker: Arc<Docker>,
     /// By what it is to be known at an engine that knows nothing of it yet.
     engine_owner: String,
+    /// What tells of GPUs.
+    gpu_tool: Arc<dyn Tool>,
+    /// That, where it is at the engine.
+    looker: Option<Arc<Looker>>,
     /// What is known of the GPUs that it offers.
     gpus: Gpus,
     /// How these are.
@@ -276,6 +286,12 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let engine_owner = containers::owner(&docker, &options.data).map_err(file(&options.data))?;
     let met = engine::met(&store, &engine_owner, docker.address());
     let docker = Arc::new(docker.introduced_to(met));
+    let looker = options.nvidia_smi_image.clone().filter(|_| docker.is_elsewhere());
+    let looker = looker.map(|image| Arc::new(Looker::new(docker.clone(), store.clone(), engine_owner.clone(), image)));
+    let gpu_tool: Arc<dyn Tool> = match &looker {
+        Some(looker) => looker.clone(),
+        None => Arc::new(Program::at(options.nvidia_smi.as_deref())),
+    };
     let sweep_wanted = Notify::new();
     let host = Arc::new(Host {
         options,
@@ -286,6 +302,8 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
         link,
         docker,
         engine_owner,
+        gpu_tool,
+        looker,
         gpus: Gpus::default(),
         gpu_watch: GpuWatch::default(),
         gpus_within_wanted: Notify::new(),

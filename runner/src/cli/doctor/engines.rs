@@ -25,12 +25,12 @@ const APART: Duration = Duration::from_secs(5);
 
 /// Looks at each engine that is not reached by a socket of this machine.
 pub async fn engines(config: &Config, data: &Path) -> Vec<Check> {
-    let named = config.hosts.iter().filter_map(|(name, host)| Some((name.as_str(), host.docker.as_ref()?)));
-    let looks = named.map(|(name, engine)| engine_of(name, engine, data));
+    let named = config.hosts.iter().filter_map(|(name, host)| Some((name.as_str(), host, host.docker.as_ref()?)));
+    let looks = named.map(|(name, host, engine)| engine_of(name, engine, !host.gpus.is_empty(), data));
     stream::iter(looks).buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten().collect()
 }
 
-async fn engine_of(name: &str, engine: &EngineConfig, data: &Path) -> Vec<Check> {
+async fn engine_of(name: &str, engine: &EngineConfig, has_gpus: bool, data: &Path) -> Vec<Check> {
     let title = format!("engine of {name}");
     let docker = match Docker::at(engine, data) {
         Ok(docker) if docker.is_elsewhere() => docker,
@@ -39,7 +39,13 @@ async fn engine_of(name: &str, engine: &EngineConfig, data: &Path) -> Vec<Check>
         Err(why) => return vec![Check::bad(&title, why, format!("mend `hosts.{name}.docker` in segue.yaml"))],
     };
     match tokio::time::timeout(LIMIT, docker.look()).await {
-        Ok(Ok(seen)) => seen_of(&title, docker.address(), &seen, now()),
+        Ok(Ok(seen)) => {
+            let mut checks = seen_of(&title, docker.address(), &seen, now());
+            if has_gpus {
+                checks.push(gives_gpus(&title, &seen));
+            }
+            checks
+        }
         Ok(Err(error)) => {
             vec![Check::bad(
                 &title,
@@ -83,6 +89,18 @@ fn seen_of(title: &str, address: &str, seen: &EngineSeen, now: Timestamp) -> Vec
     checks
 }
 
+/// Whether it can give containers GPUs, as far as it tells: of a toolkit that is installed and not configured it says nothing.
+fn gives_gpus(title: &str, seen: &EngineSeen) -> Check {
+    if seen.knows_nvidia {
+        return Check::good(title, "it has the NVIDIA Container Toolkit".to_owned());
+    }
+    Check::remark(
+        title,
+        "it tells of no NVIDIA Container Toolkit, without which containers get no GPUs".to_owned(),
+        "on its machine install nvidia-container-toolkit, run `nvidia-ctk runtime configure --runtime=docker`, and start the engine again",
+    )
+}
+
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
@@ -101,7 +119,9 @@ mod tests {
         let check = |api: &str, ends_in_days: i64, clock_ms: i64| {
             let end = End { whose: "the engine's certificate", at: Timestamp(now.0 + ends_in_days * day) };
             let clock = Some(Timestamp(now.0 + clock_ms));
-            let seen = EngineSeen { version: "20.10".into(), api: api.into(), clock, ends: vec![end] };
+            let seen =
+                EngineSeen { version: "20.10".into(), api: api.into(), clock, knows_nvidia: false, ends: vec![end] };
+            assert_eq!(gives_gpus("engine of far", &seen).state, State::Remark);
             seen_of("engine of far", "tcp://10.0.0.5:2376", &seen, now).iter().map(|c| c.state).collect::<Vec<_>>()
         };
         assert_eq!(check("1.41", 100, 900), [State::Good, State::Good]);

@@ -9,7 +9,7 @@ use segue_pipelines::{
     config::EngineAddress,
     gpu::{ALL, Facts, Reason, exported, offered},
 };
-use segue_schemas::config::Config;
+use segue_schemas::config::{Config, HostConfig};
 use segue_worker::{gpu, host::DEFAULT_DOCKER};
 
 use super::Check;
@@ -31,7 +31,9 @@ const MOST_EXPORTED: usize = 4 << 20;
 
 /// Looks where GPUs are offered by the configuration, or the driver is loaded; else there is nothing to say.
 pub async fn gpus(config: &Config) -> Vec<Check> {
-    let local = config.hosts.get("local");
+    // those of an engine elsewhere are not this machine's
+    let is_here = |host: &&HostConfig| host.docker.as_ref().is_none_or(|engine| is_here(&engine.address));
+    let local = config.hosts.get("local").filter(is_here);
     let offers = |gpus: &[String]| !gpus.is_empty();
     let is_named = offers(&config.worker.gpus) || local.is_some_and(|local| offers(&local.gpus));
     if !is_named && !Path::new("/proc/driver/nvidia/version").exists() {
@@ -49,7 +51,11 @@ pub async fn gpus(config: &Config) -> Vec<Check> {
     if local.is_some_and(|local| offers(&local.gpus)) {
         checks.extend(kernel_log(Path::new(KERNEL_LOG)));
     }
-    let own = local.and_then(|local| local.docker.as_ref()).map(|engine| EngineAddress::parse(&engine.address));
+    let own = config
+        .hosts
+        .get("local")
+        .and_then(|local| local.docker.as_ref())
+        .map(|engine| EngineAddress::parse(&engine.address));
     let socket = match own {
         None => Some(config.worker.docker.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DOCKER))),
         Some(address) => address.ok().and_then(|address| address.socket().map(PathBuf::from)),
@@ -58,6 +64,10 @@ pub async fn gpus(config: &Config) -> Vec<Check> {
         checks.push(toolkit(&socket).await);
     }
     checks
+}
+
+fn is_here(address: &str) -> bool {
+    EngineAddress::parse(address).is_ok_and(|address| address.socket().is_some())
 }
 
 /// What there is, and each thing that is wrong with it.

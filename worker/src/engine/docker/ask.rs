@@ -9,9 +9,6 @@ use tokio::time::timeout;
 
 use super::{Docker, DockerError, call::call};
 
-/// How much of an answer is kept.
-const MOST_BYTES: usize = 16 * 1024;
-
 /// Between two looks at a question whose answer is complete: the engine notes the exit code a moment later; and how many there are.
 const LOOKS: (Duration, u32) = (Duration::from_millis(20), 50);
 
@@ -25,11 +22,17 @@ pub enum Answer {
 }
 
 impl Docker {
-    /// Runs a program in a container, as the user and with the variables that the container has.
+    /// Runs a program in a container, as the user and with the variables that the container has. Of what it says, `most_bytes` are kept.
     ///
     /// # Errors
     /// [`DockerError`]: it can't be run there, or the engine does not say.
-    pub async fn ask_within(&self, container: &str, argv: &[&str], limit: Duration) -> Result<Answer, DockerError> {
+    pub async fn ask_within(
+        &self,
+        container: &str,
+        argv: &[&str],
+        limit: Duration,
+        most_bytes: usize,
+    ) -> Result<Answer, DockerError> {
         let (client, patience) = (self.client().await?, self.patience());
         let options = CreateExecOptions {
             attach_stdout: Some(true),
@@ -45,7 +48,7 @@ impl Docker {
         let mut said = Vec::new();
         let read = async {
             while let Some(Ok(part)) = output.next().await {
-                let room = MOST_BYTES.saturating_sub(said.len());
+                let room = most_bytes.saturating_sub(said.len());
                 said.extend(part.as_ref().iter().take(room));
             }
         };

@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use segue_pipelines::container::{DEFAULT_PIDS, Health, Settings};
 
-use super::{instances::InstanceSpec, lifeline, place::ContainerSpec, services::ServiceSpec};
+use super::{gpus::LookerSpec, instances::InstanceSpec, lifeline, place::ContainerSpec, services::ServiceSpec};
 
 /// The most that a container may have.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +46,55 @@ pub(super) fn job_container(
         host.device_requests = (!spec.gpus.is_empty()).then(|| vec![gpu_request(&spec.gpus)]);
     }
     body
+}
+
+/// Whoever looks at GPUs is nobody: it may signal no process of the machine, though it sees their names.
+const NOBODY: &str = "65534:65534";
+
+/// What a container may have that only looks.
+const LOOKER: (i64, i64) = (512 << 20, 64);
+
+/// A container that sees every GPU of the engine's machine, and waits until somebody runs `nvidia-smi` in it. In the machine's own numbers of
+/// processes: the driver knows no others, and has no names of those that a container does not see
+/// (<https://github.com/NVIDIA/nvidia-docker/issues/179>).
+pub(super) fn looker_container(spec: &LookerSpec, image: String) -> ContainerCreateBody {
+    let env = ["LC_ALL=C", "NVIDIA_DISABLE_REQUIRE=1"].map(str::to_owned).to_vec();
+    let (memory, pids) = LOOKER;
+    ContainerCreateBody {
+        image: Some(image),
+        env: Some(env),
+        labels: Some(spec.labels.clone()),
+        user: Some(NOBODY.into()),
+        working_dir: Some("/".into()),
+        entrypoint: Some(vec!["sleep".into()]),
+        cmd: Some(vec![spec.lives.as_secs().to_string()]),
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
+        host_config: Some(HostConfig {
+            // should nobody be there any more who would remove it
+            auto_remove: Some(true),
+            init: Some(false),
+            privileged: Some(false),
+            pid_mode: Some("host".into()),
+            network_mode: Some("none".into()),
+            ipc_mode: Some("private".into()),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges".into()]),
+            memory: Some(memory),
+            memory_swap: Some(memory),
+            pids_limit: Some(pids),
+            log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+            device_requests: Some(vec![DeviceRequest {
+                driver: Some("nvidia".into()),
+                count: Some(-1),
+                device_ids: None,
+                // `utility` is what brings the tool
+                capabilities: Some(vec![["gpu", "utility"].map(str::to_owned).to_vec()]),
+                options: Some(HashMap::new()),
+            }]),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
 }
 
 /// Those GPUs and no other, as `docker run --gpus device=UUID,...` asks for them.
@@ -255,6 +304,8 @@ fn signed(value: u64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use segue_pipelines::container::of_options;
 
     use super::*;
@@ -299,6 +350,23 @@ mod tests {
         assert_eq!(mounts[1].read_only, Some(true));
         let labels = body.labels.unwrap();
         assert_eq!((labels["segue.job"].as_str(), labels["a"].as_str()), ("1", "b"), "a job can't pass for another");
+    }
+
+    #[test]
+    fn who_looks_at_gpus_sees_all_of_them_and_may_do_nothing() {
+        let labels = HashMap::from([("segue.host".to_owned(), "/data".to_owned())]);
+        let spec = LookerSpec { name: "looks".into(), image: "x".into(), labels, lives: Duration::from_secs(90) };
+        let body = looker_container(&spec, "debian:13-slim".into());
+        assert_eq!((body.user.as_deref(), body.image.as_deref()), (Some("65534:65534"), Some("debian:13-slim")));
+        assert_eq!((body.entrypoint.unwrap(), body.cmd.unwrap()), (vec!["sleep".to_owned()], vec!["90".to_owned()]));
+        let host = body.host_config.unwrap();
+        assert_eq!((host.auto_remove, host.privileged), (Some(true), Some(false)));
+        assert_eq!((host.network_mode.as_deref(), host.pid_mode.as_deref()), (Some("none"), Some("host")));
+        assert_eq!((host.cap_drop.unwrap(), host.cap_add), (vec!["ALL".to_owned()], None));
+        assert!(host.mounts.is_none() && host.binds.is_none() && host.port_bindings.is_none());
+        let request = &host.device_requests.unwrap()[0];
+        assert_eq!((request.driver.as_deref(), request.count), (Some("nvidia"), Some(-1)));
+        assert_eq!(request.capabilities.as_ref().unwrap()[0], ["gpu", "utility"]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct EngineSeen {
     pub api: String,
     /// What its machine's clock says, if that can be read.
     pub clock: Option<Timestamp>,
+    /// Whether it tells of NVIDIA's runtime, or of devices of NVIDIA's (CDI).
+    pub knows_nvidia: bool,
     /// When the certificates end that are shown at either end of the way there.
     pub ends: Vec<End>,
 }
@@ -27,7 +29,12 @@ impl Docker {
         let version = call("say its version", limit, client.version()).await?;
         let info = call("say what time it has", limit, client.info()).await?;
         let ends = self.way.ends().await.map_err(|error| DockerError::away("show its certificate", &error))?;
+        let is_gpu = |id: &String| id.starts_with("nvidia.com/gpu");
+        let devices = info.discovered_devices.unwrap_or_default();
+        let knows_nvidia = info.runtimes.is_some_and(|runtimes| runtimes.contains_key("nvidia"))
+            || devices.iter().filter_map(|device| device.id.as_ref()).any(is_gpu);
         Ok(EngineSeen {
+            knows_nvidia,
             version: version.version.unwrap_or_default(),
             api: version.api_version.unwrap_or_default(),
             clock: info.system_time.and_then(|at| at.to_string().parse().ok()),
