@@ -54,6 +54,7 @@ mod a_worker_that_stands_still_changes_nothing_later;
 mod a_working_tree_runs_here_without_a_server;
 mod an_approval_opens_the_gate_to_production;
 mod an_emergency_rollback_interrupts_a_canary;
+mod an_engine_behind_ssh_carries_a_canary;
 mod an_engine_that_is_gone_fails_no_job_for_good;
 mod an_image_for_several_platforms_is_an_index;
 mod an_image_tells_what_is_in_it;
