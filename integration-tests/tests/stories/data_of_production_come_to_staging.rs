@@ -58,6 +58,7 @@ sync:
   run: PGBIN/pg_dump --format plain --no-owner --clean --if-exists "$DATABASE_URL"
   restore: |
     if [ -e SHOP/slow ]; then touch SHOP/reached; sleep 61234; fi
+    if [ -e SHOP/held ]; then echo once >> SHOP/taken; while [ -e SHOP/held ]; do sleep 0.05; done; fi
     PGBIN/psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --single-transaction "$DATABASE_URL"
   emails: unique
   keep: [users.id]
@@ -117,24 +118,8 @@ async fn and_nothing_personal_in_them_leaves_their_host() -> Result<()> {
     // killed while they are taken in: what was there stays, and the next try brings all of it
     shop.staging.sql("UPDATE users SET city = 'Old' WHERE id = 1; DELETE FROM users WHERE id = 2")?;
     fs::write(shop.folder.join("slow"), "")?;
-    let begun = shop.stand.segue(&[
-        "backup",
-        "sync",
-        "--from",
-        "production",
-        "--to",
-        "staging",
-        "--service",
-        "api",
-        "--yes",
-        "--no-wait",
-    ])?;
-    ensure!(begun.status.success(), "{begun:?}");
-    let since = Instant::now();
-    while !shop.folder.join("reached").exists() {
-        ensure!(since.elapsed() < RUN_LIMIT, "they do not come: {:#?}", shop.newest().await?);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    shop.begin_sync()?;
+    shop.until_there("reached").await?;
     processes::signal(shop.host, Signal::SIGKILL)?;
     fs::remove_file(shop.folder.join("slow"))?;
     let since = Instant::now();
@@ -150,6 +135,20 @@ async fn and_nothing_personal_in_them_leaves_their_host() -> Result<()> {
     assert_eq!(shop.staging.sql("SELECT id, city FROM users")?.trim(), "1|Old");
     let again = shop.sync("production", "staging")?;
     ensure!(again.status.success(), "{again:?}");
+    assert_eq!(shop.staging.sql("SELECT id, city FROM users ORDER BY id")?.trim(), "1|Springfield\n2|");
+
+    // a worker that is killed meanwhile, with its server: the host goes on, and they are taken in once
+    shop.staging.sql("DELETE FROM users")?;
+    fs::write(shop.folder.join("held"), "")?;
+    shop.begin_sync()?;
+    shop.until_there("taken").await?;
+    shop.stand.kill_server()?;
+    shop.stand.start_server().await?;
+    fs::remove_file(shop.folder.join("held"))?;
+    let id = shop.newest().await?.rollout.id;
+    let ended = shop.stand.api()?.rollout_ended(id, RUN_LIMIT).await?;
+    ensure!(ended.rollout.status == RolloutStatus::Succeeded, "{ended:#?}");
+    assert_eq!(fs::read_to_string(shop.folder.join("taken"))?, "once\n");
     assert_eq!(shop.staging.sql("SELECT id, city FROM users ORDER BY id")?.trim(), "1|Springfield\n2|");
 
     // a rule that finds no column changes nothing
@@ -229,6 +228,23 @@ impl Shop {
             "--reason",
             "a story",
         ])
+    }
+
+    /// Asks for the same, and does not wait.
+    fn begin_sync(&self) -> Result<()> {
+        let asked = "backup sync --from production --to staging --service api --yes --no-wait";
+        let begun = self.stand.segue(&asked.split(' ').collect::<Vec<_>>())?;
+        ensure!(begun.status.success(), "{begun:?}");
+        Ok(())
+    }
+
+    async fn until_there(&self, file: &str) -> Result<()> {
+        let since = Instant::now();
+        while !self.folder.join(file).exists() {
+            ensure!(since.elapsed() < RUN_LIMIT, "they do not come: {:#?}", self.newest().await?);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// The newest rollout to staging.
