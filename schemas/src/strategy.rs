@@ -7,26 +7,48 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    deploy::{JudgeSpec, Strategy},
+    deploy::{JudgeSpec, RolloutSpec, Strategy},
     duration::Span,
+    gpu::WhenFull,
 };
 
 /// The kinds of rollout that not every version of a worker can drive. One says with a claim which of them it can.
-pub const NEWER: [&str; 3] = [ROLLING, BLUE_GREEN, SYNC];
+pub const NEWER: [&str; 4] = [ROLLING, BLUE_GREEN, SYNC, IN_TURN];
 
 const ROLLING: &str = "rolling";
 const BLUE_GREEN: &str = "blue-green";
 const SYNC: &str = "sync";
+const IN_TURN: &str = "recreate-in-turn";
 
 impl Strategy {
-    /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can.
+    /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can. Of a whole rollout: [`RolloutSpec::newer`].
     #[must_use]
-    pub const fn newer(&self) -> Option<&'static str> {
+    const fn newer(&self) -> Option<&'static str> {
         match self {
             Self::Rolling(_) => Some(ROLLING),
             Self::BlueGreen(_) => Some(BLUE_GREEN),
             Self::Sync(_) => Some(SYNC),
             Self::HotSwap | Self::Canary(_) | Self::Remove | Self::Restore { .. } => None,
+        }
+    }
+}
+
+impl RolloutSpec {
+    /// What a worker must have said that it can drive, to be given this.
+    pub fn newer(&self) -> impl Iterator<Item = &'static str> {
+        let gpus = self.service.gpus.as_ref();
+        let recreates = gpus.is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
+        let in_turn = (recreates && self.takes_turns()).then_some(IN_TURN);
+        self.strategy.newer().into_iter().chain(in_turn)
+    }
+
+    /// Whether its hosts change one after the other where what serves has to be stopped first.
+    #[must_use]
+    pub fn takes_turns(&self) -> bool {
+        match self.strategy {
+            Strategy::HotSwap => self.hosts.len() > 1,
+            Strategy::Rolling(_) => true,
+            _ => false,
         }
     }
 }
@@ -157,7 +179,7 @@ mod tests {
             "kind": "sync", "from": "production", "hosts": [], "data": "fresh", "release": 1, "commit": format!("{:040x}", 1),
             "rules": { "format": "csv" }, "run": "dump", "timeout_minutes": 1,
         });
-        let newer: [Strategy; NEWER.len()] = [
+        let newer: [Strategy; 3] = [
             Strategy::Rolling(RollingSpec::default()),
             Strategy::BlueGreen(BlueGreenSpec::default()),
             serde_json::from_value(sync).unwrap(),

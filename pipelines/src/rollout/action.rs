@@ -48,6 +48,14 @@ pub enum Action {
         /// What serves.
         fallback: Vec<Target>,
     },
+    /// The same at one host alone, in its own names: where hosts change in turn. Answered by `At` of that host. A `Shift` to 0 % takes the place of what
+    /// waits to be done there alone.
+    At {
+        /// The host.
+        host: String,
+        /// What is to be done there.
+        what: Box<Self>,
+    },
     /// Take the traffic from every instance: requests are answered with 503. Answered by `Interrupted` or `InterruptFailed`.
     Interrupt {
         /// Why, and until when.

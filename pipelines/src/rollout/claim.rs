@@ -3,7 +3,7 @@
 use segue_schemas::{
     deploy::JournalKind,
     host_api::{Instance, InstanceState, RouteState, Target},
-    id::InstanceId,
+    id::{InstanceId, ReleaseId},
     status::RolloutStatus,
     time::Timestamp,
 };
@@ -22,8 +22,10 @@ impl RolloutMachine {
         if self.phase == Phase::New {
             return self.begin(facts, out);
         }
-        let targets = facts.route.as_ref().map(|r| &r.targets);
-        record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
+        if !self.is_part {
+            let targets = facts.route.as_ref().map(|r| &r.targets);
+            record(out, JournalKind::Recovered, json!({ "phase": self.phase_name(), "found": targets }));
+        }
         self.quarantine_again(out);
         self.count_hosts(facts);
         if let Some(route) = &facts.route
@@ -33,10 +35,13 @@ impl RolloutMachine {
         }
         let lost = self.new.iter().find(|c| c.ready && !facts.carries(&c.instance)).map(|c| c.instance.clone());
         match (self.phase.clone(), lost) {
-            (Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. }, Some(lost)) => {
+            (
+                Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Staying,
+                Some(lost),
+            ) => {
                 self.roll_back(format!("the new release's instance {lost} is gone from the host"), out);
             }
-            (Phase::Shifting { .. } | Phase::Watching { .. }, None) if self.was_taken_back(facts) => {
+            (Phase::Shifting { .. } | Phase::Watching { .. } | Phase::Staying, None) if self.was_taken_back(facts) => {
                 let why = "the traffic was found back where it was, taken back by an owner that could not say why";
                 self.roll_back(why.into(), out);
             }
@@ -47,6 +52,7 @@ impl RolloutMachine {
             (Phase::Watching { ends, held_until }, None) => {
                 self.shift_again(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
             }
+            (Phase::Staying, None) => self.shift_again(100, Then::Stay, out),
             (Phase::Inspecting { .. }, _) => self.inspect_again(out),
             (Phase::Starting, _) => self.start_new(out),
             (Phase::MakingRoom { .. }, _) => self.go_on_making_room(out),
@@ -58,7 +64,7 @@ impl RolloutMachine {
             (Phase::Ended { status, serves }, _) => {
                 out.push(Action::Finish { status, serves, reason: self.reason.clone() });
             }
-            (Phase::New, _) => {}
+            (Phase::New | Phase::Waiting | Phase::InTurn, _) => {}
         }
     }
 
@@ -78,20 +84,8 @@ impl RolloutMachine {
 
     fn begin(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
         self.status = RolloutStatus::Running;
-        self.former_release = self.spec.previous.clone();
-        if let Some(route) = &facts.route {
-            self.former = reduce(route.targets.clone());
-            self.known_restore = restore_key(route);
-            self.observed_until = route.newest_observation;
-        }
-        let release_of =
-            |instance: &InstanceId| facts.instances.iter().find(|i| i.id == *instance).map(|i| i.release.id);
-        let serves = |release| self.former.iter().all(|t| release_of(&t.instance) == Some(release));
-        if self.former_release.as_ref().is_some_and(|former| !serves(former.id)) {
-            // the host carries something else than the server knows of, which only its own instances can bring back
-            self.former_release = None;
-        }
-        if self.spec.is_rollback && !self.former.is_empty() && serves(self.spec.release.id) {
+        self.learn(facts);
+        if self.spec.is_rollback && !self.former.is_empty() && self.serves(facts, self.spec.release.id) {
             self.weight = 100;
             let reason = format!("release {} has all the traffic already", self.spec.release.id);
             return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
@@ -101,8 +95,30 @@ impl RolloutMachine {
             self.judge = Some(Judge::new(&self.canary(), &self.spec.service.rules));
             self.begin_rolling(facts);
         }
+        self.prepare_turns(facts);
         self.phase = Phase::Starting;
         self.start_new(out);
+    }
+
+    /// What serves before anything is changed.
+    pub(super) fn learn(&mut self, facts: &HostFacts) {
+        self.former_release = self.spec.previous.clone();
+        if let Some(route) = &facts.route {
+            self.former = reduce(route.targets.clone());
+            self.known_restore = restore_key(route);
+            self.observed_until = route.newest_observation;
+        }
+        if self.former_release.as_ref().is_some_and(|former| !self.serves(facts, former.id)) {
+            // the host carries something else than the server knows of, which only its own instances can bring back
+            self.former_release = None;
+        }
+    }
+
+    /// Whether everything that had the traffic is of this release.
+    fn serves(&self, facts: &HostFacts, release: ReleaseId) -> bool {
+        let release_of =
+            |instance: &InstanceId| facts.instances.iter().find(|i| i.id == *instance).map(|i| i.release.id);
+        self.former.iter().all(|t| release_of(&t.instance) == Some(release))
     }
 
     /// Gives the new instances their names. Going back takes the instances of the release that are still warm.
@@ -121,6 +137,11 @@ impl RolloutMachine {
         let release = self.spec.release.id;
         for replica in names.len()..replicas {
             names.extend(self.instance_name(&format!("{release}-{replica}-{}", self.id)));
+        }
+        if self.is_repair() && self.may_recreate() {
+            // of a rollout in which this host was lost
+            let is_left = |id: &InstanceId| !names.contains(id);
+            self.replaced = facts.instances.iter().map(|i| i.id.clone()).filter(is_left).collect();
         }
         self.new = names.into_iter().map(|instance| Candidate { instance, ready: false }).collect();
     }
@@ -150,7 +171,10 @@ impl RolloutMachine {
             self.on_emergency(route, has_others, &restored.reason, out);
             return true;
         }
-        if matches!(self.phase, Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. }) {
+        if matches!(
+            self.phase,
+            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Staying
+        ) {
             let (at, reason) = (restored.at, &restored.reason);
             self.roll_back(format!("the host took the traffic back by itself at {at}: {reason}"), out);
             return true;

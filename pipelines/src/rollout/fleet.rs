@@ -129,7 +129,7 @@ impl Fleet {
             (host.clone(), route.map(|route| route.targets).unwrap_or_default())
         });
         let (hosts, others) = (hosts.collect(), routes);
-        HostFacts { route, others, instances: instances.collect(), hosts }
+        HostFacts { route, others, instances: instances.collect(), hosts, apart: facts.to_vec() }
     }
 
     /// A host's route in the machine's names.
@@ -342,6 +342,7 @@ mod tests {
             route: Some(route),
             others: Vec::new(),
             hosts: Vec::new(),
+            apart: Vec::new(),
             instances: instances.iter().map(instance).collect(),
         };
         (name.into(), facts)

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     action::Action,
     machine::{Phase, RolloutMachine, Then, record},
+    turns::Turns,
 };
 use crate::{
     gpu::{Baseline, Finding, findings, in_common},
@@ -77,7 +78,7 @@ impl RolloutMachine {
                 | Phase::Watching { .. }
                 | Phase::Inspecting { .. }
                 | Phase::Settling { .. }
-        );
+        ) || self.goes_over_in_turns();
         is_watched && self.spec.service.gpus.is_some()
     }
 
@@ -172,6 +173,7 @@ impl RolloutMachine {
             let reason = format!("its GPUs are broken: {what}");
             self.gpus.left_out.insert(host.clone(), reason.clone());
             out.push(self.quarantine(host, reason));
+            self.leave_turns(|left| left == host);
         }
         if let Some(why) = last {
             return self.end_for_host(why, out);
@@ -197,7 +199,7 @@ impl RolloutMachine {
     }
 
     fn quarantine(&self, host: &str, reason: String) -> Action {
-        let targets = if self.has_gap { Vec::new() } else { self.former.clone() };
+        let targets = if self.has_gap_at(host) { Vec::new() } else { self.former.clone() };
         let stop = self.new.iter().map(|candidate| candidate.instance.clone()).collect();
         Action::Quarantine { host: host.to_owned(), reason, targets, stop }
     }
@@ -205,6 +207,7 @@ impl RolloutMachine {
     /// The owner before may not have come to it. Who takes no part any more is not asked for anything.
     pub(super) fn quarantine_again(&self, out: &mut Vec<Action>) {
         out.extend(self.gpus.left_out.iter().map(|(host, reason)| self.quarantine(host, reason.clone())));
+        out.extend(self.turns.iter().flat_map(Turns::left));
     }
 
     /// Only that one host was left.
@@ -219,7 +222,7 @@ impl RolloutMachine {
     /// Takes the traffic from a release that does badly, or waits with one that does not become ready, until the hosts have looked at their GPUs.
     /// Whether it does: not of a service without.
     pub(super) fn suspects_gpus(&mut self, why: &str, out: &mut Vec<Action>) -> bool {
-        if self.spec.service.gpus.is_none() || self.gpus.is_unknown() {
+        if self.spec.service.gpus.is_none() || self.gpus.is_unknown() || self.is_in_turns() {
             return false;
         }
         let suspect = match self.phase {

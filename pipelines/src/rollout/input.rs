@@ -69,6 +69,13 @@ pub enum Input {
         /// Why.
         reason: String,
     },
+    /// What came of an action `At` a host, in its own names.
+    At {
+        /// The host.
+        host: String,
+        /// What came of it.
+        what: Box<Self>,
+    },
     /// The hosts that take part from now on: another one has been left out.
     Hosts {
         /// Their names.
@@ -146,6 +153,9 @@ pub struct HostFacts {
     /// The hosts that take part and where the traffic of each goes, in the machine's names; empty where there is one alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<(String, Vec<Target>)>,
+    /// What each of several hosts reports, in its own names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<(String, Self)>,
 }
 
 impl HostFacts {
@@ -156,6 +166,7 @@ impl HostFacts {
             route: state.routes.iter().find(|r| r.environment == environment && r.service == service).cloned(),
             others: Vec::new(),
             hosts: Vec::new(),
+            apart: Vec::new(),
             instances: state
                 .instances
                 .iter()

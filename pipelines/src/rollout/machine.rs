@@ -16,6 +16,7 @@ use super::{
     gpus::{Gpus, Suspect},
     input::Input,
     rolling::Rolling,
+    turns::Turns,
     weights::split,
 };
 use crate::judge::{Judge, Verdict};
@@ -80,6 +81,12 @@ pub struct RolloutMachine {
     /// Of one that goes host after host: how far it has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rolling: Option<Rolling>,
+    /// Of one whose hosts may have to change places in turn: what is so at each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) turns: Option<Turns>,
+    /// Whether it is that of one host among several that change in turn.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_part: bool,
     pub(super) observed_until: u64,
 }
 
@@ -88,6 +95,10 @@ pub struct RolloutMachine {
 pub(super) enum Phase {
     /// Nothing is known of the host yet.
     New,
+    /// A host of several whose turn has not come.
+    Waiting,
+    /// Its hosts change in turn, each by a machine of its own.
+    InTurn,
     /// The new instances are started and climb the readiness ladder.
     Starting,
     /// Nobody has traffic, and instances are stopped so that those of another release fit.
@@ -108,6 +119,8 @@ pub(super) enum Phase {
     StandingBy { until: Timestamp },
     /// A stage is watched.
     Watching { ends: Timestamp, held_until: Option<Timestamp> },
+    /// All traffic of a host of several is on the new release, until all others have come over or back.
+    Staying,
     /// All traffic is on the new release; the former instances are being retired.
     Settling { pending: BTreeSet<InstanceId> },
     /// The traffic is going back.
@@ -130,6 +143,8 @@ pub(super) enum Then {
     Watch { ends: Option<Timestamp>, held_until: Option<Timestamp> },
     /// It waits for a person; it goes on waiting where it began to before.
     StandBy { until: Option<Timestamp> },
+    /// It waits for the other hosts.
+    Stay,
     /// The rollout settles.
     Settle,
 }
@@ -167,6 +182,8 @@ impl RolloutMachine {
             promote: false,
             gpus: Gpus::default(),
             rolling: None,
+            turns: None,
+            is_part: false,
             observed_until: 0,
         }
     }
@@ -187,6 +204,8 @@ impl RolloutMachine {
         let mut actions = Vec::new();
         let out = &mut actions;
         match input {
+            input if self.is_in_turns() => self.handle_in_turns(input, now, out),
+            Input::At { .. } => {}
             Input::Claimed { facts } => self.on_claimed(&facts, out),
             Input::Started { instance } => self.on_started(instance, out),
             Input::Ready { instance } => self.on_ready(&instance, out),
@@ -269,16 +288,16 @@ impl RolloutMachine {
         &self.former
     }
 
-    /// Whether what served was stopped so that the new release fits, and nothing can be fallen back to.
+    /// Whether what served was stopped so that the new release fits, and nothing can be fallen back to; of several hosts, at some of them.
     #[must_use]
     pub fn has_gap(&self) -> bool {
-        self.has_gap
+        self.has_gap || self.is_in_turns()
     }
 
     /// When to give `Tick` at the latest; `None`: not before something else happens.
     #[must_use]
     pub fn next_wake(&self) -> Option<Timestamp> {
-        match &self.phase {
+        let own = match &self.phase {
             Phase::Watching { ends, held_until } => Some(held_until.unwrap_or(*ends)),
             Phase::StandingBy { until } => Some(*until),
             Phase::Reviving { retry_at, .. }
@@ -286,7 +305,8 @@ impl RolloutMachine {
             | Phase::GivingUp { retry_at, .. }
             | Phase::MakingRoom { retry_at, .. } => *retry_at,
             _ => None,
-        }
+        };
+        own.into_iter().chain(self.next_wake_in_turns()).min()
     }
 
     /// Whether observations are wanted: of a canary, from its beginning (the former release's rates are learned while the new one
@@ -297,6 +317,7 @@ impl RolloutMachine {
             && matches!(
                 self.phase,
                 Phase::Starting
+                    | Phase::InTurn
                     | Phase::StandingBy { .. }
                     | Phase::Watching { .. }
                     | Phase::Shifting { then: Then::Watch { .. } | Then::StandBy { .. }, .. }
@@ -371,7 +392,11 @@ impl RolloutMachine {
                     self.give_up_starting(why, out);
                 }
             }
-            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Settling { .. }
+            Phase::Shifting { .. }
+            | Phase::StandingBy { .. }
+            | Phase::Watching { .. }
+            | Phase::Staying
+            | Phase::Settling { .. }
                 if is_new =>
             {
                 let why = format!("instance {instance} of the new release is lost: {reason}");
@@ -403,7 +428,7 @@ impl RolloutMachine {
             self.reason = Some(reason.into());
         }
         match self.spec.strategy {
-            _ if self.judge.is_none() => self.shift(100, Then::Settle, out),
+            _ if self.judge.is_none() => self.shift(100, self.then_settle(), out),
             Strategy::BlueGreen(_) | Strategy::Rolling(_) => self.enter_stage(0, out),
             _ if self.promote => self.shift(100, Then::Settle, out),
             _ => self.enter_stage(0, out),
@@ -448,6 +473,7 @@ impl RolloutMachine {
                     }
                     // answered otherwise
                     Then::StandBy { .. } => {}
+                    Then::Stay => self.phase = Phase::Staying,
                     Then::Settle => {
                         self.judge = None;
                         let left = if self.has_gap { BTreeSet::new() } else { self.former_instances() };
@@ -485,6 +511,9 @@ impl RolloutMachine {
         self.status = status;
         self.reason.clone_from(&reason);
         self.judge = None;
+        if self.is_part {
+            return;
+        }
         let release = match serves {
             Serves::New => Some(self.spec.release.id),
             Serves::Former => self.former_release.as_ref().map(|r| r.id),
@@ -501,12 +530,15 @@ impl RolloutMachine {
     pub(super) fn phase_name(&self) -> &'static str {
         match self.phase {
             Phase::New => "new",
+            Phase::Waiting => "waiting",
+            Phase::InTurn => "in_turn",
             Phase::Starting => "starting",
             Phase::MakingRoom { .. } => "making_room",
             Phase::Shifting { .. } => "shifting",
             Phase::Inspecting { .. } => "inspecting",
             Phase::StandingBy { .. } => "standing_by",
             Phase::Watching { .. } => "watching",
+            Phase::Staying => "staying",
             Phase::Settling { .. } => "settling",
             Phase::GoingBack { .. } => "going_back",
             Phase::Reviving { .. } => "reviving",

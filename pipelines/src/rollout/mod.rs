@@ -20,7 +20,8 @@
 //! * While the last `Shift` had `dead_man`, the owner renews the dead-man's deadline for as long as it holds its lease, and
 //!   gives each renewal's answer that shows `restored` back as `Route`.
 //! * Where old and new do not fit side by side and the service chose it, `Interrupt` takes the traffic from everybody, the former instances are
-//!   stopped, and then the new ones started; back in the same way. `NoRoom` is what tells it.
+//!   stopped, and then the new ones started; back in the same way. `NoRoom` is what tells it. Of several hosts each does so by itself, in turn: what is to
+//!   be done at one alone comes as `At`, in that host's own names, and what came of it is given back as `At`.
 //! * Of a service with GPUs, `Gpus` comes before `Claimed` where a rollout begins, and again whenever `watches_gpus()` and something changes. Before a release
 //!   is blamed for what a broken GPU may have done, the traffic is taken from it and the hosts are asked (`LookAtGpus`).
 //! * A call to the host that fails is tried again by the owner within its own bound; what it gives up on comes back as `NotReady`,
@@ -36,6 +37,7 @@ mod recreate;
 mod rolling;
 mod stages;
 mod standing;
+mod turns;
 mod way_back;
 mod weights;
 

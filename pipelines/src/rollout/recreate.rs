@@ -1,11 +1,11 @@
 //! Where old and new do not fit side by side: what serves is stopped first, and nobody answers until what takes its place is ready. Only where
-//! the service's file chose that (`when-full: recreate`); and back the same way.
+//! the service's file chose that (`when-full: recreate`); and back the same way. This is how it goes at one host; several do so one after the other,
+//! see `turns.rs`.
 
 use std::collections::BTreeSet;
 
 use segue_schemas::{
-    deploy::{RolloutCommand, Strategy},
-    gpu::WhenFull,
+    deploy::{Release, RolloutCommand, Strategy},
     id::InstanceId,
     status::RolloutStatus,
     time::Timestamp,
@@ -26,14 +26,10 @@ const REMEDY: &str = "To have what serves stopped first, so that nobody answers 
 
 /// The same for what is compared with what serves.
 const REMEDY_OF_CANARY: &str = "What is compared with what serves runs beside it: ask for less `memory`, use a host with more GPUs, or write `when-full: \
-                                recreate` under `gpus` of the service and use `segue/deploy` without a `strategy`";
+                                recreate` under `gpus` of the service and use `segue/deploy` without a `strategy`, or with `rolling`";
 
 /// Why what serves is not stopped although that was chosen.
 const NOT_ON_RECORD: &str = "What serves is not on record and could not be brought back, so it is not stopped: stop it by hand, or use another host";
-
-/// Why what serves is not stopped on several hosts: whoever takes the rollout over in the gap would not know each one's own instances any more.
-const ON_SEVERAL_HOSTS: &str = "Of an environment with several hosts what serves is not stopped, whatever `when-full` says: ask for less `memory`, \
-                                use hosts with more GPUs, or give the service an environment with one host";
 
 impl RolloutMachine {
     /// An instance can't be started before another release's has stopped.
@@ -42,24 +38,26 @@ impl RolloutMachine {
         if self.phase != Phase::Starting || !is_new {
             return self.on_not_ready(instance, reason, now, out);
         }
-        let may_recreate = self.spec.service.gpus.as_ref().is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
-        let is_swap = matches!(self.spec.strategy, Strategy::HotSwap);
+        let may_recreate = self.may_recreate();
+        let is_swap = matches!(self.spec.strategy, Strategy::HotSwap | Strategy::Rolling(_));
         // what serves can be brought back only where it is known what it is
-        let is_alone = self.spec.hosts.len() <= 1;
         let is_known = !self.former.is_empty() && self.former_release.is_some();
-        if may_recreate && is_swap && is_alone && is_known && !self.has_gap {
+        if may_recreate && is_swap && is_known && self.turns.is_some() {
+            return self.begin_turns(instance, reason, now, out);
+        }
+        if may_recreate && is_swap && (is_known || self.is_repair()) && !self.has_gap {
             self.has_gap = true;
             let release = self.spec.release.id;
+            let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };
             let message = format!(
-                "what serves is stopped before release {release} is started, as `when-full: recreate` says: nobody answers until that is \
-                 ready. Instance {instance}: {reason}"
+                "what serves is stopped before release {release} is started, as `when-full: recreate` says: {whom} until that is ready. \
+                 Instance {instance}: {reason}"
             );
             return self.make_room(false, message, out);
         }
         let remedy = match (may_recreate, is_swap) {
             (false, true) => REMEDY,
             (false, false) => REMEDY_OF_CANARY,
-            (true, _) if !is_alone => ON_SEVERAL_HOSTS,
             (true, _) if self.former_release.is_none() => NOT_ON_RECORD,
             (true, _) => "",
         };
@@ -69,9 +67,20 @@ impl RolloutMachine {
 
     /// Takes the traffic from everybody, then stops what serves, or what was to.
     fn make_room(&mut self, for_former: bool, message: String, out: &mut Vec<Action>) {
-        let pending = if for_former { self.everybody() } else { self.former_instances() };
+        let pending = if for_former { self.everybody() } else { self.in_the_way() };
         self.phase = Phase::MakingRoom { for_former, pending, tries: 1, retry_at: None, is_interrupted: false };
         out.push(Action::Interrupt { message });
+    }
+
+    /// What holds the new release's place: what serves; and at a host that is brought to what the others serve, whatever was left there.
+    fn in_the_way(&self) -> BTreeSet<InstanceId> {
+        self.former_instances().into_iter().chain(self.replaced.iter().cloned()).collect()
+    }
+
+    /// Whether it only brings a host to what is on record. What that host serves is not, and need not come back.
+    pub(super) fn is_repair(&self) -> bool {
+        let is_on_record = |previous: &Release| previous.id == self.spec.release.id;
+        self.spec.is_rollback && !self.is_part && self.spec.previous.as_ref().is_some_and(is_on_record)
     }
 
     /// All that may hold a place: the new instances, and every one that the former release has had. What served before the gap is stopped
@@ -83,9 +92,13 @@ impl RolloutMachine {
 
     /// Stops the new release, which did not come to serve, and brings the former one back.
     pub(super) fn bring_former_back(&mut self, out: &mut Vec<Action>) {
+        if self.former_release.is_none() {
+            return self.leave_nobody("what served before is not on record and can't be started again", out);
+        }
+        let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };
         let message =
-            "the new release is stopped, and what served before is started again: nobody answers until that is ready";
-        self.make_room(true, message.into(), out);
+            format!("the new release is stopped, and what served before is started again: {whom} until that is ready");
+        self.make_room(true, message, out);
     }
 
     /// The same again, for a new owner.
@@ -161,8 +174,10 @@ impl RolloutMachine {
     pub(super) fn leave_nobody(&mut self, why: &str, out: &mut Vec<Action>) {
         let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
         let (service, environment) = (&self.spec.service.name, &self.spec.environment);
+        let host = self.spec.hosts.first().filter(|_| self.is_part);
+        let here = host.map(|host| format!(" at host `{host}`")).unwrap_or_default();
         self.reason = Some(format!(
-            "{before}{why}. Nobody serves `{service}` in `{environment}`: roll out a release that becomes ready, or start an earlier one with \
+            "{before}{why}. Nobody serves `{service}` in `{environment}`{here}: roll out a release that becomes ready, or start an earlier one with \
              `segue rollback {environment} {service}`"
         ));
         out.push(Action::Interrupt { message: format!("{why}: nobody serves until another release is rolled out") });

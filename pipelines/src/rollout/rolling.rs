@@ -66,7 +66,19 @@ impl Rolling {
         self.answered = (f64::from(self.percent()) / 100.0 * PRIOR_REQUESTS, PRIOR_REQUESTS);
     }
 
-    fn keep(&mut self, hosts: &[String]) {
+    /// These hosts have gone over, and are watched from now on; their part of all.
+    pub(super) fn went_over(&mut self, hosts: Vec<String>) -> u8 {
+        self.carried.clone_from(&hosts);
+        self.changed = hosts;
+        self.watch_anew();
+        self.percent()
+    }
+
+    pub(super) fn is_carried(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
+    pub(super) fn keep(&mut self, hosts: &[String]) {
         for known in [&mut self.present, &mut self.changed, &mut self.carried] {
             known.retain(|host| hosts.contains(host));
         }
@@ -103,16 +115,24 @@ impl RolloutMachine {
 
     /// Which of them a new owner has found.
     pub(super) fn count_hosts(&mut self, facts: &HostFacts) {
-        if let Some(rolling) = self.rolling.as_mut().filter(|_| !facts.hosts.is_empty()) {
-            rolling.keep(&facts.hosts.iter().map(|(host, _)| host.clone()).collect::<Vec<_>>());
+        if !facts.hosts.is_empty() {
+            self.keep_hosts(&facts.hosts.iter().map(|(host, _)| host.clone()).collect::<Vec<_>>());
         }
+    }
+
+    /// All others take no part any more.
+    pub(super) fn keep_hosts(&mut self, hosts: &[String]) {
+        if let Some(rolling) = &mut self.rolling {
+            rolling.keep(hosts);
+        }
+        self.leave_turns(|host| !hosts.iter().any(|known| known == host));
     }
 
     /// Hosts were left out. Where these were the only ones that had gone over, others do; where all that are left have, there is nobody left to
     /// compare with, and the step begins again as the last one is judged.
     pub(super) fn on_hosts(&mut self, hosts: &[String], out: &mut Vec<Action>) {
-        let Some(rolling) = &mut self.rolling else { return };
-        rolling.keep(hosts);
+        self.keep_hosts(hosts);
+        let Some(rolling) = &self.rolling else { return };
         let is_step = matches!(self.phase, Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. });
         if is_step && !rolling.present.is_empty() && self.begins_anew() {
             self.enter_stage(self.stage, out);
@@ -120,7 +140,7 @@ impl RolloutMachine {
     }
 
     /// Whether the hosts that are left can't go on with the step as it was begun.
-    fn begins_anew(&self) -> bool {
+    pub(super) fn begins_anew(&self) -> bool {
         let is_compared = || self.judge.as_ref().is_some_and(|judge| judge.stage_percent() < 100);
         self.rolling
             .as_ref()

@@ -2,6 +2,7 @@
 
 use segue_schemas::{
     deploy::{JournalKind, Observation, RolloutCommand},
+    id::InstanceId,
     status::RolloutStatus,
     time::Timestamp,
 };
@@ -10,6 +11,7 @@ use serde_json::json;
 use super::{
     action::Action,
     machine::{Phase, RolloutMachine, Then, record},
+    rolling::Rolling,
 };
 use crate::judge::{Arm, Decision, Verdict};
 
@@ -24,6 +26,9 @@ impl RolloutMachine {
     }
 
     pub(super) fn enter_stage(&mut self, stage: usize, out: &mut Vec<Action>) {
+        if self.is_in_turns() {
+            return self.watch_turns_anew();
+        }
         let percent = self.reach_hosts(stage).unwrap_or_else(|| {
             let stages = self.stages();
             self.stage = stage.min(stages.len() - 1);
@@ -38,6 +43,9 @@ impl RolloutMachine {
     }
 
     pub(super) fn leave_stage(&mut self, out: &mut Vec<Action>) {
+        if self.is_in_turns() {
+            return self.end_pause_of_turns();
+        }
         let is_last = match &self.rolling {
             Some(rolling) => rolling.is_everywhere(),
             None => self.stage + 1 >= self.stages().len(),
@@ -61,16 +69,11 @@ impl RolloutMachine {
         if !self.is_watching() {
             return;
         }
+        let arms: Vec<Option<Arm>> = observations.iter().map(|seen| self.arm(&seen.instance)).collect();
         let Some(judge) = &mut self.judge else { return };
         judge.lose(lost);
-        for observation in observations {
-            let arm = if self.new.iter().any(|c| c.instance == observation.instance) {
-                Arm::Canary
-            } else if self.former.iter().any(|t| t.instance == observation.instance) {
-                Arm::Control
-            } else {
-                continue;
-            };
+        for (observation, arm) in observations.iter().zip(arms) {
+            let Some(arm) = arm else { continue };
             match &mut self.rolling {
                 Some(rolling) => judge.observe(arm, &rolling.weighed(arm, observation)),
                 None => judge.observe(arm, observation),
@@ -80,6 +83,14 @@ impl RolloutMachine {
             }
         }
         self.review(now, out);
+    }
+
+    /// Whose answer it was; nobody's that is compared, where it is of neither release.
+    fn arm(&self, instance: &InstanceId) -> Option<Arm> {
+        if self.new_instances().any(|new| new == instance) {
+            return Some(Arm::Canary);
+        }
+        self.is_former(instance).then_some(Arm::Control)
     }
 
     pub(super) fn on_tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
@@ -98,7 +109,8 @@ impl RolloutMachine {
     fn review(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(judge) = &self.judge else { return };
         match self.phase {
-            Phase::Shifting { .. } | Phase::StandingBy { .. } => {
+            Phase::InTurn if !self.rolling.as_ref().is_some_and(Rolling::is_carried) => {}
+            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::InTurn => {
                 let verdict = judge.verdict(false);
                 self.act_on(verdict, now, out);
             }
@@ -158,6 +170,7 @@ impl RolloutMachine {
             Phase::New | Phase::Starting => command != RolloutCommand::Skip,
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
             Phase::Inspecting { .. } => command == RolloutCommand::Abort,
+            Phase::InTurn => self.takes_in_turns(command),
             Phase::MakingRoom { .. } | Phase::Reviving { .. } => self.takes_in_gap(command),
             _ => false,
         };
@@ -168,6 +181,7 @@ impl RolloutMachine {
         }
         let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match command {
+            RolloutCommand::Abort if self.leaves_in_turns(&who, out) => {}
             RolloutCommand::Abort if self.has_not_come_back() => {
                 self.leave_nobody(
                     &format!("the former release did not come back, and is not tried any more: aborted{who}"),

@@ -23,10 +23,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 impl RolloutMachine {
     /// Takes the traffic back, from wherever the rollout stands.
     pub(super) fn roll_back(&mut self, why: String, out: &mut Vec<Action>) {
+        if self.is_in_turns() {
+            return self.turn_back(why, out);
+        }
         match self.phase {
+            // of another host that did not come over
+            Phase::Waiting => {
+                self.reason = Some(why);
+                self.clean_up(RolloutStatus::Failed, out);
+            }
             Phase::New => self.finish(RolloutStatus::RolledBack, Serves::Former, Some(why), out),
             Phase::Starting
             | Phase::Shifting { .. }
+            | Phase::Staying
             | Phase::Settling { .. }
             | Phase::MakingRoom { for_former: false, .. }
                 if self.has_gap =>
@@ -39,7 +48,11 @@ impl RolloutMachine {
                 self.announce_way_back(why, out);
                 self.clean_up(RolloutStatus::RolledBack, out);
             }
-            Phase::Shifting { .. } | Phase::StandingBy { .. } | Phase::Watching { .. } | Phase::Settling { .. } => {
+            Phase::Shifting { .. }
+            | Phase::StandingBy { .. }
+            | Phase::Watching { .. }
+            | Phase::Staying
+            | Phase::Settling { .. } => {
                 self.announce_way_back(why, out);
                 self.go_back(1, out);
             }
@@ -51,7 +64,8 @@ impl RolloutMachine {
                 self.announce_way_back(why, out);
                 if is_back { self.is_back(out) } else { self.go_back(1, out) }
             }
-            Phase::GoingBack { .. }
+            Phase::InTurn
+            | Phase::GoingBack { .. }
             | Phase::Reviving { .. }
             | Phase::MakingRoom { .. }
             | Phase::GivingUp { .. }
@@ -264,7 +278,11 @@ impl RolloutMachine {
         if let Phase::Settling { pending } | Phase::CleaningUp { pending, .. } = &mut self.phase
             && pending.remove(instance)
         {
-            record(out, JournalKind::Retired, json!({ "instance": instance, "left_over": true, "reason": reason }));
+            // where its turn had not come it may never have been there
+            if !self.is_part || self.status != RolloutStatus::Queued {
+                let detail = json!({ "instance": instance, "left_over": true, "reason": reason });
+                record(out, JournalKind::Retired, detail);
+            }
             self.finish_when_settled(out);
             return self.finish_when_clean(out);
         }

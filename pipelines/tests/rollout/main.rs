@@ -4,6 +4,7 @@
 
 mod gpus;
 mod strategies;
+mod turns;
 mod world;
 
 use proptest::prelude::*;
@@ -355,20 +356,6 @@ fn an_abort_while_what_serves_is_stopped_brings_it_back() {
     assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
     assert_eq!((world.targets.len(), world.running()), (1, 1));
     assert_eq!(world.machine.reason(), Some("aborted (ada)"));
-}
-
-#[test]
-fn on_several_hosts_what_serves_is_not_stopped() {
-    let mut world = World::tight(WhenFull::Recreate, 1);
-    let mut spec = world.machine.spec().clone();
-    spec.hosts.push("another".into());
-    world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(7), spec);
-    world.claim();
-    world.settle();
-    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
-    assert!(world.has_weight(&"old".parse().unwrap()));
-    let reason = world.machine.reason().unwrap();
-    assert!(reason.contains("several hosts") && reason.contains("an environment with one host"), "{reason}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::world::World;
 const DONE: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::Succeeded, Serves::New));
 const BACK: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::RolledBack, Serves::Former));
 
-fn rolling(batch: Batch) -> How {
+pub fn rolling(batch: Batch) -> How {
     let judge = JudgeSpec { min_requests: 0, ..JudgeSpec::default() };
     How::Rolling(RollingSpec { batch, pause: Span::seconds(60), hold_limit: Span::seconds(600), judge })
 }

@@ -259,6 +259,7 @@ impl World {
                 [(&first, &self.targets)].into_iter().chain(&self.elsewhere).map(at).collect()
             },
             instances: self.instances.iter().map(instance).filter(is_there).collect(),
+            apart: Vec::new(),
         }
     }
 
@@ -358,6 +359,7 @@ impl World {
                 }
             }
             Action::Finish { status, serves, .. } => self.finish(status, serves),
+            Action::At { .. } => panic!("a host alone: {action:?}"),
         }
         true
     }
@@ -594,7 +596,7 @@ impl World {
     }
 }
 
-fn spec(strategy: Strategy) -> RolloutSpec {
+pub fn spec(strategy: Strategy) -> RolloutSpec {
     RolloutSpec {
         release: release(2),
         service: ServiceSpec {
@@ -639,13 +641,14 @@ fn leads_to(from: RolloutStatus, to: RolloutStatus) -> bool {
     reached.contains(&to)
 }
 
-fn short_input(input: &Input) -> String {
+pub fn short_input(input: &Input) -> String {
     match input {
         Input::Claimed { .. } => "claimed".into(),
         Input::Started { instance } => format!("started {instance}"),
         Input::Ready { instance } => format!("ready {instance}"),
         Input::NotReady { instance, reason } => format!("not ready {instance}: {reason}"),
         Input::NoRoom { instance, reason } => format!("no room for {instance}: {reason}"),
+        Input::At { host, what } => format!("at {host}: {}", short_input(what)),
         Input::Interrupted => "nobody has traffic".into(),
         Input::InterruptFailed { reason } => format!("the traffic could not be taken: {reason}"),
         Input::StandingBy => "standing by".into(),
@@ -669,7 +672,7 @@ fn short_input(input: &Input) -> String {
     }
 }
 
-fn short_action(action: &Action) -> String {
+pub fn short_action(action: &Action) -> String {
     let weights = |targets: &[Target]| {
         let all: Vec<String> = targets.iter().map(|t| format!("{}={}", t.instance, t.weight)).collect();
         if all.is_empty() { "nothing".into() } else { all.join(" ") }
@@ -693,6 +696,7 @@ fn short_action(action: &Action) -> String {
         Action::Quarantine { host, reason, targets, .. } => {
             format!("leave {host} out, {} there: {reason}", weights(targets))
         }
+        Action::At { host, what } => format!("at {host}: {}", short_action(what)),
         Action::Interrupt { .. } => "take the traffic from everybody".into(),
         Action::Drain { instance, limit } => format!("drain {instance} for {limit}"),
         Action::Retire { instance, after, .. } => format!("retire {instance} after {after}"),

@@ -129,6 +129,12 @@ impl Hosts {
         Self::new(hosts, Fleet::default(), &[], Vec::new())
     }
 
+    /// One of them by itself, spoken to in its own names; `None`: it takes no part.
+    #[must_use]
+    pub fn alone(&self, name: &str) -> Option<Self> {
+        self.present().into_iter().find(|host| host.name == name).map(Self::one)
+    }
+
     /// The host's name, where there is only one.
     #[must_use]
     pub fn only(&self) -> Option<&str> {
@@ -530,7 +536,8 @@ impl Hosts {
         }
     }
 
-    fn leave_out(&self, host: String, reason: String) {
+    /// It takes no part any more. The driver hears of it as of those that did not answer.
+    pub(super) fn leave_out(&self, host: String, reason: String) {
         let mut left_out = self.left_out();
         if left_out.names.insert(host.clone()) {
             left_out.news.push(OutOfStep { host, reason });

@@ -55,6 +55,8 @@ pub(super) enum Act {
 /// An act, and what came of it.
 #[derive(Debug)]
 pub(super) struct Done {
+    /// The host that it was made at alone.
+    pub(super) at: Option<String>,
     pub(super) act: Act,
     /// The report that the server has taken; none where it could not be reached and the traffic went back nevertheless.
     pub(super) reported: Option<RolloutReport>,
@@ -152,7 +154,8 @@ pub(super) fn act(
             let back = Some(back).filter(|back| !back.targets.is_empty());
             Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))
         }
-        Action::LookAtGpus
+        Action::At { .. }
+        | Action::LookAtGpus
         | Action::AwaitReady { .. }
         | Action::Record { .. }
         | Action::Drain { .. }
@@ -174,7 +177,7 @@ pub(super) async fn perform(
     server: &dyn RolloutServer,
     claim: &RolloutClaim,
     lease: &Lease,
-    hosts: &Hosts,
+    (hosts, at): (&Hosts, Option<String>),
     report: RolloutReport,
     act: Act,
 ) -> Done {
@@ -182,11 +185,11 @@ pub(super) async fn perform(
     let announced = announce(server, claim, lease, &report, goes_back).await;
     let reported = match announced {
         Ok(is_durable) => is_durable.then_some(report),
-        Err(error) => return Done { act, reported: None, seen: Seen::NotBegun(error), took: Duration::ZERO },
+        Err(error) => return Done { at, act, reported: None, seen: Seen::NotBegun(error), took: Duration::ZERO },
     };
     if !lease.is_valid() {
         let error = ServerError::Away("the lease has run out".into());
-        return Done { act, reported, seen: Seen::NotBegun(error), took: Duration::ZERO };
+        return Done { at, act, reported, seen: Seen::NotBegun(error), took: Duration::ZERO };
     }
     let begun = Instant::now();
     let seen = match &act {
@@ -209,7 +212,7 @@ pub(super) async fn perform(
             hosts.of_instance(id, |host, id| async move { host.stop(&id, stop).await }).await.map(Seen::Instance)
         }
     };
-    Done { act, reported, seen: seen.unwrap_or_else(Seen::Trouble), took: begun.elapsed() }
+    Done { at, act, reported, seen: seen.unwrap_or_else(Seen::Trouble), took: begun.elapsed() }
 }
 
 /// Starts an instance. One that is there already, kept warm from an earlier rollout, must not be retired by its host

@@ -82,12 +82,13 @@ pub async fn prepare_rollout(
 /// What is compared with what serves runs beside it.
 fn check_strategy(service: &ServiceSpec, strategy: &Strategy) -> Result<(), StepError> {
     let recreates = service.gpus.as_ref().is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
-    if !recreates || *strategy == Strategy::HotSwap {
+    if !recreates || matches!(strategy, Strategy::HotSwap | Strategy::Rolling(_)) {
         return Ok(());
     }
     Err(StepError::Configuration(format!(
         "service `{}` says `when-full: recreate`, by which what serves may be stopped before the new release is started, and what is \
-         watched, as a canary is, runs beside what serves: take `when-full` out of its file, or use `segue/deploy` without a `strategy`",
+         watched, as a canary is, runs beside what serves: take `when-full` out of its file, or use `segue/deploy` without a `strategy`, or with \
+         `strategy: rolling`",
         service.name
     )))
 }

@@ -35,6 +35,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+mod alone;
 mod leave;
 mod lives;
 mod remove;
@@ -83,9 +84,9 @@ enum Event {
     /// A report that no act waited for was sent.
     Reported(RolloutReport, Result<(), ServerError>),
     /// An instance stands on the top of the readiness ladder, or fell.
-    Climbed(InstanceId, Result<Climb, HostTrouble>),
+    Climbed(Option<String>, InstanceId, Result<Climb, HostTrouble>),
     /// Nothing is in flight at an instance any more, or the limit was reached.
-    Drained(InstanceId, Result<u64, HostTrouble>),
+    Drained(Option<String>, InstanceId, Result<u64, HostTrouble>),
     /// Observations after a position.
     Observed(u64, Result<ObservationBatch, HostTrouble>),
     /// How the GPUs of a host are.
@@ -370,12 +371,15 @@ impl Driver {
                 self.is_busy = false;
                 return self.on_reported(&report, result);
             }
-            Event::Climbed(instance, climb) => return self.on_climbed(instance, climb),
-            Event::Drained(instance, result) => match result {
-                Ok(in_flight) => self.feed(Input::Drained { instance, in_flight }),
-                Err(HostTrouble::Refused(_)) => self.feed(Input::Drained { instance, in_flight: 0 }),
-                Err(trouble) => return Err(left_by(trouble)),
-            },
+            Event::Climbed(at, instance, climb) => return self.on_climbed(at, instance, climb),
+            Event::Drained(at, instance, result) => {
+                let in_flight = match result {
+                    Ok(in_flight) => in_flight,
+                    Err(HostTrouble::Refused(_)) => 0,
+                    Err(trouble) => return self.left_at(at, trouble),
+                };
+                self.feed_at(at, Input::Drained { instance, in_flight });
+            }
             Event::Observed(after, batch) => self.on_observed(after, batch),
             Event::Gpus(host, report) => self.on_gpus(host, report),
             Event::Lives(host, lives) => self.on_lives(&host, lives),
@@ -418,6 +422,7 @@ impl Driver {
             self.going_back_since.get_or_insert_with(Instant::now);
             self.queue.retain(|waiting| matches!(waiting, Action::Record { .. } | Action::Quarantine { .. }));
         }
+        self.take_back_alone(&actions);
         self.queue.extend(actions);
     }
 
@@ -435,7 +440,10 @@ impl Driver {
         }
         while !self.is_busy && self.closing_until.is_none() {
             let Some(action) = self.queue.pop_front() else { break };
-            self.begin_action(action)?;
+            match action {
+                Action::At { host, what } => self.begin_alone(host, *what)?,
+                action => self.begin_action(None, action)?,
+            }
         }
         let snapshot_is_due = Instant::now() >= self.snapshot_at;
         if snapshot_is_due {
@@ -452,30 +460,32 @@ impl Driver {
         Ok(())
     }
 
-    fn begin_action(&mut self, action: Action) -> Result<(), Leave> {
+    /// `at`: at that host alone.
+    fn begin_action(&mut self, at: Option<String>, action: Action) -> Result<(), Leave> {
+        // what is asked of one that takes no part any more is forgotten
+        let Some(hosts) = self.hosts_at(at.as_deref()) else { return Ok(()) };
         match action {
             Action::Record { kind, detail } => {
                 let detail = self.enrich(kind, detail);
-                self.journal.note(kind, detail);
+                self.note_at(at.as_ref(), kind, detail);
             }
             Action::AwaitReady { instance } => {
-                let (hosts, claim) = (self.hosts.clone(), self.claim.clone());
+                let claim = self.claim.clone();
                 self.tasks.push(Box::pin(async move {
                     let climb = hosts.climb(&instance, &claim.rollout.spec.service).await;
-                    Event::Climbed(instance, climb)
+                    Event::Climbed(at, instance, climb)
                 }));
             }
+            Action::At { .. } => {}
             // it is left out already
             Action::Quarantine { host, .. } if !self.hosts.names().contains(&host) => {}
             Action::LookAtGpus => {
-                let hosts = self.hosts.clone();
                 self.tasks.push(Box::pin(async move { Event::GpusNow(hosts.gpus_now(GPU_LOOK_LIMIT).await) }));
             }
             Action::Drain { instance, limit } => {
-                let hosts = self.hosts.clone();
                 self.tasks.push(Box::pin(async move {
                     let drained = hosts.drain(&instance, limit.0).await;
-                    Event::Drained(instance, drained)
+                    Event::Drained(at, instance, drained)
                 }));
             }
             Action::Finish { .. } => self.is_finished = true,
@@ -489,23 +499,22 @@ impl Driver {
                 let (act, intent) = perform::act(&self.claim, action, self.dead_man).map_err(hand_back_later)?;
                 match &act {
                     Act::Quarantine { host, .. } => self.journal.note_of(intent.0, Some(host.clone()), intent.1),
-                    _ => self.journal.note(intent.0, intent.1),
+                    _ => self.note_at(at.as_ref(), intent.0, intent.1),
                 }
-                self.perform(act);
+                self.perform(hosts, at, act);
             }
         }
         Ok(())
     }
 
     /// Journal first, then the act.
-    fn perform(&mut self, act: Act) {
+    fn perform(&mut self, hosts: Hosts, at: Option<String>, act: Act) {
         self.is_busy = true;
         let report = self.journal.report(&self.machine);
         self.snapshot_of = self.machine.observed_until();
-        let (server, claim, hosts) = (self.server.clone(), self.claim.clone(), self.hosts.clone());
-        let lease = self.lease.clone();
+        let (server, claim, lease) = (self.server.clone(), self.claim.clone(), self.lease.clone());
         self.tasks.push(Box::pin(async move {
-            Event::Performed(Box::new(perform::perform(&*server, &claim, &lease, &hosts, report, act).await))
+            Event::Performed(Box::new(perform::perform(&*server, &claim, &lease, (&hosts, at), report, act).await))
         }));
     }
 

@@ -32,6 +32,7 @@ impl Driver {
         if let Some(report) = &done.reported {
             self.journal.sent(report);
         }
+        let at = done.at;
         match done.seen {
             Seen::NotBegun(error) => return Err(lost_by(error)),
             Seen::Left => {
@@ -40,33 +41,33 @@ impl Driver {
                     self.journal.note_of(JournalKind::Quarantined, Some(host), json!({ "message": message }));
                 }
             }
-            Seen::Trouble(trouble) => return self.on_trouble(done.act, trouble),
+            Seen::Trouble(trouble) => return self.on_trouble(at, done.act, trouble),
             Seen::Instance(instances) => match &done.act {
-                Act::Start(start) => self.on_started(&start.instance, instances),
+                Act::Start(start) => self.on_started(at, &start.instance, instances),
                 Act::Retire(id, retire) => {
                     let retire_at = instances.iter().find_map(|(_, instance)| instance.retire_at);
                     let after = Duration::from_millis(retire.after_ms);
                     let message = format!("instance {id} stays warm for {after:?}; then its host drains and stops it");
                     let detail = json!({ "message": message, "instance": id, "retire_at": retire_at });
-                    self.journal.note(JournalKind::Retired, detail);
-                    self.feed(Input::Retired { instance: id.clone() });
+                    self.note_at(at.as_ref(), JournalKind::Retired, detail);
+                    self.feed_at(at, Input::Retired { instance: id.clone() });
                 }
                 Act::Stop(id, _) => {
                     let detail = json!({ "message": format!("instance {id} is stopped"), "instance": id });
-                    self.journal.note(JournalKind::Retired, detail);
-                    self.feed(Input::Stopped { instance: id.clone() });
+                    self.note_at(at.as_ref(), JournalKind::Retired, detail);
+                    self.feed_at(at, Input::Stopped { instance: id.clone() });
                 }
                 Act::Shift { .. } | Act::StandBy(_) | Act::Interrupt(_) | Act::Quarantine { .. } => {}
             },
             Seen::Route(routes) => {
                 if let Act::Interrupt(_) = &done.act {
-                    let message = "nobody has traffic now, and requests are answered with 503";
+                    let who =
+                        at.as_ref().map_or_else(|| "nobody has".to_owned(), |at| format!("host `{at}` gives nobody"));
+                    let message = format!("{who} traffic now, and requests are answered with 503");
                     let numbers = json!({ "took_us": micros(done.took) });
-                    self.journal.note(
-                        JournalKind::Shifted,
-                        json!({ "message": message, "weight": 0, "targets": [], "numbers": numbers }),
-                    );
-                    self.feed(Input::Interrupted);
+                    let detail = json!({ "message": message, "weight": 0, "targets": [], "numbers": numbers });
+                    self.note_at(at.as_ref(), JournalKind::Shifted, detail);
+                    self.feed_at(at, Input::Interrupted);
                     return Ok(());
                 }
                 if let Act::StandBy(apply) = &done.act {
@@ -88,9 +89,15 @@ impl Driver {
                     let meant = routes.iter().find(|(host, _)| is_meant(host));
                     let targets = meant.map(|(_, route)| route.targets.clone()).unwrap_or_default();
                     let (number, percent) = (*number, *percent);
-                    self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
-                    let back_us = self.going_back_since.filter(|_| percent == 0).map(|since| micros(since.elapsed()));
+                    if at.is_none() {
+                        self.renew_at = apply.dead_man_ms.map(|_| Instant::now() + self.dead_man / 3);
+                    }
+                    let back_us = self
+                        .going_back_since
+                        .filter(|_| percent == 0 && at.is_none())
+                        .map(|since| micros(since.elapsed()));
                     let message = match (back_us, only) {
+                        _ if percent == 0 && at.is_some() => "what served before has this host's traffic".to_owned(),
                         (Some(us), _) => format!("traffic is back {:.1} ms after the decision", us as f64 / 1000.0),
                         (None, Some(hosts)) => {
                             format!("all traffic of {} goes to release {}", named(hosts), self.release())
@@ -99,8 +106,8 @@ impl Driver {
                     };
                     let detail = json!({ "message": message, "weight": percent, "targets": targets, "hosts": only,
                         "numbers": { "took_us": micros(done.took), "traffic_back_us": back_us } });
-                    self.journal.note(JournalKind::Shifted, detail);
-                    self.feed(Input::Shifted { number, percent });
+                    self.note_at(at.as_ref(), JournalKind::Shifted, detail);
+                    self.feed_at(at, Input::Shifted { number, percent });
                 }
             }
         }
@@ -108,19 +115,19 @@ impl Driver {
     }
 
     /// An instance was started at each host, or at one it could not be.
-    fn on_started(&mut self, id: &InstanceId, instances: Answers<Instance>) {
+    fn on_started(&mut self, at: Option<String>, id: &InstanceId, instances: Answers<Instance>) {
         let failed = instances.iter().find_map(|(host, instance)| match &instance.state {
             InstanceState::Failed { reason } => Some((host, reason)),
             _ => None,
         });
         let Some((_, first)) = instances.first() else {
             let reason = "no host has an instance in its place".to_owned();
-            return self.feed(Input::NotReady { instance: id.clone(), reason });
+            return self.feed_at(at, Input::NotReady { instance: id.clone(), reason });
         };
         if let Some((host, reason)) = failed {
-            let at = if instances.len() > 1 { format!(" on host `{host}`") } else { String::new() };
-            let reason = format!("it could not be started{at}: {reason}");
-            return self.feed(Input::NotReady { instance: id.clone(), reason });
+            let there = if instances.len() > 1 { format!(" on host `{host}`") } else { String::new() };
+            let reason = format!("it could not be started{there}: {reason}");
+            return self.feed_at(at, Input::NotReady { instance: id.clone(), reason });
         }
         let places: Vec<String> = match &instances[..] {
             [(_, only)] => vec![only.address.clone()],
@@ -134,28 +141,31 @@ impl Driver {
         }
         let detail = json!({ "message": message, "instance": id, "address": places.join(", "), "pid": first.pid,
             "output": first.output, "gpus": gpus });
-        self.journal.note(JournalKind::Started, detail);
-        self.feed(Input::Started { instance: id.clone() });
+        self.note_at(at.as_ref(), JournalKind::Started, detail);
+        self.feed_at(at, Input::Started { instance: id.clone() });
     }
 
     /// The host could not or would not.
-    fn on_trouble(&mut self, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
+    fn on_trouble(&mut self, at: Option<String>, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
         let reason = match (&act, trouble) {
             (Act::Start(start), HostTrouble::Full(reason)) => {
-                self.feed(Input::NoRoom { instance: start.instance.clone(), reason });
+                self.feed_at(at, Input::NoRoom { instance: start.instance.clone(), reason });
                 return Ok(());
             }
+            // of several hosts the one that is broken takes no part any more
+            (_, HostTrouble::Faulty(why)) if self.leaves_out(at.as_ref(), &why) => return Ok(()),
             (_, HostTrouble::Refused(reason) | HostTrouble::Full(reason) | HostTrouble::Faulty(reason)) => reason,
-            (_, trouble) => return Err(left_by(trouble)),
+            (_, trouble) => return self.left_at(at, trouble),
         };
-        match act {
-            Act::Start(start) => self.feed(Input::NotReady { instance: start.instance, reason }),
-            Act::Shift { number, percent, .. } => self.feed(Input::ShiftFailed { number, percent, reason }),
-            Act::StandBy(_) => self.feed(Input::StandByFailed { reason }),
-            Act::Interrupt(_) => self.feed(Input::InterruptFailed { reason }),
-            Act::Quarantine { .. } => {}
-            Act::Retire(instance, _) | Act::Stop(instance, _) => self.feed(Input::CleanUpFailed { instance, reason }),
-        }
+        let input = match act {
+            Act::Start(start) => Input::NotReady { instance: start.instance, reason },
+            Act::Shift { number, percent, .. } => Input::ShiftFailed { number, percent, reason },
+            Act::StandBy(_) => Input::StandByFailed { reason },
+            Act::Interrupt(_) => Input::InterruptFailed { reason },
+            Act::Quarantine { .. } => return Ok(()),
+            Act::Retire(instance, _) | Act::Stop(instance, _) => Input::CleanUpFailed { instance, reason },
+        };
+        self.feed_at(at, input);
         Ok(())
     }
 
@@ -169,7 +179,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_climbed(&mut self, instance: InstanceId, climb: Result<Climb, HostTrouble>) -> Result<(), Leave> {
+    pub(super) fn on_climbed(
+        &mut self,
+        at: Option<String>,
+        instance: InstanceId,
+        climb: Result<Climb, HostTrouble>,
+    ) -> Result<(), Leave> {
         match climb {
             Ok(Ok(ready)) => {
                 let ms = ready.latency_us as f64 / 1000.0;
@@ -178,15 +193,15 @@ impl Driver {
                 let numbers =
                     json!({ "took_us": micros(ready.took), "tries": ready.tries, "latency_us": ready.latency_us });
                 let detail = json!({ "message": message, "instance": instance, "numbers": numbers });
-                self.journal.note(JournalKind::Ready, detail);
-                self.feed(Input::Ready { instance });
+                self.note_at(at.as_ref(), JournalKind::Ready, detail);
+                self.feed_at(at, Input::Ready { instance });
             }
             Ok(Err(fell)) => {
                 self.fallen.insert(instance.clone(), fell.seen);
-                self.feed(Input::NotReady { instance, reason: fell.message });
+                self.feed_at(at, Input::NotReady { instance, reason: fell.message });
             }
-            Err(HostTrouble::Refused(reason)) => self.feed(Input::NotReady { instance, reason }),
-            Err(trouble) => return Err(left_by(trouble)),
+            Err(HostTrouble::Refused(reason)) => self.feed_at(at, Input::NotReady { instance, reason }),
+            Err(trouble) => return self.left_at(at, trouble),
         }
         Ok(())
     }

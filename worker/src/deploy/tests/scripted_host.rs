@@ -59,6 +59,8 @@ struct World {
     observations: Vec<Observation>,
     random: StdRng,
     weights_asked_for: Vec<(Epoch, Vec<Target>)>,
+    /// How many instances run there at most.
+    room: usize,
 }
 
 impl ScriptedHost {
@@ -74,6 +76,7 @@ impl ScriptedHost {
             observations: Vec::new(),
             random: StdRng::seed_from_u64(7),
             weights_asked_for: Vec::new(),
+            room: usize::MAX,
         }));
         let socket = directory.join("host.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -96,6 +99,11 @@ impl ScriptedHost {
 
     pub(super) fn behave(&self, release: i64, behaviour: Behaviour) {
         self.world.lock().unwrap().behaviours.push((release, behaviour));
+    }
+
+    /// So many instances have room from now on.
+    pub(super) fn has_room_for(&self, instances: usize) {
+        self.world.lock().unwrap().room = instances;
     }
 
     /// An instance that serves everything already.
@@ -246,6 +254,9 @@ impl World {
     fn start(&mut self, start: StartInstance) -> Answer {
         self.check(&start.fence)?;
         if self.instance(start.instance.as_str()).is_err() {
+            if self.instances.len() >= self.room {
+                return refuse(HostErrorCode::Full, "its only GPU is held by another instance");
+            }
             self.instances.push(running(start.instance.clone(), start.release, &start.fence.environment));
         }
         self.instance(start.instance.as_str()).map(|instance| {

@@ -1,6 +1,9 @@
 //! Rollouts over two hosts, each of which calls what served before by a name of its own.
 
-use segue_schemas::strategy::{BlueGreenSpec, RollingSpec};
+use segue_schemas::{
+    gpu::{GpuNeed, ServiceGpus, WhenFull},
+    strategy::{BlueGreenSpec, RollingSpec},
+};
 
 use super::*;
 
@@ -23,7 +26,24 @@ impl Pair {
         pair
     }
 
+    /// One instance has room at the first, and so many at the second; the service is to be stopped for the next release where that is so.
+    fn tight(strategy: Strategy, room_at_second: usize) -> Self {
+        let pair = Self::of(strategy, 15_000, |spec| {
+            spec.service.replicas = 1;
+            spec.service.gpus = Some(ServiceGpus { need: GpuNeed::whole(1), when_full: WhenFull::Recreate });
+        });
+        for ((host, name), room) in pair.hosts.iter().zip(["web-1-0-1", "web-1-0-7"]).zip([1, room_at_second]) {
+            host.serve(&release(OLD), name);
+            host.has_room_for(room);
+        }
+        pair
+    }
+
     fn bare(strategy: Strategy, dead_man_ms: u64) -> Self {
+        Self::of(strategy, dead_man_ms, |spec| spec.service.replicas = 3)
+    }
+
+    fn of(strategy: Strategy, dead_man_ms: u64, change: impl FnOnce(&mut RolloutSpec)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let hosts = ["a", "b"].map(|name| {
             std::fs::create_dir(directory.path().join(name)).unwrap();
@@ -31,7 +51,7 @@ impl Pair {
         });
         let mut rollout = rollout(strategy);
         rollout.spec.hosts.push("b".into());
-        rollout.spec.service.replicas = 3;
+        change(&mut rollout.spec);
         let mut server = ScriptedServer::new(rollout, Epoch(1), hosts[0].socket(), dead_man_ms);
         server.others.push(("b".into(), hosts[1].socket()));
         Self { _directory: directory, server: Arc::new(server), hosts }
@@ -249,20 +269,50 @@ async fn what_is_held_stands_beside_what_serves_on_both() {
 async fn a_worker_may_die_at_every_entry_of_other_strategies_too() {
     let Strategy::Rolling(spec) = rolling() else { unreachable!() };
     let quick = Strategy::Rolling(RollingSpec { pause: Span::millis(100), ..spec });
-    check_deaths(quick, Behaviour::GOOD, NEW).await;
-    check_deaths(
-        Strategy::BlueGreen(BlueGreenSpec { soak: Span::millis(100), ..BlueGreenSpec::default() }),
-        Behaviour::GOOD,
-        NEW,
-    )
-    .await;
+    check_deaths(|| Pair::new(quick.clone()), Behaviour::GOOD, NEW).await;
+    let swap = Strategy::BlueGreen(BlueGreenSpec { soak: Span::millis(100), ..BlueGreenSpec::default() });
+    check_deaths(|| Pair::new(swap.clone()), Behaviour::GOOD, NEW).await;
+}
+
+#[tokio::test]
+async fn hosts_without_room_for_both_change_one_after_the_other() {
+    let pair = Pair::tight(Strategy::HotSwap, 1);
+    let _worker = pair.worker();
+    assert_eq!(pair.ended().await.status, RolloutStatus::Succeeded, "{}", lines(&pair.server.journal()));
+    pair.serve([NEW, NEW]);
+    assert!(pair.hosts.iter().all(|host| host.instances_of(OLD).is_empty()), "what served was stopped");
+    let journal = pair.server.journal();
+    let at = |kind, host| journal.iter().position(|e| e.kind == kind && e.host.as_deref() == Some(host));
+    assert!(at(JournalKind::Shifted, "local") < at(JournalKind::GapIntent, "b"), "{}", lines(&journal));
+    assert_eq!(pair.left_out(), []);
+}
+
+#[tokio::test]
+async fn a_host_that_is_lost_in_its_gap_is_left_out_and_the_other_goes_on() {
+    let pair = Pair::tight(Strategy::HotSwap, 1);
+    let _worker = pair.worker();
+    let is_in_gap =
+        |entry: &JournalEntry| entry.kind == JournalKind::GapIntent && entry.host.as_deref() == Some("local");
+    pair.server.until("the gap", |_, journal| journal.iter().any(is_in_gap)).await;
+    pair.hosts[0].go_away();
+    let rollout = pair.ended().await;
+    let journal = lines(&pair.server.journal());
+    assert_eq!((rollout.status, pair.hosts[1].serving()), (RolloutStatus::Succeeded, vec![NEW]), "{journal}");
+    assert_eq!(pair.left_out()[0].0.as_deref(), Some("local"), "{journal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_may_die_at_every_entry_while_hosts_change_in_turn() {
+    check_deaths(|| Pair::tight(Strategy::HotSwap, 1), Behaviour::GOOD, NEW).await;
+    check_deaths(|| Pair::tight(Strategy::HotSwap, 2), Behaviour::NEVER_READY, OLD).await;
+    check_deaths(|| Pair::tight(Strategy::HotSwap, 1), Behaviour::NEVER_READY, OLD).await;
 }
 
 /// A worker dies when an entry is or would be written, and the next one goes on, at every entry there is.
-async fn check_deaths(strategy: Strategy, behaviour: Behaviour, ends: i64) {
+async fn check_deaths(make: impl Fn() -> Pair, behaviour: Behaviour, ends: i64) {
     let mut at = 1;
     loop {
-        let pair = Pair::new(strategy.clone());
+        let pair = make();
         pair.hosts[1].behave(NEW, behaviour);
         let death = if at % 2 == 0 { Death::After(at / 2) } else { Death::Before(at.div_ceil(2)) };
         pair.server.let_die(death);
@@ -284,6 +334,6 @@ async fn check_deaths(strategy: Strategy, behaviour: Behaviour, ends: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_may_die_at_every_entry_and_both_hosts_are_whole() {
-    check_deaths(Strategy::HotSwap, Behaviour::GOOD, NEW).await;
-    check_deaths(canary(), Behaviour { error_rate: 0.5, is_ready: true }, OLD).await;
+    check_deaths(|| Pair::new(Strategy::HotSwap), Behaviour::GOOD, NEW).await;
+    check_deaths(|| Pair::new(canary()), Behaviour { error_rate: 0.5, is_ready: true }, OLD).await;
 }

@@ -1,0 +1,477 @@
+//! Where old and new do not fit side by side on several hosts: one host after the other changes places, while the others serve. Each has a
+//! machine of its own, which does there what `recreate.rs` says, in the host's own names; here it is decided whose turn it is, and that all go back
+//! where one did not come over.
+//!
+//! A host where both fit takes no gap. What has come over stays as it is, with nothing retired, until all have: so every one can go back, by a change
+//! of weights or by stopping and starting anew. Nothing restores the former release by itself meanwhile: there is no dead man's switch.
+
+use std::collections::BTreeMap;
+
+use segue_schemas::{
+    deploy::{JournalKind, RolloutCommand, Strategy},
+    gpu::WhenFull,
+    id::InstanceId,
+    status::RolloutStatus,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    action::{Action, Serves},
+    input::{HostFacts, Input},
+    machine::{Candidate, Phase, RolloutMachine, Then, record},
+};
+
+/// How far the hosts have come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Turns {
+    /// In the order in which they go over.
+    parts: Vec<Part>,
+    /// Whether they go over in turn. Until it is known that somewhere both do not fit, it is only kept what serves at each.
+    is_begun: bool,
+    is_back: bool,
+    /// Whether all have gone over, and what served is let go: nobody goes back from there.
+    is_settling: bool,
+    /// Those that ended otherwise than the others, with why.
+    #[serde(default)]
+    left: BTreeMap<String, String>,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Part {
+    host: String,
+    machine: RolloutMachine,
+    /// Whether what it answers was watched, where that is asked for.
+    is_watched: bool,
+    /// Whether it takes no part any more.
+    is_out: bool,
+}
+
+impl Part {
+    fn new(whole: &RolloutMachine, host: &str, facts: &HostFacts) -> Self {
+        let mut spec = whole.spec.clone();
+        (spec.hosts, spec.strategy) = (vec![host.to_owned()], Strategy::HotSwap);
+        let mut machine = RolloutMachine::new(whole.id, spec);
+        (machine.is_part, machine.phase) = (true, Phase::Waiting);
+        // those that were started before it was known that both do not fit are called so
+        let named = |known: &Candidate| Candidate { instance: known.instance.clone(), ready: false };
+        machine.new = whole.new.iter().map(named).collect();
+        machine.learn(facts);
+        Self { host: host.to_owned(), machine, is_watched: false, is_out: false }
+    }
+
+    fn waits(&self) -> bool {
+        self.machine.phase == Phase::Waiting
+    }
+
+    /// All its traffic goes to the new release.
+    fn is_over(&self) -> bool {
+        matches!(self.machine.phase, Phase::Staying | Phase::Settling { .. }) || self.ended() == Some(Ends::New)
+    }
+
+    /// Whether it goes back, or has gone, or never came.
+    fn is_lost(&self) -> bool {
+        let goes_back = matches!(
+            self.machine.phase,
+            Phase::GoingBack { .. }
+                | Phase::Reviving { .. }
+                | Phase::GivingUp { .. }
+                | Phase::CleaningUp { .. }
+                | Phase::MakingRoom { for_former: true, .. }
+        );
+        goes_back || self.ended().is_some_and(|ends| ends != Ends::New)
+    }
+
+    /// All its traffic went to the new release, as was confirmed, and nothing has been asked for since but the same.
+    fn serves_new(&self) -> bool {
+        self.machine.weight == 100 && matches!(self.machine.phase, Phase::Staying | Phase::Shifting { .. })
+    }
+
+    fn ended(&self) -> Option<Ends> {
+        match self.machine.phase {
+            Phase::Ended { serves: Serves::New, .. } => Some(Ends::New),
+            Phase::Ended { status: RolloutStatus::Failed, .. } if self.machine.has_gap => Some(Ends::Nobody),
+            Phase::Ended { .. } => Some(Ends::Former),
+            _ => None,
+        }
+    }
+
+    /// What its machine takes in, and wants done at its host.
+    fn handle(&mut self, input: Input, now: Timestamp, out: &mut Vec<Action>) {
+        let actions = self.machine.handle(input, now);
+        self.have_done(actions, out);
+    }
+
+    fn does(&mut self, what: impl FnOnce(&mut RolloutMachine, &mut Vec<Action>), out: &mut Vec<Action>) {
+        let mut actions = Vec::new();
+        what(&mut self.machine, &mut actions);
+        self.have_done(actions, out);
+    }
+
+    fn have_done(&self, actions: Vec<Action>, out: &mut Vec<Action>) {
+        let at_host = |action| Action::At { host: self.host.clone(), what: Box::new(action) };
+        out.extend(actions.into_iter().filter(|action| !matches!(action, Action::Finish { .. })).map(at_host));
+    }
+}
+
+/// What a host ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    New,
+    Former,
+    Nobody,
+}
+
+impl Turns {
+    fn present(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| !part.is_out)
+    }
+
+    fn present_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        self.parts.iter_mut().filter(|part| !part.is_out)
+    }
+
+    fn over(&self) -> Vec<String> {
+        self.present().filter(|part| part.is_over()).map(|part| part.host.clone()).collect()
+    }
+
+    /// The part of the hosts that have the new release.
+    fn percent(&self) -> u8 {
+        let (over, all) = (self.over().len(), self.present().count());
+        u8::try_from(over * 100 / all.max(1)).unwrap_or(100)
+    }
+
+    /// Hosts that could not be brought to what the others serve, with why.
+    pub(super) fn left(&self) -> impl Iterator<Item = Action> {
+        self.left.iter().map(|(host, why)| Action::Quarantine {
+            host: host.clone(),
+            reason: format!("it could not be brought to what the others serve: {why}"),
+            targets: Vec::new(),
+            stop: Vec::new(),
+        })
+    }
+
+    /// Why the others are to go back: what became of the first host that did not come over.
+    fn lost(&self) -> Option<String> {
+        let part = self.present().find(|part| part.is_lost())?;
+        let why = part.machine.reason.as_deref().unwrap_or("it did not come over");
+        Some(format!("host `{}`: {why}", part.host))
+    }
+}
+
+impl RolloutMachine {
+    /// Whether the service's file chose that what serves is stopped where both do not fit.
+    pub(super) fn may_recreate(&self) -> bool {
+        self.spec.service.gpus.as_ref().is_some_and(|gpus| gpus.when_full == WhenFull::Recreate)
+    }
+
+    /// Keeps what serves at each host, by its own names: in a gap no host's route tells it any more.
+    pub(super) fn prepare_turns(&mut self, facts: &HostFacts) {
+        if !self.may_recreate() || !self.spec.takes_turns() {
+            return;
+        }
+        let parts: Vec<Part> =
+            self.apart(facts).into_iter().map(|(host, facts)| Part::new(self, host, facts)).collect();
+        self.turns = Some(Turns { parts, is_begun: false, is_back: false, is_settling: false, left: BTreeMap::new() });
+    }
+
+    /// What each host reports.
+    fn apart<'f>(&'f self, facts: &'f HostFacts) -> Vec<(&'f str, &'f HostFacts)> {
+        match (&facts.apart[..], self.spec.hosts.first()) {
+            ([], Some(only)) => vec![(only, facts)],
+            (apart, _) => apart.iter().map(|(host, facts)| (host.as_str(), facts)).collect(),
+        }
+    }
+
+    /// Both do not fit at a host: from here on each changes by itself.
+    pub(super) fn begin_turns(&mut self, instance: &InstanceId, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(turns) = &mut self.turns else { return };
+        turns.is_begun = true;
+        self.phase = Phase::InTurn;
+        let release = self.spec.release.id;
+        let message = format!(
+            "one host after the other changes to release {release}, as `when-full: recreate` says: where both do not fit, what serves there is \
+             stopped first, and that host answers nobody until the new one is ready; the others serve. Instance {instance}: {reason}"
+        );
+        record(out, JournalKind::GapIntent, json!({ "message": message }));
+        self.go_on_in_turns(now, out);
+    }
+
+    pub(super) fn is_in_turns(&self) -> bool {
+        !self.is_ended() && self.turns.as_ref().is_some_and(|turns| turns.is_begun)
+    }
+
+    /// Whether it is on its way to the new release, or there.
+    pub(super) fn goes_over_in_turns(&self) -> bool {
+        self.is_in_turns() && self.turns.as_ref().is_some_and(|turns| !turns.is_back && !turns.is_settling)
+    }
+
+    pub(super) fn handle_in_turns(&mut self, input: Input, now: Timestamp, out: &mut Vec<Action>) {
+        match input {
+            Input::At { host, what } => {
+                if let Some(part) = self.part_at(&host) {
+                    part.handle(*what, now, out);
+                }
+            }
+            Input::Claimed { facts } => self.claim_turns(&facts, now, out),
+            Input::Hosts { hosts } => {
+                self.keep_hosts(&hosts);
+                if matches!(self.phase, Phase::Watching { .. }) && self.begins_anew() {
+                    self.watch_turns_anew();
+                }
+            }
+            Input::Observations { observations, lost, next } => {
+                self.observed_until = self.observed_until.max(next);
+                self.on_observations(&observations, lost, now, out);
+            }
+            Input::Gpus { reports, hosts, is_asked } => self.on_gpus(&reports, &hosts, is_asked, out),
+            Input::Command { command, by, .. } => self.on_command(command, by.as_deref(), out),
+            Input::NotReady { instance, reason } if self.goes_over_in_turns() && self.watches_lives() => {
+                if self.new_instances().any(|new| *new == instance) {
+                    self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);
+                }
+            }
+            Input::Tick => {
+                for part in self.turns.iter_mut().flat_map(Turns::present_mut) {
+                    if part.machine.next_wake().is_some_and(|wake| wake <= now) {
+                        part.handle(Input::Tick, now, out);
+                    }
+                }
+                self.on_tick(now, out);
+            }
+            // what was asked of all hosts before it was known that both do not fit
+            _ => return,
+        }
+        self.go_on_in_turns(now, out);
+    }
+
+    fn part_at(&mut self, host: &str) -> Option<&mut Part> {
+        self.turns.as_mut()?.present_mut().find(|part| part.host == host)
+    }
+
+    /// The former release at a host was stopped, or is to be.
+    pub(super) fn has_gap_at(&self, host: &str) -> bool {
+        let at = |turns: &Turns| turns.parts.iter().any(|part| part.host == host && part.machine.has_gap);
+        self.has_gap || self.turns.as_ref().is_some_and(at)
+    }
+
+    /// Those take no part any more, whatever becomes of them.
+    pub(super) fn leave_turns(&mut self, is_left: impl Fn(&str) -> bool) {
+        for part in self.turns.iter_mut().flat_map(|turns| &mut turns.parts) {
+            part.is_out |= is_left(&part.host);
+        }
+    }
+
+    fn claim_turns(&mut self, facts: &HostFacts, now: Timestamp, out: &mut Vec<Action>) {
+        record(out, JournalKind::Recovered, json!({ "phase": self.phase_name() }));
+        self.quarantine_again(out);
+        self.count_hosts(facts);
+        let apart: Vec<(String, HostFacts)> =
+            self.apart(facts).into_iter().map(|(host, facts)| (host.to_owned(), facts.clone())).collect();
+        for (host, facts) in apart {
+            if let Some(part) = self.part_at(&host) {
+                part.handle(Input::Claimed { facts }, now, out);
+            }
+        }
+    }
+
+    /// Whose turn it is. Safe to ask at any time.
+    fn go_on_in_turns(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if !self.is_in_turns() {
+            return;
+        }
+        let lost = self.turns.as_ref().filter(|turns| !turns.is_back && !turns.is_settling).and_then(Turns::lost);
+        if let Some(why) = lost {
+            self.turn_back(why, out);
+        }
+        let Some(turns) = &self.turns else { return };
+        if turns.is_back {
+            self.go_back_in_turns(out);
+        } else if self.phase == Phase::InTurn {
+            self.go_over(now, out);
+        }
+        if let Some(turns) = self.turns.as_ref().filter(|_| !self.is_ended()) {
+            self.weight = turns.percent();
+        }
+    }
+
+    fn go_over(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(turns) = &self.turns else { return };
+        if turns.present().any(|part| part.ended().is_none() && !part.waits() && !part.is_over()) {
+            return;
+        }
+        let is_watched = self.rolling.is_some() && !self.promote && !turns.is_settling;
+        if is_watched && turns.present().any(|part| part.is_over() && !part.is_watched) {
+            return self.watch_those_over(now);
+        }
+        let batch = match &self.spec.strategy {
+            Strategy::Rolling(rolling) => rolling.batch.of(turns.present().count()),
+            _ => 1,
+        };
+        let Some(turns) = &mut self.turns else { return };
+        if turns.present().any(Part::waits) {
+            for part in turns.present_mut().filter(|part| part.waits()).take(batch) {
+                part.does(RolloutMachine::take_turn, out);
+            }
+            return;
+        }
+        turns.is_settling = true;
+        self.judge = None;
+        for part in turns.present_mut().filter(|part| part.machine.phase == Phase::Staying) {
+            part.does(RolloutMachine::settle, out);
+        }
+        self.end_turns(Ends::New, out);
+    }
+
+    /// The hosts that have gone over are watched for a pause, and compared with those that have not.
+    fn watch_those_over(&mut self, now: Timestamp) {
+        let Some(over) = self.turns.as_ref().map(Turns::over) else { return };
+        self.stage = self.stage.max(over.len().saturating_sub(1));
+        if let Some(rolling) = &mut self.rolling {
+            let percent = rolling.went_over(over);
+            if let Some(judge) = &mut self.judge {
+                judge.begin_stage(percent);
+            }
+        }
+        self.phase = Phase::Watching { ends: now + self.canary().stage_duration.0, held_until: None };
+    }
+
+    /// What was watched is good, or a person does not want to wait for that.
+    pub(super) fn end_pause_of_turns(&mut self) {
+        (self.phase, self.status, self.reason) = (Phase::InTurn, RolloutStatus::Running, None);
+        for part in self.turns.iter_mut().flat_map(Turns::present_mut) {
+            part.is_watched |= part.is_over();
+        }
+    }
+
+    /// What was seen until now says nothing.
+    pub(super) fn watch_turns_anew(&mut self) {
+        (self.phase, self.status, self.reason) = (Phase::InTurn, RolloutStatus::Running, None);
+        for part in self.turns.iter_mut().flat_map(Turns::present_mut) {
+            part.is_watched = false;
+        }
+    }
+
+    /// All go back that have come over, or are about to.
+    pub(super) fn turn_back(&mut self, why: String, out: &mut Vec<Action>) {
+        if !self.goes_over_in_turns() {
+            return;
+        }
+        self.announce_way_back(why, out);
+        self.phase = Phase::InTurn;
+        if let Some(turns) = &mut self.turns {
+            turns.is_back = true;
+        }
+    }
+
+    /// Where the former release is ready still it takes the traffic at once. Where it was stopped, one host after the other changes back, those
+    /// that serve nobody first.
+    fn go_back_in_turns(&mut self, out: &mut Vec<Action>) {
+        let why = self.reason.clone().unwrap_or_default();
+        let Some(turns) = &mut self.turns else { return };
+        let is_to_go = |part: &Part| part.ended().is_none() && !part.is_lost();
+        for part in turns.present_mut().filter(|part| is_to_go(part)) {
+            if !part.machine.has_gap || !part.serves_new() {
+                part.does(|machine, out| machine.roll_back(why.clone(), out), out);
+            }
+        }
+        let is_on_its_way = |part: &Part| part.machine.has_gap && part.is_lost() && part.ended().is_none();
+        while !turns.present().any(is_on_its_way) {
+            let Some(part) = turns.present_mut().find(|part| is_to_go(part)) else { break };
+            part.does(|machine, out| machine.roll_back(why.clone(), out), out);
+        }
+        self.end_turns(Ends::Former, out);
+    }
+
+    /// Ends once every host has. One that could not be brought to what the others serve is left out, and brought there by a rollout of its own.
+    fn end_turns(&mut self, wanted: Ends, out: &mut Vec<Action>) {
+        let Some(turns) = &mut self.turns else { return };
+        if turns.present().next().is_none() || turns.present().any(|part| part.ended().is_none()) {
+            return;
+        }
+        let others = if wanted == Ends::New { Ends::Former } else { Ends::New };
+        let comes_to = |ends: Ends| turns.present().any(|part| part.ended() == Some(ends));
+        let end = [wanted, others].into_iter().find(|ends| comes_to(*ends)).unwrap_or(Ends::Nobody);
+        let mut left = BTreeMap::new();
+        for part in turns.present_mut().filter(|part| part.ended() != Some(end)) {
+            part.is_out = true;
+            left.insert(part.host.clone(), part.machine.reason.clone().unwrap_or_default());
+        }
+        turns.left = left;
+        out.extend(turns.left());
+        let of_first = || turns.present().find_map(|part| part.machine.reason.clone());
+        let reason = self.reason.clone().or_else(of_first);
+        let was_tried = turns.present().any(|part| part.machine.status == RolloutStatus::RolledBack);
+        match end {
+            Ends::New => {
+                self.weight = 100;
+                self.finish(RolloutStatus::Succeeded, Serves::New, reason, out);
+            }
+            Ends::Former => {
+                self.weight = 0;
+                let status = if was_tried { RolloutStatus::RolledBack } else { RolloutStatus::Failed };
+                self.finish(status, Serves::Former, reason, out);
+            }
+            Ends::Nobody => {
+                (self.weight, self.has_gap) = (0, true);
+                let reason = of_first().or(self.reason.clone());
+                self.finish(RolloutStatus::Failed, Serves::Former, reason, out);
+            }
+        }
+    }
+
+    // --- what a host's own machine does ---
+
+    fn take_turn(&mut self, out: &mut Vec<Action>) {
+        (self.phase, self.status) = (Phase::Starting, RolloutStatus::Running);
+        self.start_new(out);
+    }
+
+    /// What it has come to stays: what served before is let go.
+    fn settle(&mut self, out: &mut Vec<Action>) {
+        let left = if self.has_gap { Default::default() } else { self.former_instances() };
+        self.retire(&left, out);
+    }
+
+    /// What follows once the traffic goes to the new release: a host of several waits for the others.
+    pub(super) fn then_settle(&self) -> Then {
+        if self.is_part { Then::Stay } else { Then::Settle }
+    }
+
+    /// Whether a person's word is taken while hosts change in turn.
+    pub(super) fn takes_in_turns(&self, command: RolloutCommand) -> bool {
+        let Some(turns) = &self.turns else { return false };
+        match command {
+            RolloutCommand::Abort if turns.is_back => turns.present().any(|part| part.machine.has_not_come_back()),
+            RolloutCommand::Abort => !turns.is_settling,
+            RolloutCommand::Promote => self.rolling.is_some() && self.goes_over_in_turns(),
+            RolloutCommand::Skip => false,
+        }
+    }
+
+    /// Whether an abort means that a former release which does not come back is not tried any more, at the host where that is so.
+    pub(super) fn leaves_in_turns(&mut self, who: &str, out: &mut Vec<Action>) -> bool {
+        let Some(turns) = self.turns.as_mut().filter(|turns| turns.is_begun && turns.is_back) else { return false };
+        let why = format!("the former release did not come back, and is not tried any more: aborted{who}");
+        for part in turns.present_mut().filter(|part| part.machine.has_not_come_back()) {
+            part.does(|machine, out| machine.leave_nobody(&why, out), out);
+        }
+        true
+    }
+
+    /// When the first host wants to be woken.
+    pub(super) fn next_wake_in_turns(&self) -> Option<Timestamp> {
+        if !self.is_in_turns() {
+            return None;
+        }
+        self.turns.iter().flat_map(Turns::present).filter_map(|part| part.machine.next_wake()).min()
+    }
+
+    /// Which of the instances that were seen are those of the former release, at whichever host.
+    pub(super) fn is_former(&self, instance: &InstanceId) -> bool {
+        let is_it = |machine: &Self| machine.former.iter().any(|target| target.instance == *instance);
+        is_it(self) || self.turns.iter().flat_map(|turns| &turns.parts).any(|part| is_it(&part.machine))
+    }
+}

@@ -1,0 +1,716 @@
+//! Hosts at which old and new do not fit side by side: they change places in turn. The hosts live in memory, each with names of its own for what
+//! served before.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine, Serves, fleet::Fleet};
+use segue_schemas::{
+    deploy::{Observation, Outcome, Release, RolloutCommand, RolloutSpec, Strategy as How},
+    gpu::{GpuNeed, ServiceGpus, WhenFull},
+    host_api::{Instance, InstanceState, Restored, RouteState, Target},
+    id::{Epoch, InstanceId, ReleaseId, RolloutId},
+    status::RolloutStatus,
+    strategy::Batch,
+    time::Timestamp,
+};
+
+use super::{
+    strategies::rolling,
+    world::{release, short_action, short_input, spec},
+};
+
+const DONE: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::Succeeded, Serves::New));
+const BACK: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::RolledBack, Serves::Former));
+
+/// One host.
+struct Place {
+    instances: BTreeMap<InstanceId, (Release, InstanceState, bool)>,
+    targets: Vec<Target>,
+    fallback: Vec<Target>,
+    restored: Option<Restored>,
+    /// How many instances run there at most.
+    room: usize,
+    is_lost: bool,
+}
+
+struct Yard {
+    machine: RolloutMachine,
+    fleet: Fleet,
+    now: Timestamp,
+    queue: VecDeque<Action>,
+    hosts: BTreeMap<String, Place>,
+    quarantined: Vec<String>,
+    sequence: u64,
+    story: Vec<String>,
+    finished: Option<(RolloutStatus, Serves)>,
+    /// Whether at some time no host answered.
+    had_outage: bool,
+}
+
+impl Yard {
+    /// A rollout of release 2 over release 1; of each host, whether two instances fit there.
+    fn new(how: How, hosts: &[(&str, bool)]) -> Self {
+        let names: Vec<String> = hosts.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let mut spec = RolloutSpec { previous: Some(release(1)), hosts: names, ..spec(how) };
+        spec.service.gpus = Some(ServiceGpus { need: GpuNeed::whole(1), when_full: WhenFull::Recreate });
+        let place = |(name, fits): &(&str, bool)| {
+            let old: InstanceId = format!("old-{name}").parse().unwrap();
+            let targets = vec![Target { instance: old.clone(), weight: 1 }];
+            let instances = [(old, (release(1), InstanceState::Running, true))].into();
+            let room = if *fits { 2 } else { 1 };
+            let place = Place { instances, fallback: targets.clone(), targets, restored: None, room, is_lost: false };
+            ((*name).to_owned(), place)
+        };
+        Self {
+            machine: RolloutMachine::new(RolloutId(7), spec),
+            fleet: Fleet::default(),
+            now: Timestamp(1_000_000),
+            queue: VecDeque::new(),
+            hosts: hosts.iter().map(place).collect(),
+            quarantined: Vec::new(),
+            sequence: 0,
+            story: Vec::new(),
+            finished: None,
+            had_outage: false,
+        }
+    }
+
+    fn present(&self) -> Vec<String> {
+        let is_there = |(name, place): &(&String, &Place)| !place.is_lost && !self.quarantined.contains(name);
+        self.hosts.iter().filter(is_there).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A new owner: what the last one had not done yet is lost.
+    fn claim(&mut self) {
+        self.queue.clear();
+        let is_first = self.machine.status() == RolloutStatus::Queued;
+        let stored = serde_json::to_value(&self.machine).unwrap();
+        self.machine = RolloutMachine::restore(stored).unwrap();
+        let facts: Vec<(String, HostFacts)> =
+            self.present().into_iter().map(|name| (name.clone(), self.hosts[&name].facts())).collect();
+        let new: Vec<InstanceId> = self.machine.new_instances().cloned().collect();
+        self.fleet = Fleet::new(&facts, (!is_first).then(|| self.machine.former_targets()), &new);
+        let facts = match (&facts[..], self.machine.spec().hosts.len()) {
+            ([(_, only)], 1) => only.clone(),
+            (facts, _) => self.fleet.seen_as_one(facts),
+        };
+        self.give(Input::Claimed { facts });
+    }
+
+    fn give(&mut self, input: Input) {
+        self.story.push(format!("<- {}", short_input(&input)));
+        let actions = self.machine.handle(input, self.now);
+        for action in &actions {
+            match action {
+                Action::Shift { percent: 0, .. } => {
+                    self.queue.retain(|a| matches!(a, Action::Record { .. } | Action::Quarantine { .. }));
+                }
+                Action::At { host, what } if matches!(**what, Action::Shift { percent: 0, .. }) => {
+                    let is_record = |action: &Action| matches!(action, Action::Record { .. });
+                    self.queue
+                        .retain(|a| !matches!(a, Action::At { host: at, what } if at == host && !is_record(what)));
+                }
+                _ => {}
+            }
+        }
+        for action in actions {
+            self.story.push(format!("   -> {}", short_action(&action)));
+            self.queue.push_back(action);
+        }
+    }
+
+    fn perform(&mut self, well: bool) -> bool {
+        let Some(action) = self.queue.pop_front() else { return false };
+        assert!(self.finished.is_none(), "after the end: {action:?}");
+        match action {
+            Action::At { host, what } => {
+                if self.present().contains(&host) {
+                    let place = self.hosts.get_mut(&host).unwrap();
+                    if let Some(input) = place.perform(*what, well) {
+                        self.give(Input::At { host, what: Box::new(input) });
+                    }
+                }
+            }
+            Action::Record { .. } | Action::LookAtGpus => {}
+            Action::Quarantine { host, .. } => {
+                if self.present().contains(&host) {
+                    self.quarantined.push(host);
+                    self.tell_hosts();
+                }
+            }
+            Action::Finish { status, serves, .. } => self.finish(status, serves),
+            everywhere => {
+                let mut worst = None;
+                for host in self.present() {
+                    let action = self.in_its_names(&host, everywhere.clone());
+                    let place = self.hosts.get_mut(&host).unwrap();
+                    let input = match place.perform(action, well) {
+                        Some(Input::Retired { instance }) => {
+                            Some(Input::Retired { instance: self.fleet.logical(&host, &instance) })
+                        }
+                        other => other,
+                    };
+                    let is_bad = |input: &Option<Input>| {
+                        matches!(input, Some(Input::NoRoom { .. } | Input::NotReady { .. } | Input::ShiftFailed { .. }))
+                    };
+                    if worst.is_none() || is_bad(&input) && !is_bad(&worst) {
+                        worst = input;
+                    }
+                }
+                if let Some(input) = worst {
+                    self.give(input);
+                }
+            }
+        }
+        self.had_outage |= self.present().iter().all(|host| self.hosts[host].targets.is_empty());
+        true
+    }
+
+    fn in_its_names(&self, host: &str, action: Action) -> Action {
+        let own = |instance: &InstanceId| self.fleet.own(host, instance).first().unwrap_or(instance).clone();
+        match action {
+            Action::Shift { number, percent, targets, hosts, fallback, dead_man } => {
+                let is_meant = hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|known| known == host));
+                let targets = if is_meant { targets } else { fallback.clone() };
+                let (targets, fallback) =
+                    (self.fleet.own_targets(host, &targets), self.fleet.own_targets(host, &fallback));
+                Action::Shift { number, percent, targets, hosts: None, fallback, dead_man }
+            }
+            Action::Retire { instance, after, drain } => Action::Retire { instance: own(&instance), after, drain },
+            other => other,
+        }
+    }
+
+    fn finish(&mut self, status: RolloutStatus, serves: Serves) {
+        let reason = self.machine.reason().unwrap_or_default().to_owned();
+        let is_nobody = reason.contains("Nobody serves") && status == RolloutStatus::Failed;
+        for host in self.present() {
+            let place = &self.hosts[&host];
+            let releases: Vec<i64> = place.targets.iter().map(|t| place.instances[&t.instance].0.id.0).collect();
+            let wanted = if serves == Serves::New { 2 } else { 1 };
+            let is_whole = releases.iter().all(|found| *found == wanted) && (!releases.is_empty() || is_nobody);
+            assert!(is_whole, "{host} has {releases:?}, not {wanted}:\n{}", self.story.join("\n"));
+        }
+        assert!(self.machine.is_ended() && self.machine.status() == status);
+        self.finished = Some((status, serves));
+        self.story.push(format!("END {status}, {serves:?} serves: {reason}"));
+    }
+
+    fn tell_hosts(&mut self) {
+        let hosts = self.present();
+        self.give(Input::Hosts { hosts });
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..2_000 {
+            if !self.perform(true) {
+                return;
+            }
+        }
+        panic!("the machine never comes to rest:\n{}", self.tail(60));
+    }
+
+    /// Performs what waits until something like this is next.
+    fn until(&mut self, is_it: impl Fn(&Action) -> bool) {
+        while !self.queue.front().is_some_and(&is_it) {
+            assert!(self.perform(true), "it never comes:\n{}", self.story.join("\n"));
+        }
+    }
+
+    fn lose_host(&mut self, host: &str) {
+        let present = self.present();
+        if present.len() > 1 && present.iter().any(|known| known == host) {
+            self.hosts.get_mut(host).unwrap().is_lost = true;
+            self.tell_hosts();
+        }
+    }
+
+    fn emergency(&mut self, host: &str) {
+        let place = self.hosts.get_mut(host).unwrap();
+        let back: InstanceId = "emergency".parse().unwrap();
+        place.instances.insert(back.clone(), (release(1), InstanceState::Running, true));
+        place.targets = vec![Target { instance: back, weight: 1 }];
+        place.fallback.clone_from(&place.targets);
+        place.restored = Some(Restored { at: self.now, reason: "emergency: ada".into(), epoch: Epoch(2) });
+        self.claim();
+    }
+
+    fn sleep(&mut self) -> bool {
+        let Some(wake) = self.machine.next_wake() else { return false };
+        self.now = self.now.max(wake);
+        self.give(Input::Tick);
+        true
+    }
+
+    fn pass(&mut self, seconds: i64) {
+        self.now = Timestamp(self.now.0 + seconds * 1_000);
+        if self.machine.next_wake().is_some_and(|wake| wake <= self.now) {
+            self.give(Input::Tick);
+        }
+    }
+
+    fn say(&mut self, command: RolloutCommand) {
+        self.give(Input::Command { command, by: Some("ada".into()) });
+    }
+
+    /// So many requests at each host that serves; one in `fails` of the new release's fails.
+    fn traffic(&mut self, count: u64, fails: Option<u64>) {
+        let mut observations = Vec::new();
+        for at in 0..count {
+            for place in self.hosts.values().filter(|place| !place.is_lost) {
+                let Some(target) = place.targets.first() else { continue };
+                self.sequence += 1;
+                let is_new = place.instances[&target.instance].0.id == ReleaseId(2);
+                let failed = is_new && fails.is_some_and(|every| at % every == 0);
+                observations.push(Observation {
+                    sequence: self.sequence,
+                    at: Timestamp(self.now.0 + at as i64 * 10),
+                    instance: target.instance.clone(),
+                    probability: 1.0,
+                    status: if failed { 500 } else { 200 },
+                    outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
+                    latency_us: 20_000 + (at * 7_919) % 10_000,
+                    duration_us: 30_000,
+                    rule: None,
+                    attempt: 1,
+                    unit: None,
+                    synthetic: false,
+                });
+            }
+        }
+        self.give(Input::Observations { observations, lost: 0, next: self.sequence });
+    }
+
+    /// What each host serves, and how many instances run there: `a=2/1 b=1/1`.
+    fn serving(&self) -> String {
+        let shown = self.hosts.iter().map(|(name, place)| {
+            let release = place.targets.first().map_or(0, |t| place.instances[&t.instance].0.id.0);
+            format!("{name}={release}/{}", place.running())
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    }
+
+    fn has_asked(&self, what: &str) -> bool {
+        self.story.iter().any(|line| line.contains(what))
+    }
+
+    fn tail(&self, lines: usize) -> String {
+        self.story[self.story.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Place {
+    fn running(&self) -> usize {
+        self.instances.values().filter(|known| known.1 == InstanceState::Running).count()
+    }
+
+    fn facts(&self) -> HostFacts {
+        let instance = |(id, (release, state, _)): (&InstanceId, &(Release, InstanceState, bool))| Instance {
+            id: id.clone(),
+            environment: "production".into(),
+            release: release.clone(),
+            address: String::new(),
+            state: state.clone(),
+            pid: None,
+            restarts: 0,
+            retire_at: None,
+            output: String::new(),
+            drift: Vec::new(),
+            gpu_loss: None,
+            gpus: Vec::new(),
+        };
+        let route = RouteState {
+            environment: "production".into(),
+            service: "web".into(),
+            epoch: Epoch(1),
+            rules: Vec::new(),
+            targets: self.targets.clone(),
+            fallback: self.fallback.clone(),
+            dead_man_at: None,
+            restored: self.restored.clone(),
+            in_flight: [].into(),
+            newest_observation: 0,
+        };
+        let is_there = |i: &Instance| i.state != InstanceState::Stopped;
+        HostFacts {
+            route: Some(route),
+            instances: self.instances.iter().map(instance).filter(is_there).collect(),
+            ..HostFacts::default()
+        }
+    }
+
+    /// What comes of an action there, in its own names.
+    fn perform(&mut self, action: Action, well: bool) -> Option<Input> {
+        let has_weight = |instance: &InstanceId| self.targets.iter().any(|t| t.instance == *instance);
+        Some(match action {
+            Action::Start { instance, release } => {
+                let others: Vec<ReleaseId> = self
+                    .instances
+                    .iter()
+                    .filter(|(id, known)| **id != instance && known.1 == InstanceState::Running)
+                    .map(|(_, known)| known.0.id)
+                    .collect();
+                let reason = "it does not fit beside what serves".to_owned();
+                if others.len() >= self.room {
+                    match others.iter().all(|id| *id == release.id) {
+                        true => Input::NotReady { instance, reason },
+                        false => Input::NoRoom { instance, reason },
+                    }
+                } else if well {
+                    self.instances.entry(instance.clone()).or_insert((release, InstanceState::Running, false));
+                    Input::Started { instance }
+                } else {
+                    Input::NotReady { instance, reason: "the artifact is gone".into() }
+                }
+            }
+            Action::AwaitReady { instance } => match self.instances.get_mut(&instance) {
+                Some(known) if well && known.1 == InstanceState::Running => {
+                    known.2 = true;
+                    Input::Ready { instance }
+                }
+                _ => Input::NotReady { instance, reason: "health: 503".into() },
+            },
+            Action::Shift { number, percent, targets, fallback, dead_man, .. } => {
+                for target in &targets {
+                    let ready = self.instances.get(&target.instance).is_some_and(|(_, _, ready)| *ready);
+                    assert!(ready, "{} gets weight without having been ready", target.instance);
+                }
+                assert!(!dead_man || !fallback.is_empty(), "nothing to fall back to");
+                let usable =
+                    |t: &Target| self.instances.get(&t.instance).is_some_and(|i| i.1 == InstanceState::Running);
+                if well && targets.iter().chain(&fallback).all(usable) {
+                    (self.targets, self.fallback, self.restored) = (targets, fallback, None);
+                    Input::Shifted { number, percent }
+                } else {
+                    Input::ShiftFailed { number, percent, reason: "refused".into() }
+                }
+            }
+            Action::Interrupt { .. } if well => {
+                (self.targets, self.fallback, self.restored) = (Vec::new(), Vec::new(), None);
+                Input::Interrupted
+            }
+            Action::Interrupt { .. } => Input::InterruptFailed { reason: "refused".into() },
+            Action::Drain { instance, .. } => {
+                assert!(!has_weight(&instance), "drains {instance}, which has weight");
+                Input::Drained { instance, in_flight: 0 }
+            }
+            Action::Retire { instance, .. } => Input::Retired { instance },
+            Action::Stop { instance } => {
+                assert!(!has_weight(&instance), "stops {instance}, which has weight");
+                match self.instances.get_mut(&instance).filter(|_| well) {
+                    Some(known) => {
+                        known.1 = InstanceState::Stopped;
+                        Input::Stopped { instance }
+                    }
+                    None => Input::CleanUpFailed { instance, reason: "it hangs".into() },
+                }
+            }
+            Action::Record { .. } => return None,
+            other => panic!("not at one host: {other:?}"),
+        })
+    }
+}
+
+const TIGHT: [(&str, bool); 2] = [("a", false), ("b", false)];
+
+#[test]
+fn hosts_change_places_one_after_the_other_and_one_always_answers() {
+    let mut yard = Yard::new(How::HotSwap, &TIGHT);
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str(), yard.had_outage), (DONE, "a=2/1 b=2/1", false));
+    insta::assert_snapshot!(yard.story.join("\n"));
+}
+
+#[test]
+fn where_both_fit_at_a_host_it_takes_no_gap() {
+    let mut yard = Yard::new(How::HotSwap, &[("a", true), ("b", false), ("c", true)]);
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (DONE, "a=2/2 b=2/1 c=2/2"), "{}", yard.story.join("\n"));
+    let gaps = yard.story.iter().filter(|line| line.contains("take the traffic from everybody"));
+    assert_eq!(gaps.map(String::as_str).collect::<Vec<_>>(), ["   -> at b: take the traffic from everybody"]);
+    // and where both fit everywhere all go over at once, once they are ready
+    let mut yard = Yard::new(How::HotSwap, &[("a", true), ("b", true)]);
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (DONE, "a=2/2 b=2/2"));
+    assert!(!yard.story.iter().any(|line| line.contains("at a:")), "{}", yard.story.join("\n"));
+}
+
+#[test]
+fn what_does_not_become_ready_at_the_second_host_goes_back_at_both() {
+    let mut yard = Yard::new(How::HotSwap, &TIGHT);
+    yard.claim();
+    yard.until(|action| matches!(action, Action::At { host, what } if host == "b" && matches!(**what, Action::AwaitReady { .. })));
+    assert_eq!(yard.serving(), "a=2/1 b=0/1");
+    yard.perform(false);
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str(), yard.had_outage), (BACK, "a=1/1 b=1/1", false));
+    let reason = yard.machine.reason().unwrap();
+    assert!(reason.starts_with("host `b`: instance web-2-0-7 did not become ready: health: 503"), "{reason}");
+    insta::assert_snapshot!(yard.story.join("\n"));
+}
+
+#[test]
+fn each_step_of_a_rolling_one_is_watched_and_what_is_bad_goes_back_everywhere() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.serving().as_str(), yard.machine.weight()), ("a=2/1 b=1/1", 50), "{}", yard.story.join("\n"));
+    yard.traffic(300, None);
+    yard.settle();
+    yard.pass(61);
+    yard.settle();
+    assert_eq!((yard.serving().as_str(), yard.machine.weight()), ("a=2/1 b=2/1", 100), "{}", yard.tail(20));
+    assert_eq!(yard.finished, None, "the last step is watched as well");
+    yard.pass(1);
+    yard.traffic(8_000, Some(1));
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str(), yard.had_outage), (BACK, "a=1/1 b=1/1", false));
+
+    // the first host's is bad: the second is never touched
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    yard.traffic(600, Some(2));
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (BACK, "a=1/1 b=1/1"), "{}", yard.tail(20));
+    assert!(!yard.story.iter().any(|line| line.contains("at b: take the traffic")), "{}", yard.story.join("\n"));
+}
+
+#[test]
+fn at_one_host_a_rolling_one_has_a_gap_and_is_watched() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &[("a", false)]);
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.serving().as_str(), yard.finished), ("a=2/1", None), "{}", yard.story.join("\n"));
+    yard.pass(61);
+    yard.settle();
+    assert_eq!(yard.finished, DONE);
+}
+
+#[test]
+fn a_word_ends_the_pauses_or_brings_all_back() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    yard.say(RolloutCommand::Promote);
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (DONE, "a=2/1 b=2/1"), "{}", yard.tail(20));
+
+    let mut yard = Yard::new(How::HotSwap, &TIGHT);
+    yard.claim();
+    yard.until(
+        |action| matches!(action, Action::At { host, what } if host == "b" && matches!(**what, Action::Stop { .. })),
+    );
+    yard.say(RolloutCommand::Abort);
+    yard.say(RolloutCommand::Abort);
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str(), yard.had_outage), (BACK, "a=1/1 b=1/1", false));
+    assert_eq!(yard.machine.reason(), Some("aborted (ada)"));
+}
+
+#[test]
+fn a_host_whose_former_release_does_not_come_back_is_left_out_and_the_others_go_back() {
+    let mut yard = Yard::new(How::HotSwap, &TIGHT);
+    yard.claim();
+    let is_ladder_of_b = |action: &Action| matches!(action, Action::At { host, what } if host == "b" && matches!(**what, Action::AwaitReady { .. }));
+    let mut tries = 0;
+    while yard.finished.is_none() {
+        tries += 1;
+        assert!(tries < 400, "{}", yard.tail(40));
+        let well = !yard.queue.front().is_some_and(is_ladder_of_b);
+        if !yard.perform(well) {
+            assert!(yard.sleep(), "{}", yard.tail(40));
+        }
+    }
+    assert_eq!((yard.finished, yard.serving().as_str()), (BACK, "a=1/1 b=0/0"), "{}", yard.tail(40));
+    assert_eq!(yard.quarantined, ["b"]);
+}
+
+#[test]
+fn a_host_that_is_lost_is_left_out_whoever_goes_back_or_over() {
+    for is_bad in [false, true] {
+        let mut yard = Yard::new(rolling(Batch::Hosts(1)), &[("a", false), ("b", false), ("c", false)]);
+        yard.claim();
+        yard.settle();
+        yard.lose_host("a");
+        yard.settle();
+        assert_eq!(yard.serving(), "a=2/1 b=2/1 c=1/1", "{}", yard.tail(30));
+        yard.traffic(600, is_bad.then_some(2));
+        yard.settle();
+        for _ in 0..3 {
+            yard.pass(61);
+            yard.settle();
+        }
+        let expected = if is_bad { (BACK, "a=2/1 b=1/1 c=1/1") } else { (DONE, "a=2/1 b=2/1 c=2/1") };
+        assert_eq!((yard.finished, yard.serving().as_str()), expected, "{}", yard.tail(40));
+    }
+}
+
+#[test]
+fn an_emergency_at_one_host_brings_the_others_back() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    yard.emergency("b");
+    yard.settle();
+    assert_eq!(yard.finished, BACK, "{}", yard.tail(40));
+    assert!(yard.machine.reason().unwrap().contains("emergency: ada"));
+}
+
+#[test]
+fn an_owner_may_die_before_and_after_every_act_and_the_hosts_end_the_same_way() {
+    for (how, is_bad) in [(How::HotSwap, false), (How::HotSwap, true), (rolling(Batch::Hosts(1)), false)] {
+        let mut at = 0;
+        loop {
+            let mut yard = Yard::new(how.clone(), &[("a", false), ("b", true), ("c", false)]);
+            yard.claim();
+            let (mut done, mut has_died) = (0, false);
+            while yard.finished.is_none() {
+                if done == at {
+                    has_died = true;
+                    // what was asked for last may have been done
+                    if at % 2 == 0 {
+                        yard.perform(true);
+                    }
+                    if yard.finished.is_none() {
+                        yard.claim();
+                    }
+                    done += 1;
+                    continue;
+                }
+                let is_ladder = |action: &Action| {
+                    matches!(action, Action::At { host, what } if host == "c"
+                    && matches!(&**what, Action::AwaitReady { instance } if instance.as_str() == "web-2-0-7"))
+                };
+                let well = !(is_bad && yard.queue.front().is_some_and(is_ladder));
+                if !yard.perform(well) {
+                    assert!(yard.sleep(), "death {at}: it never ends\n{}", yard.tail(40));
+                }
+                done += 1;
+                assert!(done < 500, "death {at}: it never ends\n{}", yard.tail(40));
+            }
+            let expected = if is_bad { (BACK, 1) } else { (DONE, 2) };
+            let serving: Vec<i64> = yard.hosts.values().map(|p| p.instances[&p.targets[0].instance].0.id.0).collect();
+            assert_eq!((yard.finished, serving), (expected.0, vec![expected.1; 3]), "death {at}\n{}", yard.tail(60));
+            assert!(!yard.had_outage, "death {at}\n{}", yard.tail(60));
+            if !has_died {
+                break;
+            }
+            at += 1;
+        }
+        assert!(at > 20, "it was not tried: {at}");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Perform { well: bool },
+    Traffic { count: u64, fails: Option<u64> },
+    Pass { seconds: i64 },
+    Say(RolloutCommand),
+    NewOwner,
+    LoseHost { host: usize },
+    Emergency { host: usize },
+}
+
+fn happening(is_rough: bool) -> impl Strategy<Value = Happening> {
+    let rough = u32::from(is_rough);
+    let command = prop_oneof![Just(RolloutCommand::Promote), Just(RolloutCommand::Abort), Just(RolloutCommand::Skip)];
+    prop_oneof![
+        16 => proptest::bool::weighted(if is_rough { 0.85 } else { 1.0 }).prop_map(|well| Happening::Perform { well }),
+        2 => (1..200_u64, proptest::option::weighted(0.2, 1..10_u64))
+            .prop_map(|(count, fails)| Happening::Traffic { count, fails }),
+        2 => (1..100_i64).prop_map(|seconds| Happening::Pass { seconds }),
+        1 => command.prop_map(Happening::Say),
+        1 => Just(Happening::NewOwner),
+        rough => (0..4_usize).prop_map(|host| Happening::LoseHost { host }),
+        rough => (0..4_usize).prop_map(|host| Happening::Emergency { host }),
+    ]
+}
+
+fn happen(yard: &mut Yard, what: Happening) {
+    if yard.finished.is_some() || yard.machine.is_ended() {
+        return;
+    }
+    let named = |yard: &Yard, host: usize| yard.present().get(host).cloned();
+    match what {
+        Happening::Perform { well } => drop(yard.perform(well)),
+        Happening::Traffic { count, fails } => yard.traffic(count, fails),
+        Happening::Pass { seconds } => yard.pass(seconds),
+        Happening::Say(command) => yard.say(command),
+        Happening::NewOwner => yard.claim(),
+        Happening::LoseHost { host } => {
+            if let Some(host) = named(yard, host) {
+                yard.lose_host(&host);
+            }
+        }
+        // one before hosts change in turn is that of any rollout, and one at a host that has come to its end that of another
+        Happening::Emergency { .. } if !yard.has_asked("-> at ") || yard.has_asked(": retire ") => {}
+        Happening::Emergency { host } => {
+            if let Some(host) = named(yard, host) {
+                yard.emergency(&host);
+            }
+        }
+    }
+}
+
+fn come_to_an_end(yard: &mut Yard) {
+    if yard.finished.is_none() {
+        yard.claim();
+    }
+    for _ in 0..300 {
+        yard.settle();
+        if yard.finished.is_some() || !yard.sleep() {
+            break;
+        }
+    }
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![Just(How::HotSwap), Just(rolling(Batch::Hosts(1)))]
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever happens, whoever takes part ends wholly old or new, which is checked at the end; and nothing is stopped that has weight.
+    #[test]
+    fn hosts_that_change_in_turn_end_all_the_same_way(
+        how in how(),
+        fits in proptest::collection::vec(proptest::bool::weighted(0.3), 1..5),
+        happenings in proptest::collection::vec(happening(true), 0..120),
+    ) {
+        let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits).collect();
+        let mut yard = Yard::new(how, &hosts);
+        yard.claim();
+        for what in happenings {
+            happen(&mut yard, what);
+        }
+        come_to_an_end(&mut yard);
+        prop_assert!(yard.finished.is_some(), "it never ends:\n{}", yard.story.join("\n"));
+    }
+
+    /// As long as hosts do what they are asked for, there is always one that answers, whoever takes over and whatever people say.
+    #[test]
+    fn while_hosts_change_in_turn_another_one_answers(
+        how in how(),
+        fits in proptest::collection::vec(proptest::bool::weighted(0.3), 2..5),
+        happenings in proptest::collection::vec(happening(false), 0..120),
+    ) {
+        let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits).collect();
+        let mut yard = Yard::new(how, &hosts);
+        yard.claim();
+        for what in happenings {
+            happen(&mut yard, what);
+        }
+        come_to_an_end(&mut yard);
+        prop_assert!(yard.finished.is_some() && !yard.had_outage, "nobody answered:\n{}", yard.story.join("\n"));
+        prop_assert!(yard.quarantined.is_empty(), "{}", yard.story.join("\n"));
+    }
+}
