@@ -170,6 +170,34 @@ fn errors_of_one_client_count_once() {
 }
 
 #[test]
+fn a_stage_needs_clients_where_each_keeps_its_release() {
+    let of_clients = |clients: u64| move |n: u64, o: &mut Observation| o.unit = Some(n % clients);
+    let verdict = Script::new(JudgeSpec::default()).requests(4_000, of_clients(40));
+    assert_eq!((verdict.decision, verdict.stage_requests, verdict.canary_requests), (Decision::Hold, 40, 400));
+    assert_eq!(verdict.reason, "too few samples: it answered 40 clients in this stage, 50 are needed");
+    let mut script = Script::new(JudgeSpec::default());
+    let verdict = script.requests(4_000, of_clients(60));
+    assert_eq!((verdict.decision, verdict.stage_requests), (Decision::Advance, 60), "{}", verdict.reason);
+    // whoever stays is counted in the next stage once more, and what is stored in between is read on
+    script.judge.begin_stage(50);
+    let stored = serde_json::to_string(&script.judge).unwrap();
+    script.judge = serde_json::from_str(&stored).unwrap();
+    assert_eq!(script.requests(4_000, of_clients(60)).stage_requests, 60);
+}
+
+#[test]
+fn what_is_tried_again_at_a_clients_release_is_its_answer() {
+    let slow_at_last = |n: u64, o: &mut Observation| (o.attempt, o.unit, o.latency_us) = (2, Some(n), o.latency_us * 3);
+    let verdict = Script::new(JudgeSpec::default()).requests(8_000, slow_at_last);
+    assert_eq!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+    let verdict = Script::new(JudgeSpec::default()).requests(8_000, |n, o| {
+        slow_at_last(n, o);
+        o.unit = None;
+    });
+    assert_eq!(verdict.decision, Decision::Hold, "{}", verdict.reason);
+}
+
+#[test]
 fn a_retry_elsewhere_is_no_evidence_of_its_own() {
     let mut script = Script::new(JudgeSpec::default());
     let verdict = script.requests(1_000, |_, o| (o.attempt, o.outcome) = (2, Outcome::Unreachable));

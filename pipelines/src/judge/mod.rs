@@ -9,6 +9,9 @@
 //! the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
 //! gets `false_alarm` for itself.
 //!
+//! Where clients keep their release ([`Observation::unit`]), a client was drawn once, so that it counts once: in the comparison by its first
+//! failure and its first answer, and among the requests that a stage needs. Limits and what is measured are of requests, as ever.
+//!
 //! Requests that a rule of the service's sent to a release have numbers of their own, by rule. They are no evidence of the comparison, and not
 //! among the requests that a stage needs: who sends such a header was not drawn, and whoever knows which release answers could choose what
 //! that one is asked. A limit is another matter here too: it says what is never acceptable, of whomever, so that what the canary answers by
@@ -31,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use assigned::{ErrorTest, LatencyTest, QUANTILES};
 use blocks::{AboveRate, Blocks};
 use sketch::Sketch;
+use units::Units;
 pub use verdict::{ArmNumbers, Decision, Evidence, RuleNumbers, Verdict};
 use wealth::Wealth;
 
@@ -64,7 +68,11 @@ pub enum Arm {
 pub struct Judge {
     rules: JudgeSpec,
     percent: u8,
+    /// Of clients that keep their release, one of each.
     stage_requests: u64,
+    /// Those clients.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    stage_units: Units,
     canary_requests: u64,
     canary_errors: u64,
     synthetic_requests: u64,
@@ -132,6 +140,7 @@ impl Judge {
         Self {
             percent: 0,
             stage_requests: 0,
+            stage_units: Units::default(),
             canary_requests: 0,
             canary_errors: 0,
             synthetic_requests: 0,
@@ -162,6 +171,7 @@ impl Judge {
     pub fn begin_stage(&mut self, percent: u8) {
         self.percent = percent;
         self.stage_requests = 0;
+        self.stage_units = Units::default();
         if percent >= 100 && self.stored.is_none() {
             self.canary = Recent::default();
             self.control = self.former.clone();
@@ -238,8 +248,9 @@ impl Judge {
             Arm::Canary => observation.probability,
             Arm::Control => 1.0 - observation.probability,
         };
-        // a later attempt goes where the first did not: it was not assigned at random
-        if !(probability > 0.0 && probability < 1.0) || observation.attempt > 1 {
+        // a later attempt goes where the first did not: it was not assigned at random. Those of a client that keeps its release stay there
+        let is_elsewhere = observation.attempt > 1 && observation.unit.is_none();
+        if !(probability > 0.0 && probability < 1.0) || is_elsewhere {
             return;
         }
         match latency_us {
@@ -249,7 +260,7 @@ impl Judge {
     }
 
     fn observe_canary(&mut self, observation: &Observation, is_error: bool, latency_us: Option<u64>) {
-        self.stage_requests += 1;
+        self.stage_requests += u64::from(self.stage_units.is_new(observation.unit));
         self.canary_requests += 1;
         self.canary_errors += u64::from(is_error);
         self.synthetic_requests += u64::from(observation.synthetic);
@@ -366,8 +377,9 @@ impl Judge {
     /// Why the stage cannot be left yet, although its time is over.
     fn doubt(&self, n: &Verdict) -> Option<String> {
         if n.stage_requests < n.min_requests {
+            let units = if self.stage_units.is_empty() { "requests" } else { "clients" };
             return Some(format!(
-                "too few samples: it answered {} requests in this stage, {} are needed",
+                "too few samples: it answered {} {units} in this stage, {} are needed",
                 n.stage_requests, n.min_requests
             ));
         }

@@ -13,6 +13,11 @@ pub(super) struct Units {
 }
 
 impl Units {
+    /// Whether no client was put in yet.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     /// Puts a client in; whether it is new. A request without a client is a unit of its own.
     pub(super) fn is_new(&mut self, unit: Option<u64>) -> bool {
         let Some(unit) = unit else { return true };
