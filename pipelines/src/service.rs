@@ -4,7 +4,7 @@
 //! reading files, starting services.
 
 use segue_schemas::{
-    assignment::MAX_RULES,
+    assignment::{MAX_RULES, Sticky},
     deploy::{ServiceBackup, ServiceContainer, ServiceSpec},
     id::is_name,
     size::Size,
@@ -61,6 +61,9 @@ fn read(root: &Node, findings: &mut Findings<'_>) -> Option<ServiceSpec> {
     check.requests(&spec);
     check.routes(&spec);
     check.rules(&spec);
+    if let Some(sticky) = &spec.sticky {
+        check.sticky(sticky);
+    }
     if let Some(backup) = &spec.backup {
         check.backup(backup, &spec);
     }
@@ -218,7 +221,23 @@ impl Check<'_, '_, '_> {
             } else if let Some(earlier) = rules[..i].iter().position(|earlier| earlier.is_same_match(rule)) {
                 let message = format!("rule {} looks for the same, so this one matches nothing", earlier + 1);
                 self.refuse_item("rules", i, "to", message, Some("take one of the two out"));
+            } else if rule.cookie.is_some() && rule.cookie.as_ref() == spec.sticky.as_ref().map(|sticky| &sticky.cookie)
+            {
+                let message = "this is the cookie that clients are known by, whose value is random".into();
+                self.refuse_item(
+                    "rules",
+                    i,
+                    "cookie",
+                    message,
+                    Some("look at another cookie, or give `sticky` another"),
+                );
             }
+        }
+    }
+
+    fn sticky(&mut self, sticky: &Sticky) {
+        if let Err(problem) = sticky.check() {
+            self.refuse(&["sticky", problem.key], problem.message, Some(problem.help));
         }
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::ReleaseId;
+use crate::{duration::Span, id::ReleaseId};
 
 /// The most rules of a service.
 pub const MAX_RULES: usize = 16;
@@ -62,6 +62,61 @@ pub struct ReleaseRule {
     pub present: bool,
     /// Where such requests go.
     pub to: Side,
+}
+
+/// Keeps each client at one release while two have traffic, by a cookie: which one it is follows from the key in it, so that a client goes over
+/// once, when the new release's share comes to include it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Sticky {
+    /// The cookie's name, in letters, digits, `-` and `_`.
+    #[schemars(length(min = 1, max = 64))]
+    pub cookie: String,
+    /// How long a client keeps it; from a minute to 400 days.
+    #[serde(default = "default_max_age")]
+    pub max_age: Span,
+}
+
+fn default_max_age() -> Span {
+    Span::seconds(30 * 24 * 3600)
+}
+
+impl Sticky {
+    /// Whether every router can carry it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), RuleProblem> {
+        if !is_word(&self.cookie, b"-_") {
+            let message = format!("`{}` cannot name a cookie that clients are known by", self.cookie);
+            return problem("cookie", message, "use 1 to 64 letters, digits, `-` and `_`");
+        }
+        if !(60..=400 * 24 * 3600).contains(&self.max_age.0.as_secs()) {
+            let message = format!("a client can't keep a cookie for {}", self.max_age);
+            return problem("max-age", message, "write a duration from `1m` to `400d`: browsers keep none longer");
+        }
+        Ok(())
+    }
+
+    /// What stands behind the key in a `Set-Cookie` (RFC 6265, section 4.1). `is_secure`: it is sent back over TLS alone.
+    #[must_use]
+    pub fn attributes(&self, is_secure: bool) -> String {
+        let secure = if is_secure { SECURE } else { "" };
+        format!("Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}", self.max_age.0.as_secs())
+    }
+}
+
+/// What a cookie ends with that is sent back over TLS alone.
+pub const SECURE: &str = "; Secure";
+
+/// How many digits in hexadecimal, small ones, the key in a client's cookie has.
+pub const KEY_DIGITS: usize = 32;
+
+/// The unit by which the judge knows the client with this key; `None`: it is no key.
+#[must_use]
+pub fn unit_of_key(key: &str) -> Option<u64> {
+    let is_key = key.len() == KEY_DIGITS && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if is_key { u64::from_str_radix(key.get(..16)?, 16).ok() } else { None }
 }
 
 /// What a rule looks at.
@@ -222,6 +277,9 @@ pub struct Assignment {
     /// What goes before the weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<ReleaseRule>,
+    /// By what clients keep theirs; `None`: each request is drawn anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
 }
 
 #[cfg(test)]
@@ -242,6 +300,39 @@ mod tests {
         assert_eq!(cookie.words(), "cookie beta_1 = v...");
         let any = rule(r#"{"cookie":"beta","present":true,"to":"canary"}"#);
         assert_eq!((any.parts().unwrap(), any.words()), ((Key::Cookie("beta"), Test::Present), "cookie beta".into()));
+    }
+
+    #[test]
+    fn a_cookie_has_a_name_and_an_age_that_every_router_and_browser_takes() {
+        let sticky = |text: &str| serde_json::from_str::<Sticky>(text).unwrap();
+        let usual = sticky(r#"{"cookie":"segue-client"}"#);
+        assert_eq!(usual.attributes(false), "Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax");
+        assert_eq!(
+            sticky(r#"{"cookie":"a_1","max-age":"1m"}"#).attributes(true).split_once("; ").unwrap().1,
+            "Max-Age=60; HttpOnly; SameSite=Lax; Secure"
+        );
+        let cases = [
+            (r#"{"cookie":"a_1","max-age":"400d"}"#, Ok(())),
+            (r#"{"cookie":"a b"}"#, Err("cookie")),
+            (r#"{"cookie":""}"#, Err("cookie")),
+            (r#"{"cookie":"a;b"}"#, Err("cookie")),
+            (r#"{"cookie":"a","max-age":"59s"}"#, Err("max-age")),
+            (r#"{"cookie":"a","max-age":"401d"}"#, Err("max-age")),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(sticky(text).check().map_err(|problem| problem.key), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_small_hexadecimal_digits_and_nothing_else() {
+        assert_eq!(unit_of_key("00000000000000ff0123456789abcdef"), Some(255));
+        let long = "0".repeat(KEY_DIGITS + 1);
+        for text in
+            ["", "canary", "0000", "00000000000000FF0123456789abcdef", "+0000000000000ff0123456789abcdef", &long]
+        {
+            assert_eq!(unit_of_key(text), None, "{text}");
+        }
     }
 
     #[test]

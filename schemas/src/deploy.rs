@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    assignment::ReleaseRule,
+    assignment::{ReleaseRule, Sticky},
     duration::Span,
     gpu::ServiceGpus,
     id::{BackupId, CommitSha, Digest, Epoch, InstanceId, ReleaseId, RolloutId, RunId},
@@ -65,6 +65,9 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub rules: Vec<ReleaseRule>,
+    /// Keeps each client at one release while two have traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
     /// How its data are backed up before a release comes in its place, and brought back. Without one they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ServiceBackup>,
@@ -91,6 +94,7 @@ impl ServiceSpec {
             replicas: default_replicas(),
             routes: Vec::new(),
             rules: Vec::new(),
+            sticky: None,
             backup: None,
             sync: None,
         }

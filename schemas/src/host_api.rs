@@ -350,6 +350,9 @@ pub struct HostState {
     /// The backups that it keeps, takes, or could not take lately, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<Backup>,
+    /// What it can carry that not every version of a host can, of [`crate::strategy::NEWER`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carries: Vec<String>,
 }
 
 /// Back up what serves of a service, where it is.

@@ -12,13 +12,17 @@ use crate::{
     gpu::WhenFull,
 };
 
-/// The kinds of rollout that not every version of a worker can drive. One says with a claim which of them it can.
-pub const NEWER: [&str; 4] = [ROLLING, BLUE_GREEN, SYNC, IN_TURN];
+/// What of a rollout not every version of a worker can drive: kinds of it, and what its service asks for. One says with a claim which of them
+/// it can.
+pub const NEWER: [&str; 5] = [ROLLING, BLUE_GREEN, SYNC, IN_TURN, STICKY];
 
 const ROLLING: &str = "rolling";
 const BLUE_GREEN: &str = "blue-green";
 const SYNC: &str = "sync";
 const IN_TURN: &str = "recreate-in-turn";
+
+/// Clients of the service keep their release; not every version of a host can that either.
+pub const STICKY: &str = "sticky";
 
 impl Strategy {
     /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can. Of a whole rollout: [`RolloutSpec::newer`].
@@ -39,7 +43,8 @@ impl RolloutSpec {
         let gpus = self.service.gpus.as_ref();
         let recreates = gpus.is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
         let in_turn = (recreates && self.takes_turns()).then_some(IN_TURN);
-        self.strategy.newer().into_iter().chain(in_turn)
+        let sticky = self.service.sticky.is_some().then_some(STICKY);
+        self.strategy.newer().into_iter().chain(in_turn).chain(sticky)
     }
 
     /// Whether its hosts change one after the other where what serves has to be stopped first.

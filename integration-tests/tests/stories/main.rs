@@ -61,6 +61,7 @@ mod an_image_tells_what_is_in_it;
 mod an_image_tells_where_it_is_from;
 mod artifacts_and_caches_go_through_a_bucket;
 mod cancel_kills_grandchildren;
+mod clients_keep_their_release_while_a_canary_grows;
 mod commands_end_as_they_say;
 mod data_of_production_come_to_staging;
 mod github_app_is_made_by_setup;

@@ -613,6 +613,7 @@ pub fn spec(strategy: Strategy) -> RolloutSpec {
             replicas: 1,
             routes: Vec::new(),
             rules: Vec::new(),
+            sticky: None,
             sync: None,
             backup: None,
         },

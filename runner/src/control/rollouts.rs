@@ -302,8 +302,8 @@ async fn next_with_hosts(
             continue;
         }
         let newer = rollout.record.rollout.spec.newer().find(|newer| !known.iter().any(|known| known == newer));
-        if let Some(strategy) = newer {
-            tracing::warn!(rollout = %rollout.id(), strategy, "it waits for a worker of a version that can drive it");
+        if let Some(what) = newer {
+            tracing::warn!(rollout = %rollout.id(), what, "it waits for a worker of a version that can drive it");
             left.push(pair);
             left_out += 1;
             continue;

@@ -129,8 +129,18 @@ pub async fn an_older_worker_is_given_no_rollout_that_it_can_not_drive(world: Wo
     let claimed = world.claim_rollout(&worker).await;
     assert_eq!(claimed.rollout.id, created.rollout);
     world.end_rollout(&claimed, RolloutStatus::Succeeded).await;
-    assert_eq!(world.claim_rollout(&older).await.rollout.id, behind.rollout);
-    assert_eq!(world.jobs(run).await.len(), 1);
+    let behind_claim = world.claim_rollout(&older).await;
+    assert_eq!(behind_claim.rollout.id, behind.rollout);
+    world.end_rollout(&behind_claim, RolloutStatus::Succeeded).await;
+    // nor one whose service asks for what it does not know
+    let run_of_service = world.run(vec![deploy_job("deploy", "staging")]).await;
+    let claim = world.claim(&worker).await;
+    let mut create = world.asks_for(&claim, b"v4").await;
+    create.service.sticky = Some(serde_json::from_str(r#"{"cookie":"segue-client"}"#).unwrap());
+    let asking = world.store.create_rollout(claim.job, create).await.unwrap();
+    assert!(world.store.claim_rollout(&older).await.unwrap().is_none());
+    assert_eq!(world.claim_rollout(&worker).await.rollout.id, asking.rollout);
+    assert_eq!((world.jobs(run).await.len(), world.jobs(run_of_service).await.len()), (1, 1));
 }
 
 pub async fn a_lost_driver_hands_over_under_a_higher_epoch(world: World) {

@@ -455,6 +455,7 @@ pub fn service() -> ServiceSpec {
         replicas: 1,
         routes: Vec::new(),
         rules: Vec::new(),
+        sticky: None,
         sync: None,
         backup: None,
     }

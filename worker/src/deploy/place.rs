@@ -66,7 +66,7 @@ fn environment(spec: &RolloutSpec, release: &Release) -> IndexMap<String, String
 
 /// How the service's requests are assigned to the new release and the one before it, while both have weight.
 pub(super) fn assignment(spec: &RolloutSpec) -> Assignment {
-    Assignment { canary: Some(spec.release.id), rules: spec.service.rules.clone() }
+    Assignment { canary: Some(spec.release.id), rules: spec.service.rules.clone(), sticky: spec.service.sticky.clone() }
 }
 
 /// Which requests the service gets in this environment.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use segue_schemas::{
-    assignment::{Assignment, MAX_RULES},
+    assignment::{Assignment, MAX_RULES, Sticky},
     deploy::{Release, RouteRule},
     host_api::{
         ApplyRoute, EmergencyResult, EmergencyRollback, HostError, HostErrorCode, RenewDeadMan, Restored, RouteState,
@@ -463,6 +463,9 @@ fn check_assignment(assignment: &Assignment) -> Result<(), HostError> {
     let wrong = |message: String| Err(refusal(HostErrorCode::BadRequest, message));
     if assignment.rules.len() > MAX_RULES {
         return wrong(format!("there are {} rules, and {MAX_RULES} are the limit", assignment.rules.len()));
+    }
+    if let Some(Err(problem)) = assignment.sticky.as_ref().map(Sticky::check) {
+        return wrong(format!("`sticky` can't be carried: {}; {}", problem.message, problem.help));
     }
     for (rule, number) in assignment.rules.iter().zip(1..) {
         if let Err(problem) = rule.parts() {

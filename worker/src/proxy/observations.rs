@@ -34,6 +34,8 @@ pub struct Observed {
     pub probability: f64,
     /// By which rule of the service's, if by one.
     pub rule: Option<u8>,
+    /// The client, where each keeps its release.
+    pub unit: Option<u64>,
     /// The HTTP status; 0 without an answer.
     pub status: u16,
     /// How it ended.
@@ -174,7 +176,7 @@ impl Observed {
             latency_us: self.latency_us,
             duration_us: self.duration_us,
             attempt: self.attempt,
-            unit: None,
+            unit: self.unit,
             synthetic: self.synthetic,
         }
     }
@@ -192,6 +194,7 @@ mod tests {
             instance: "a".parse().unwrap(),
             probability: 1.0,
             rule: None,
+            unit: None,
             status,
             outcome: Outcome::Ok,
             latency_us: 1,

@@ -13,14 +13,17 @@ use std::{
 use http::HeaderMap;
 use rand::Rng as _;
 use segue_schemas::{
-    assignment::{Assignment, Side},
+    assignment::{Assignment, Side, Sticky},
     deploy::RouteRule,
     id::InstanceId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::{assign::first_match, observations::ObservationLog};
+use super::{
+    assign::{Client, first_match},
+    observations::ObservationLog,
+};
 
 /// Every route of a host, as it is sent to the proxy and lies in the file that a proxy reads when it starts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -77,6 +80,21 @@ impl TableRoute {
         of(Side::Canary).next().is_some() && of(Side::Stable).any(|target| target.weight > 0)
     }
 
+    /// The new release's share, while both have some: what there is to be drawn for a client.
+    #[must_use]
+    pub fn share(&self) -> Option<Share> {
+        let weight_of = |target: &TableTarget| u64::from(target.weight);
+        let of = |side| self.targets.iter().filter(|target| self.side_of(target) == side).map(weight_of).sum();
+        let (canary, stable): (u64, u64) = (of(Side::Canary), of(Side::Stable));
+        (canary > 0 && stable > 0).then_some(Share { canary, all: canary + stable })
+    }
+
+    /// How clients are kept at a release, while there is something to be drawn for them.
+    #[must_use]
+    pub fn kept(&self) -> Option<(&Sticky, Share)> {
+        self.assignment.sticky.as_ref().zip(self.share())
+    }
+
     /// The targets of one release, with the weights by which what rules send to it is drawn among them: equal ones, where it has no share of
     /// the rest.
     #[must_use]
@@ -85,6 +103,38 @@ impl TableRoute {
         let has_share = of_side().any(|target| target.weight > 0);
         let weighed = of_side().map(|target| (target, if has_share { target.weight } else { 1 }));
         weighed.filter(|(_, weight)| *weight > 0).collect()
+    }
+}
+
+/// The new release's part of all weights: neither none nor all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Its weight.
+    pub canary: u64,
+    /// That of both together.
+    pub all: u64,
+}
+
+impl Share {
+    /// The weight of one of them.
+    #[must_use]
+    pub const fn of(self, side: Side) -> u64 {
+        match side {
+            Side::Canary => self.canary,
+            Side::Stable => self.all - self.canary,
+        }
+    }
+
+    /// The same of so many parts, rounded; neither none nor all of them.
+    #[must_use]
+    pub fn in_parts(self, whole: u64) -> u64 {
+        ((self.canary.saturating_mul(whole) + self.all / 2) / self.all).clamp(1, whole - 1)
+    }
+
+    /// Whether it includes what was drawn, a number spread evenly over all that there are: a larger share includes whatever a smaller one does.
+    #[must_use]
+    pub fn includes(self, draw: u64) -> bool {
+        (u128::from(draw) * u128::from(self.all)) >> 64 < u128::from(self.canary)
     }
 }
 
@@ -119,6 +169,8 @@ pub struct Route {
     assignment: Assignment,
     /// Whether there are two releases, see [`TableRoute::has_both`]. Where one is alone, it is only told which rule a request goes by.
     has_both: bool,
+    /// The new one's share, while both have some.
+    share: Option<Share>,
     asleep: bool,
     /// What was observed of it.
     pub log: Arc<ObservationLog>,
@@ -161,6 +213,8 @@ pub struct Choice {
     pub probability: f64,
     /// The rule of the service's by which it was.
     pub rule: Option<u8>,
+    /// The client, where each keeps its release and one was drawn for it.
+    pub client: Option<Client>,
     /// The release that it may go to alone.
     side: Option<Side>,
     /// Keeps the instance's count up.
@@ -210,6 +264,7 @@ impl Routing {
                 targets,
                 assignment: route.assignment.clone(),
                 has_both: route.has_both(),
+                share: route.share(),
                 asleep: route.asleep,
                 log: log.unwrap_or_else(|| Arc::new(ObservationLog::new(generation))),
             });
@@ -262,9 +317,11 @@ impl Routing {
 
     /// Gives a request for `host` (with or without a port) and `path` with these headers to an instance, at random by weight, leaving
     /// out `tried` where there is another. A rule with the request's host goes before one for any host; then the longest path
-    /// wins. What a rule of the service's sends to a release goes to its instances alone.
+    /// wins. What a rule of the service's sends to a release, and the client that keeps to one, goes to its instances alone.
+    /// `client`: who it was, where one was drawn for this request before.
     pub fn choose(
         &self,
+        client: Option<Client>,
         host: &str,
         path: &str,
         headers: &HeaderMap,
@@ -277,6 +334,12 @@ impl Routing {
         let by_rule = first_match(&route.assignment.rules, headers);
         let (rule, side) =
             by_rule.map_or((None, None), |(rule, side)| (Some(rule), Some(side).filter(|_| route.has_both)));
+        let drawn = route.share.filter(|_| rule.is_none());
+        let client = drawn.zip(route.assignment.sticky.as_ref()).map(|(share, sticky)| {
+            let client = client.unwrap_or_else(|| Client::of(sticky, headers));
+            (client, share)
+        });
+        let side = side.or_else(|| client.map(|(client, share)| route.side_for(client, share)));
         let all_tried = !route.has_other_than(side, tried);
         let is_open = |u: &&Arc<Upstream>| u.may_have(side) && (all_tried || !tried.contains(&u.instance));
         let open = || route.targets.iter().filter(is_open);
@@ -298,10 +361,16 @@ impl Routing {
             return Err(NoChoice::NoTarget { environment: route.environment.clone(), service: route.service.clone() });
         };
         let of_release: u64 = open().filter(|u| u.release == upstream.release).map(|u| u.weight_for(side)).sum();
+        let (part, whole) = match client {
+            // drawn among all, once for all of the client's requests
+            Some((_, share)) => (share.of(upstream.side), share.all),
+            None => (of_release, total),
+        };
         #[allow(clippy::cast_precision_loss)]
-        let probability = if rule.is_some() { 1.0 } else { of_release as f64 / total as f64 };
+        let probability = if rule.is_some() { 1.0 } else { part as f64 / whole as f64 };
         let guard = InFlightGuard::new(upstream.in_flight.clone());
-        Ok(Choice { route: route.clone(), upstream, probability, rule, side, guard })
+        let client = client.map(|(client, _)| client);
+        Ok(Choice { route: route.clone(), upstream, probability, rule, client, side, guard })
     }
 
     fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
@@ -325,9 +394,23 @@ impl Route {
     fn has_other_than(&self, side: Option<Side>, tried: &[InstanceId]) -> bool {
         self.targets.iter().any(|u| u.may_have(side) && !tried.contains(&u.instance))
     }
+
+    /// The release of a client: the same for as long as the shares are, and the new one's once its share has come to include the client.
+    fn side_for(&self, client: Client, share: Share) -> Side {
+        let draw = client.draw(self.assignment.canary.map_or(0, |release| release.0));
+        if share.includes(draw) { Side::Canary } else { Side::Stable }
+    }
 }
 
 impl Choice {
+    /// The `Set-Cookie` by which a new client is to be known from now on; `None`: there is nothing to keep, or it has come with its key.
+    #[must_use]
+    pub fn cookie(&self, is_secure: bool) -> Option<String> {
+        let client = self.client.filter(|client| client.is_new)?;
+        let sticky = self.route.assignment.sticky.as_ref()?;
+        Some(format!("{}={}; {}", sticky.cookie, client.key(), sticky.attributes(is_secure)))
+    }
+
     /// Whether there is an instance with weight that the request may go to, and that is not in `tried`.
     #[must_use]
     pub fn has_other_than(&self, tried: &[InstanceId]) -> bool {
@@ -454,7 +537,7 @@ mod tests {
             ("[::1]:8080", "/", "any"),
         ];
         for (host, path, expected) in cases {
-            let choice = routing.choose(host, path, &HeaderMap::new(), &[]).unwrap();
+            let choice = routing.choose(None, host, path, &HeaderMap::new(), &[]).unwrap();
             assert_eq!(choice.route.service, expected, "{host}{path}");
         }
     }
@@ -465,7 +548,7 @@ mod tests {
         let routing = routing(&[("web", vec![rule(None, "/")], targets)]);
         let mut new = 0_u32;
         for _ in 0..20_000 {
-            let choice = routing.choose("x", "/", &HeaderMap::new(), &[]).unwrap();
+            let choice = routing.choose(None, "x", "/", &HeaderMap::new(), &[]).unwrap();
             match choice.upstream.instance.as_str() {
                 "new" => {
                     assert!((choice.probability - 0.1).abs() < 1e-9);
@@ -484,25 +567,25 @@ mod tests {
         let routing = routing(&[("web", vec![rule(None, "/")], vec![target("a", 99, 1), target("b", 1, 2)])]);
         let tried = ["a".parse().unwrap()];
         for _ in 0..50 {
-            let choice = routing.choose("x", "/", &HeaderMap::new(), &tried).unwrap();
+            let choice = routing.choose(None, "x", "/", &HeaderMap::new(), &tried).unwrap();
             assert_eq!((choice.upstream.instance.as_str(), choice.probability), ("b", 1.0));
         }
         let all = ["a".parse().unwrap(), "b".parse().unwrap()];
-        assert!(routing.choose("x", "/", &HeaderMap::new(), &all).is_ok());
+        assert!(routing.choose(None, "x", "/", &HeaderMap::new(), &all).is_ok());
     }
 
     #[test]
     fn no_route_and_no_target_are_told_apart() {
         let routing = routing(&[("web", vec![rule(Some("a.test"), "/")], vec![target("a", 0, 1)])]);
-        assert_eq!(routing.choose("b.test", "/", &HeaderMap::new(), &[]).unwrap_err(), NoChoice::NoRoute);
+        assert_eq!(routing.choose(None, "b.test", "/", &HeaderMap::new(), &[]).unwrap_err(), NoChoice::NoRoute);
         let none = NoChoice::NoTarget { environment: "production".into(), service: "web".into() };
-        assert_eq!(routing.choose("a.test", "/", &HeaderMap::new(), &[]).unwrap_err(), none);
+        assert_eq!(routing.choose(None, "a.test", "/", &HeaderMap::new(), &[]).unwrap_err(), none);
     }
 
     #[test]
     fn what_is_in_flight_outlives_the_table_that_sent_it() {
         let before = routing(&[("web", vec![rule(None, "/")], vec![target("a", 1, 1)])]);
-        let choice = before.choose("x", "/", &HeaderMap::new(), &[]).unwrap();
+        let choice = before.choose(None, "x", "/", &HeaderMap::new(), &[]).unwrap();
         let after = Routing::new(&RouteTable::default(), &before, 1);
         drop(before);
         assert_eq!(after.in_flight("a").unwrap().count(), 1);

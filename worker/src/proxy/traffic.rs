@@ -18,6 +18,7 @@ use segue_schemas::{deploy::Outcome, id::InstanceId, time::Timestamp};
 use tokio::sync::watch;
 
 use super::{
+    assign::Client,
     hold::{HOLD_LIMIT, RETRY_AFTER_SECONDS, Waiting},
     observations::Observed,
     table::{Choice, NoChoice, Routing},
@@ -70,20 +71,30 @@ impl SharedRouting {
         self.replaced.send_replace(());
     }
 
-    fn choose(&self, request: &RequestHeader, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
+    fn choose(
+        &self,
+        client: Option<Client>,
+        request: &RequestHeader,
+        tried: &[InstanceId],
+    ) -> Result<Choice, NoChoice> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.choose(host_of(request), request.uri.path(), &request.headers, tried)
+        table.choose(client, host_of(request), request.uri.path(), &request.headers, tried)
     }
 
     /// The same, once what sleeps is awake; as it is at the latest when [`HOLD_LIMIT`] is over, or at once where too many wait.
-    async fn choose_awake(&self, request: &RequestHeader, tried: &[InstanceId]) -> Result<Choice, NoChoice> {
-        let choice = self.choose(request, tried);
+    async fn choose_awake(
+        &self,
+        client: Option<Client>,
+        request: &RequestHeader,
+        tried: &[InstanceId],
+    ) -> Result<Choice, NoChoice> {
+        let choice = self.choose(client, request, tried);
         let Err(NoChoice::Asleep { environment, service }) = &choice else { return choice };
         let mut replaced = self.replaced.subscribe();
         let Some(_place) = self.waiting.enter(environment, service) else { return choice };
         let deadline = tokio::time::Instant::now() + HOLD_LIMIT;
         loop {
-            let choice = self.choose(request, tried);
+            let choice = self.choose(client, request, tried);
             if !matches!(choice, Err(NoChoice::Asleep { .. })) {
                 return choice;
             }
@@ -107,6 +118,8 @@ pub struct Traffic {
 pub struct Passage {
     attempt: Option<Attempt>,
     attempts: u8,
+    /// Who asks, where each client keeps its release: a new one is drawn once, however often it is tried.
+    client: Option<Client>,
     /// Instances that could not be connected to.
     unreachable: Vec<InstanceId>,
     /// What the client is told when the request fails.
@@ -131,12 +144,13 @@ impl Attempt {
     /// also sees what was.
     fn end(self, outcome: Outcome) {
         let duration = self.started.elapsed();
-        let Choice { route, upstream, probability, rule, guard, .. } = self.choice;
+        let Choice { route, upstream, probability, rule, client, guard, .. } = self.choice;
         route.log.push(Observed {
             at: now(),
             instance: upstream.instance.clone(),
             probability,
             rule,
+            unit: client.map(|client| client.unit()),
             status: self.status,
             outcome,
             latency_us: micros(self.first_byte.unwrap_or(duration)),
@@ -170,7 +184,7 @@ impl ProxyHttp for Traffic {
 
     async fn upstream_peer(&self, session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
         let request = session.req_header();
-        let choice = match self.routing.choose_awake(request, &passage.unreachable).await {
+        let choice = match self.routing.choose_awake(passage.client, request, &passage.unreachable).await {
             Ok(choice) => choice,
             Err(none) => {
                 passage.comes_again = matches!(none, NoChoice::Asleep { .. });
@@ -187,6 +201,7 @@ impl ProxyHttp for Traffic {
         peer.options.write_timeout = Some(SILENCE_LIMIT);
         peer.options.idle_timeout = Some(IDLE_LIMIT);
         passage.attempts = passage.attempts.saturating_add(1);
+        passage.client = choice.client;
         passage.attempt = Some(Attempt {
             choice,
             number: passage.attempts,
@@ -224,7 +239,7 @@ impl ProxyHttp for Traffic {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         passage: &mut Passage,
     ) -> Result<()> {
@@ -234,6 +249,11 @@ impl ProxyHttp for Traffic {
         {
             attempt.first_byte = Some(attempt.started.elapsed());
             attempt.status = response.status.as_u16();
+            let proto = session.req_header().headers.get(&FORWARDED_PROTO);
+            let is_secure = proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+            if let Some(cookie) = attempt.choice.cookie(is_secure) {
+                response.append_header(header::SET_COOKIE, cookie)?;
+            }
         }
         Ok(())
     }

@@ -43,6 +43,8 @@ with_every_router!(
     rules_go_by_host_and_path,
     rules_send_requests_to_one_of_two_releases,
     no_value_of_a_rule_means_anything_to_the_router,
+    a_client_keeps_the_release_it_was_assigned_to,
+    a_try_that_failed_at_a_clients_release_is_told,
     the_dead_mans_switch_and_an_emergency_go_back,
     a_router_that_dies_in_a_canary_comes_back_with_it,
     a_host_that_dies_changes_nothing,
@@ -354,6 +356,108 @@ async fn no_value_of_a_rule_means_anything_to_the_router(kind: Kind) {
     world.end().await;
 }
 
+async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    for (id, release) in [("web-1", 1), ("web-2", 2), ("web-3", 3)] {
+        world.run(id, release, 1).await;
+    }
+    let share = |old: u32, new: (&'static str, i64, u32)| {
+        let mut apply = assigning(&world, [old, 0], &[r#"{"header":"x-rule","present":true,"to":"canary"}"#]);
+        apply.targets = targets(&[("web-1", old), (new.0, new.2)]);
+        apply.assignment.canary = Some(ReleaseId(new.1));
+        let sticky = serde_json::json!({ "cookie": "s-id", "max-age": "1h" });
+        apply.assignment.sticky = Some(serde_json::from_value(sticky).unwrap());
+        let client = &world.client;
+        async move { client.apply_route(&apply).await.unwrap().newest_observation }
+    };
+    let mut position = share(50, ("web-2", 2, 50)).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let (head, body) = answer_to(&world, "cookie: a=b").await;
+        let cookie = set_cookie(&head).unwrap_or_else(|| panic!("{head}"));
+        let (pair, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
+        let key = pair.strip_prefix("s-id=").unwrap();
+        let unit = u64::from_str_radix(&key[..16], 16).unwrap();
+        assert_eq!(key.len(), 32);
+        for _ in 0..2 {
+            let (head, again) = answer_to(&world, &format!("cookie: a=b; {pair}; c=d")).await;
+            assert_eq!((again, set_cookie(&head)), (body.clone(), None));
+        }
+        let seen = read(&world, &mut position, 3).await;
+        assert!(seen.iter().all(|o| o.unit == Some(unit) && o.rule.is_none()), "{seen:?}");
+        assert!(seen.iter().all(|o| (o.probability - 0.5).abs() < 1e-3), "{seen:?}");
+        clients.push((pair.to_owned(), body));
+    }
+    let is_mixed = |bodies: &[String]| bodies.iter().any(|b| b == "v1") && bodies.iter().any(|b| b != "v1");
+    assert!(is_mixed(&clients.iter().map(|(_, body)| body.clone()).collect::<Vec<_>>()), "{clients:?}");
+    // a rule goes before
+    let (head, body) = answer_to(&world, &format!("x-rule: 1\r\ncookie: {}", clients[0].0)).await;
+    assert_eq!((body.as_str(), set_cookie(&head)), ("v2", None));
+    // with a larger share nobody goes back, and some come
+    share(20, ("web-2", 2, 80)).await;
+    let mut moved = 0;
+    for (cookie, body) in &clients {
+        let now = get_with(&world, &format!("cookie: {cookie}")).await.1;
+        assert!(body == "v1" || now == "v2", "{cookie}: from {body} to {now}");
+        moved += u32::from(*body != now);
+    }
+    assert!(moved > 0, "{clients:?}");
+    // what was forged is a client like any other, or a new one
+    for forged in ["xyz", "\"; } #", "0123456789ABCDEF0123456789ABCDEF", "0123456789abcdef0123456789abcdef0", "canary"]
+    {
+        let (head, _) = answer_to(&world, &format!("x-forwarded-proto: https\r\ncookie: s-id={forged}")).await;
+        assert!(head.contains(" 200 "), "{forged}: {head}");
+        assert!(set_cookie(&head).is_some_and(|cookie| cookie.ends_with("; Secure")), "{forged}: {head}");
+    }
+    // back to one release: everybody at once
+    share(100, ("web-2", 2, 0)).await;
+    for (cookie, _) in &clients {
+        let (head, body) = answer_to(&world, &format!("cookie: {cookie}")).await;
+        assert_eq!((body.as_str(), set_cookie(&head)), ("v1", None));
+    }
+    assert_eq!(set_cookie(&answer_to(&world, "cookie: a=b").await.0), None);
+    // the next one is drawn anew
+    share(50, ("web-3", 3, 50)).await;
+    let mut others = 0;
+    for (cookie, body) in &clients {
+        let now = get_with(&world, &format!("cookie: {cookie}")).await.1;
+        others += u32::from((body == "v1") != (now == "v1"));
+    }
+    assert!((1..40).contains(&others), "{others} of 40 are elsewhere");
+    world.end().await;
+}
+
+async fn a_try_that_failed_at_a_clients_release_is_told(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    for (id, release) in [("web-1", 1), ("web-down", 1), ("web-2", 2)] {
+        world.run(id, release, 1).await;
+    }
+    let mut apply = assigning(&world, [0, 0], &[]);
+    apply.targets = targets(&[("web-1", 25), ("web-down", 25), ("web-2", 50)]);
+    apply.assignment.sticky = Some(serde_json::from_value(serde_json::json!({ "cookie": "s-id" })).unwrap());
+    let mut position = world.client.apply_route(&apply).await.unwrap().newest_observation;
+    let state = world.client.state().await.unwrap();
+    let down = state.instances.iter().find(|i| i.id.as_str() == "web-down").unwrap().pid.unwrap();
+    world::stop_for_good(&world, down).await;
+    for _ in 0..60 {
+        answer_to(&world, "cookie: a=b").await;
+    }
+    let seen = read(&world, &mut position, 60).await;
+    let release = |o: &Observation| if o.instance.as_str() == "web-2" { 2 } else { 1 };
+    // 15 of those that are drawn for release 1 try the one that is down first
+    let again: Vec<_> = seen.iter().filter(|o| o.attempt > 1 && o.outcome == Outcome::Ok).collect();
+    assert!(!again.is_empty(), "{seen:?}");
+    for answered in again {
+        let is_it = |o: &&Observation| o.unit == answered.unit && o.attempt == 1 && o.outcome == Outcome::Unreachable;
+        assert!(answered.unit.is_some() && seen.iter().any(|o| is_it(&o)), "{answered:?} in {seen:?}");
+        assert_eq!(release(answered), 1);
+    }
+    assert!(seen.iter().all(|o| release(o) == 1 || o.outcome == Outcome::Ok), "{seen:?}");
+    assert!(seen.iter().all(|o| (o.probability - 0.5).abs() < 1e-9), "{seen:?}");
+    world.end().await;
+}
+
 async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
     let (world, _router) = start(kind).await;
     world.run("web-1", 1, 1).await;
@@ -660,7 +764,7 @@ fn assigning(world: &World, [old, new]: [u32; 2], rules: &[&str]) -> ApplyRoute 
     ApplyRoute {
         fence: world.fence(1),
         rules: vec![],
-        assignment: Assignment { canary: Some(ReleaseId(2)), rules },
+        assignment: Assignment { canary: Some(ReleaseId(2)), rules, sticky: None },
         targets: targets(&[("web-1", old), ("web-2", new)]),
         fallback: targets(&[("web-1", 100)]),
         dead_man_ms: None,
@@ -686,6 +790,13 @@ async fn answer_to(world: &World, lines: &str) -> (String, String) {
     let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{lines}: {answer}"));
     (head.to_owned(), body.trim().to_owned())
+}
+
+/// What a client is told to keep.
+fn set_cookie(head: &str) -> Option<String> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let mut found = lines.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+    found.next().map(|(_, value)| value.trim().to_owned())
 }
 
 /// A connection that has become an echo.

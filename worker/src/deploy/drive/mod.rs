@@ -42,6 +42,7 @@ mod remove;
 mod restore;
 mod save;
 mod seen;
+mod sticky;
 mod sync;
 
 use leave::{Leave, give_up, hand_back_later, leave_to_others, left_by, out_of_patience, overtaken, stands};
@@ -158,6 +159,9 @@ pub(super) async fn drive(
             saving.drop_copies(&sync).await;
         }
         return outcome;
+    }
+    if let Err(stop) = sticky::refuse_older_hosts(&saving.claim, timing).await {
+        return not_begun(&*server, &saving.claim, &lease, timing, stop).await;
     }
     let saved = saving.before().await;
     let claim = Arc::new(saving.claim);

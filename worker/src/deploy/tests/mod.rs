@@ -52,11 +52,15 @@ impl World {
     }
 
     fn with_dead_man(strategy: Strategy, behaviour: Behaviour, dead_man_ms: u64) -> Self {
+        Self::of(rollout(strategy), behaviour, dead_man_ms)
+    }
+
+    fn of(rollout: Rollout, behaviour: Behaviour, dead_man_ms: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = ScriptedHost::start(directory.path(), "production", "web");
         host.serve(&release(OLD), "web-1-0-1");
         host.behave(NEW, behaviour);
-        let server = ScriptedServer::new(rollout(strategy), Epoch(1), host.socket(), dead_man_ms);
+        let server = ScriptedServer::new(rollout, Epoch(1), host.socket(), dead_man_ms);
         Self { _directory: directory, server: Arc::new(server), host }
     }
 
@@ -126,6 +130,7 @@ fn rollout(strategy: Strategy) -> Rollout {
         replicas: 1,
         routes: Vec::new(),
         rules: Vec::new(),
+        sticky: None,
         sync: None,
         backup: None,
     };
@@ -240,6 +245,32 @@ async fn a_release_that_never_becomes_ready_gets_no_traffic() {
     assert!(reason.contains("rung `health`") && reason.contains("answered 503"), "{reason}");
     let seen = world.find(JournalKind::NotReady).unwrap().detail["seen"].clone();
     assert_eq!(seen["last_status"], 503);
+}
+
+#[tokio::test]
+async fn clients_are_drawn_at_no_host_that_can_not_keep_them() {
+    let asking = |strategy| {
+        let mut rollout = rollout(strategy);
+        rollout.spec.service.sticky = Some(serde_json::from_str(r#"{"cookie":"c"}"#).unwrap());
+        World::of(rollout, Behaviour::GOOD, 15_000)
+    };
+    // the scripted host tells of nothing that newer ones can
+    let world = asking(canary());
+    let _worker = world.worker();
+    let ended = world.ended().await;
+    assert_eq!(ended.status, RolloutStatus::Failed);
+    let reason = ended.reason.unwrap();
+    assert!(
+        reason.contains("host `local` (segue scripted) can't keep clients at a release, which web asks for"),
+        "{reason}"
+    );
+    world.is_wholly(OLD);
+    assert!(world.host.weights_asked_for().is_empty());
+    // what draws nobody needs nobody who can
+    let world = asking(Strategy::HotSwap);
+    let _worker = world.worker();
+    assert_eq!(world.ended().await.status, RolloutStatus::Succeeded);
+    world.is_wholly(NEW);
 }
 
 #[tokio::test]

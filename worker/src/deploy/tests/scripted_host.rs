@@ -248,6 +248,7 @@ impl World {
             gpus: Vec::new(),
             restorations: 0,
             backups: Vec::new(),
+            carries: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::config::is_ruled;
+use super::{clients::is_share, config::is_of_one};
 
 /// One question and its answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -183,10 +183,13 @@ pub(super) fn counts(answer: &str) -> Result<HashMap<String, Counts>, CliError> 
         let words: Vec<&str> = line.split(',').collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
         let Some(name) = words.get(1).filter(|name| **name != "BACKEND") else { continue };
+        if words.first().is_some_and(|backend| is_share(backend)) {
+            continue;
+        }
         let counts = all.entry((*name).to_owned()).or_default();
         counts.current += number(current);
         // what was no draw is no evidence for or against who was drawn
-        if !words.first().is_some_and(|backend| is_ruled(backend)) {
+        if !words.first().is_some_and(|backend| is_of_one(backend)) {
             counts.tried_again += number(retried) + number(redispatched);
         }
     }
@@ -247,10 +250,12 @@ mod tests {
         let answer = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,\n\
                       segue:p:web,web-1,0,0,3,5,,10,0,0,,0,,2,0,1,4,UP,\n\
                       segue:p:web:rule:canary,web-1,0,0,2,5,,10,0,0,,0,,2,0,1,4,UP,\n\
+                      segue:p:web:client:stable,web-1,0,0,1,5,,10,0,0,,0,,2,0,1,4,UP,\n\
+                      segue:p:web:share,halves,0,0,0,0,,0,0,0,,0,,0,0,0,0,UP,\n\
                       segue:p:web,BACKEND,0,0,3,5,,10,0,0,,0,,2,0,1,4,UP,\nother,web-1,0,0,9,,,,,,,,,,,,,UP,\n";
         let all = counts(answer).unwrap();
         assert_eq!(all.len(), 1);
-        assert_eq!(all["web-1"], Counts { current: 5, tried_again: 5 });
+        assert_eq!(all["web-1"], Counts { current: 6, tried_again: 5 });
         let answer = "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb idle_lim idle_cur \
                       idle_per_thr[1]\nsegue:p:web/web-1 4/1 127.0.0.1 4001 - 5000 2 3 3 0 1 -1 1 1\n";
         assert_eq!(connections(answer).unwrap()["web-1"], 3);

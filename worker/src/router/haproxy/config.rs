@@ -11,10 +11,11 @@ use segue_schemas::{
     deploy::RouteRule,
 };
 
+use super::clients::{client_backend, drawn_once, head_of_share, is_kept, kept_by, kind_of, sent_by_draw, share_of};
 use crate::proxy::table::{RouteTable, TableRoute, TableTarget};
 
 /// What the name of a backend of Segue's begins with. No service or environment has a colon in its name.
-const PREFIX: &str = "segue:";
+pub(super) const PREFIX: &str = "segue:";
 
 /// What the name of the backend begins with that answers where no rule matches; its end is the shape's fingerprint.
 const SHAPE: &str = "segue::shape:";
@@ -26,7 +27,8 @@ const RULED: &str = "rule";
 const MAX_WEIGHT: u32 = 256;
 
 /// What a line of the log says after the mark; [`super::log`] reads it.
-const LOG_FIELDS: &str = "%pid %b %s %ST %ts %rc %Tc %Tr %Ta %[var(txn.segue_synthetic)] %[var(txn.segue_rule)]";
+const LOG_FIELDS: &str = "%pid %b %s %ST %ts %rc %Tc %Tr %Ta %[var(txn.segue_synthetic)] %[var(txn.segue_rule)] \
+                          %[var(txn.segue_unit)]";
 
 /// A configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +71,13 @@ pub(super) fn configuration(table: &RouteTable, listen: &[SocketAddr], log: Sock
          http-request set-header X-Forwarded-Proto http unless {{ req.hdr(x-forwarded-proto) -m found }}\n    \
          http-request set-header X-Forwarded-Host %[req.hdr(host)] unless {{ req.hdr(x-forwarded-host) -m found }}\n"
     );
-    for (rule, route) in in_order(table) {
+    for (number, route) in table.routes.iter().enumerate() {
+        if let Some(sticky) = &route.assignment.sticky {
+            let conditions: Vec<String> = route.rules.iter().flat_map(conditions).collect();
+            front += &drawn_once(number, route, sticky, &conditions);
+        }
+    }
+    for (rule, route, number) in in_order(table) {
         let conditions = conditions(rule);
         for chosen in &route.assignment.rules {
             let Some(matches) = matching(chosen) else { continue };
@@ -77,12 +85,15 @@ pub(super) fn configuration(table: &RouteTable, listen: &[SocketAddr], log: Sock
             let backend = rule_backend(route, chosen.to);
             let _ = writeln!(front, "    use_backend {backend} if {}", all.join(" or ").trim_start());
         }
+        if route.assignment.sticky.is_some() {
+            front += &sent_by_draw(number, route, &conditions);
+        }
         let conditions = if conditions == [""] { "TRUE".into() } else { conditions.join(" or ") };
         let _ = writeln!(front, "    use_backend {} if {conditions}", backend_name(&route.environment, &route.service));
     }
     let mut backends = Vec::new();
     let mut servers = Vec::new();
-    for route in &table.routes {
+    for (number, route) in table.routes.iter().enumerate() {
         let backend = backend_name(&route.environment, &route.service);
         backends.push((head_of(route, &backend), servers.len()));
         servers.extend(servers_of(route, &backend, None));
@@ -92,6 +103,15 @@ pub(super) fn configuration(table: &RouteTable, listen: &[SocketAddr], log: Sock
                 backends.push((head_of(route, &backend) + &notes_of(route), servers.len()));
                 servers.extend(servers_of(route, &backend, Some(side)));
             }
+        }
+        if let Some(sticky) = &route.assignment.sticky {
+            for side in [Side::Canary, Side::Stable] {
+                let backend = client_backend(route, side);
+                backends.push((head_of(route, &backend) + &kept_by(number, sticky), servers.len()));
+                servers.extend(servers_of(route, &backend, Some(side)));
+            }
+            backends.push((head_of_share(route), servers.len()));
+            servers.extend(share_of(route));
         }
     }
     let heads: String = backends.iter().map(|(head, _)| head.as_str()).collect();
@@ -122,9 +142,9 @@ fn rule_backend(route: &TableRoute, side: Side) -> String {
     format!("{}:{RULED}:{}", backend_name(&route.environment, &route.service), side.word())
 }
 
-/// Whether a backend is one of those.
-pub(super) fn is_ruled(backend: &str) -> bool {
-    backend.starts_with(PREFIX) && backend.split(':').nth(3) == Some(RULED)
+/// Whether a backend is of one release: none was drawn for a request by weight there.
+pub(super) fn is_of_one(backend: &str) -> bool {
+    kind_of(backend) == Some(RULED) || is_kept(backend)
 }
 
 /// Whether a backend is one that Segue has written for a service.
@@ -192,11 +212,12 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Every rule with its route, the one that goes before others first: those with a host, then the longest path.
-fn in_order(table: &RouteTable) -> Vec<(&RouteRule, &TableRoute)> {
-    let all = table.routes.iter().flat_map(|route| route.rules.iter().map(move |rule| (rule, route)));
-    let mut rules: Vec<(&RouteRule, &TableRoute)> = all.collect();
-    rules.sort_by_key(|(rule, _)| (rule.host.is_none(), std::cmp::Reverse(rule.path.trim_end_matches('/').len())));
+/// Every rule with its route and that one's number, the one that goes before others first: those with a host, then the longest path.
+fn in_order(table: &RouteTable) -> Vec<(&RouteRule, &TableRoute, usize)> {
+    let routes = table.routes.iter().enumerate();
+    let all = routes.flat_map(|(number, route)| route.rules.iter().map(move |rule| (rule, route, number)));
+    let mut rules: Vec<(&RouteRule, &TableRoute, usize)> = all.collect();
+    rules.sort_by_key(|(rule, ..)| (rule.host.is_none(), std::cmp::Reverse(rule.path.trim_end_matches('/').len())));
     rules
 }
 
@@ -280,9 +301,38 @@ mod tests {
             r#"{"cookie":"any","present":true,"to":"stable"}"#,
         ];
         let rules = rules.map(|rule| serde_json::from_str(rule).unwrap()).to_vec();
-        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules };
+        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules, sticky: None };
         let made = of(vec![web]);
         insta::assert_snapshot!(made.text.replace(&made.shape, "NAME"));
+    }
+
+    fn sticky(old: u32, new: u32) -> TableRoute {
+        let mut web = route("web", &[(None, "/"), (Some("a.test"), "/x")], &[("web-1", old), ("web-2", new)]);
+        web.targets[1].release = 258;
+        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1h"}"#).unwrap();
+        web.assignment = Assignment { canary: Some(ReleaseId(258)), rules: Vec::new(), sticky: Some(sticky) };
+        web
+    }
+
+    #[test]
+    fn a_client_is_drawn_once_by_a_share_that_is_a_weight() {
+        let rule = serde_json::from_str(r#"{"header":"x-release","equals":"canary","to":"canary"}"#).unwrap();
+        let mut hosted = route("api", &[(Some("api.test"), "/v1"), (Some("b.test"), "/")], &[("api-1", 100)]);
+        hosted.assignment = Assignment { rules: vec![rule], ..sticky(1, 1).assignment };
+        let made = of(vec![sticky(90, 10), hosted]);
+        insta::assert_snapshot!(made.text.replace(&made.shape, "NAME"));
+    }
+
+    #[test]
+    fn a_share_is_no_part_of_the_shape_and_one_number() {
+        let shape = of(vec![sticky(90, 10)]).shape;
+        for (old, new, halves) in [(90, 10, 20), (1, 1, 100), (100, 0, 0), (0, 100, 0), (9_999, 1, 1), (1, 9_999, 199)]
+        {
+            let made = of(vec![sticky(old, new)]);
+            assert_eq!(made.shape, shape);
+            let weight = |name: &str| made.servers.iter().find(|s| s.name == name).map(|s| s.weight);
+            assert_eq!((weight("halves"), weight("salt")), (Some(halves), Some(2)), "{old} : {new}");
+        }
     }
 
     #[test]
@@ -304,7 +354,12 @@ mod tests {
         assert_eq!(first, shape(&[(None, "/")], &[("web-1", 1), ("web-2", 7)]));
         assert_ne!(first, shape(&[(None, "/x")], &[("web-1", 90)]));
         assert_ne!(first, of(vec![]).shape);
-        assert!(is_ruled("segue:p:web:rule:canary") && !is_ruled("segue:rule:rule") && !is_ruled(&first));
+        assert!(is_of_one("segue:p:web:rule:canary") && !is_of_one("segue:rule:rule") && !is_of_one(&first));
+        assert!(
+            is_of_one("segue:p:web:client:stable")
+                && !is_of_one("segue:p:web:share")
+                && !is_of_one("segue:client:client")
+        );
         assert!(is_shape(&first) && !is_service(&first) && is_service(&backend_name("production", "web")));
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segue_schemas::deploy::Outcome;
+use segue_schemas::{assignment::unit_of_key, deploy::Outcome};
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) struct Line {
     pub(super) synthetic: bool,
     /// The service's rule by which it went there.
     pub(super) rule: Option<u8>,
+    /// The client, where each keeps its release.
+    pub(super) unit: Option<u64>,
 }
 
 /// Reads what follows the mark (`LOG_FIELDS` in [`super::config`]; HAProxy Configuration Manual, section 8.2.4). Times are in milliseconds,
@@ -42,11 +44,12 @@ pub(super) fn line(text: &str) -> Option<Line> {
     let total = words.next()?.trim_start_matches('+').parse().map(Duration::from_millis).ok()?;
     let synthetic = words.next().is_some_and(|word| word == "1");
     let rule = words.next().and_then(|word| word.parse().ok());
+    let unit = words.next().and_then(unit_of_key);
     let outcome = outcome(*state.first()?, *state.get(1)?, status, response.is_some());
     // an answer that HAProxy made up itself is none of the server's
     let status = if outcome == Outcome::Unreachable { 0 } else { status };
     let latency = response.map(|response| response + connect.unwrap_or_default());
-    Some(Line { pid, server, status, outcome, retries, latency, total, synthetic, rule })
+    Some(Line { pid, server, status, outcome, retries, latency, total, synthetic, rule, unit })
 }
 
 fn millis(word: &str) -> Option<Option<Duration>> {
@@ -88,6 +91,8 @@ mod tests {
         for (text, server, status, outcome, latency) in cases {
             let read = line(text).unwrap();
             assert_eq!((read.rule, line(&format!("{text} 3")).unwrap().rule), (None, Some(3)));
+            let of_client = line(&format!("{text} - 00000000000000070123456789abcdef")).unwrap();
+            assert_eq!((read.unit, of_client.unit, of_client.rule), (None, Some(7), None));
             assert_eq!((read.server.as_deref(), read.status, read.outcome), (server, status, outcome), "{text}");
             assert_eq!(read.latency, latency.map(Duration::from_millis), "{text}");
         }

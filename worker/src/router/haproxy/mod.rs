@@ -7,6 +7,7 @@
 
 mod change;
 mod cli;
+mod clients;
 mod config;
 mod log;
 
@@ -288,6 +289,7 @@ impl Haproxy {
             instance,
             probability,
             rule: line.rule,
+            unit: line.unit,
             status: line.status,
             outcome: line.outcome,
             latency_us: micros(line.latency.unwrap_or(line.total)),
@@ -295,6 +297,20 @@ impl Haproxy {
             attempt: line.retries.saturating_add(1),
             synthetic: line.synthetic,
         };
+        if line.unit.is_some() && line.outcome != Outcome::Unreachable {
+            // what failed before was tried at the client's release as well: a line does not say where, the counters not by whom
+            for attempt in 1..=line.retries {
+                let tried = Observed {
+                    status: 0,
+                    outcome: Outcome::Unreachable,
+                    latency_us: 0,
+                    duration_us: 0,
+                    attempt,
+                    ..observed.clone()
+                };
+                beside.ledger.note(&pair, tried);
+            }
+        }
         beside.ledger.note(&pair, observed);
     }
 
@@ -317,6 +333,7 @@ impl Haproxy {
                     instance: instance.clone(),
                     probability,
                     rule: None,
+                    unit: None,
                     status: 0,
                     outcome: Outcome::Unreachable,
                     latency_us: 0,

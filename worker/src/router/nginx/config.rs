@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::Path};
 
 use segue_schemas::{
-    assignment::{Key, ReleaseRule, Side, Test},
+    assignment::{KEY_DIGITS, Key, ReleaseRule, SECURE, Side, Sticky, Test},
     deploy::RouteRule,
 };
 
-use crate::proxy::table::{RouteTable, TableRoute, TableTarget};
+use crate::proxy::table::{RouteTable, Share, TableRoute, TableTarget};
 
 /// What a line of the access log says; [`super::log`] reads it. Nothing in it is a client's own words.
-const LOG: &str = r#"{"era":"NAME","connection":"$connection","upstream":"$upstream_addr","status":"$upstream_status","header":"$upstream_header_time","time":"$upstream_response_time","answered":"$status","complete":"$request_completion","total":"$request_time","synthetic":"$segue_synthetic","rule":"$segue_rule"}"#;
+const LOG: &str = r#"{"era":"NAME","connection":"$connection","upstream":"$upstream_addr","status":"$upstream_status","header":"$upstream_header_time","time":"$upstream_response_time","answered":"$status","complete":"$request_completion","total":"$request_time","synthetic":"$segue_synthetic","rule":"$segue_rule","unit":"$segue_unit"}"#;
 
 /// Shares are given in hundredths of a percent.
 const WHOLE: u64 = 10_000;
@@ -50,6 +50,7 @@ pub(super) fn configuration(table: &RouteTable, around: Surroundings<'_>) -> Con
          map $http_segue_synthetic $segue_synthetic {{ default 1; \"\" 0; }}\n\
          map $http_x_forwarded_proto $segue_proto {{ default $http_x_forwarded_proto; \"\" $scheme; }}\n\
          map $http_x_forwarded_host $segue_host {{ default $http_x_forwarded_host; \"\" $http_host; }}\n\
+         map $segue_proto $segue_secure {{ default \"\"; https \"{SECURE}\"; }}\n\
          log_format segue escape=json '{LOG}';\n"
     );
     table.routes.iter().enumerate().for_each(|(number, route)| add_route(&mut text, number, route));
@@ -104,10 +105,25 @@ fn add_route(text: &mut String, number: usize, route: &TableRoute) {
     if targets.is_empty() {
         return;
     }
-    if !is_ruled(route) {
-        return add_draw(text, &format!("{number}"), &targets);
+    let others = format!("{number}{}", if is_ruled(route) { "_any" } else { "" });
+    match route.kept() {
+        Some(kept) => add_clients(text, number, route, kept, &format!("$segue_route_{others}")),
+        None => add_draw(text, &others, &targets),
     }
-    add_draw(text, &format!("{number}_any"), &targets);
+    if is_ruled(route) {
+        add_rules(text, number, route);
+    } else if route.kept().is_none() {
+        return;
+    }
+    for side in [Side::Canary, Side::Stable] {
+        // where one release has all traffic it is that one's, so that there is somebody
+        let of_side = if route.has_both() { route.of_side(side) } else { targets.clone() };
+        add_draw(text, &format!("{number}_{}", side.word()), &of_side);
+    }
+}
+
+/// Which rule a request goes by, and where that sends it.
+fn add_rules(text: &mut String, number: usize, route: &TableRoute) {
     let mut names = String::new();
     for (index, rule) in route.assignment.rules.iter().enumerate() {
         add_rule(text, &format!("$segue_match_{number}_{index}"), rule);
@@ -125,16 +141,46 @@ fn add_route(text: &mut String, number: usize, route: &TableRoute) {
         let _ = writeln!(text, "    {index} $segue_route_{number}_{};", rule.to.word());
     }
     text.push_str("}\n");
-    for side in [Side::Canary, Side::Stable] {
-        // where one release has all traffic it is that one's, so that there is somebody
-        let of_side = if route.has_both() { route.of_side(side) } else { targets.clone() };
-        add_draw(text, &format!("{number}_{}", side.word()), &of_side);
-    }
 }
 
 /// Whether it is to be told which rule a request goes by.
 fn is_ruled(route: &TableRoute) -> bool {
     !route.assignment.rules.is_empty()
+}
+
+/// Who the client is, and which release that makes its own, as `variable`: the new one's share begins at the same end however large it is.
+fn add_clients(
+    text: &mut String,
+    number: usize,
+    route: &TableRoute,
+    (sticky, share): (&Sticky, Share),
+    variable: &str,
+) {
+    let parts = share.in_parts(WHOLE);
+    let salt = route.assignment.canary.map_or(0, |release| release.0);
+    let (cookie, attributes) = (&sticky.cookie, sticky.attributes(false));
+    let brought = format!(
+        "~(?:^|;)[ \\t]*{}[ \\t]*=[ \\t]*(?<segue_brought_{number}>[0-9a-f]{{{KEY_DIGITS}}})[ \\t]*(?:;|$)",
+        plain(cookie)
+    );
+    let _ = write!(
+        text,
+        "map $http_cookie $segue_key_{number} {{ default $request_id; \"{brought}\" $segue_brought_{number}; }}\n\
+         map $http_cookie $segue_new_{number} {{\n    default \"{cookie}=$request_id; {attributes}$segue_secure\";\n    \
+         \"{brought}\" \"\";\n}}\n\
+         split_clients \"$segue_key_{number}:{salt}\" $segue_side_{number} {{ {}.{:02}% canary; * stable; }}\n\
+         map $segue_side_{number} {variable} {{\n    default $segue_route_{number}_stable;\n    \
+         canary $segue_route_{number}_canary;\n}}\n",
+        parts / 100,
+        parts % 100
+    );
+    if is_ruled(route) {
+        // who goes by a rule was not drawn, and has nothing to keep
+        let _ = writeln!(
+            text,
+            "map $segue_rule_{number} $segue_keeps_{number} {{ default \"\"; \"\" $segue_new_{number}; }}"
+        );
+    }
 }
 
 /// A variable that is 1 where a rule matches.
@@ -216,11 +262,21 @@ fn server(
 ) {
     text.push_str("\nserver {\n");
     listening(text, around.listen, is_default);
-    let _ = write!(text, "    server_name {host};\n    set $segue_rule \"\";\n{shared}");
+    let _ = write!(text, "    server_name {host};\n    set $segue_rule \"\";\n    set $segue_unit \"\";\n{shared}");
     for (path, (number, route)) in places {
         let does = if route.targets.iter().any(|t| t.weight > 0) {
-            let rule = if is_ruled(route) { format!("set $segue_rule $segue_rule_{number}; ") } else { String::new() };
-            format!("{rule}proxy_pass http://$segue_route_{number};")
+            let mut notes = String::new();
+            if is_ruled(route) {
+                let _ = write!(notes, "set $segue_rule $segue_rule_{number}; ");
+            }
+            if route.kept().is_some() {
+                let keeps = if is_ruled(route) { "keeps" } else { "new" };
+                let _ = write!(
+                    notes,
+                    "set $segue_unit $segue_key_{number}; add_header Set-Cookie $segue_{keeps}_{number} always; "
+                );
+            }
+            format!("{notes}proxy_pass http://$segue_route_{number};")
         } else {
             let TableRoute { environment, service, .. } = route;
             format!("return 503 \"{service}: no instance has traffic in environment {environment}\\n\";")
@@ -316,8 +372,25 @@ mod tests {
             r#"{"cookie":"any","present":true,"to":"stable"}"#,
         ];
         let rules = rules.map(|rule| serde_json::from_str(rule).unwrap()).to_vec();
-        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules };
+        web.assignment = Assignment { canary: Some(ReleaseId(2)), rules, sticky: None };
         let made = of(vec![web]);
+        insta::assert_snapshot!(made.text.replace(&made.name, "NAME"));
+    }
+
+    #[test]
+    fn a_client_is_drawn_once_by_its_key() {
+        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1h"}"#).unwrap();
+        let rule: ReleaseRule =
+            serde_json::from_str(r#"{"header":"x-release","equals":"canary","to":"canary"}"#).unwrap();
+        let mut web = route("web", &[(None, "/")], &[("web-1", 90), ("web-2", 10)]);
+        web.targets[1].release = 258;
+        web.assignment = Assignment { canary: Some(ReleaseId(258)), rules: Vec::new(), sticky: Some(sticky) };
+        let mut ruled = TableRoute { service: "api".into(), ..web.clone() };
+        (ruled.rules[0].path, ruled.assignment.rules) = ("/api".into(), vec![rule]);
+        // with one release there is nothing to draw, and none keeps anything
+        let mut alone = TableRoute { service: "one".into(), ..web.clone() };
+        (alone.rules[0].path, alone.targets[1].weight) = ("/one".into(), 0);
+        let made = of(vec![web, ruled, alone]);
         insta::assert_snapshot!(made.text.replace(&made.name, "NAME"));
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
-use segue_schemas::deploy::Outcome;
+use segue_schemas::{assignment::unit_of_key, deploy::Outcome};
 use serde::Deserialize;
 
 /// Connections that are remembered to have been broken off by the service until their access line comes, which is the next thing.
@@ -34,6 +34,8 @@ pub(super) struct Line {
     pub(super) synthetic: bool,
     /// The service's rule by which it went there.
     pub(super) rule: Option<u8>,
+    /// The client, where each keeps its release.
+    pub(super) unit: Option<u64>,
 }
 
 /// The form of a line, all of it text.
@@ -50,6 +52,8 @@ struct Fields {
     synthetic: String,
     #[serde(default)]
     rule: String,
+    #[serde(default)]
+    unit: String,
 }
 
 /// Reads the lines in the order in which they come.
@@ -116,7 +120,8 @@ impl Reader {
         let attempts: Vec<Attempt> = attempts.collect();
         let synthetic = fields.synthetic == "1";
         let rule = fields.rule.parse().ok();
-        (!attempts.is_empty()).then(|| Line { era: fields.era.clone(), attempts, synthetic, rule })
+        let unit = unit_of_key(&fields.unit).filter(|_| rule.is_none());
+        (!attempts.is_empty()).then(|| Line { era: fields.era.clone(), attempts, synthetic, rule, unit })
     }
 }
 
@@ -166,7 +171,13 @@ mod tests {
             let read = reader.read(&text).unwrap();
             let shown: Vec<_> = read.attempts.iter().map(|a| (a.address.port(), a.status, a.outcome)).collect();
             assert_eq!(shown, wanted, "{text}");
-            assert!(read.synthetic && read.era == "e1" && read.rule == Some(2));
+            assert!(read.synthetic && read.era == "e1" && read.rule == Some(2) && read.unit.is_none());
+            // nobody was drawn by the key of a request that went by a rule
+            for (rule, unit) in [("", Some(7)), ("2", None)] {
+                let fields = format!(r#""rule":"{rule}","unit":"00000000000000070123456789abcdef""#);
+                let of_client = Reader::default().read(&text.replace(r#""rule":"2""#, &fields)).unwrap();
+                assert_eq!(of_client.unit, unit);
+            }
         }
     }
 

@@ -156,6 +156,7 @@ impl Nginx {
                 instance: instance.clone(),
                 probability: if line.rule.is_some() { 1.0 } else { probability },
                 rule: line.rule,
+                unit: line.unit,
                 status: attempt.status,
                 outcome: attempt.outcome,
                 latency_us: micros(attempt.latency.unwrap_or(attempt.time)),
