@@ -5,11 +5,18 @@ use serde::{Deserialize, Serialize};
 /// Words of 64 bits: 8 KiB, of which a few per cent are taken after 2,000 clients.
 const WORDS: usize = 1024;
 
-/// A set of clients that may take a new one for known (then it is not counted, whichever release it got), but never
+/// Clients after which it begins anew. By then one in seven that are new is taken for known; without an end all would be, and whoever throws its
+/// cookies away, as programs do, would leave nobody to judge by. One that comes so much later weighs no more than one in as many.
+const MOST: u32 = 16_384;
+
+/// A set of clients that may take a new one for known (then it is not counted, whichever release it got), but of the newest never
 /// the other way round (Bloom, 1970). Takes no memory before the first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Units {
     words: Vec<u64>,
+    /// How many were put in.
+    #[serde(default)]
+    count: u32,
 }
 
 impl Units {
@@ -21,6 +28,9 @@ impl Units {
     /// Puts a client in; whether it is new. A request without a client is a unit of its own.
     pub(super) fn is_new(&mut self, unit: Option<u64>) -> bool {
         let Some(unit) = unit else { return true };
+        if self.count >= MOST {
+            *self = Self::default();
+        }
         self.words.resize(WORDS, 0);
         let mixed = mix(unit);
         let mut is_new = false;
@@ -29,6 +39,7 @@ impl Units {
             is_new |= self.words[word] & bit == 0;
             self.words[word] |= bit;
         }
+        self.count += u32::from(is_new);
         is_new
     }
 }
@@ -51,5 +62,17 @@ mod tests {
         let taken = (0..2_000).filter(|unit| units.is_new(Some(*unit))).count();
         assert!(taken >= 1_950, "{taken}");
         assert!((0..2_000).all(|unit| !units.is_new(Some(unit))));
+    }
+
+    #[test]
+    fn however_many_come_most_are_counted_and_one_among_them_hardly_ever() {
+        let mut units = Units::default();
+        let (mut taken, mut same) = (0, 0);
+        for unit in 1..=200_000 {
+            taken += u32::from(units.is_new(Some(unit)));
+            same += u32::from(units.is_new(Some(0)));
+        }
+        assert!(taken > 170_000, "{taken}");
+        assert!(same <= taken / MOST + 1, "{same}");
     }
 }
