@@ -197,6 +197,30 @@ mod tests {
     }
 
     #[test]
+    fn hosts_that_change_in_turn_are_newer_too() {
+        let spec = |strategy: &Strategy, hosts: &[&str], when_full: &str| -> RolloutSpec {
+            let release = json!({ "id": 1, "repository": "acme/shop", "service": "web", "digest": format!("sha256:{:064x}", 1),
+                "commit": format!("{:040x}", 1), "run": 1, "created_at": 0 });
+            let service =
+                json!({ "name": "web", "command": ["./web"], "gpus": { "count": 1, "when-full": when_full } });
+            let spec = json!({ "release": release, "service": service, "environment": "production", "hosts": hosts, "strategy": strategy,
+                "previous": null, "is_rollback": false, "variables": {} });
+            serde_json::from_value(spec).unwrap()
+        };
+        let rolling = Strategy::Rolling(RollingSpec::default());
+        for (strategy, hosts, when_full, newer) in [
+            (&Strategy::HotSwap, &["a", "b"][..], "recreate", vec![IN_TURN]),
+            (&Strategy::HotSwap, &["a"], "recreate", vec![]),
+            (&Strategy::HotSwap, &["a", "b"], "refuse", vec![]),
+            (&rolling, &["a"], "recreate", vec![ROLLING, IN_TURN]),
+            (&rolling, &["a", "b"], "refuse", vec![ROLLING]),
+        ] {
+            assert_eq!(spec(strategy, hosts, when_full).newer().collect::<Vec<_>>(), newer, "{hosts:?} {when_full}");
+            assert!(newer.iter().all(|name| NEWER.contains(name)));
+        }
+    }
+
+    #[test]
     fn a_batch_is_a_number_or_a_share_of_the_hosts_and_never_none() {
         let cases =
             [("1", 4, 1), ("3", 2, 3), ("25%", 4, 1), ("25 %", 5, 2), ("1%", 3, 1), ("100%", 7, 7), ("50%", 0, 1)];

@@ -592,10 +592,13 @@ pub struct RolloutClaim {
 /// A rollout's lease was renewed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RolloutRenewed {
-    /// A person's word; given once to each owner, until the journal has it.
+    /// A person's word; given to each owner, and again where the journal does not have it soon.
     pub command: Option<RolloutCommand>,
     /// Who said it, and why.
     pub by: Option<String>,
+    /// Which word it is, by a number that rises: the same told again has the same one. None of an older server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word: Option<i64>,
     /// What opens the hosts that joined from now on, where what the claim came with is about to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<HostAccess>,

@@ -106,6 +106,8 @@ pub enum Input {
         command: RolloutCommand,
         /// Who said it, and why.
         by: Option<String>,
+        /// Its number, where it has one: one that is not higher than that of a word before is that word, told again.
+        word: Option<i64>,
     },
     /// The route as a call to the host showed it. Only news matters: that the host changed weights by itself.
     Route {

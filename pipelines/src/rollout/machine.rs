@@ -73,6 +73,9 @@ pub struct RolloutMachine {
     /// What the former release was called before it was started anew after a gap.
     #[serde(default)]
     pub(super) replaced: BTreeSet<InstanceId>,
+    /// The number of the last word that was heard of a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) heard: Option<i64>,
     /// A person wants all traffic on the new release as soon as it is ready.
     pub(super) promote: bool,
     /// What is known of the hosts' GPUs.
@@ -179,6 +182,7 @@ impl RolloutMachine {
             verdict: None,
             has_gap: false,
             replaced: BTreeSet::new(),
+            heard: None,
             promote: false,
             gpus: Gpus::default(),
             rolling: None,
@@ -227,7 +231,7 @@ impl RolloutMachine {
                 self.on_observations(&observations, lost, now, out);
             }
             Input::Gpus { reports, hosts, is_asked } => self.on_gpus(&reports, &hosts, is_asked, out),
-            Input::Command { command, by } => self.on_command(command, by.as_deref(), out),
+            Input::Command { command, by, word } => self.on_command(command, by.as_deref(), word, out),
             Input::Route { route } => {
                 // who hears of an emergency in an answer has a host alone; of several it hears when it claims anew
                 self.on_route(&route, false, out);

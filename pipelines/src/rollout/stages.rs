@@ -159,10 +159,22 @@ impl RolloutMachine {
         }
     }
 
-    pub(super) fn on_command(&mut self, command: RolloutCommand, by: Option<&str>, out: &mut Vec<Action>) {
+    pub(super) fn on_command(
+        &mut self,
+        command: RolloutCommand,
+        by: Option<&str>,
+        word: Option<i64>,
+        out: &mut Vec<Action>,
+    ) {
         if self.is_ended() {
             return;
         }
+        if word.zip(self.heard).is_some_and(|(word, heard)| word <= heard) {
+            // whoever tells it does not know yet that it was heard
+            let detail = json!({ "command": command, "by": by, "word": word, "taken": false, "is_again": true });
+            return record(out, JournalKind::Command, detail);
+        }
+        self.heard = word.or(self.heard);
         let is_taken = match &self.phase {
             Phase::Watching { .. }
             | Phase::StandingBy { .. }
@@ -174,7 +186,10 @@ impl RolloutMachine {
             Phase::MakingRoom { .. } | Phase::Reviving { .. } => self.takes_in_gap(command),
             _ => false,
         };
-        let detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });
+        let mut detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });
+        if let Some(word) = word {
+            detail["word"] = json!(word);
+        }
         record(out, JournalKind::Command, detail);
         if !is_taken {
             return;

@@ -227,7 +227,7 @@ impl RolloutMachine {
                 self.on_observations(&observations, lost, now, out);
             }
             Input::Gpus { reports, hosts, is_asked } => self.on_gpus(&reports, &hosts, is_asked, out),
-            Input::Command { command, by, .. } => self.on_command(command, by.as_deref(), out),
+            Input::Command { command, by, word } => self.on_command(command, by.as_deref(), word, out),
             Input::NotReady { instance, reason } if self.goes_over_in_turns() && self.watches_lives() => {
                 if self.new_instances().any(|new| *new == instance) {
                     self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);

@@ -234,6 +234,38 @@ fn a_word_before_it_stands_ready_spares_the_wait_and_not_the_watch() {
 }
 
 #[test]
+fn a_word_that_is_told_again_counts_once_whoever_hears_it() {
+    let mut world = World::on_hosts(blue_green(true), &["a"]);
+    world.claim();
+    world.settle();
+    world.tell(RolloutCommand::Promote, 4);
+    world.settle();
+    assert_eq!((world.machine.weight(), world.finished), (100, None), "it serves, and is watched");
+    for is_new_owner in [false, true] {
+        if is_new_owner {
+            world.claim();
+            world.settle();
+        }
+        // late, also one that was said before it
+        for word in [4, 3] {
+            world.tell(RolloutCommand::Promote, word);
+            // the journal has it once more, so that it is not told for ever
+            assert!(
+                world
+                    .queue
+                    .iter()
+                    .any(|action| matches!(action, Action::Record { detail, .. } if detail["word"] == word))
+            );
+            world.settle();
+        }
+        assert_eq!(world.finished, None, "{}", tail(&world, 12));
+    }
+    world.tell(RolloutCommand::Promote, 5);
+    world.settle();
+    assert_eq!(world.finished, DONE, "another one ends the watch");
+}
+
+#[test]
 fn what_can_not_be_put_beside_what_serves_is_taken_away() {
     let mut world = World::on_hosts(blue_green(true), &["a"]);
     world.claim();

@@ -251,7 +251,7 @@ impl Yard {
     }
 
     fn say(&mut self, command: RolloutCommand) {
-        self.give(Input::Command { command, by: Some("ada".into()) });
+        self.give(Input::Command { command, by: Some("ada".into()), word: None });
     }
 
     /// So many requests at each host that serves; one in `fails` of the new release's fails.

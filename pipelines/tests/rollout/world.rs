@@ -479,7 +479,12 @@ impl World {
     }
 
     pub fn say(&mut self, command: RolloutCommand) {
-        self.give(Input::Command { command, by: Some("ada".into()) });
+        self.give(Input::Command { command, by: Some("ada".into()), word: None });
+    }
+
+    /// A word with its number, which may have been told before.
+    pub fn tell(&mut self, command: RolloutCommand, word: i64) {
+        self.give(Input::Command { command, by: Some("ada".into()), word: Some(word) });
     }
 
     /// `count` requests spread over the targets by weight, in order; every `fails`-th of the new release's fails.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::rollouts::{end, next_id, ring, serve, tell};
 use crate::store::{
-    Bell, Result, RollbackTarget, Store, StoreError, Tx,
+    Bell, Result, RollbackTarget, Store, StoreError, Tx, Word,
     tables::{
         previews,
         releases::{self, Serving},
@@ -105,7 +105,8 @@ pub(super) async fn order(
     by: String,
 ) -> Result<()> {
     if rollout.active {
-        rollout.record.command = Some((command, by));
+        let number = Some(tx.conn.next_number("word").await?);
+        rollout.record.command = Some(Word { command, by, number });
         rollouts::save(&mut tx.conn, &rollout).await?;
         ring(tx, &rollout);
         return Ok(());

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use segue_pipelines::{container::pinned, progress::SkipCause};
 use segue_schemas::{
     config::{HostConfig, LOCAL_HOST, NotificationEvent},
-    deploy::{DataSpec, JournalEntry, Release, RolloutSpec, Strategy},
+    deploy::{DataSpec, JournalEntry, JournalKind, Release, RolloutSpec, Strategy},
     host_api::ArtifactSource,
     id::{Digest, Epoch, JobId, ReleaseId, RolloutId},
     status::RolloutStatus,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{advance::advance_run, joined, previews, resume::resume_after, workers};
 use crate::store::{
-    Bell, Result, Store, StoreError, Tx,
+    Bell, Result, Store, StoreError, Told, Tx, Word,
     outboxes::notify,
     tables::{
         blobs, jobs,
@@ -96,17 +96,18 @@ impl Store {
     /// later (the answer was lost). [`StoreError::StaleEpoch`] when the lease has gone.
     pub async fn rollout_command(&self, rollout: RolloutId, epoch: Epoch) -> Result<RolloutRenewed> {
         let held = rollouts::load_held(&mut self.read().await?, rollout, epoch).await?;
-        let Some((command, by)) = held.record.command else {
+        let Some(Word { command, by, number }) = held.record.command else {
             return Ok(RolloutRenewed::default());
         };
         let (now, again_after) = (self.now(), self.config().timing.renew.0 * 2);
         let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (_, at)| now.since(*at) < Duration::from_secs(3600));
-        if told.get(&rollout).is_some_and(|(to, at)| *to == epoch && now.since(*at) < again_after) {
+        told.retain(|_, told| now.since(told.at) < Duration::from_secs(3600));
+        let is_it = |told: &Told| told.to == epoch && told.number == number;
+        if told.get(&rollout).is_some_and(|told| is_it(told) && now.since(told.at) < again_after) {
             return Ok(RolloutRenewed::default());
         }
-        told.insert(rollout, (epoch, now));
-        Ok(RolloutRenewed { command: Some(command), by: Some(by), ..RolloutRenewed::default() })
+        told.insert(rollout, Told { to: epoch, number, at: now });
+        Ok(RolloutRenewed { command: Some(command), by: Some(by), word: number, ..RolloutRenewed::default() })
     }
 
     /// Appends to a rollout's journal and stores where it stands; durable when this returns. At its end the waiting job goes
@@ -408,7 +409,9 @@ async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport
     stands.state = report.state;
     rollout.record.lease_until = Some(tx.now + store.config().timing.lease.0);
     rollout.heard_at = Some(tx.now);
-    if has_heard(tx, id, newest).await? {
+    if let Some(word) = &rollout.record.command
+        && has_heard(tx, id, newest, word).await?
+    {
         rollout.record.command = None;
     }
     rollout.becomes(report.status, tx.now)?;
@@ -438,11 +441,12 @@ async fn append(tx: &mut Tx, id: RolloutId, newest: i64, epoch: Epoch, entries: 
     Ok(())
 }
 
-/// Whether the journal has a person's word since an entry.
-async fn has_heard(tx: &mut Tx, id: RolloutId, after: i64) -> Result<bool> {
-    use segue_schemas::deploy::JournalKind;
+/// Whether the journal has a person's word since an entry: this one, and not one before it. An older worker does not say which.
+async fn has_heard(tx: &mut Tx, id: RolloutId, after: i64, word: &Word) -> Result<bool> {
     let new = rollouts::journal(&mut tx.conn, id, after).await?;
-    Ok(new.iter().any(|entry| entry.kind == JournalKind::Command))
+    let heard =
+        new.iter().filter(|entry| entry.kind == JournalKind::Command).map(|entry| entry.detail["word"].as_i64());
+    Ok(heard.into_iter().any(|heard| heard.zip(word.number).is_none_or(|(heard, word)| heard >= word)))
 }
 
 /// What follows from a rollout's end, whoever ended it: what serves, who is told, and that the job goes on.

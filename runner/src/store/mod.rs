@@ -113,13 +113,21 @@ pub(crate) struct Inner {
     /// Behind which repository a claim begins to look, where more have something queued than one claim looks at.
     pub(crate) turn: Mutex<String>,
     /// Which owner of a rollout was given a person's word, and when.
-    pub(crate) told: Mutex<HashMap<RolloutId, (Epoch, Timestamp)>>,
+    pub(crate) told: Mutex<HashMap<RolloutId, Told>>,
     /// The ports of hosts' proxies, as far as hosts told them.
     pub(crate) proxy_ports: Mutex<HashMap<String, u16>>,
     /// Which owners of rollouts were given certificates for joined hosts, and when.
     pub(crate) access_given: Mutex<AccessGiven>,
     /// When it was written down last that a host was heard.
     pub(crate) hosts_heard: Mutex<HashMap<String, Timestamp>>,
+}
+
+/// When a word was told to whom.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) to: Epoch,
+    pub(crate) number: Option<i64>,
+    pub(crate) at: Timestamp,
 }
 
 /// Where readers get their snapshots.

@@ -486,7 +486,18 @@ pub struct RolloutRecord {
     /// When its lease ends, while it has one.
     pub lease_until: Option<Timestamp>,
     /// A person's word that its owner has not journaled yet.
-    pub command: Option<(RolloutCommand, String)>,
+    pub command: Option<Word>,
+}
+
+/// A person's word to a rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// What it says.
+    pub command: RolloutCommand,
+    /// Who said it, and why.
+    pub by: String,
+    /// Its number, higher than that of every word before; none of one that was said before they had numbers.
+    pub number: Option<i64>,
 }
 
 /// What a list of releases is narrowed to.

@@ -311,6 +311,34 @@ pub async fn a_word_is_given_once_to_each_owner(world: World) {
     assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
 }
 
+pub async fn a_word_has_a_number_and_is_told_until_the_journal_has_that(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let (id, store) = (created.rollout, &world.store);
+    let claim = world.claim_rollout(&worker).await;
+    store.command_rollout(id, RolloutCommand::Skip, "ada".into()).await.unwrap();
+    let skip = store.rollout_command(id, claim.epoch).await.unwrap();
+    let first = skip.word.expect("it has a number");
+    world.pass(Duration::from_secs(10));
+    assert_eq!(store.rollout_command(id, claim.epoch).await.unwrap().word, Some(first), "told again it is the same");
+    // another takes its place before the journal has the first, and is told at once
+    store.command_rollout(id, RolloutCommand::Promote, "ada".into()).await.unwrap();
+    let promote = store.rollout_command(id, claim.epoch).await.unwrap();
+    assert_eq!(promote.command, Some(RolloutCommand::Promote));
+    assert!(promote.word > Some(first), "{promote:?}");
+    let heard = |sequence: i64, word: i64| {
+        let mut report = report(&claim, RolloutStatus::Running, vec![(sequence, JournalKind::Command)]);
+        report.entries[0].detail = serde_json::json!({ "command": "skip", "word": word });
+        report
+    };
+    store.report_rollout(id, heard(1, first)).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(store.rollout_command(id, claim.epoch).await.unwrap().word, promote.word, "that one was not heard yet");
+    store.report_rollout(id, heard(2, promote.word.unwrap())).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(store.rollout_command(id, claim.epoch).await.unwrap().command, None, "the journal has it");
+}
+
 pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
     let worker = world.worker("w", "1").await;
     let one = world.deployed(&worker, "staging", b"v1").await;

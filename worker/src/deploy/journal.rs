@@ -176,8 +176,12 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
                 by if by.is_empty() => String::new(),
                 by => format!(" by {by}"),
             };
-            let came_late = if text("taken") == "false" { ", which comes too late to be followed" } else { "" };
-            format!("command `{}`{by}{came_late}", text("command"))
+            let what_of_it = match (text("is_again").as_str(), text("taken").as_str()) {
+                ("true", _) => ", told again: it counts once",
+                (_, "false") => ", which comes too late to be followed",
+                _ => "",
+            };
+            format!("command `{}`{by}{what_of_it}", text("command"))
         }
         JournalKind::RollBackIntent => because("rolling back"),
         JournalKind::RolledBack => because("traffic is back where it was"),

@@ -27,14 +27,23 @@ const RETRY: Duration = Duration::from_millis(250);
 /// What the renewals bring.
 #[derive(Debug, Clone)]
 pub(super) enum LeaseNews {
-    /// A person's word, and whose it is.
-    Command(RolloutCommand, String),
+    /// A person's word.
+    Command(Told),
     /// The server answers after it had not.
     Back,
     /// What opens hosts on other machines from now on.
     Access(Box<HostAccess>),
     /// The lease could not be renewed in time, or is another's: no change may be made any more.
     Lost(String),
+}
+
+/// A person's word.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) command: RolloutCommand,
+    pub(super) by: String,
+    /// Its number; none of an older server's.
+    pub(super) word: Option<i64>,
 }
 
 /// Until when this worker owns the rollout. Cheap to clone; all clones see the same.
@@ -128,7 +137,8 @@ pub(super) async fn keep(
 }
 
 fn command(renewed: RolloutRenewed) -> Option<LeaseNews> {
-    renewed.command.map(|command| LeaseNews::Command(command, renewed.by.unwrap_or_else(|| "somebody".into())))
+    let by = renewed.by.unwrap_or_else(|| "somebody".into());
+    renewed.command.map(|command| LeaseNews::Command(Told { command, by, word: renewed.word }))
 }
 
 /// Milliseconds since the machine's boot, the time in which it slept included.

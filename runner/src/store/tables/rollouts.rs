@@ -8,7 +8,7 @@ use segue_schemas::{
 };
 
 use crate::store::{
-    Result, RolloutFilter, RolloutRecord, StoreError,
+    Result, RolloutFilter, RolloutRecord, StoreError, Word,
     sql::{Conn, Row, args, from_word, to_json, to_word},
 };
 
@@ -131,13 +131,13 @@ pub(crate) async fn insert(conn: &mut Conn, rollout: &StoredRollout) -> Result<(
 /// Stores everything of a rollout that changes.
 pub(crate) async fn save(conn: &mut Conn, rollout: &StoredRollout) -> Result<()> {
     let (record, r) = (&rollout.record, &rollout.record.rollout);
-    let (command, by) = match &record.command {
-        Some((command, by)) => (Some(to_word(command)?), Some(by)),
-        None => (None, None),
+    let (command, by, number) = match &record.command {
+        Some(Word { command, by, number }) => (Some(to_word(command)?), Some(by), *number),
+        None => (None, None, None),
     };
     let sql = "UPDATE rollouts SET status = $2, active = $3, weight = $4, stage = $5, reason = $6, verdict_json = $7,
             state_json = $8, epoch = $9, worker = $10, incarnation = $11, lease_until = $12, heard_at = $13, not_before = $14,
-            command = $15, command_by = $16, started_at = $17, ended_at = $18
+            command = $15, command_by = $16, started_at = $17, ended_at = $18, word = $19
         WHERE id = $1";
     let args = args![
         r.id,
@@ -158,6 +158,7 @@ pub(crate) async fn save(conn: &mut Conn, rollout: &StoredRollout) -> Result<()>
         by,
         rollout.started_at,
         r.ended_at,
+        number,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -394,6 +395,8 @@ fn entry(row: &Row) -> Result<JournalEntry> {
 
 fn rollout(row: &Row) -> Result<StoredRollout> {
     let command: Option<RolloutCommand> = row.maybe_text("command")?.and_then(|word| from_word(&word));
+    let number = row.maybe_int("word")?;
+    let word = command.zip(row.maybe_text("command_by")?).map(|(command, by)| Word { command, by, number });
     let rollout = Rollout {
         id: RolloutId(row.int("id")?),
         spec: row.json("spec_json")?,
@@ -415,7 +418,7 @@ fn rollout(row: &Row) -> Result<StoredRollout> {
         worker: row.maybe_parsed("worker")?,
         epoch: Epoch(row.int("epoch")?),
         lease_until: row.maybe_time("lease_until")?,
-        command: command.zip(row.maybe_text("command_by")?),
+        command: word,
     };
     Ok(StoredRollout {
         record,

@@ -21,7 +21,7 @@ use segue_pipelines::rollout::{
     fleet::{self, Fleet, OutOfStep},
 };
 use segue_schemas::{
-    deploy::{JournalEntry, JournalKind, RolloutCommand, Strategy},
+    deploy::{JournalEntry, JournalKind, Strategy},
     gpu_health::GpuReport,
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
@@ -54,7 +54,7 @@ use super::{
     hosts::{Host, HostTrouble},
     journal::{self, Journal},
     ladder::Climb,
-    lease::{self, Lease, LeaseNews},
+    lease::{self, Lease, LeaseNews, Told},
     observe,
     perform::{self, Act, Done},
     place,
@@ -365,8 +365,10 @@ impl Driver {
     fn on(&mut self, event: Event) -> Result<(), Leave> {
         match event {
             // the server tells it again until the journal has it, and it means the same once
-            Event::Lease(LeaseNews::Command(command, by)) if self.is_on_its_way(command, &by) => {}
-            Event::Lease(LeaseNews::Command(command, by)) => self.feed(Input::Command { command, by: Some(by) }),
+            Event::Lease(LeaseNews::Command(told)) if self.is_on_its_way(&told) => {}
+            Event::Lease(LeaseNews::Command(Told { command, by, word })) => {
+                self.feed(Input::Command { command, by: Some(by), word });
+            }
             Event::Lease(LeaseNews::Back) => {}
             Event::Lease(LeaseNews::Access(access)) => self.hosts.renew_access(&access),
             Event::Lease(LeaseNews::Lost(why)) => return Err(Leave::Lost(why)),
@@ -399,9 +401,11 @@ impl Driver {
     }
 
     /// Whether the server is to hear yet that a person's word was taken in.
-    fn is_on_its_way(&self, command: RolloutCommand, by: &str) -> bool {
+    fn is_on_its_way(&self, told: &Told) -> bool {
+        let Told { command, by, word } = told;
         let is_it = |kind: JournalKind, detail: &Value| {
-            kind == JournalKind::Command && detail["command"] == json!(command) && detail["by"] == by
+            let is_same = detail["command"] == json!(command) && detail["by"] == *by;
+            kind == JournalKind::Command && is_same && detail["word"].as_i64() == *word
         };
         let waits = |action: &Action| matches!(action, Action::Record { kind, detail } if is_it(*kind, detail));
         self.queue.iter().any(waits) || self.journal.unsent().iter().any(|entry| is_it(entry.kind, &entry.detail))

@@ -23,7 +23,7 @@ use super::{
         Timing,
         hosts::{Host, HostTrouble},
         journal::{self, Journal},
-        lease::{Lease, LeaseNews},
+        lease::{Lease, LeaseNews, Told},
         place,
         server::RolloutServer,
     },
@@ -293,9 +293,10 @@ impl<'a> Saving<'a> {
                 self.claim.access = Some(*access);
                 Ok(Heard::Nothing)
             }
-            News::Lease(Some(LeaseNews::Command(command, by))) => {
+            News::Lease(Some(LeaseNews::Command(Told { command, by, word }))) => {
                 let taken = can_end && command == RolloutCommand::Abort;
-                self.write(JournalKind::Command, json!({ "command": command, "by": by, "taken": taken })).await?;
+                let detail = json!({ "command": command, "by": by, "word": word, "taken": taken });
+                self.write(JournalKind::Command, detail).await?;
                 Ok(if taken { Heard::Abort(by) } else { Heard::Nothing })
             }
         }

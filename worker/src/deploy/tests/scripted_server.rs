@@ -234,6 +234,7 @@ impl RolloutServer for ScriptedServer {
                         return Ok(RolloutRenewed {
                             command: Some(command),
                             by: Some("ada: enough".into()),
+                            word: Some(1),
                             access: None,
                         });
                     }
