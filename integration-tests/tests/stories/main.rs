@@ -84,6 +84,7 @@ mod gpus_are_given_to_one_job_at_a_time;
 mod gpus_are_given_to_services;
 mod gpus_are_rented_for_a_run;
 mod gpus_of_an_engine_on_another_machine_are_given_to_services;
+mod gpus_of_two_hosts_change_places_in_turn;
 mod gpus_that_break_in_a_canary_are_blamed_on_the_right_one;
 mod gpus_that_only_a_container_lost_are_given_again;
 mod images_of_jobs_are_pulled;
