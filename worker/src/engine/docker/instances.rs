@@ -116,6 +116,8 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Asked`] where it is one that no registry has.
     pub async fn have_image(&self, image: &str, say: &dyn Say) -> Result<(), DockerError> {
+        // another one has no business with it, nor with the credentials
+        self.see_that_it_is_the_same().await?;
         if is_local(image) && !self.has_image(image).await? {
             return Err(DockerError::Asked(format!(
                 "the image {image} was built and not pushed, and the engine at {} does not have it: push it (`tags` and `push: true` of \
@@ -159,6 +161,7 @@ impl Docker {
         if pinned(image).is_some() {
             return Ok((image.to_owned(), None));
         }
+        self.see_that_it_is_the_same().await?;
         let (tagged, limit) = (with_tag(image), self.patience());
         let client = self.client().await?;
         let credentials = login::for_image(image).map(|credentials| DockerCredentials {
@@ -212,7 +215,7 @@ impl Docker {
         spec: &InstanceSpec,
         body: ContainerCreateBody,
     ) -> Result<String, DockerError> {
-        self.see_that_one_elsewhere_is_the_same().await?;
+        self.see_that_it_is_the_same().await?;
         let (client, limit) = (self.client().await?, self.patience());
         self.have_network(&spec.place, &spec.shared).await?;
         for name in spec.volumes.iter().filter_map(|volume| create::volume_of(volume)) {
@@ -394,7 +397,7 @@ impl Docker {
         let filters = HashMap::from([("label", vec![label.to_owned()])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         // what another one has none of would be taken for gone
-        self.see_that_one_elsewhere_is_the_same().await?;
+        self.see_that_it_is_the_same().await?;
         let client = self.client().await?;
         let found = call("list containers", self.patience(), client.list_containers(Some(options))).await?;
         let one = |container: bollard::models::ContainerSummary| {

@@ -159,18 +159,12 @@ impl Docker {
     }
 
     /// Sees to it that whoever answers now may be used as well: at its address there may be another engine than before, which knows nothing of
-    /// what runs, and is not to be given any of it.
+    /// what runs, and is not to be given any of it. That of this machine is another one as well once it was started without its data.
     async fn see_that_it_is_the_same(&self) -> Result<(), DockerError> {
         if self.met.is_none() {
             return Ok(());
         }
         self.meet(self.client().await?).await
-    }
-
-    /// The same before each thing that is done at an engine elsewhere, whose address may lead to another machine by tomorrow. That of this machine
-    /// changes by a restart alone, after which whatever it does not know is asked after.
-    async fn see_that_one_elsewhere_is_the_same(&self) -> Result<(), DockerError> {
-        if self.is_elsewhere() { self.see_that_it_is_the_same().await } else { Ok(()) }
     }
 
     async fn meet(&self, client: &Client) -> Result<(), DockerError> {
