@@ -170,7 +170,7 @@ impl Host {
         }
         let told = match self.docker.ask_within(&holder.container, &LIST, LIMIT, MOST_BYTES).await {
             Ok(Answer::Ended(code, said)) => told(code, &said, &holder.gpus),
-            Ok(Answer::GoesOn(question)) => {
+            Ok(Answer::GoesOn(question) | Answer::BrokeOff { question, .. }) => {
                 look.open = Some(question);
                 Told::Nothing
             }

@@ -7,7 +7,10 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{Docker, DockerError, call::call};
+use super::{
+    Docker, DockerError,
+    call::{call, understood},
+};
 
 /// Between two looks at a question whose answer is complete: the engine notes the exit code a moment later; and how many there are.
 const LOOKS: (Duration, u32) = (Duration::from_millis(20), 50);
@@ -19,6 +22,13 @@ pub enum Answer {
     Ended(i64, String),
     /// It goes on beyond its time. Its number at the engine.
     GoesOn(String),
+    /// The way to the engine broke amid the answer, which says nothing of what was asked: it may go on.
+    BrokeOff {
+        /// Its number at the engine.
+        question: String,
+        /// What was seen.
+        why: String,
+    },
 }
 
 impl Docker {
@@ -47,21 +57,27 @@ impl Docker {
         };
         let mut said = Vec::new();
         let read = async {
-            while let Some(Ok(part)) = output.next().await {
+            while let Some(part) = output.next().await {
+                let part = part.map_err(|error| understood("hand over an answer", limit, &error))?;
                 let room = most_bytes.saturating_sub(said.len());
                 said.extend(part.as_ref().iter().take(room));
             }
+            Ok::<(), DockerError>(())
         };
-        if timeout(limit, read).await.is_err() {
-            return Ok(Answer::GoesOn(id));
+        let broke_off = |question: String, why: String| Ok(Answer::BrokeOff { question, why });
+        match timeout(limit, read).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return broke_off(id, error.to_string()),
+            Err(_) => return Ok(Answer::GoesOn(id)),
         }
         for _ in 0..LOOKS.1 {
-            if let Some(code) = self.answered(&id).await? {
-                return Ok(Answer::Ended(code, String::from_utf8_lossy(&said).into_owned()));
+            match self.answered(&id).await {
+                Ok(Some(code)) => return Ok(Answer::Ended(code, String::from_utf8_lossy(&said).into_owned())),
+                Ok(None) => tokio::time::sleep(LOOKS.0).await,
+                Err(error) => return broke_off(id, error.to_string()),
             }
-            tokio::time::sleep(LOOKS.0).await;
         }
-        Ok(Answer::GoesOn(id))
+        broke_off(id, "its answer is over, and the engine says that it goes on: the connection broke".into())
     }
 
     /// The exit code of a question, where it has ended; one that the engine knows no more has.

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bollard::query_parameters::CreateContainerOptionsBuilder;
-use segue_pipelines::container::{Pull, Settings};
+use segue_pipelines::container::{Pull, Settings, with_tag};
 
 use super::{Docker, DockerError, call::call, create, images::Wanted, login, place::Say};
 
@@ -25,20 +25,37 @@ pub struct LookerSpec {
 }
 
 impl Docker {
-    /// Makes one, and starts it. Its number at the engine.
+    /// Whether the engine has the image of such containers.
     ///
     /// # Errors
-    /// [`DockerError`]; what was made then has its labels.
-    pub async fn start_looker(&self, spec: &LookerSpec, say: &dyn Say) -> Result<String, DockerError> {
+    /// [`DockerError`]: it does not say.
+    pub async fn has_looker_image(&self, image: &str) -> Result<bool, DockerError> {
+        self.has_image(&with_tag(image.trim())).await
+    }
+
+    /// Brings the engine that image, which may take minutes.
+    ///
+    /// # Errors
+    /// [`DockerError`]: it has none then.
+    pub async fn bring_looker_image(&self, image: &str, say: &dyn Say) -> Result<(), DockerError> {
+        // the credentials are for no other engine
         self.see_that_it_is_the_same().await?;
         let settings = Settings { pull: Some(Pull::Missing), ..Settings::default() };
-        let credentials = login::for_image(&spec.image);
-        let wanted = Wanted { image: &spec.image, settings: &settings, credentials: credentials.as_ref() };
-        let image = self.images.have(self, wanted, say).await?.name;
+        let credentials = login::for_image(image);
+        let wanted = Wanted { image, settings: &settings, credentials: credentials.as_ref() };
+        self.images.have(self, wanted, say).await.map(drop)
+    }
+
+    /// Makes one, and starts it. The image must be there. Its number at the engine.
+    ///
+    /// # Errors
+    /// [`DockerError`]; what was made then has its name and its labels.
+    pub async fn start_looker(&self, spec: &LookerSpec) -> Result<String, DockerError> {
+        self.see_that_it_is_the_same().await?;
         let (client, limit) = (self.client().await?, self.patience());
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let made = client.create_container(Some(options), create::looker_container(spec, image));
-        let id = call("make the container", limit, made).await?.id;
+        let body = create::looker_container(spec, with_tag(spec.image.trim()));
+        let id = call("make the container", limit, client.create_container(Some(options), body)).await?.id;
         let client = client.clone().with_timeout(START_LIMIT);
         call("start the container", START_LIMIT, client.start_container(&id, None)).await?;
         Ok(id)
