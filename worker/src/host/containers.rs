@@ -344,6 +344,7 @@ impl Host {
     async fn sweep(&self) -> Result<(), DockerError> {
         let own = format!("{LABEL_HOST}={}", self.engine_owner());
         let found = self.docker.instances_with(&own).await?;
+        let mut failed = None;
         // looked at afterwards: what was found and is recorded since then is not taken for left over
         let recorded = self.store.current();
         for one in found.into_iter().filter(|one| self.is_own(one)) {
@@ -357,7 +358,12 @@ impl Host {
                 });
             if !is_wanted {
                 tracing::info!(container = one.id, "nobody needs it any more");
-                self.docker.remove_instance(&one.id).await?;
+                match self.docker.remove_instance(&one.id).await {
+                    Ok(_) => {}
+                    Err(error @ DockerError::Away { .. }) => return Err(error),
+                    // one that can't be removed is no reason to leave the others
+                    Err(error) => failed = Some(error),
+                }
             }
         }
         let pair = |labels: &HashMap<String, String>| {
@@ -367,7 +373,8 @@ impl Host {
         let now = || self.store.current();
         let is_empty = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| !now().runs(&e, &s));
         let is_gone = |labels: &HashMap<String, String>| pair(labels).is_some_and(|(e, s)| now().is_gone(&e, &s));
-        self.docker.remove_shared(&own, is_empty, is_gone).await
+        let removed = self.docker.remove_shared(&own, is_empty, is_gone).await;
+        failed.map_or(removed, Err)
     }
 }
 
