@@ -120,7 +120,7 @@ async fn by_what_is_seen_there_and_nothing_is_blamed_on_them_that_the_engine_doe
         }
         let looker = there.lookers().await?.remove(0);
         let made = there.docker.look(&format!("/containers/{}/json", looker["Id"].as_str().context("an id")?)).await?;
-        ensure!(made["HostConfig"]["NetworkMode"] == "none" && made["Config"]["User"] == "65534:65534", "{made:#}");
+        ensure!(made["HostConfig"]["NetworkMode"] == "none" && made["Config"]["User"] == "65529:65529", "{made:#}");
         there.machine.set(&[small.clone(), Card { uncorrected: 2, ..large.clone() }])?;
         Ok(())
     };

@@ -48,8 +48,10 @@ pub(super) fn job_container(
     body
 }
 
-/// Whoever looks at GPUs is nobody: it may signal no process of the machine, though it sees their names.
-const NOBODY: &str = "65534:65534";
+/// Whoever looks at GPUs has a number that nobody has: it sees the names of the machine's processes, and those of `nobody` it might signal if it were that.
+/// No distribution and no systemd gives this one to anybody, and an engine without root, which has 65536 of them, has it as well.
+/// <https://systemd.io/UIDS-GIDS/>
+const OF_NOBODY: &str = "65529:65529";
 
 /// What a container may have that only looks.
 const LOOKER: (i64, i64) = (512 << 20, 64);
@@ -64,7 +66,7 @@ pub(super) fn looker_container(spec: &LookerSpec, image: String) -> ContainerCre
         image: Some(image),
         env: Some(env),
         labels: Some(spec.labels.clone()),
-        user: Some(NOBODY.into()),
+        user: Some(OF_NOBODY.into()),
         working_dir: Some("/".into()),
         entrypoint: Some(vec!["sleep".into()]),
         cmd: Some(vec![spec.lives.as_secs().to_string()]),
@@ -357,7 +359,7 @@ mod tests {
         let labels = HashMap::from([("segue.host".to_owned(), "/data".to_owned())]);
         let spec = LookerSpec { name: "looks".into(), image: "x".into(), labels, lives: Duration::from_secs(90) };
         let body = looker_container(&spec, "debian:13-slim".into());
-        assert_eq!((body.user.as_deref(), body.image.as_deref()), (Some("65534:65534"), Some("debian:13-slim")));
+        assert_eq!((body.user.as_deref(), body.image.as_deref()), (Some("65529:65529"), Some("debian:13-slim")));
         assert_eq!((body.entrypoint.unwrap(), body.cmd.unwrap()), (vec!["sleep".to_owned()], vec!["90".to_owned()]));
         let host = body.host_config.unwrap();
         assert_eq!((host.auto_remove, host.privileged), (Some(true), Some(false)));
