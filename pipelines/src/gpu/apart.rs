@@ -3,7 +3,7 @@
 use super::smi::{SmiFault, shortened};
 
 /// Why an engine started no container with GPUs, by its words: its own, and those of NVIDIA's Container Toolkit, which it hands on. What speaks of
-/// neither says nothing of GPUs.
+/// neither says nothing of GPUs. What the toolkit can't bring into a container is the image's doing, and none of the driver's.
 /// <https://github.com/moby/moby/blob/master/daemon/devices.go>, <https://github.com/NVIDIA/libnvidia-container/blob/main/src/nvc.c>
 #[must_use]
 pub fn not_started(said: &str) -> SmiFault {
@@ -19,6 +19,8 @@ pub fn not_started(said: &str) -> SmiFault {
         SmiFault::Mismatch { said: kept }
     } else if has(&["gpu is lost"]) {
         SmiFault::Lost { said: kept }
+    } else if has(&["nvidia-container-cli: mount error", "nvidia-container-cli: ldcache error"]) {
+        SmiFault::NoToolInside { said: kept }
     } else if has(&["nvidia-container-cli", "nvidia-container-runtime", "nvidia-cdi-hook", "nvml", "libnvidia-ml"]) {
         SmiFault::Driver { said: kept }
     } else if has(&["executable file not found", "no such file or directory", "exec format error"]) {
@@ -91,6 +93,20 @@ mod tests {
             (
                 hooked("detection error: nvml error: gpu is lost"),
                 SmiFault::Lost { said: "nvidia-container-cli: detection error: nvml error: gpu is lost".into() },
+            ),
+            (
+                hooked("mount error: file creation failed: /var/lib/docker/overlay2/x/merged/usr/bin/nvidia-smi: read-only file system"),
+                SmiFault::NoToolInside {
+                    said: "nvidia-container-cli: mount error: file creation failed: /var/lib/docker/overlay2/x/merged/usr/bin/nvidia-smi: \
+                           read-only file system"
+                        .into(),
+                },
+            ),
+            (
+                hooked("ldcache error: process /sbin/ldconfig failed with error code: 127"),
+                SmiFault::NoToolInside {
+                    said: "nvidia-container-cli: ldcache error: process /sbin/ldconfig failed with error code: 127".into(),
+                },
             ),
             (
                 "OCI runtime create failed: runc create failed: unable to start container process: exec: \"sleep\": executable file not \
