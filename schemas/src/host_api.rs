@@ -4,7 +4,7 @@
 //! | request | body -> answer |
 //! | --- | --- |
 //! | `GET /v1/state?after=&wait_ms=` | -> [`HostState`]; with both, waits until `restorations` is another number than `after` |
-//! | `GET /v1/gpus?after=&wait_ms=&fresh=` | -> [`GpuReport`]; with `after` and `wait_ms`, waits until its `revision` is another one, and the host looks often meanwhile; with `fresh=1`, after another look |
+//! | `GET /v1/gpus?after=&wait_ms=&fresh=` | -> [`GpuReport`]; with `after` and `wait_ms`, waits until its `revision` is another one, and the host looks often meanwhile; with `fresh=1`, after another look, and `unavailable` where that one could not ask after them |
 //! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing, one that was stopped is started anew |
 //! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
 //! | `POST /v1/instances/{id}/probe` | [`Probe`] -> [`ProbeResult`] |

@@ -111,9 +111,12 @@ impl RolloutMachine {
         if self.watches_gpus() && self.phase != Phase::New {
             self.blame(found, hosts, out);
         }
-        if let Phase::Inspecting { is_answered, .. } = &mut self.phase
+        if let Phase::Inspecting { is_answered, unasked, .. } = &mut self.phase
             && is_asked
         {
+            // with silence nothing was found, and nothing ruled out
+            let is_told = |host: &String| reports.iter().any(|(of, report)| of == host && report.looked_at.is_some());
+            *unasked = hosts.iter().filter(|host| !is_told(host)).cloned().collect();
             *is_answered = true;
             self.conclude(out);
         }
@@ -129,6 +132,10 @@ impl RolloutMachine {
         let mut all = Vec::new();
         for (host, report) in reports {
             let Some(known) = self.gpus.known.get_mut(host) else {
+                // of what nobody has looked at yet, nothing is known
+                if report.looked_at.is_none() {
+                    continue;
+                }
                 let baseline = Baseline::of(report);
                 record(out, JournalKind::GpuBaseline, baseline_in_words(host, report, &baseline));
                 self.gpus.known.insert(host.clone(), baseline);
@@ -233,7 +240,9 @@ impl RolloutMachine {
             _ => return false,
         };
         let why = why.to_owned();
-        self.phase = Phase::Inspecting { why, suspect, is_back: true, is_answered: false, is_hosts_fault: false };
+        let unasked = Vec::new();
+        self.phase =
+            Phase::Inspecting { why, suspect, is_back: true, is_answered: false, is_hosts_fault: false, unasked };
         self.inspect_again(out);
         true
     }
@@ -267,10 +276,11 @@ impl RolloutMachine {
 
     /// Goes on, or back for good, once the hosts have answered and the new release has no traffic.
     fn conclude(&mut self, out: &mut Vec<Action>) {
-        let Phase::Inspecting { why, suspect, is_back: true, is_answered: true, is_hosts_fault } = &self.phase else {
+        let Phase::Inspecting { why, suspect, is_back: true, is_answered: true, is_hosts_fault, unasked } = &self.phase
+        else {
             return;
         };
-        let (why, suspect, is_hosts_fault) = (why.clone(), *suspect, *is_hosts_fault);
+        let (why, suspect, is_hosts_fault) = (with_unasked(why, unasked), *suspect, *is_hosts_fault);
         match suspect {
             Suspect::Serving if is_hosts_fault => self.watch_anew(out),
             Suspect::Serving => self.roll_back(why, out),
@@ -318,6 +328,16 @@ impl Found {
         detail["message"] = json!(format!("host `{host}`: {} ({whose})", finding.in_words()));
         detail
     }
+}
+
+/// Why it goes back, and whose GPUs that was decided without.
+fn with_unasked(why: &str, unasked: &[String]) -> String {
+    if unasked.is_empty() {
+        return why.to_owned();
+    }
+    let hosts: Vec<String> = unasked.iter().map(|host| format!("`{host}`")).collect();
+    let whose = if hosts.len() == 1 { "host" } else { "hosts" };
+    format!("{why}; the GPUs of {whose} {} could not be asked after, so that they may be the reason", hosts.join(", "))
 }
 
 fn baseline_in_words(host: &str, report: &GpuReport, baseline: &Baseline) -> Value {

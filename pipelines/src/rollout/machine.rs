@@ -117,7 +117,16 @@ pub(super) enum Phase {
     /// New weights are on their way to the proxy.
     Shifting { percent: u8, then: Then },
     /// Something is wrong with the new release, which has no traffic meanwhile: the hosts look whether their GPUs are to blame.
-    Inspecting { why: String, suspect: Suspect, is_back: bool, is_answered: bool, is_hosts_fault: bool },
+    Inspecting {
+        why: String,
+        suspect: Suspect,
+        is_back: bool,
+        is_answered: bool,
+        is_hosts_fault: bool,
+        /// The hosts that took part and did not say.
+        #[serde(default)]
+        unasked: Vec<String>,
+    },
     /// The new release is ready everywhere and has no traffic but what rules send it, until a person gives it all.
     StandingBy { until: Timestamp },
     /// A stage is watched.

@@ -65,6 +65,31 @@ fn requests_that_fail_with_the_gpu_of_a_host_do_not_count_against_the_release() 
 }
 
 #[test]
+fn a_release_that_goes_back_unjudged_by_a_host_says_so_and_what_nobody_looked_at_is_no_baseline() {
+    let mut world = watched(&["a", "b"]);
+    world.fail_gpu("b", 79, &world.canary());
+    world.speechless = vec!["b".into()];
+    world.traffic(300, Some(1));
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)));
+    assert!(reason(&world).contains("the GPUs of host `b` could not be asked after"), "{}", reason(&world));
+
+    // one that says it later has nothing to be compared with
+    let mut world = World::with_gpus(canary(), &["a", "b"]);
+    world.fail_gpu("b", 79, &"old".parse().unwrap());
+    world.speechless = vec!["b".into()];
+    world.claim();
+    world.settle();
+    world.speechless.clear();
+    for time in 1..3 {
+        world.tell_gpus(false);
+        world.settle();
+        let baselines = world.story.iter().filter(|line| line.contains("GpuBaseline")).count();
+        assert_eq!((baselines, world.quarantined.len()), (2, 0), "{time}: {:#?}", world.story);
+    }
+}
+
+#[test]
 fn the_only_host_goes_back_and_the_release_is_not_to_blame() {
     for is_seen_first in [true, false] {
         let mut world = watched(&["a"]);

@@ -36,6 +36,8 @@ pub struct World {
     pub is_tight: bool,
     /// The hosts, where GPUs matter; the first is the one whose traffic is looked at.
     pub hosts: Vec<String>,
+    /// Those of them that can't say how their GPUs are.
+    pub speechless: Vec<String>,
     /// What the drivers of their GPUs reported: host, Xid, the instance that it struck.
     pub xids: Vec<(String, u32, InstanceId)>,
     /// Where the traffic of the others among several hosts goes.
@@ -181,9 +183,9 @@ impl World {
                     instances: vec![instance.clone()],
                 }
             });
-            (host.clone(), GpuReport { xids: xids.collect(), ..GpuReport::default() })
+            (host.clone(), GpuReport { looked_at: Some(self.now), xids: xids.collect(), ..GpuReport::default() })
         };
-        let reports = left.iter().map(report).collect();
+        let reports = left.iter().filter(|host| !self.speechless.contains(host)).map(report).collect();
         self.give(Input::Gpus { reports, hosts: left, is_asked });
     }
 
@@ -205,6 +207,7 @@ impl World {
             sequence: 0,
             is_tight: false,
             hosts: Vec::new(),
+            speechless: Vec::new(),
             xids: Vec::new(),
             elsewhere: BTreeMap::new(),
             is_standing_by: false,

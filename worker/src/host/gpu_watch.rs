@@ -168,7 +168,8 @@ impl Host {
             let why = "the kernel's log of the engine's machine can't be read from here; an Xid is known once the exporter tells it";
             self.gpu_watch.known().kernel_fault = Some(why.into());
         }
-        self.look_at_gpus().await;
+        // the report has it
+        let _ = self.look_at_gpus().await;
         for fault in &self.gpu_watch.report.borrow().faults {
             let gpu = fault.gpu.as_deref().unwrap_or("all");
             tracing::error!(gpu, fault = fault.what, remedy = fault.remedy, "a GPU is not offered to services");
@@ -181,11 +182,12 @@ impl Host {
             let pause = if self.gpu_watch.is_watched() { watched_every } else { EVERY };
             // who waits anew is not kept waiting
             let _ = timeout(pause, self.gpu_watch.wanted.notified()).await;
-            self.look_at_gpus().await;
+            let _ = self.look_at_gpus().await;
         }
     }
 
-    /// `GET /v1/gpus`: the report, once it is another one than `after`, or `wait` is over; with `is_fresh`, after another look.
+    /// `GET /v1/gpus`: the report, once it is another one than `after`, or `wait` is over; with `is_fresh`, after another look. Where that one could not
+    /// ask after them, what was known before is no answer.
     pub(super) async fn gpu_report(
         &self,
         after: Option<u64>,
@@ -195,8 +197,8 @@ impl Host {
         if self.options.gpus.is_empty() {
             return Err(refusal(HostErrorCode::BadRequest, "this host offers no GPUs".into()));
         }
-        if is_fresh {
-            self.look_at_gpus().await;
+        if is_fresh && let Err(why) = self.look_at_gpus().await {
+            return Err(refusal(HostErrorCode::Unavailable, why));
         }
         if let Some(after) = after {
             self.gpu_watch.watch_for(wait);
@@ -233,7 +235,9 @@ impl Host {
         of_host.map(|one| (one.gpu.clone(), format!("Xid {}, {}", one.code, one.meaning))).collect()
     }
 
-    async fn look_at_gpus(&self) {
+    /// # Errors
+    /// Why nobody could be asked after them.
+    async fn look_at_gpus(&self) -> Result<(), String> {
         let _looking = self.gpu_watch.looking.lock().await;
         let (mut looked, exported) = tokio::join!(gpu::look_at_health(&*self.gpu_tool), self.exported());
         self.rest_unless_watched().await;
@@ -273,7 +277,7 @@ impl Host {
         }
         let is_asked = unasked.is_none();
         let kernel_fault = self.gpu_watch.known().kernel_fault.clone();
-        let blind = unasked.into_iter().chain(unheard).chain(kernel_fault).collect();
+        let blind = unasked.clone().into_iter().chain(unheard).chain(kernel_fault).collect();
         let is_news = self.gpu_watch.report.send_if_modified(|report| {
             let is_first = is_asked && report.looked_at.is_none();
             let is_news = report.faults != found || report.blind != blind || is_first;
@@ -287,6 +291,7 @@ impl Host {
         if is_news {
             self.tell_of_gpus().await;
         }
+        unasked.map_or(Ok(()), Err)
     }
 
     /// What is kept to look again soon goes, unless somebody waits for news.

@@ -64,11 +64,13 @@ use super::{
 /// How long an act that is under way may go on when this worker stops.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// How long it may take to say how GPUs are before anything is started: the tool takes seconds on a large machine.
-const GPU_BASELINE_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to say how GPUs are before anything is started: where a container has to be started for it, on a machine whose driver sleeps,
+/// more than a minute. A host that has not said so by then is asked again while the rollout goes on.
+const GPU_BASELINE_LIMIT: Duration = Duration::from_secs(120);
 
-/// The same while a release without traffic waits for it: as long as a tool that hangs takes to be given up, after another look that hung.
-const GPU_LOOK_LIMIT: Duration = Duration::from_secs(65);
+/// The same while a release without traffic waits for it: as long as a tool that hangs takes to be given up, also in a container that has to be
+/// removed and whose follower hangs as it is started, after another look that hung.
+const GPU_LOOK_LIMIT: Duration = Duration::from_secs(240);
 
 /// How long a host holds its answer back while there is nothing new of its GPUs.
 const GPU_NEWS_WAIT: Duration = Duration::from_secs(10);
@@ -168,7 +170,7 @@ pub(super) async fn drive(
     if let Err(stop) = saved {
         return not_begun(&*server, &claim, &lease, timing, stop).await;
     }
-    let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover).await;
+    let begun = Driver::begin(server.clone(), claim.clone(), lease.clone(), timing, leftover, &shutdown).await;
     let (mut driver, begun) = match begun {
         Ok(begun) => begun,
         Err(leave) => return not_begun(&*server, &claim, &lease, timing, Stop::Leave(leave)).await,
@@ -267,6 +269,7 @@ impl Driver {
         lease: Lease,
         timing: Timing,
         leftover: Option<Leftover>,
+        shutdown: &CancellationToken,
     ) -> Result<(Self, Result<(), Leave>), Leave> {
         let rollout = &claim.rollout;
         let hosts = hosts_of(&claim, timing).map_err(hand_back_later)?;
@@ -327,7 +330,12 @@ impl Driver {
         let is_urgent = driver.claim.rollout.spec.is_rollback;
         if driver.machine.watches_gpus() && driver.machine.knows_no_gpus() && !is_urgent {
             // what is so before anything is started is no release's
-            let reports = driver.hosts.gpus_now(GPU_BASELINE_LIMIT).await;
+            let reports = tokio::select! {
+                reports = driver.hosts.gpus_now(GPU_BASELINE_LIMIT) => reports,
+                () = shutdown.cancelled() => {
+                    return Err(Leave::HandBack { why: "its worker stops".into(), not_before: Duration::ZERO });
+                }
+            };
             let hosts = driver.hosts.names();
             driver.feed(Input::Gpus { reports, hosts, is_asked: false });
         }
@@ -553,7 +561,9 @@ impl Driver {
 
     /// Asks each host for news of its GPUs while the machine wants them.
     fn keep_watching_gpus(&mut self) {
-        if self.closing_until.is_some() || !self.machine.watches_gpus() || self.machine.knows_no_gpus() {
+        // of a way back nothing is known on purpose: it waits for nobody, and nobody is blamed
+        let is_blind = self.claim.rollout.spec.is_rollback && self.machine.knows_no_gpus();
+        if self.closing_until.is_some() || !self.machine.watches_gpus() || is_blind {
             return;
         }
         for name in self.hosts.names() {
