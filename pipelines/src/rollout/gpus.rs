@@ -217,6 +217,11 @@ impl RolloutMachine {
         out.extend(self.turns.iter().flat_map(Turns::left));
     }
 
+    /// Why a host is left out for its GPUs.
+    pub(super) fn gpus_left_out(&self, host: &str) -> Option<&str> {
+        self.gpus.left_out.get(host).map(String::as_str)
+    }
+
     /// Only that one host was left.
     fn end_for_host(&mut self, why: String, out: &mut Vec<Action>) {
         match &mut self.phase {

@@ -533,8 +533,12 @@ impl RolloutMachine {
         };
         // after a gap a rollout fails only where neither release could be started
         let is_nobody = self.has_gap && status == RolloutStatus::Failed;
-        let release = release.filter(|_| !is_nobody);
-        let in_words = if is_nobody { json!("none") } else { json!(serves) };
+        let release = release.filter(|_| !is_nobody && !self.has_no_host());
+        let in_words = match is_nobody {
+            _ if self.has_no_host() => json!("unknown"),
+            true => json!("none"),
+            false => json!(serves),
+        };
         let detail = json!({ "status": status, "serves": in_words, "release": release, "reason": reason });
         record(out, JournalKind::Ended, detail);
         out.push(Action::Finish { status, serves, reason });

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How often the former release is started anew after a gap, before somebody has to help.
-const MAX_REVIVALS: u32 = 10;
+pub(super) const MAX_REVIVALS: u32 = 10;
 
 /// What to write where a service was not told what to do.
 const REMEDY: &str = "To have what serves stopped first, so that nobody answers until the new release is ready, write `when-full: recreate` \
@@ -30,6 +30,10 @@ const REMEDY_OF_CANARY: &str = "What is compared with what serves runs beside it
 
 /// Why what serves is not stopped although that was chosen.
 const NOT_ON_RECORD: &str = "What serves is not on record and could not be brought back, so it is not stopped: stop it by hand, or use another host";
+
+/// Why what serves is not stopped on several hosts: it is not known of each what served there.
+const BEGUN_BEFORE: &str = "What serves is not stopped: this rollout was begun by an earlier version of Segue, which does not change several hosts one \
+                            after the other. Roll the release out again";
 
 impl RolloutMachine {
     /// An instance can't be started before another release's has stopped.
@@ -45,7 +49,9 @@ impl RolloutMachine {
         if may_recreate && is_swap && is_known && self.turns.is_some() {
             return self.begin_turns(instance, reason, now, out);
         }
-        if may_recreate && is_swap && (is_known || self.is_repair()) && !self.has_gap {
+        // of several hosts nobody would be left to answer
+        let is_alone = self.spec.hosts.len() <= 1 || self.is_part;
+        if may_recreate && is_swap && is_alone && (is_known || self.is_repair()) && !self.has_gap {
             self.has_gap = true;
             let release = self.spec.release.id;
             let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };
@@ -59,6 +65,7 @@ impl RolloutMachine {
             (false, true) => REMEDY,
             (false, false) => REMEDY_OF_CANARY,
             (true, _) if self.former_release.is_none() => NOT_ON_RECORD,
+            (true, _) if !is_alone => BEGUN_BEFORE,
             (true, _) => "",
         };
         let dot = if remedy.is_empty() { "" } else { ". " };
@@ -80,7 +87,8 @@ impl RolloutMachine {
     /// Whether it only brings a host to what is on record. What that host serves is not, and need not come back.
     pub(super) fn is_repair(&self) -> bool {
         let is_on_record = |previous: &Release| previous.id == self.spec.release.id;
-        self.spec.is_rollback && !self.is_part && self.spec.previous.as_ref().is_some_and(is_on_record)
+        let is_of_one = self.spec.hosts.len() == 1 && !self.is_part;
+        self.spec.is_rollback && is_of_one && self.spec.previous.as_ref().is_some_and(is_on_record)
     }
 
     /// All that may hold a place: the new instances, and every one that the former release has had. What served before the gap is stopped
@@ -162,6 +170,16 @@ impl RolloutMachine {
             _ => false,
         };
         self.has_gap && is_one_in_vain
+    }
+
+    /// How often a host of several refused to take the traffic from what is to be stopped, before anything was.
+    pub(super) fn refusals(&self) -> u32 {
+        match self.phase {
+            Phase::MakingRoom { for_former: true, tries, is_interrupted: false, .. } if self.revivals == 0 => {
+                tries.saturating_sub(1)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether a word of a person's is taken while the releases change places.

@@ -21,6 +21,7 @@ use super::{
     action::{Action, Serves},
     input::{HostFacts, Input},
     machine::{Candidate, Phase, RolloutMachine, Then, record},
+    recreate::MAX_REVIVALS,
 };
 
 /// How far the hosts have come.
@@ -153,6 +154,13 @@ impl Turns {
         })
     }
 
+    /// A host that refused so often to take the traffic from what is to be stopped, where another can end the rollout.
+    fn refusing(&self, least: u32) -> Option<&Part> {
+        let refuses = |part: &&Part| part.machine.refusals() >= least;
+        let is_of_use = |part: &Part| part.machine.refusals() == 0 && part.ended() != Some(Ends::Nobody);
+        self.present().find(refuses).filter(|_| self.present().any(is_of_use))
+    }
+
     /// Why the others are to go back: what became of the first host that did not come over.
     fn lost(&self) -> Option<String> {
         let part = self.present().find(|part| part.is_lost())?;
@@ -228,11 +236,6 @@ impl RolloutMachine {
             }
             Input::Gpus { reports, hosts, is_asked } => self.on_gpus(&reports, &hosts, is_asked, out),
             Input::Command { command, by, word } => self.on_command(command, by.as_deref(), word, out),
-            Input::NotReady { instance, reason } if self.goes_over_in_turns() && self.watches_lives() => {
-                if self.new_instances().any(|new| *new == instance) {
-                    self.roll_back(format!("instance {instance} of the new release is lost: {reason}"), out);
-                }
-            }
             Input::Tick => {
                 for part in self.turns.iter_mut().flat_map(Turns::present_mut) {
                     if part.machine.next_wake().is_some_and(|wake| wake <= now) {
@@ -255,6 +258,35 @@ impl RolloutMachine {
     pub(super) fn has_gap_at(&self, host: &str) -> bool {
         let at = |turns: &Turns| turns.parts.iter().any(|part| part.host == host && part.machine.has_gap);
         self.has_gap || self.turns.as_ref().is_some_and(at)
+    }
+
+    /// Whether nothing that was asked of all hosts at once is to be done any more.
+    #[must_use]
+    pub fn changes_in_turn(&self) -> bool {
+        self.is_in_turns()
+    }
+
+    /// Whether all traffic of a host that changes in turn goes to the new release.
+    #[must_use]
+    pub fn has_gone_over(&self, host: &str) -> bool {
+        self.turns.iter().flat_map(Turns::present).any(|part| part.host == host && part.is_over())
+    }
+
+    /// Whether none is left of the hosts that changed in turn.
+    pub(super) fn has_no_host(&self) -> bool {
+        self.turns.as_ref().is_some_and(|turns| turns.is_begun && turns.present().next().is_none())
+    }
+
+    /// Nobody can say what the hosts serve: that is put on record when they are back.
+    fn end_without_hosts(&mut self, out: &mut Vec<Action>) {
+        let why = |part: &Part| {
+            let why = self.gpus_left_out(&part.host).or(part.machine.reason.as_deref());
+            format!("host `{}`: {}", part.host, why.unwrap_or("it was lost"))
+        };
+        let all: Vec<String> = self.turns.iter().flat_map(|turns| &turns.parts).map(why).collect();
+        let before = self.reason.as_ref().map(|before| format!("{before}; ")).unwrap_or_default();
+        let reason = format!("{before}no host takes part any more ({})", all.join("; "));
+        self.finish(RolloutStatus::Failed, Serves::Former, Some(reason), out);
     }
 
     /// Those take no part any more, whatever becomes of them.
@@ -282,13 +314,17 @@ impl RolloutMachine {
         if !self.is_in_turns() {
             return;
         }
+        if self.has_no_host() {
+            return self.end_without_hosts(out);
+        }
+        self.leave_refusing(MAX_REVIVALS, "it is not tried any more", out);
         let lost = self.turns.as_ref().filter(|turns| !turns.is_back && !turns.is_settling).and_then(Turns::lost);
         if let Some(why) = lost {
             self.turn_back(why, out);
         }
         let Some(turns) = &self.turns else { return };
         if turns.is_back {
-            self.go_back_in_turns(out);
+            self.go_back_in_turns(now, out);
         } else if self.phase == Phase::InTurn {
             self.go_over(now, out);
         }
@@ -311,7 +347,10 @@ impl RolloutMachine {
             _ => 1,
         };
         let Some(turns) = &mut self.turns else { return };
-        if turns.present().any(Part::waits) {
+        let (waiting, others) = (turns.present().filter(|part| part.waits()).count(), turns.over().len());
+        if waiting > 0 {
+            // one goes on answering, where there are others
+            let batch = if others > 0 { batch } else { batch.min(waiting - 1).max(1) };
             for part in turns.present_mut().filter(|part| part.waits()).take(batch) {
                 part.does(RolloutMachine::take_turn, out);
             }
@@ -368,7 +407,7 @@ impl RolloutMachine {
 
     /// Where the former release is ready still it takes the traffic at once. Where it was stopped, one host after the other changes back, those
     /// that serve nobody first.
-    fn go_back_in_turns(&mut self, out: &mut Vec<Action>) {
+    fn go_back_in_turns(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let why = self.reason.clone().unwrap_or_default();
         let Some(turns) = &mut self.turns else { return };
         let is_to_go = |part: &Part| part.ended().is_none() && !part.is_lost();
@@ -379,10 +418,40 @@ impl RolloutMachine {
         }
         let is_on_its_way = |part: &Part| part.machine.has_gap && part.is_lost() && part.ended().is_none();
         while !turns.present().any(is_on_its_way) {
+            let is_in_vain = |part: &Part| part.ended() == Some(Ends::Nobody);
+            if turns.present().any(is_to_go) && turns.present().any(is_in_vain) {
+                // shown not to come back at one: what serves is stopped only where another serves the former release
+                let comes_back = |part: &Part| part.ended() == Some(Ends::Former);
+                let may_come = |part: &Part| part.is_lost() && part.ended().is_none();
+                if turns.present().any(may_come) {
+                    return;
+                }
+                if !turns.present().any(comes_back) {
+                    return self.stay_where_it_serves(now, out);
+                }
+            }
             let Some(part) = turns.present_mut().find(|part| is_to_go(part)) else { break };
             part.does(|machine, out| machine.roll_back(why.clone(), out), out);
         }
         self.end_turns(Ends::Former, out);
+    }
+
+    /// The former release did not come back at one host, and serves at none: the others stay at the new one rather than that nobody answers.
+    fn stay_where_it_serves(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(turns) = &mut self.turns else { return };
+        if turns.present().any(|part| part.ended().is_none() && part.machine.phase != Phase::Staying) {
+            return;
+        }
+        (turns.is_back, turns.is_settling) = (false, true);
+        let is_nobody = |part: &&Part| part.ended() == Some(Ends::Nobody);
+        let where_not: Vec<String> = turns.present().filter(is_nobody).map(|part| format!("`{}`", part.host)).collect();
+        let (before, release) = (self.reason.take().unwrap_or_default(), self.spec.release.id);
+        self.reason = Some(format!(
+            "{before}; but the former release could not be brought back at {}, so release {release} stays where it serves",
+            where_not.join(", ")
+        ));
+        self.status = RolloutStatus::RollingBack;
+        self.go_over(now, out);
     }
 
     /// Ends once every host has. One that could not be brought to what the others serve is left out, and brought there by a rollout of its own.
@@ -394,12 +463,12 @@ impl RolloutMachine {
         let others = if wanted == Ends::New { Ends::Former } else { Ends::New };
         let comes_to = |ends: Ends| turns.present().any(|part| part.ended() == Some(ends));
         let end = [wanted, others].into_iter().find(|ends| comes_to(*ends)).unwrap_or(Ends::Nobody);
-        let mut left = BTreeMap::new();
+        let mut left = Vec::new();
         for part in turns.present_mut().filter(|part| part.ended() != Some(end)) {
             part.is_out = true;
-            left.insert(part.host.clone(), part.machine.reason.clone().unwrap_or_default());
+            left.push((part.host.clone(), part.machine.reason.clone().unwrap_or_default()));
         }
-        turns.left = left;
+        turns.left.extend(left);
         out.extend(turns.left());
         let of_first = || turns.present().find_map(|part| part.machine.reason.clone());
         let reason = self.reason.clone().or_else(of_first);
@@ -444,7 +513,9 @@ impl RolloutMachine {
     pub(super) fn takes_in_turns(&self, command: RolloutCommand) -> bool {
         let Some(turns) = &self.turns else { return false };
         match command {
-            RolloutCommand::Abort if turns.is_back => turns.present().any(|part| part.machine.has_not_come_back()),
+            RolloutCommand::Abort if turns.is_back => {
+                turns.present().any(|part| part.machine.has_not_come_back()) || turns.refusing(1).is_some()
+            }
             RolloutCommand::Abort => !turns.is_settling,
             RolloutCommand::Promote => self.rolling.is_some() && self.goes_over_in_turns(),
             RolloutCommand::Skip => false,
@@ -453,12 +524,33 @@ impl RolloutMachine {
 
     /// Whether an abort means that a former release which does not come back is not tried any more, at the host where that is so.
     pub(super) fn leaves_in_turns(&mut self, who: &str, out: &mut Vec<Action>) -> bool {
-        let Some(turns) = self.turns.as_mut().filter(|turns| turns.is_begun && turns.is_back) else { return false };
+        let is_back = |turns: &&mut Turns| turns.is_begun && turns.is_back;
+        if self.turns.as_mut().filter(is_back).is_none() {
+            return false;
+        }
+        self.leave_refusing(1, &format!("aborted{who}"), out);
+        let Some(turns) = self.turns.as_mut().filter(is_back) else { return false };
         let why = format!("the former release did not come back, and is not tried any more: aborted{who}");
         for part in turns.present_mut().filter(|part| part.machine.has_not_come_back()) {
             part.does(|machine, out| machine.leave_nobody(&why, out), out);
         }
         true
+    }
+
+    /// A host whose traffic can't be taken is left with what it serves, which nobody can say for sure, and keeps nobody waiting.
+    fn leave_refusing(&mut self, least: u32, why: &str, out: &mut Vec<Action>) {
+        let Some(turns) = &mut self.turns else { return };
+        let known = turns.left.len();
+        while let Some(host) = turns.refusing(least).map(|part| part.host.clone()) {
+            for part in turns.parts.iter_mut().filter(|part| part.host == host) {
+                part.is_out = true;
+                let reason = format!("its traffic could not be taken in {} tries: {why}", part.machine.refusals());
+                turns.left.insert(host.clone(), reason);
+            }
+        }
+        if turns.left.len() > known {
+            out.extend(turns.left());
+        }
     }
 
     /// When the first host wants to be woken.

@@ -59,6 +59,13 @@ impl Driver {
         }
     }
 
+    /// What was asked of all hosts before it was known that they change in turn is not begun any more.
+    pub(super) fn keep_to_turns(&mut self) {
+        if self.machine.changes_in_turn() {
+            self.queue.retain(|waiting| !matches!(waiting, Action::Start { .. } | Action::AwaitReady { .. }));
+        }
+    }
+
     /// A host could not be spoken to. Of several it takes no part any more; where it is the only one, the rollout is left.
     pub(super) fn left_at(&mut self, at: Option<String>, trouble: HostTrouble) -> Result<(), Leave> {
         match trouble {

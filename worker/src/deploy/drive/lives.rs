@@ -56,6 +56,12 @@ impl Driver {
         let given_up = instances.iter().filter(is_new).find_map(|one| Some((one.id.clone(), beyond_hope(one)?)));
         let Some((instance, why)) = given_up.filter(|_| self.machine.watches_lives()) else { return };
         let at = if self.hosts.only().is_some() { String::new() } else { format!("on host `{host}` ") };
-        self.feed(Input::NotReady { instance, reason: format!("{at}{why}") });
+        if !self.machine.changes_in_turn() {
+            return self.feed(Input::NotReady { instance, reason: format!("{at}{why}") });
+        }
+        // until a host has gone over its ladder says how they are there
+        if self.machine.has_gone_over(host) {
+            self.feed_at(Some(host.to_owned()), Input::NotReady { instance, reason: why });
+        }
     }
 }

@@ -439,6 +439,7 @@ impl Driver {
             self.queue.retain(|waiting| matches!(waiting, Action::Record { .. } | Action::Quarantine { .. }));
         }
         self.take_back_alone(&actions);
+        self.keep_to_turns();
         self.queue.extend(actions);
     }
 
