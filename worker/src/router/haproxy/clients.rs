@@ -85,23 +85,24 @@ pub(super) fn share_of(route: &TableRoute) -> [Server; 2] {
 /// all traffic. `conditions`: what a request of the route is, of which one is enough.
 pub(super) fn drawn_once(number: usize, route: &TableRoute, sticky: &Sticky, conditions: &[String]) -> String {
     let (backend, cookie) = (share_backend(route), &sticky.cookie);
-    let is_its = if conditions.iter().any(|condition| condition.trim().is_empty()) {
-        String::new()
-    } else {
-        format!(" if {}", conditions.join(" or "))
-    };
     let (share, key, new) = (share(number), format!("txn.segue_key_{number}"), new(number));
     let (salt, draw) = (format!("txn.segue_salt_{number}"), draw(number));
     let is_drawn = format!("{{ var({share}) -m int gt 0 }}");
-    let lines = [
-        format!("{share}) srv_uweight({backend}/{HALVES}){is_its}"),
+    // a line each: HAProxy takes none of more than 64 words
+    let shares = if conditions.iter().any(|condition| condition.trim().is_empty()) {
+        vec![format!("{share}) srv_uweight({backend}/{HALVES})")]
+    } else {
+        let one = |condition: &String| format!("{share}) srv_uweight({backend}/{HALVES}) if {}", condition.trim());
+        conditions.iter().map(one).collect()
+    };
+    let draws = [
         format!("{key}) req.cook({cookie}) if {is_drawn}"),
         format!("{new}) int(1) if {is_drawn} !{{ var({key}) -m reg ^[0-9a-f]{{{KEY_DIGITS}}}$ }}"),
         format!("{key}) uuid,regsub(-,,g) if {{ var({new}) -m found }}"),
         format!("{salt}) srv_uweight({backend}/{SALT}) if {is_drawn}"),
         format!("{draw}) var({key}),concat(:,{salt}),xxh32,mod({WHOLE}) if {is_drawn}"),
     ];
-    lines.iter().fold(String::new(), |mut text, line| {
+    shares.iter().chain(&draws).fold(String::new(), |mut text, line| {
         let _ = writeln!(text, "    http-request set-var({line}");
         text
     })

@@ -309,7 +309,7 @@ mod tests {
     fn sticky(old: u32, new: u32) -> TableRoute {
         let mut web = route("web", &[(None, "/"), (Some("a.test"), "/x")], &[("web-1", old), ("web-2", new)]);
         web.targets[1].release = 258;
-        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1h"}"#).unwrap();
+        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1d"}"#).unwrap();
         web.assignment = Assignment { canary: Some(ReleaseId(258)), rules: Vec::new(), sticky: Some(sticky) };
         web
     }
@@ -321,6 +321,21 @@ mod tests {
         hosted.assignment = Assignment { rules: vec![rule], ..sticky(1, 1).assignment };
         let made = of(vec![sticky(90, 10), hosted]);
         insta::assert_snapshot!(made.text.replace(&made.shape, "NAME"));
+    }
+
+    #[test]
+    fn no_line_has_more_words_than_haproxy_takes() {
+        let mut web = sticky(90, 10);
+        let hosts: Vec<String> = (0..20).map(|number| format!("{number}.test")).collect();
+        let rules: Vec<_> = hosts.iter().map(|host| (Some(host.as_str()), "/shop/")).collect();
+        web.rules = route("web", &rules, &[]).rules;
+        web.assignment.rules = vec![serde_json::from_str(r#"{"cookie":"beta","equals":"1","to":"canary"}"#).unwrap()];
+        let made = of(vec![web]);
+        // MAX_LINE_ARGS
+        let most = made.text.lines().map(|line| line.split_whitespace().count()).max();
+        assert!(most.is_some_and(|words| words <= 64), "{most:?}");
+        let set = made.text.lines().filter(|line| line.contains("set-var(txn.segue_share_0)")).count();
+        assert_eq!(set, 40, "a share for each host, by the path and by what lies below it");
     }
 
     #[test]

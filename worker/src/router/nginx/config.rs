@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_client_is_drawn_once_by_its_key() {
-        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1h"}"#).unwrap();
+        let sticky = serde_json::from_str(r#"{"cookie":"s-id","max-age":"1d"}"#).unwrap();
         let rule: ReleaseRule =
             serde_json::from_str(r#"{"header":"x-release","equals":"canary","to":"canary"}"#).unwrap();
         let mut web = route("web", &[(None, "/")], &[("web-1", 90), ("web-2", 10)]);
