@@ -24,6 +24,9 @@ const IN_TURN: &str = "recreate-in-turn";
 /// Clients of the service keep their release; not every version of a host can that either.
 pub const STICKY: &str = "sticky";
 
+/// What not every version of a host, and of the proxy that answers for it, can.
+pub const CARRIED: [&str; 1] = [STICKY];
+
 impl Strategy {
     /// What a worker must have said that it can drive, to be given such a rollout; `None`: every one can. Of a whole rollout: [`RolloutSpec::newer`].
     #[must_use]

@@ -11,7 +11,7 @@ use segue_schemas::{
         TakeBackup,
     },
     id::{InstanceId, InvalidId},
-    strategy::STICKY,
+    strategy::CARRIED,
     sync::{BackupPiece, DropCopy, ImportBackup, MakeCopy},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -190,7 +190,7 @@ impl Host {
             gpu_report: (!self.options.gpus.is_empty()).then(|| self.shown_gpus()),
             restorations: self.newest(),
             backups: recorded.shown_backups(),
-            carries: vec![STICKY.into()],
+            carries: CARRIED.map(Into::into).into(),
         }
     }
 }

@@ -16,7 +16,10 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use indexmap::IndexMap;
-use segue_schemas::host_api::{HostError, HostErrorCode, ObservationBatch};
+use segue_schemas::{
+    host_api::{HostError, HostErrorCode, ObservationBatch},
+    strategy::CARRIED,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::{Mutex, watch},
@@ -294,17 +297,17 @@ impl ProxyChild {
         let _ = watch.wait_for(|living| living.as_ref() != Some(gone)).await;
     }
 
-    /// The proxy of an earlier host process, if it answers, listens where it should and has this version. One that does
-    /// not is replaced.
+    /// The proxy of an earlier host process, if it answers, listens where it should, has this version and can what this host
+    /// says that it can. One that does not is replaced.
     async fn find(&self) -> Option<Process> {
         let control = self.store.current().proxy_control.clone()?;
         let state = state_of(&control).await?;
         let process = Process::adopt(record_of(state.pid)?, "")?;
-        let mut listens = state.listen;
+        let mut listens = state.listen.clone();
         let mut wanted: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
         listens.sort();
         wanted.sort();
-        if state.version == env!("CARGO_PKG_VERSION") && listens == wanted {
+        if can_all(&state) && listens == wanted {
             self.living.send_replace(Some(Living { pid: state.pid, control }));
             return Some(process);
         }
@@ -478,6 +481,12 @@ pub fn counts_for(
     (in_flight.map(|(id, n)| (id.clone(), *n)).collect(), newest)
 }
 
+/// Whether a proxy can what this host can: a version may have several builds.
+fn can_all(proxy: &ProxyState) -> bool {
+    let carries = |what: &&str| proxy.carries.iter().any(|known| known == what);
+    proxy.version == env!("CARGO_PKG_VERSION") && CARRIED.iter().all(carries)
+}
+
 async fn state_of(control: &Path) -> Option<ProxyState> {
     let (status, body) = unix_http::call(control, Method::GET, "/v1/state", None, CALL_LIMIT).await.ok()?;
     if status == StatusCode::OK { serde_json::from_slice(&body).ok() } else { None }
@@ -488,5 +497,25 @@ fn bind(asked: SocketAddr, before: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(before) {
         Err(_) if before != asked => TcpListener::bind(asked),
         bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_can_less_than_its_host_is_not_kept() {
+        let of = |version: &str, carries: Option<&str>| {
+            let mut state =
+                serde_json::json!({ "pid": 1, "version": version, "listen": [], "in_flight": {}, "newest": [] });
+            if let Some(carries) = carries {
+                state["carries"] = serde_json::json!([carries, "what-is-newer"]);
+            }
+            can_all(&serde_json::from_value(state).unwrap())
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(of(version, Some("sticky")));
+        assert!(!of(version, None) && !of(version, Some("other")) && !of("0.0.1", Some("sticky")));
     }
 }

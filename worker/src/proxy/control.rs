@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use indexmap::IndexMap;
+use segue_schemas::strategy::CARRIED;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -34,6 +35,9 @@ pub struct ProxyState {
     pub pid: u32,
     /// Its version; a host of another version replaces it.
     pub version: String,
+    /// What of the table not every build can; one that can less than its host is replaced as well.
+    #[serde(default)]
+    pub carries: Vec<String>,
     /// The addresses that it listens on.
     pub listen: Vec<String>,
     /// Requests in flight by instance.
@@ -112,6 +116,7 @@ impl Control {
         ProxyState {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            carries: CARRIED.map(Into::into).into(),
             listen: self.listen.clone(),
             in_flight: routing.all_in_flight().map(|(id, count)| (id.to_string(), count)).collect(),
             newest: routing.routes.iter().map(newest).collect(),

@@ -660,7 +660,13 @@ async fn take_stock(
     let asked = hosts.iter().map(async |host| (host.name.clone(), host.state().await));
     for (host, answer) in join_all(asked).await {
         match answer {
-            Ok(state) => facts.push((host, HostFacts::of(&state, &spec.environment, &spec.service.name))),
+            Ok(state) => {
+                // it may have been away when all were asked; then it was not refused
+                if let Some(why) = sticky::why_not(claim, &host, &state) {
+                    return Err(hand_back_later(why));
+                }
+                facts.push((host, HostFacts::of(&state, &spec.environment, &spec.service.name)));
+            }
             Err(found) => {
                 left_out.push(OutOfStep { host, reason: format!("it does not answer: {found}") });
                 trouble = Some(found);

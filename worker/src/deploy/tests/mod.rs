@@ -266,6 +266,15 @@ async fn clients_are_drawn_at_no_host_that_can_not_keep_them() {
     );
     world.is_wholly(OLD);
     assert!(world.host.weights_asked_for().is_empty());
+    // nor at one that says nothing while it is asked for that, and answers afterwards
+    let world = asking(canary());
+    world.host.keep_silent(1);
+    let _worker = world.worker();
+    let ended = world.ended().await;
+    assert_eq!(ended.status, RolloutStatus::Failed);
+    assert!(ended.reason.is_some_and(|reason| reason.contains("can't keep clients at a release")));
+    world.is_wholly(OLD);
+    assert!(world.host.weights_asked_for().is_empty());
     // what draws nobody needs nobody who can
     let world = asking(Strategy::HotSwap);
     let _worker = world.worker();

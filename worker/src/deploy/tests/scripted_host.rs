@@ -61,6 +61,8 @@ struct World {
     weights_asked_for: Vec<(Epoch, Vec<Target>)>,
     /// How many instances run there at most.
     room: usize,
+    /// How often it does not say yet what it carries.
+    silent: usize,
 }
 
 impl ScriptedHost {
@@ -77,6 +79,7 @@ impl ScriptedHost {
             random: StdRng::seed_from_u64(7),
             weights_asked_for: Vec::new(),
             room: usize::MAX,
+            silent: 0,
         }));
         let socket = directory.join("host.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -104,6 +107,11 @@ impl ScriptedHost {
     /// So many instances have room from now on.
     pub(super) fn has_room_for(&self, instances: usize) {
         self.world.lock().unwrap().room = instances;
+    }
+
+    /// The next so many questions for what it carries get no answer that says it.
+    pub(super) fn keep_silent(&self, times: usize) {
+        self.world.lock().unwrap().silent = times;
     }
 
     /// An instance that serves everything already.
@@ -190,6 +198,10 @@ impl World {
             self.restore("dead-man: not renewed in time");
         }
         match (method.as_str(), parts) {
+            ("GET", ["v1", "state"]) if self.silent > 0 => {
+                self.silent -= 1;
+                refuse(HostErrorCode::BadRequest, "not now")
+            }
             ("GET", ["v1", "state"]) => ok(self.state()),
             ("POST", ["v1", "instances"]) => self.start(read(body)),
             ("GET", ["v1", "instances", id]) => self.instance(id).map(|i| json!(i)),
