@@ -72,7 +72,7 @@ pub struct Sticky {
     /// The cookie's name, in letters, digits, `-` and `_`.
     #[schemars(length(min = 1, max = 64))]
     pub cookie: String,
-    /// How long a client keeps it; from a minute to 400 days.
+    /// How long a client keeps it, from when it was drawn; from a day to 400 days. It should outlast a rollout.
     #[serde(default = "default_max_age")]
     pub max_age: Span,
 }
@@ -91,9 +91,19 @@ impl Sticky {
             let message = format!("`{}` cannot name a cookie that clients are known by", self.cookie);
             return problem("cookie", message, "use 1 to 64 letters, digits, `-` and `_`");
         }
-        if !(60..=400 * 24 * 3600).contains(&self.max_age.0.as_secs()) {
+        let begins_with =
+            |prefix: &str| self.cookie.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
+        if begins_with("__Host-") || begins_with("__Secure-") {
+            let message = format!("browsers drop a cookie `{}` that comes without TLS", self.cookie);
+            return problem("cookie", message, "use a name that does not begin with `__Host-` or `__Secure-`");
+        }
+        if !(24 * 3600..=400 * 24 * 3600).contains(&self.max_age.0.as_secs()) {
             let message = format!("a client can't keep a cookie for {}", self.max_age);
-            return problem("max-age", message, "write a duration from `1m` to `400d`: browsers keep none longer");
+            return problem(
+                "max-age",
+                message,
+                "write a duration from `1d` to `400d`: it should outlast a rollout, and browsers keep none longer",
+            );
         }
         Ok(())
     }
@@ -308,15 +318,18 @@ mod tests {
         let usual = sticky(r#"{"cookie":"segue-client"}"#);
         assert_eq!(usual.attributes(false), "Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax");
         assert_eq!(
-            sticky(r#"{"cookie":"a_1","max-age":"1m"}"#).attributes(true).split_once("; ").unwrap().1,
-            "Max-Age=60; HttpOnly; SameSite=Lax; Secure"
+            sticky(r#"{"cookie":"a_1","max-age":"1d"}"#).attributes(true).split_once("; ").unwrap().1,
+            "Max-Age=86400; HttpOnly; SameSite=Lax; Secure"
         );
         let cases = [
             (r#"{"cookie":"a_1","max-age":"400d"}"#, Ok(())),
             (r#"{"cookie":"a b"}"#, Err("cookie")),
             (r#"{"cookie":""}"#, Err("cookie")),
             (r#"{"cookie":"a;b"}"#, Err("cookie")),
-            (r#"{"cookie":"a","max-age":"59s"}"#, Err("max-age")),
+            (r#"{"cookie":"__host-a"}"#, Err("cookie")),
+            (r#"{"cookie":"__Secure-a"}"#, Err("cookie")),
+            (r#"{"cookie":"_Host-a","max-age":"1d"}"#, Ok(())),
+            (r#"{"cookie":"a","max-age":"23h"}"#, Err("max-age")),
             (r#"{"cookie":"a","max-age":"401d"}"#, Err("max-age")),
         ];
         for (text, wanted) in cases {

@@ -12,7 +12,7 @@ use segue_schemas::{
 
 use crate::{RUN_LIMIT, good_release, nothing_was_dropped};
 
-const STICKY: &str = "sticky: {cookie: sample-client, max-age: 1h}\n";
+const STICKY: &str = "sticky: {cookie: sample-client, max-age: 1d}\n";
 
 const CLIENTS: usize = 400;
 
@@ -66,7 +66,7 @@ async fn nobody_goes_back_and_forth(stand: Stand) -> Result<()> {
             let (version, cookie) = ask(http, stand, &format!("other={n}")).await?;
             let cookie = cookie.with_context(|| format!("client {n} was given no cookie"))?;
             let (pair, attributes) = cookie.split_once("; ").context("no attributes")?;
-            assert_eq!(attributes, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
+            assert_eq!(attributes, "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax");
             anyhow::Ok(Client { cookie: format!("other={n}; {pair}"), version })
         }
     });

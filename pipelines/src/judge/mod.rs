@@ -377,10 +377,11 @@ impl Judge {
     /// Why the stage cannot be left yet, although its time is over.
     fn doubt(&self, n: &Verdict) -> Option<String> {
         if n.stage_requests < n.min_requests {
-            let units = if self.stage_units.is_empty() { "requests" } else { "clients" };
             return Some(format!(
-                "too few samples: it answered {} {units} in this stage, {} are needed",
-                n.stage_requests, n.min_requests
+                "too few samples: it answered {} {} in this stage, {} are needed",
+                n.stage_requests,
+                self.units_word(),
+                n.min_requests
             ));
         }
         // who asks for none of the canary's requests asks for none to compare them with
@@ -427,8 +428,9 @@ impl Judge {
     fn praise(&self, n: &Verdict) -> String {
         if !self.has_control() {
             return format!(
-                "{} requests, {} failed; the former release answered too few to compare with",
+                "{} {}, {} of its requests failed; the former release answered too few to compare with",
                 n.stage_requests,
+                self.units_word(),
                 n.canary.errors_words()
             );
         }
@@ -439,6 +441,11 @@ impl Judge {
             self.latency_ratio(0.5),
             self.allowed_ratio(0.5)
         )
+    }
+
+    /// What is counted among the requests that a stage needs.
+    fn units_word(&self) -> &'static str {
+        if self.stage_units.is_empty() { "requests" } else { "clients" }
     }
 
     fn has_control(&self) -> bool {

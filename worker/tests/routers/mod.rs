@@ -365,7 +365,7 @@ async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
         let mut apply = assigning(&world, [old, 0], &[r#"{"header":"x-rule","present":true,"to":"canary"}"#]);
         apply.targets = targets(&[("web-1", old), (new.0, new.2)]);
         apply.assignment.canary = Some(ReleaseId(new.1));
-        let sticky = serde_json::json!({ "cookie": "s-id", "max-age": "1h" });
+        let sticky = serde_json::json!({ "cookie": "s-id", "max-age": "1d" });
         apply.assignment.sticky = Some(serde_json::from_value(sticky).unwrap());
         let client = &world.client;
         async move { client.apply_route(&apply).await.unwrap().newest_observation }
@@ -376,7 +376,7 @@ async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
         let (head, body) = answer_to(&world, "cookie: a=b").await;
         let cookie = set_cookie(&head).unwrap_or_else(|| panic!("{head}"));
         let (pair, attributes) = cookie.split_once("; ").unwrap();
-        assert_eq!(attributes, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
+        assert_eq!(attributes, "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax");
         let key = pair.strip_prefix("s-id=").unwrap();
         let unit = u64::from_str_radix(&key[..16], 16).unwrap();
         assert_eq!(key.len(), 32);
@@ -394,6 +394,9 @@ async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
     // a rule goes before
     let (head, body) = answer_to(&world, &format!("x-rule: 1\r\ncookie: {}", clients[0].0)).await;
     assert_eq!((body.as_str(), set_cookie(&head)), ("v2", None));
+    // what is no key does not hide the one behind it
+    let (head, body) = answer_to(&world, &format!("cookie: s-id=xyz; {}", clients[0].0)).await;
+    assert_eq!((&body, set_cookie(&head)), (&clients[0].1, None));
     // with a larger share nobody goes back, and some come
     share(20, ("web-2", 2, 80)).await;
     let mut moved = 0;
