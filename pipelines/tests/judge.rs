@@ -56,10 +56,29 @@ fn an_identical_release_is_promoted_through_bursts() {
     }
 }
 
+#[test]
+fn clients_for_whom_everything_fails_or_is_slow_anywhere_bring_no_release_back() {
+    let alarms: Vec<_> = [(30, 0.05, 1.0), (200, 0.05, 1.0), (30, 0.0, 10.0), (200, 0.0, 10.0)]
+        .into_iter()
+        .flat_map(|(clients, base_errors, habit)| {
+            (0..5).filter_map(move |seed| {
+                let habits = Scenario { clients, base_errors, habit, crowd: seed, ..Scenario::IDENTICAL };
+                let ending = rollout(&Scenario { rate: 20.0, stage_seconds: 20, ..habits }, seed);
+                (ending.decision == Decision::RollBack).then_some((clients, habit, seed, ending.verdict.reason))
+            })
+        })
+        .collect();
+    assert!(alarms.len() <= 1, "{alarms:?}");
+}
+
 /// A judge, and requests for it as it were from a script.
 struct Script {
     judge: Judge,
     sequence: u64,
+    /// How many clients the control has, who come in turn; 0: none is known.
+    control_clients: u64,
+    /// What becomes of their requests.
+    control: Outcome,
 }
 
 impl Script {
@@ -67,7 +86,7 @@ impl Script {
         let spec = CanarySpec { stage_duration: Span::seconds(60), judge: rules, ..CanarySpec::default() };
         let mut judge = Judge::new(&spec, &[]);
         judge.begin_stage(10);
-        Self { judge, sequence: 0 }
+        Self { judge, sequence: 0, control_clients: 0, control: Outcome::Ok }
     }
 
     /// `count` requests, each tenth of them the canary's; `change` makes of a canary's request what it is to be.
@@ -89,6 +108,10 @@ impl Script {
                 unit: None,
                 synthetic: false,
             };
+            if !is_canary {
+                observation.outcome = self.control;
+                observation.unit = (self.control_clients > 0).then(|| 1_000_000 + self.sequence % self.control_clients);
+            }
             if is_canary {
                 change(self.sequence / 10, &mut observation);
             }
@@ -186,6 +209,68 @@ fn a_stage_needs_clients_where_each_keeps_its_release() {
 }
 
 #[test]
+fn a_breakdown_is_caught_however_few_clients_meet_it() {
+    let of_twenty = |clients: u64| {
+        let mut script = Script { control_clients: 18, ..Script::new(JudgeSpec::default()) };
+        script.requests(1_500, |n, o| (o.unit, o.outcome) = (Some(n % clients), Outcome::Cut))
+    };
+    let verdict = of_twenty(2);
+    assert_eq!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+    assert_eq!(
+        verdict.reason,
+        "most requests of its clients fail: 100.00 % of its requests did, 0.00 % of the former release's"
+    );
+    assert_eq!(of_twenty(1).decision, Decision::Hold, "one client alone may be one for whom everything fails");
+}
+
+#[test]
+fn clients_that_were_counted_before_do_not_hide_a_breakdown() {
+    let of_clients = |n: u64, o: &mut Observation| o.unit = Some(n % 40);
+    let begin = || {
+        let mut script = Script { control_clients: 400, ..Script::new(JudgeSpec::default()) };
+        // something that both need fails once for everybody
+        script.control = Outcome::ServerError;
+        script.requests(400, |n, o| (o.unit, o.outcome) = (Some(n % 40), Outcome::ServerError));
+        script.control = Outcome::Ok;
+        let verdict = script.requests(10_000, of_clients);
+        assert_eq!(verdict.decision, Decision::Hold, "{}", verdict.reason);
+        script.judge.begin_stage(50);
+        script
+    };
+    let verdict = begin().requests(2_000, |n, o| {
+        of_clients(n, o);
+        o.outcome = Outcome::ServerError;
+    });
+    assert_eq!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+    let verdict = begin().requests(3_000, |n, o| {
+        of_clients(n, o);
+        o.latency_us *= 10;
+    });
+    assert_eq!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+    assert!(verdict.reason.contains("slower than nine of ten of the former release's"), "{}", verdict.reason);
+    // and what strikes both is no fault of the canary's
+    let mut script = begin();
+    script.control = Outcome::ServerError;
+    let verdict = script.requests(2_000, |n, o| {
+        of_clients(n, o);
+        o.outcome = Outcome::ServerError;
+    });
+    assert_ne!(verdict.decision, Decision::RollBack, "{}", verdict.reason);
+}
+
+#[test]
+fn a_client_of_the_former_release_counts_again_when_the_share_grows() {
+    let mut script =
+        Script { control_clients: 400, control: Outcome::ServerError, ..Script::new(JudgeSpec::default()) };
+    let weight = |script: &mut Script| script.requests(400, |_, o| o.outcome = Outcome::ClientGone).errors.e_value;
+    let once = weight(&mut script);
+    assert!(once < 1.0, "{once}");
+    assert_eq!(weight(&mut script), once, "each has failed");
+    script.judge.begin_stage(50);
+    assert!(weight(&mut script) < once);
+}
+
+#[test]
 fn a_retry_at_a_clients_release_is_evidence() {
     let failing = |n: u64, o: &mut Observation| (o.attempt, o.outcome, o.unit) = (2, Outcome::Unreachable, Some(n));
     let verdict = Script::new(JudgeSpec::default()).requests(1_000, failing);
@@ -261,7 +346,7 @@ fn what_comes_by_rule_has_numbers_of_its_own_and_counts_against_limits_alone() {
         let spec = CanarySpec { judge: JudgeSpec { max_error_rate, ..JudgeSpec::default() }, ..CanarySpec::default() };
         let mut judge = Judge::new(&spec, &rules);
         judge.begin_stage(10);
-        let mut script = Script { judge, sequence: 0 };
+        let mut script = Script { judge, sequence: 0, control_clients: 0, control: Outcome::Ok };
         for n in 0..2_000 {
             // of what is drawn nothing fails; every second one of those that a rule sends to the canary does
             script.requests(1, |_, _| {});
@@ -306,7 +391,11 @@ fn a_judge_goes_on_where_it_was_stored() {
     script.requests(1_000, |n, o| o.latency_us += n * 100);
     let stored = serde_json::to_string(&script.judge).unwrap();
     assert!(stored.len() < 64 * 1024, "{} bytes", stored.len());
-    let mut restored = Script { judge: serde_json::from_str(&stored).unwrap(), sequence: script.sequence };
+    let mut restored = Script {
+        judge: serde_json::from_str(&stored).unwrap(),
+        sequence: script.sequence,
+        ..Script::new(JudgeSpec::default())
+    };
     let go_on = |script: &mut Script| script.requests(100, |_, o| o.outcome = Outcome::ServerError);
     let (here, there) = (go_on(&mut script), go_on(&mut restored));
     assert_eq!((here.decision, here.canary_requests), (there.decision, there.canary_requests));

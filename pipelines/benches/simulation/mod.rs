@@ -23,6 +23,10 @@ pub struct Scenario {
     pub bursts: bool,
     /// Clients that always come to the same release, each with its own error rate; 0: every request is assigned anew.
     pub clients: u64,
+    /// Which they are: others go to the canary, and others fail.
+    pub crowd: u64,
+    /// How many times as slow one in ten of them is answered, wherever it is.
+    pub habit: f64,
     /// Requests per second.
     pub rate: f64,
     /// How long a stage is watched.
@@ -37,6 +41,8 @@ impl Scenario {
         slowness: 1.0,
         bursts: true,
         clients: 0,
+        crowd: 0,
+        habit: 1.0,
         rate: 100.0,
         stage_seconds: 60,
     };
@@ -141,9 +147,11 @@ impl Traffic {
             None if self.random.random::<f64>() < weight => Arm::Canary,
             _ => Arm::Control,
         };
+        let habit = if unit.is_some_and(|unit| part_of(unit, 3) < 0.1) { self.scenario.habit } else { 1.0 };
         let is_error = self.random.random::<f64>() < self.error_rate(in_burst, unit)
             || arm == Arm::Canary && self.random.random::<f64>() < self.scenario.added_errors;
-        let latency_ms = self.latency_ms(in_burst) * if arm == Arm::Canary { self.scenario.slowness } else { 1.0 };
+        let latency_ms =
+            self.latency_ms(in_burst) * habit * if arm == Arm::Canary { self.scenario.slowness } else { 1.0 };
         self.sequence += 1;
         let (instance, probability) = match arm {
             Arm::Canary => (self.canary.clone(), weight),
@@ -210,7 +218,7 @@ impl Traffic {
     /// Some clients come much more often than others.
     fn client(&mut self) -> u64 {
         let part = self.random.random::<f64>();
-        (part * part * self.scenario.clients as f64) as u64
+        self.scenario.crowd * self.scenario.clients + (part * part * self.scenario.clients as f64) as u64
     }
 }
 

@@ -9,7 +9,9 @@
 //! randomisation test, taken one request at a time; nothing is assumed of the outcomes. The same holds for "slower than what
 //! the control took for half of its requests so far", and for its contrary.
 //!
-//! A client that always comes to the same release was assigned once, so it counts once.
+//! A client that always comes to the same release was assigned once, so it counts once. Where the canary's share grows, those who had been at the
+//! control are drawn once more, for what is added; their failures count again then. They come to the canary with less than the probability of its
+//! whole share, so betting at that one's odds is fair or worse.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,16 +37,32 @@ const REFRESH: f64 = 1.02;
 pub(super) struct ErrorTest {
     wealth: Wealth,
     failed_units: Units,
+    /// Those that failed at the control since the share last grew.
+    #[serde(default)]
+    failed_at_control: Units,
 }
 
 impl ErrorTest {
     pub(super) fn new() -> Self {
-        Self { wealth: Wealth::new(ERROR_RATIOS.len(), ERROR_PATIENCE), failed_units: Units::default() }
+        Self {
+            wealth: Wealth::new(ERROR_RATIOS.len(), ERROR_PATIENCE),
+            failed_units: Units::default(),
+            failed_at_control: Units::default(),
+        }
+    }
+
+    /// The canary's share has grown.
+    pub(super) fn draws_again(&mut self) {
+        self.failed_at_control = Units::default();
     }
 
     /// A request failed that the canary had `probability` to get.
     pub(super) fn failed(&mut self, arm: Arm, probability: f64, unit: Option<u64>) {
-        if self.failed_units.is_new(unit) {
+        let (units, others) = match arm {
+            Arm::Canary => (&mut self.failed_units, &self.failed_at_control),
+            Arm::Control => (&mut self.failed_at_control, &self.failed_units),
+        };
+        if !others.has(unit) && units.is_drawn(unit) {
             self.wealth.spread();
             self.wealth.pay(|i| payoff(arm, probability, ERROR_RATIOS[i]));
         }
@@ -78,7 +96,7 @@ impl LatencyTest {
     /// A request was answered that the canary had `probability` to get.
     pub(super) fn answered(&mut self, arm: Arm, probability: f64, unit: Option<u64>, latency_us: u64) {
         let Some(cuts) = self.cuts else { return };
-        if !self.units.is_new(unit) {
+        if !self.units.is_drawn(unit) {
             return;
         }
         if arm == Arm::Canary {

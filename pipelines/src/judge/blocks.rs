@@ -14,7 +14,7 @@ const MIN_REQUESTS: u64 = 5;
 const STAKES: [f64; 3] = [0.5, 2.0, 8.0];
 
 /// The share that no block of a well release exceeds on the whole: bad luck in one block of fifty is allowed for.
-const BAD_LUCK: f64 = 0.02;
+pub(super) const BAD_LUCK: f64 = 0.02;
 /// Blocks of the former release from which the worst of them is known.
 const MIN_BLOCKS: u64 = 10;
 /// What counts as its worst before: only where most requests fail, nobody needs to compare.
@@ -36,6 +36,11 @@ impl Blocks {
     pub(super) fn for_stage(stage: Duration) -> Self {
         let length_ms = u64::try_from(stage.as_millis() / 30).unwrap_or(u64::MAX).clamp(100, 2_000);
         Self { length_ms, begun: None, requests: 0, hits: 0, closed: 0, worst: 0.0 }
+    }
+
+    /// How long a block lasts, in milliseconds.
+    pub(super) fn length_ms(&self) -> u64 {
+        self.length_ms
     }
 
     /// Counts a request; the share of hits in the block before, where this request begins a new one.

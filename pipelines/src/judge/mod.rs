@@ -5,12 +5,13 @@
 //! A release is rolled back when it is *proven* worse, at any request, and *measured* worse by more than the margin allows. It
 //! passes a stage when the time is over, enough requests were seen, and it is measured no worse than the margin allows; else the
 //! stage is held. The probability to roll a release back that is as good as the one before is `false_alarm` over the whole rollout,
-//! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, [`blocks`] against
-//! the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
+//! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, with [`breakdown`] where
+//! clients are counted; [`blocks`] against the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
 //! gets `false_alarm` for itself.
 //!
 //! Where clients keep their release ([`Observation::unit`]), a client was drawn once, so that it counts once: in the comparison by its first
-//! failure and its first answer, and among the requests that a stage needs. Limits and what is measured are of requests, as ever.
+//! failure and its first answer, and among the requests that a stage needs. Limits and what is measured are of requests, as ever. What
+//! cannot be proven of clients, because they are few or were counted before, is watched for a [`breakdown`].
 //!
 //! Requests that a rule of the service's sent to a release have numbers of their own, by rule. They are no evidence of the comparison, and not
 //! among the requests that a stage needs: who sends such a header was not drawn, and whoever knows which release answers could choose what
@@ -19,6 +20,7 @@
 
 mod assigned;
 mod blocks;
+mod breakdown;
 mod sketch;
 mod units;
 mod verdict;
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use assigned::{ErrorTest, LatencyTest, QUANTILES};
 use blocks::{AboveRate, Blocks};
+use breakdown::Breakdown;
 use sketch::Sketch;
 use units::Units;
 pub use verdict::{ArmNumbers, Decision, Evidence, RuleNumbers, Verdict};
@@ -41,7 +44,11 @@ use wealth::Wealth;
 /// The part of `false_alarm` that each of the two tests gets while both releases answer.
 const SIDE_BY_SIDE_PART: f64 = 0.4;
 /// The part that each of the three tests against stored rates gets: errors, median, 90th percentile.
-const STORED_PART: f64 = 0.2 / 3.0;
+const STORED_PART: f64 = 0.16 / 3.0;
+/// The part that each of the two breakdowns of clients gets: errors, slow answers.
+const BREAKDOWN_PART: f64 = 0.02;
+/// The control's quantile that most of the canary's answers must be slower than by more than is allowed, to be a breakdown.
+const BROKEN_QUANTILE: f64 = 0.9;
 /// Recent requests of the canary, at most; when they are reached, all that was measured weighs half.
 const RECENT_REQUESTS: f64 = 512.0;
 /// The same at 100 %, where there is nothing beside it that goes through the same swings.
@@ -90,6 +97,9 @@ pub struct Judge {
     max_errors: Option<Limit>,
     max_p95: Option<Limit>,
     canary_blocks: Blocks,
+    /// Where clients keep their release; none before the first such request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    breakdowns: Option<Breakdowns>,
     /// What the canary answered by rule lately.
     #[serde(default)]
     canary_by_rule: Recent,
@@ -124,6 +134,15 @@ struct Stored {
     latency: [(u64, Limit); 2],
 }
 
+/// What of clients that keep their release breaks down at the canary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Breakdowns {
+    errors: Breakdown,
+    slow: Breakdown,
+    /// From how many microseconds on an answer is slow; looked up with each block, none while the control is no measure.
+    slow_us: Option<u64>,
+}
+
 /// A rate that must not be exceeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Limit {
@@ -155,6 +174,7 @@ impl Judge {
             max_errors: rules.max_error_rate.map(|rate| Limit::new(&blocks, rate)),
             max_p95: rules.max_p95.map(|_| Limit::new(&blocks, 0.05)),
             canary_blocks: blocks,
+            breakdowns: None,
             canary_by_rule: Recent::default(),
             by_rule: by_rule.iter().map(ByRule::new).collect(),
             rules,
@@ -169,6 +189,13 @@ impl Judge {
     /// The canary's weight changes; the requests that a stage needs are counted from here. From 100 % on, what the control
     /// did before is what the canary is compared with.
     pub fn begin_stage(&mut self, percent: u8) {
+        if percent > self.percent {
+            self.error_test.draws_again();
+        }
+        if let Some(breakdowns) = &mut self.breakdowns {
+            breakdowns.errors.begin();
+            breakdowns.slow.begin();
+        }
         self.percent = percent;
         self.stage_requests = 0;
         self.stage_units = Units::default();
@@ -221,6 +248,8 @@ impl Judge {
         let level = self.rules.false_alarm * SIDE_BY_SIDE_PART;
         let is_proven = self.error_test.wealth().reaches(level)
             || self.latency_test.wealth().reaches(level)
+            || self.is_broken(|breakdowns| &breakdowns.errors)
+            || self.is_broken(|breakdowns| &breakdowns.slow)
             || self.limits().any(|(limit, level)| limit.test.wealth().reaches(level));
         is_proven && self.accusation(&self.numbers(Decision::Continue, String::new())).is_some()
     }
@@ -253,10 +282,36 @@ impl Judge {
         if !(probability > 0.0 && probability < 1.0) || is_elsewhere {
             return;
         }
+        if let Some(unit) = observation.unit {
+            self.watch_clients(arm, observation.at, unit, latency_us);
+        }
         match latency_us {
             Some(latency_us) => self.latency_test.answered(arm, probability, observation.unit, latency_us),
             None => self.error_test.failed(arm, probability, observation.unit),
         }
+    }
+
+    fn watch_clients(&mut self, arm: Arm, at: Timestamp, unit: u64, latency_us: Option<u64>) {
+        if self.stored.is_some() {
+            return;
+        }
+        let mut breakdowns = self.breakdowns.take().unwrap_or_else(|| Breakdowns::new(&self.canary_blocks));
+        breakdowns.errors.count(arm, at, unit, latency_us.is_none());
+        if breakdowns.slow_us.is_none() {
+            breakdowns.slow_us = self.slow_us();
+        }
+        if let (Some(latency_us), Some(slow_us)) = (latency_us, breakdowns.slow_us)
+            && breakdowns.slow.count(arm, at, unit, latency_us > slow_us)
+        {
+            breakdowns.slow_us = self.slow_us();
+        }
+        self.breakdowns = Some(breakdowns);
+    }
+
+    /// From when on an answer is slower than nine of ten of the control's by more than is allowed.
+    fn slow_us(&self) -> Option<u64> {
+        let usual = self.former.latency.quantile(BROKEN_QUANTILE).filter(|_| self.has_control())?;
+        Some((usual * self.allowed_ratio(BROKEN_QUANTILE)) as u64)
     }
 
     fn observe_canary(&mut self, observation: &Observation, is_error: bool, latency_us: Option<u64>) {
@@ -357,6 +412,9 @@ impl Judge {
                 n.latency.words()
             ));
         }
+        if let Some(reason) = self.broken_words(n, side) {
+            return Some(reason);
+        }
         if let Some(errors) = n.absolute_errors.as_ref().filter(|e| e.is_alarm()) {
             return Some(format!(
                 "{:.2} % of its requests failed, {:.2} % are the limit ({})",
@@ -372,6 +430,30 @@ impl Judge {
             self.rules.max_p95.unwrap_or_default(),
             latency.words()
         ))
+    }
+
+    /// Whether it is proven that most of what the canary answers its clients is of a kind that the former release's is not.
+    fn is_broken(&self, kind: impl Fn(&Breakdowns) -> &Breakdown) -> bool {
+        let level = self.rules.false_alarm * BREAKDOWN_PART;
+        self.stored.is_none() && self.breakdowns.as_ref().is_some_and(|all| kind(all).wealth().reaches(level))
+    }
+
+    fn broken_words(&self, n: &Verdict, side: &str) -> Option<String> {
+        if self.is_broken(|breakdowns| &breakdowns.errors) && n.errors.measured > n.errors.allowed {
+            return Some(format!(
+                "most requests of its clients fail: {} of its requests did, {} of {side}",
+                n.canary.errors_words(),
+                n.control.errors_words()
+            ));
+        }
+        let (ratio, allowed) = (self.latency_ratio(BROKEN_QUANTILE), self.allowed_ratio(BROKEN_QUANTILE));
+        (self.is_broken(|breakdowns| &breakdowns.slow) && ratio > allowed).then(|| {
+            format!(
+                "most answers to its clients are slower than nine of ten of {side}: it is {ratio:.2} times as slow at the {}, {allowed:.2} \
+                 times are allowed",
+                quantile_words(BROKEN_QUANTILE)
+            )
+        })
     }
 
     /// Why the stage cannot be left yet, although its time is over.
@@ -591,6 +673,13 @@ impl ByRule {
             p50_ms: milliseconds(0.5),
             p95_ms: milliseconds(0.95),
         }
+    }
+}
+
+impl Breakdowns {
+    fn new(blocks: &Blocks) -> Self {
+        let breakdown = Breakdown::new(blocks.length_ms());
+        Self { errors: breakdown.clone(), slow: breakdown, slow_us: None }
     }
 }
 

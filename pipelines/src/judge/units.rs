@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 const WORDS: usize = 1024;
 
 /// Clients after which it begins anew. By then one in seven that are new is taken for known; without an end all would be, and whoever throws its
-/// cookies away, as programs do, would leave nobody to judge by. One that comes so much later weighs no more than one in as many.
+/// cookies away, as programs do, would leave nobody to judge by.
 const MOST: u32 = 16_384;
+
+/// Where the sixteen bits of a mixed key begin by which clients are left out: none of those that tell a client's place.
+const SPARE_BITS: u32 = 16;
 
 /// A set of clients that may take a new one for known (then it is not counted, whichever release it got), but of the newest never
 /// the other way round (Bloom, 1970). Takes no memory before the first.
@@ -17,6 +20,9 @@ pub(super) struct Units {
     /// How many were put in.
     #[serde(default)]
     count: u32,
+    /// How often it has begun anew.
+    #[serde(default)]
+    rounds: u32,
 }
 
 impl Units {
@@ -25,23 +31,41 @@ impl Units {
         self.words.is_empty()
     }
 
+    /// The same for what is bet on: each time that it has begun anew, every second client is left out from then on, by its key, whatever its
+    /// release. Who stays might be bet on again although it was drawn once; in the mean over all clients that comes to one bet more each, at
+    /// most, however many come.
+    pub(super) fn is_drawn(&mut self, unit: Option<u64>) -> bool {
+        let left_out = |unit: u64| mix(unit) >> SPARE_BITS & ((1 << self.rounds.min(16)) - 1) != 0;
+        !unit.is_some_and(left_out) && self.is_new(unit)
+    }
+
+    /// Whether a client was put in, or is taken for one that was.
+    pub(super) fn has(&self, unit: Option<u64>) -> bool {
+        let place =
+            |unit| places(mix(unit)).iter().all(|(word, bit)| self.words.get(*word).is_some_and(|w| w & bit != 0));
+        unit.is_some_and(place)
+    }
+
     /// Puts a client in; whether it is new. A request without a client is a unit of its own.
     pub(super) fn is_new(&mut self, unit: Option<u64>) -> bool {
         let Some(unit) = unit else { return true };
         if self.count >= MOST {
-            *self = Self::default();
+            *self = Self { rounds: self.rounds + 1, ..Self::default() };
         }
         self.words.resize(WORDS, 0);
-        let mixed = mix(unit);
         let mut is_new = false;
-        for hash in [mixed, mixed >> 32] {
-            let (word, bit) = (hash as usize >> 6 & (WORDS - 1), 1 << (hash & 63));
+        for (word, bit) in places(mix(unit)) {
             is_new |= self.words[word] & bit == 0;
             self.words[word] |= bit;
         }
         self.count += u32::from(is_new);
         is_new
     }
+}
+
+/// The words and bits of a mixed key: by its sixteen lowest bits, and by as many of its upper half.
+fn places(mixed: u64) -> [(usize, u64); 2] {
+    [mixed, mixed >> 32].map(|hash| (hash as usize >> 6 & (WORDS - 1), 1 << (hash & 63)))
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): spreads keys that are not random.
@@ -74,5 +98,15 @@ mod tests {
         }
         assert!(taken > 170_000, "{taken}");
         assert!(same <= taken / MOST + 1, "{same}");
+    }
+
+    #[test]
+    fn clients_that_come_again_and_again_are_bet_on_about_twice() {
+        let mut units = Units::default();
+        let clients = 40_000;
+        let bets: usize = (0..20).map(|_| (0..clients).filter(|unit| units.is_drawn(Some(*unit))).count()).sum();
+        assert!(bets < 2 * clients as usize, "{bets}");
+        assert!(bets > clients as usize / 2, "{bets}");
+        assert!(units.is_drawn(None) && !units.has(None));
     }
 }
