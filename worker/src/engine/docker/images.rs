@@ -41,6 +41,8 @@ pub(super) struct Had {
     pub name: String,
     /// Its own variables, `NAME=VALUE`.
     pub env: Vec<String>,
+    /// Whether it was not there before.
+    pub is_new: bool,
 }
 
 /// The images that are being pulled.
@@ -71,7 +73,7 @@ impl Images {
         // another job has just pulled it; what a tag is now, that one has
         let by_another = if waited { look(docker, &image).await? } else { None };
         let had = match by_another {
-            Some(had) => Ok(had),
+            Some(had) => Ok(Had { is_new: true, ..had }),
             None => pulled(docker, &image, wanted, say).await,
         };
         drop(held);
@@ -111,7 +113,7 @@ async fn look(docker: &Docker, image: &str) -> Result<Option<Had>, DockerError> 
     match call("look for the image", docker.config.patience.0, client.inspect_image(image)).await {
         Ok(seen) => {
             let env = seen.config.and_then(|config| config.env).unwrap_or_default();
-            Ok(Some(Had { name: image.to_owned(), env }))
+            Ok(Some(Had { name: image.to_owned(), env, is_new: false }))
         }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
@@ -123,7 +125,7 @@ async fn pulled(docker: &Docker, image: &str, wanted: Wanted<'_>, say: &dyn Say)
     pull_image(docker, image, wanted, say).await?;
     let gone =
         || DockerError::Own(format!("the image `{image}` is gone from the container engine right after its pull"));
-    look(docker, image).await?.ok_or_else(gone)
+    look(docker, image).await?.map(|had| Had { is_new: true, ..had }).ok_or_else(gone)
 }
 
 async fn pull_image(docker: &Docker, image: &str, wanted: Wanted<'_>, say: &dyn Say) -> Result<(), DockerError> {

@@ -210,7 +210,10 @@ impl Place {
             // mostly it is there, which the engine finds out as it makes the container
             let (image, made) = tokio::join!(image, create());
             let image = image?;
-            (image, if made.as_ref().is_err_and(DockerError::is_not_found) { create().await } else { made })
+            // what an engine said that had no image yet says nothing of one that has
+            let was_early = |error: &DockerError| image.is_new || error.is_not_found();
+            let made = if made.as_ref().is_err_and(was_early) { create().await } else { made };
+            (image, made)
         };
         let own_path = body.env.as_deref().and_then(|env| create::value_of(env, "PATH"));
         let path = own_path.or_else(|| create::value_of(&image.env, "PATH"));
