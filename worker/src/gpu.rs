@@ -4,11 +4,12 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use segue_pipelines::gpu::{Facts, PROCESS_QUERY, Query, SmiFault, add_details, fault, offered, processes};
+use segue_pipelines::gpu::{Facts, PROCESS_QUERY, Query, SmiFault, Version, add_details, fault, offered, processes};
 use segue_schemas::gpu::GpuOffer;
 use tokio::{io::AsyncReadExt as _, process::Command};
 
@@ -27,18 +28,39 @@ pub(crate) trait Tool: Send + Sync + std::fmt::Debug {
     /// Its exit code and what it printed, on whichever stream.
     async fn run(&self, arguments: &[String]) -> Result<(i32, String), SmiFault>;
 
+    /// What it answered last.
+    fn asked(&self) -> &Asked;
+
     /// Nobody is about to ask again: what is kept for that can go. The next question is answered all the same.
     async fn rest(&self) {}
 }
 
+/// The question that a tool answered last, so that what it does not know is not asked at each look, and the driver that it told of: another one may
+/// know more.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(Mutex<Option<(Query, Option<Version>)>>);
+
+impl Asked {
+    fn query(&self) -> Query {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|(query, _)| query.clone()).unwrap_or_default()
+    }
+
+    fn note(&self, query: Query, driver: Option<Version>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_another = known.as_ref().is_some_and(|(_, before)| *before != driver);
+        *known = (!is_another).then_some((query, driver));
+    }
+}
+
 /// The program on this machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Program(PathBuf);
+#[derive(Debug)]
+pub(crate) struct Program(PathBuf, Asked);
 
 impl Program {
     /// That one, or where it is looked for when nothing is said.
     pub(crate) fn at(program: Option<&Path>) -> Self {
-        Self(program.unwrap_or(Path::new(PROGRAM)).to_owned())
+        Self(program.unwrap_or(Path::new(PROGRAM)).to_owned(), Asked::default())
     }
 }
 
@@ -46,6 +68,10 @@ impl Program {
 impl Tool for Program {
     async fn run(&self, arguments: &[String]) -> Result<(i32, String), SmiFault> {
         run(&self.0, arguments).await
+    }
+
+    fn asked(&self) -> &Asked {
+        &self.1
     }
 }
 
@@ -70,7 +96,7 @@ pub(crate) async fn look_by(tool: &dyn Tool) -> Result<Facts, SmiFault> {
 
 /// The same, but for who uses them.
 pub(crate) async fn look_at_health(tool: &dyn Tool) -> Result<Facts, SmiFault> {
-    let mut query = Query::default();
+    let mut query = tool.asked().query();
     let mut tries = 0;
     let mut facts = loop {
         tries += 1;
@@ -82,6 +108,7 @@ pub(crate) async fn look_at_health(tool: &dyn Tool) -> Result<Facts, SmiFault> {
             },
         }
     };
+    tool.asked().note(query, facts.driver.clone());
     // what older tools tell there alone; GPUs can be placed without
     if let (0, said) = tool.run(&["-q".into(), "-x".into()]).await? {
         add_details(&mut facts, &said);
@@ -137,4 +164,57 @@ async fn run(program: &Path, arguments: &[String]) -> Result<(i32, String), SmiF
     let said = String::from_utf8_lossy(&said).into_owned();
     let code = status.map_err(|_| absent())?.code();
     Ok((code.unwrap_or(255), said))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Knows no `gpu_recovery_action` before driver 565.
+    #[derive(Debug, Default)]
+    struct Old {
+        driver: AtomicUsize,
+        questions: AtomicUsize,
+        asked: Asked,
+    }
+
+    #[async_trait]
+    impl Tool for Old {
+        async fn run(&self, arguments: &[String]) -> Result<(i32, String), SmiFault> {
+            let Some(fields) = arguments[0].strip_prefix("--query-gpu=") else { return Ok((2, String::new())) };
+            self.questions.fetch_add(1, Ordering::Relaxed);
+            let driver = self.driver.load(Ordering::Relaxed);
+            if driver < 565 && fields.contains("gpu_recovery_action") {
+                return Ok((2, "Field \"gpu_recovery_action\" is not a valid field to query.".into()));
+            }
+            let cell = |field: &str| match field {
+                "uuid" => "GPU-a".to_owned(),
+                "driver_version" => format!("{driver}.1"),
+                "gpu_recovery_action" => "Reset".to_owned(),
+                _ => "[N/A]".to_owned(),
+            };
+            Ok((0, fields.split(',').map(cell).collect::<Vec<_>>().join(", ")))
+        }
+
+        fn asked(&self) -> &Asked {
+            &self.asked
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_tool_does_not_know_is_asked_again_only_of_another_driver() {
+        let tool = Old::default();
+        // the second look at a new driver asks for what the one before did not know
+        for (driver, questions, is_told) in
+            [(550, 2, false), (550, 1, false), (570, 1, false), (570, 1, true), (570, 1, true), (550, 2, false)]
+        {
+            tool.driver.store(driver, Ordering::Relaxed);
+            tool.questions.store(0, Ordering::Relaxed);
+            let facts = look_at_health(&tool).await.unwrap();
+            assert_eq!(tool.questions.load(Ordering::Relaxed), questions, "{driver}");
+            assert_eq!(facts.gpus[0].recovery.is_some(), is_told, "{driver}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::docker::{Answer, Docker, DockerError, LookerSpec, Say},
-    gpu::{LIMIT, MOST_BYTES, Tool},
+    gpu::{Asked, LIMIT, MOST_BYTES, Tool},
 };
 
 /// How long one is asked. What it has lost meanwhile is seen by the next.
@@ -33,7 +33,7 @@ const LIVES: Duration = Duration::from_secs(ASKED_FOR.as_secs() + 2 * LIMIT.as_s
 const GONE_AFTER: (Duration, u32) = (Duration::from_millis(100), 50);
 
 /// What looks.
-pub(super) struct Looker(Arc<Inner>);
+pub(super) struct Looker(Arc<Inner>, Asked);
 
 struct Inner {
     docker: Arc<Docker>,
@@ -77,7 +77,8 @@ impl Looker {
     pub(super) fn new(docker: Arc<Docker>, store: Arc<Store>, own: String, image: String) -> Self {
         let (standing, names) = (tokio::sync::Mutex::default(), Mutex::default());
         let (bringing, not_brought) = (Arc::default(), Mutex::default());
-        Self(Arc::new(Inner { docker, store, own, image, standing, bringing, not_brought, names }))
+        let inner = Inner { docker, store, own, image, standing, bringing, not_brought, names };
+        Self(Arc::new(inner), Asked::default())
     }
 
     /// Whether one of this name is at work.
@@ -264,6 +265,10 @@ impl Tool for Looker {
         let (inner, arguments) = (self.0.clone(), arguments.to_vec());
         let asked = tokio::spawn(async move { inner.run(&arguments).await });
         asked.await.unwrap_or_else(|error| Err(SmiFault::Unasked { said: error.to_string() }))
+    }
+
+    fn asked(&self) -> &Asked {
+        &self.1
     }
 
     async fn rest(&self) {
