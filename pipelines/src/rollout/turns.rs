@@ -381,7 +381,8 @@ impl RolloutMachine {
     pub(super) fn end_pause_of_turns(&mut self) {
         (self.phase, self.status, self.reason) = (Phase::InTurn, RolloutStatus::Running, None);
         for part in self.turns.iter_mut().flat_map(Turns::present_mut) {
-            part.is_watched |= part.is_over();
+            // one that was just taken over asserts its weights again
+            part.is_watched |= part.is_over() || part.serves_new();
         }
     }
 

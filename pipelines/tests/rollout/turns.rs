@@ -562,6 +562,17 @@ fn the_last_host_that_serves_is_not_stopped_for_a_release_that_did_not_come_back
 }
 
 #[test]
+fn a_step_that_a_person_skips_right_after_a_new_owner_came_is_not_watched_again() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    yard.claim();
+    yard.say(RolloutCommand::Skip);
+    yard.settle();
+    assert_eq!(yard.serving(), "a=2/1 b=2/1", "{}", yard.tail(20));
+}
+
+#[test]
 fn a_step_of_many_hosts_leaves_one_that_answers() {
     for (hosts, batch) in [(&TIGHT[..], 2), (&[("a", false), ("b", false), ("c", false)], 3)] {
         let mut yard = Yard::new(rolling(Batch::Hosts(batch)), hosts);

@@ -25,6 +25,7 @@ use segue_schemas::{
     gpu_health::GpuReport,
     host_api::{ObservationBatch, RenewDeadMan, RouteState},
     id::InstanceId,
+    status::RolloutStatus,
     time::Timestamp,
     worker_api::{RolloutClaim, RolloutReport},
 };
@@ -183,7 +184,7 @@ pub(super) async fn drive(
         Ok(()) => Outcome::Ended,
         Err(leave) => {
             let leave = after_telling(&*server, &claim, timing, leave).await;
-            let stands = driver.journal.report(&driver.machine);
+            let stands = driver.stands();
             let leftover = driver.leftover();
             leave_to_others(&*server, &claim, leave, stands, leftover).await
         }
@@ -256,6 +257,8 @@ struct Driver {
     going_back_since: Option<Instant>,
     /// Whether the machine has said that the rollout is over; set by its `Finish`.
     is_finished: bool,
+    /// How it stood before the machine came to its end. After the word of an end the server takes no entry, and some acts may follow.
+    status_before: RolloutStatus,
     /// Until when the act under way may go on after this worker was told to stop.
     closing_until: Option<Instant>,
 }
@@ -292,6 +295,7 @@ impl Driver {
         let (hosts, facts) = take_stock(hosts, &claim, &machine).await?;
         let dead_man = Duration::from_millis(claim.dead_man_ms);
         let hosts_told = hosts.names();
+        let status_before = rollout.status;
         journal.note(
             JournalKind::Claimed,
             json!({
@@ -324,6 +328,7 @@ impl Driver {
             snapshot_of: 0,
             going_back_since: None,
             is_finished: false,
+            status_before,
             closing_until: None,
         };
         // a way back waits for nobody
@@ -440,6 +445,9 @@ impl Driver {
         }
         self.take_back_alone(&actions);
         self.keep_to_turns();
+        if !self.machine.is_ended() {
+            self.status_before = self.machine.status();
+        }
         self.queue.extend(actions);
     }
 
@@ -527,7 +535,7 @@ impl Driver {
     /// Journal first, then the act.
     fn perform(&mut self, hosts: Hosts, at: Option<String>, act: Act) {
         self.is_busy = true;
-        let report = self.journal.report(&self.machine);
+        let report = self.stands();
         self.snapshot_of = self.machine.observed_until();
         let (server, claim, lease) = (self.server.clone(), self.claim.clone(), self.lease.clone());
         self.tasks.push(Box::pin(async move {
@@ -535,9 +543,16 @@ impl Driver {
         }));
     }
 
+    /// Everything that the server does not have yet, and where the rollout stands.
+    fn stands(&self) -> RolloutReport {
+        let report = self.journal.report(&self.machine);
+        let is_over = self.is_finished || !self.machine.is_ended();
+        if is_over { report } else { RolloutReport { status: self.status_before, ..report } }
+    }
+
     fn report(&mut self) {
         self.is_busy = true;
-        let report = self.journal.report(&self.machine);
+        let report = self.stands();
         self.snapshot_of = self.machine.observed_until();
         let (server, claim, lease) = (self.server.clone(), self.claim.clone(), self.lease.clone());
         self.tasks.push(Box::pin(async move {

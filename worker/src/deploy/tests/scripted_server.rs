@@ -301,6 +301,11 @@ impl State {
         }
         let have = self.journal.len() as i64;
         let news = || report.entries.iter().filter(|entry| entry.sequence > have);
+        if self.rollout.status.is_final() && news().next().is_some() {
+            self.faults
+                .push(format!("entries after the end: {:?}", news().map(|entry| entry.kind).collect::<Vec<_>>()));
+            return (false, Err(ServerError::Stale("the rollout has ended".into())));
+        }
         if let Some(Death::Before(sequence)) = self.death
             && news().any(|entry| entry.sequence >= sequence as i64)
         {

@@ -301,6 +301,27 @@ async fn a_host_that_is_lost_in_its_gap_is_left_out_and_the_other_goes_on() {
     assert_eq!(pair.left_out()[0].0.as_deref(), Some("local"), "{journal}");
 }
 
+#[tokio::test]
+async fn a_host_that_is_left_at_the_end_is_on_record_before_the_word_of_the_end() {
+    let pair = Pair::tight(Strategy::HotSwap, 1);
+    for release in [NEW, OLD] {
+        pair.hosts[1].behave(release, Behaviour::NEVER_READY);
+    }
+    let _worker = pair.worker();
+    let is_in_vain = |entry: &JournalEntry| {
+        let reason = entry.detail["reason"].as_str().unwrap_or_default();
+        entry.kind == JournalKind::NotReady && reason.contains("the former release did not become ready")
+    };
+    pair.server.until("a try in vain", |_, journal| journal.iter().any(is_in_vain)).await;
+    pair.server.command(RolloutCommand::Abort);
+    let rollout = pair.ended().await;
+    let journal = pair.server.journal();
+    assert_eq!((rollout.status, pair.hosts[0].serving()), (RolloutStatus::Succeeded, vec![NEW]), "{}", lines(&journal));
+    assert_eq!(pair.left_out().first().and_then(|(host, _)| host.clone()).as_deref(), Some("b"), "{}", lines(&journal));
+    assert_eq!(journal.last().map(|entry| entry.kind), Some(JournalKind::Ended), "{}", lines(&journal));
+    assert_eq!(pair.server.faults(), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_may_die_at_every_entry_while_hosts_change_in_turn() {
     check_deaths(|| Pair::tight(Strategy::HotSwap, 1), Behaviour::GOOD, NEW).await;
