@@ -55,6 +55,42 @@ keep-warm: 60s
 /// What goes into the repository beside pipeline and configuration.
 pub const DOCKERFILE: &str = "COPY service.yml /app/service.yml\n";
 
+/// What a host is asked with that nobody else asks anything: the service `web` in production.
+#[must_use]
+pub fn fence(epoch: u64) -> Value {
+    json!({"environment": "production", "service": "web", "epoch": epoch})
+}
+
+/// What has a host start an instance of the service `web`: this script in an image, and `more`, which goes before what is said here.
+#[must_use]
+pub fn web(image: &str, name: &str, script: &str, more: &Value) -> Value {
+    let mut start = json!({
+        "fence": fence(1),
+        "instance": name,
+        "release": {
+            "id": 1, "repository": "acme/shop", "service": "web", "digest": image, "image": image,
+            "commit": "1".repeat(40), "run": 1, "created_at": "2026-01-01T00:00:00Z",
+        },
+        "artifact": "image",
+        "command": ["sh", "-c", script],
+        "container": {"container": {"port": 8080}, "resources": {"memory": "64MiB"}},
+        "env": {},
+        "stop_timeout_ms": 500,
+        "health": {"path": "/healthz", "tries": 50, "interval": "100ms", "timeout": "2s"},
+    });
+    if let (Some(start), Some(more)) = (start.as_object_mut(), more.as_object()) {
+        start.extend(more.clone());
+    }
+    start
+}
+
+/// What has a host's proxy send all requests to one instance of `web`.
+#[must_use]
+pub fn all_to(name: &str) -> Value {
+    let targets = json!([{"instance": name, "weight": 100}]);
+    json!({"fence": fence(1), "rules": [], "targets": targets, "fallback": [], "dead_man_ms": null})
+}
+
 /// A Segue whose jobs and services use this engine, which has the sample service's image.
 ///
 /// # Errors

@@ -76,6 +76,25 @@ pub fn deployed(inputs: &str) -> String {
     format!("{before}      - uses: segue/deploy\n        with: {{service: api, artifact: api, {inputs}}}\n")
 }
 
+/// A pipeline that brings the service to staging at once, by `segue/deploy` or `segue/canary` with further inputs, such as `strategy: rolling`.
+#[must_use]
+pub fn to_staging(action: &str, inputs: &str) -> String {
+    let inputs: String = if inputs.is_empty() { String::new() } else { format!(", {inputs}") };
+    format!(
+        r#"on: push
+jobs:
+  staging:
+    environment: staging
+    steps:
+      - uses: segue/checkout
+      - run: mkdir dist; cp service.yml dist/; cp "$SAMPLE_SERVICE" dist/sample-service
+        env: {{ SAMPLE_SERVICE: "${{{{ vars.SAMPLE_SERVICE }}}}" }}
+      - uses: {action}
+        with: {{ service: api, path: dist{inputs} }}
+"#
+    )
+}
+
 /// A version of the service; `failing` is the share of production's requests that it fails.
 #[must_use]
 pub fn service_yml(version: &str, failing: f64) -> String {

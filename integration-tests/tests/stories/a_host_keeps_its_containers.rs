@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use segue_integration_tests::{
-    boxed::HostAlone,
+    boxed::{HostAlone, all_to, fence, web},
     docker::{Docker, IMAGE},
 };
 use segue_schemas::host_api::{Instance, InstanceState};
@@ -16,34 +16,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SERVICE: &str = "STUBBORN mkdir /tmp/www && echo begun >> /kept/count && cp /kept/count /tmp/www/healthz && echo up $PORT && \
                        httpd -f -p $PORT -h /tmp/www & wait";
 
-fn fence(epoch: u64) -> Value {
-    json!({"environment": "production", "service": "web", "epoch": epoch})
-}
-
 fn start(image: &str, name: &str, stubborn: bool) -> Value {
     let script = SERVICE.replace("STUBBORN", if stubborn { "trap '' TERM;" } else { "" });
-    json!({
-        "fence": fence(1),
-        "instance": name,
-        "release": {
-            "id": 1, "repository": "acme/shop", "service": "web", "digest": image, "image": image,
-            "commit": "1".repeat(40), "run": 1, "created_at": "2026-01-01T00:00:00Z",
-        },
-        "artifact": "image",
-        "command": ["sh", "-c", script],
-        "container": {
-            "container": {"port": 8080, "volumes": ["kept:/kept"], "options": "--tmpfs /tmp"},
-            "resources": {"memory": "64MiB"},
-        },
-        "env": {"GREETING": "hello"},
-        "stop_timeout_ms": 500,
-        "health": {"path": "/healthz", "tries": 50, "interval": "100ms", "timeout": "2s"},
-    })
-}
-
-fn route(name: &str) -> Value {
-    let targets = json!([{"instance": name, "weight": 100}]);
-    json!({"fence": fence(1), "rules": [], "targets": targets, "fallback": [], "dead_man_ms": null})
+    let container = json!({
+        "container": {"port": 8080, "volumes": ["kept:/kept"], "options": "--tmpfs /tmp"},
+        "resources": {"memory": "64MiB"},
+    });
+    web(image, name, &script, &json!({"container": container, "env": {"GREETING": "hello"}}))
 }
 
 /// A host at an engine, with one container that serves; the host, and the image by which its engine knows it.
@@ -51,7 +30,7 @@ async fn serving(docker: &Docker, stubborn: bool) -> Result<(HostAlone, String)>
     let image = docker.look(&format!("/images/{IMAGE}/json")).await?["Id"].as_str().context("an id")?.to_owned();
     let host = HostAlone::start(docker).await?;
     host.call(Method::POST, "/v1/instances", &start(&image, "web-1", stubborn)).await?;
-    host.call(Method::PUT, "/v1/routes/production/web", &route("web-1")).await?;
+    host.call(Method::PUT, "/v1/routes/production/web", &all_to("web-1")).await?;
     ensure!(host.until_answered("/healthz", LIMIT).await? == "begun\n", "it was begun once");
     Ok((host, image))
 }

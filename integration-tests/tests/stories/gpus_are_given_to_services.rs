@@ -17,18 +17,6 @@ use crate::version_in;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-const PIPELINE: &str = r#"on: push
-jobs:
-  staging:
-    environment: staging
-    steps:
-      - uses: segue/checkout
-      - run: mkdir dist; cp service.yml dist/; cp "$SAMPLE_SERVICE" dist/sample-service
-        env: { SAMPLE_SERVICE: "${{ vars.SAMPLE_SERVICE }}" }
-      - uses: ACTION
-        with: { service: api, path: distMORE }
-"#;
-
 /// One fits on each GPU of the machine, and no two on one.
 const SHARED: &str = "gpus: { memory: 44000MiB }\n";
 const RECREATED: &str = "gpus: { memory: 44000MiB, when-full: recreate }\n";
@@ -100,8 +88,8 @@ struct Released {
 /// Pushes a version, and follows it to its end. `more` is added to the service's file, in the place of what it says there.
 async fn release(stand: &Stand, version: &str, action: &str, more: &str) -> Result<Released> {
     let stages =
-        if action == "segue/canary" { ", stages: \"50,100\", stage-duration: 1s, min-requests: \"20\"" } else { "" };
-    let pipeline = PIPELINE.replace("ACTION", action).replace("MORE", stages);
+        if action == "segue/canary" { "stages: \"50,100\", stage-duration: 1s, min-requests: \"20\"" } else { "" };
+    let pipeline = sample::to_staging(action, stages);
     let own = sample::SERVICE.lines().filter(|line| !more.contains("command:") || !line.starts_with("command:"));
     let service = own.map(|line| format!("{line}\n")).collect::<String>() + more;
     let files = [

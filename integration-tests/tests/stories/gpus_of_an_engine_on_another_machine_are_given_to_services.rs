@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
 use segue_integration_tests::{
-    boxed::HostAlone,
+    boxed::{HostAlone, web},
     docker::{Docker, IMAGE},
     engines::Certificates,
     gpus::{Card, Machine},
@@ -18,21 +18,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 const SERVICE: &str = "mkdir -p /tmp/www && echo well > /tmp/www/healthz && httpd -f -p $PORT -h /tmp/www & wait";
 
 fn start(image: &str, name: &str) -> Value {
-    json!({
-        "fence": {"environment": "production", "service": "web", "epoch": 1},
-        "instance": name,
-        "release": {
-            "id": 1, "repository": "acme/shop", "service": "web", "digest": image, "image": image,
-            "commit": "1".repeat(40), "run": 1, "created_at": "2026-01-01T00:00:00Z",
-        },
-        "artifact": "image",
-        "command": ["sh", "-c", SERVICE],
-        "container": {"container": {"port": 8080}, "resources": {"memory": "64MiB"}},
-        "env": {},
-        "stop_timeout_ms": 500,
-        "health": {"path": "/healthz", "tries": 50, "interval": "100ms", "timeout": "2s"},
-        "gpus": {"count": 1, "memory": "20000MiB"},
-    })
+    web(image, name, SERVICE, &json!({"gpus": {"count": 1, "memory": "20000MiB"}}))
 }
 
 struct There {

@@ -23,18 +23,6 @@ use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-const PIPELINE: &str = r#"on: push
-jobs:
-  staging:
-    environment: staging
-    steps:
-      - uses: segue/checkout
-      - run: mkdir dist; cp service.yml dist/; cp "$SAMPLE_SERVICE" dist/sample-service
-        env: { SAMPLE_SERVICE: "${{ vars.SAMPLE_SERVICE }}" }
-      - uses: segue/deploy
-        with: { service: api, path: distMORE }
-"#;
-
 /// One fits on a GPU.
 const GPUS: &str = "gpus: { memory: 44000MiB, when-full: recreate }\n";
 
@@ -69,7 +57,7 @@ async fn one_host_changes_after_the_other_and_both_come_back_from_what_is_bad() 
     ensure!(place(JournalKind::Shifted, "local") < place(JournalKind::GapIntent, "b"), "{:#?}", second.journal);
 
     // watched; and it is seen to be bad only once somebody has to ask the one that changed
-    let (status, third) = release(&stand, "3", 1.0, ", strategy: rolling, pause: 1s").await?;
+    let (status, third) = release(&stand, "3", 1.0, "strategy: rolling, pause: 1s").await?;
     ensure!(status == RunStatus::Failed && third.rollout.status == RolloutStatus::RolledBack, "{third:#?}");
     ensure!(serving(&proxies).await? == ["2", "2"], "{third:#?}");
     for host in ["local", "b"] {
@@ -82,10 +70,10 @@ async fn one_host_changes_after_the_other_and_both_come_back_from_what_is_bad() 
 }
 
 /// Pushes a version, and follows it to its end.
-async fn release(stand: &Stand, version: &str, failing: f64, more: &str) -> Result<(RunStatus, RolloutView)> {
+async fn release(stand: &Stand, version: &str, failing: f64, inputs: &str) -> Result<(RunStatus, RolloutView)> {
     let service = format!("{}{GPUS}", sample::SERVICE);
     let files = [
-        (".segue/pipelines/release.yml", &PIPELINE.replace("MORE", more)),
+        (".segue/pipelines/release.yml", &sample::to_staging("segue/deploy", inputs)),
         (".segue/services/api.yml", &service),
         ("service.yml", &sample::service_yml(version, failing).replace("production", "staging")),
     ];

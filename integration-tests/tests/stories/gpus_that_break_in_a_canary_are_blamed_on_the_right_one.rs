@@ -21,18 +21,6 @@ use crate::version_in;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-const PIPELINE: &str = r#"on: push
-jobs:
-  staging:
-    environment: staging
-    steps:
-      - uses: segue/checkout
-      - run: mkdir dist; cp service.yml dist/; cp "$SAMPLE_SERVICE" dist/sample-service
-        env: { SAMPLE_SERVICE: "${{ vars.SAMPLE_SERVICE }}" }
-      - uses: segue/canary
-        with: { service: api, path: dist, stages: "50,100", stage-duration: 5s, min-requests: "20" }
-"#;
-
 /// A host's GPUs, of which the first is that of what serves.
 struct Gpus {
     machine: Machine,
@@ -129,9 +117,11 @@ struct Release {
 
 impl Release {
     async fn push(stand: &Stand, version: &str) -> Result<Self> {
+        let stages = r#"stages: "50,100", stage-duration: 5s, min-requests: "20""#;
+        let pipeline = sample::to_staging("segue/canary", stages);
         let service = format!("{}gpus: 1\n", sample::SERVICE);
         let files = [
-            (".segue/pipelines/release.yml", PIPELINE),
+            (".segue/pipelines/release.yml", pipeline.as_str()),
             (".segue/services/api.yml", &service),
             ("service.yml", &sample::service_yml(version, 0.0)),
         ];

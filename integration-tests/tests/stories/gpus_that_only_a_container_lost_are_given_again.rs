@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
 use segue_integration_tests::{
-    boxed::HostAlone,
+    boxed::{HostAlone, fence, web},
     docker::{Docker, IMAGE},
     gpus::{Card, Machine},
 };
@@ -22,26 +22,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 const SERVICE: &str = "mkdir -p /tmp/www && echo well > /tmp/www/healthz && httpd -f -p $PORT -h /tmp/www & wait";
 
-fn fence() -> Value {
-    json!({"environment": "production", "service": "web", "epoch": 1})
-}
-
 fn start(image: &str, name: &str) -> Value {
-    json!({
-        "fence": fence(),
-        "instance": name,
-        "release": {
-            "id": 1, "repository": "acme/shop", "service": "web", "digest": image, "image": image,
-            "commit": "1".repeat(40), "run": 1, "created_at": "2026-01-01T00:00:00Z",
-        },
-        "artifact": "image",
-        "command": ["sh", "-c", SERVICE],
-        "container": {"container": {"port": 8080}, "resources": {"memory": "64MiB"}},
-        "env": {},
-        "stop_timeout_ms": 500,
-        "health": {"path": "/healthz", "tries": 50, "interval": "100ms", "timeout": "2s"},
-        "gpus": {"count": 1},
-    })
+    web(image, name, SERVICE, &json!({"gpus": {"count": 1}}))
 }
 
 async fn instances(host: &HostAlone) -> Result<Vec<Instance>> {
@@ -68,7 +50,7 @@ async fn its_container_is_made_anew_while_another_one_has_its_traffic() -> Resul
         host.call(Method::POST, "/v1/instances", &start(&image, name)).await?;
     }
     let targets = json!([{"instance": "web-1", "weight": 50}, {"instance": "web-2", "weight": 50}]);
-    let route = json!({"fence": fence(), "rules": [], "targets": targets, "fallback": [], "dead_man_ms": null});
+    let route = json!({"fence": fence(1), "rules": [], "targets": targets, "fallback": [], "dead_man_ms": null});
     host.call(Method::PUT, "/v1/routes/production/web", &route).await?;
     host.until_answered("/healthz", LIMIT).await?;
     let before = instances(&host).await?;

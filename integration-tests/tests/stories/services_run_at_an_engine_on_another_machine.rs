@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::Method;
 use segue_integration_tests::{
     api::has,
-    boxed::{HostAlone, commit, commit_version},
+    boxed::{HostAlone, all_to, commit, commit_version, fence, web},
     docker::{Docker, IMAGE},
     engines::{Certificates, MACHINE, Sshd},
     load::Load,
@@ -30,28 +30,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SERVICE: &str = "(n=0; while sleep 0.1; do n=$((n+1)); echo line $n; done) & mkdir /tmp/www && echo begun >> /kept/count && \
                        cp /kept/count /tmp/www/healthz && httpd -f -p $PORT -h /tmp/www & wait";
 
-fn fence() -> Value {
-    json!({"environment": "production", "service": "web", "epoch": 1})
-}
-
 fn start(image: &str) -> Value {
-    json!({
-        "fence": fence(),
-        "instance": "web-1",
-        "release": {
-            "id": 1, "repository": "acme/shop", "service": "web", "digest": image, "image": image,
-            "commit": "1".repeat(40), "run": 1, "created_at": "2026-01-01T00:00:00Z",
-        },
-        "artifact": "image",
-        "command": ["sh", "-c", SERVICE],
-        "env": {},
-        "container": {
-            "container": {"port": 8080, "volumes": ["kept:/kept"], "options": "--tmpfs /tmp"},
-            "resources": {"memory": "64MiB"},
-        },
-        "stop_timeout_ms": 500,
-        "health": {"path": "/healthz", "tries": 50, "interval": "100ms", "timeout": "2s"},
-    })
+    let container = json!({
+        "container": {"port": 8080, "volumes": ["kept:/kept"], "options": "--tmpfs /tmp"},
+        "resources": {"memory": "64MiB"},
+    });
+    web(image, "web-1", SERVICE, &json!({"container": container}))
 }
 
 async fn image_of(docker: &Docker) -> Result<String> {
@@ -61,10 +45,7 @@ async fn image_of(docker: &Docker) -> Result<String> {
 /// Brings the service to a host, and has its proxy send requests there.
 async fn serve(host: &HostAlone, image: &str) -> Result<()> {
     host.call(Method::POST, "/v1/instances", &start(image)).await?;
-    let route = json!({
-        "fence": fence(), "rules": [], "targets": [{"instance": "web-1", "weight": 100}], "fallback": [], "dead_man_ms": null,
-    });
-    host.call(Method::PUT, "/v1/routes/production/web", &route).await?;
+    host.call(Method::PUT, "/v1/routes/production/web", &all_to("web-1")).await?;
     ensure!(host.until_answered("/healthz", LIMIT).await? == "begun\n", "it was begun once");
     Ok(())
 }
@@ -101,7 +82,7 @@ async fn goes_on_after_a_kill(docker: &Docker, host: &mut HostAlone) -> Result<u
 
 /// Takes the service away: nothing of it is left at the engine.
 async fn leaves_nothing(docker: &Docker, host: HostAlone) -> Result<()> {
-    host.call(Method::DELETE, "/v1/routes/production/web", &json!({"fence": fence()})).await?;
+    host.call(Method::DELETE, "/v1/routes/production/web", &json!({"fence": fence(1)})).await?;
     let begun = Instant::now();
     while !docker.instances().await?.is_empty() {
         ensure!(begun.elapsed() < LIMIT, "this is left: {:#?}", docker.instances().await?);

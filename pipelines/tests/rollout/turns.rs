@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 use segue_pipelines::rollout::{Action, HostFacts, Input, RolloutMachine, Serves, fleet::Fleet};
 use segue_schemas::{
-    deploy::{Observation, Outcome, Release, RolloutCommand, RolloutSpec, Strategy as How},
+    deploy::{Release, RolloutCommand, RolloutSpec, Strategy as How},
     gpu::{GpuNeed, ServiceGpus, WhenFull},
     host_api::{Instance, InstanceState, Restored, RouteState, Target},
     id::{Epoch, InstanceId, ReleaseId, RolloutId},
@@ -17,7 +17,7 @@ use segue_schemas::{
 
 use super::{
     strategies::rolling,
-    world::{release, short_action, short_input, spec},
+    world::{observed, release, short_action, short_input, spec},
 };
 
 const DONE: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::Succeeded, Serves::New));
@@ -276,20 +276,8 @@ impl Yard {
                 self.sequence += 1;
                 let is_new = place.instances[&target.instance].0.id == ReleaseId(2);
                 let failed = is_new && fails.is_some_and(|every| at % every == 0);
-                observations.push(Observation {
-                    sequence: self.sequence,
-                    at: Timestamp(self.now.0 + at as i64 * 10),
-                    instance: target.instance.clone(),
-                    probability: 1.0,
-                    status: if failed { 500 } else { 200 },
-                    outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
-                    latency_us: 20_000 + (at * 7_919) % 10_000,
-                    duration_us: 30_000,
-                    rule: None,
-                    attempt: 1,
-                    unit: None,
-                    synthetic: false,
-                });
+                let at = Timestamp(self.now.0 + at as i64 * 10);
+                observations.push(observed(self.sequence, at, &target.instance, failed));
             }
         }
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });

@@ -512,20 +512,9 @@ impl World {
                 let is_new = self.instances[&target.instance].0.id == self.machine.spec().release.id;
                 canaries += u64::from(is_new);
                 let failed = is_new && fails.is_some_and(|every| canaries % every == 0);
-                Observation {
-                    sequence: self.sequence,
-                    at: Timestamp(self.now.0 + i as i64 * 10),
-                    instance: target.instance.clone(),
-                    probability: f64::from(target.weight) / total as f64,
-                    status: if failed { 500 } else { 200 },
-                    outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
-                    latency_us: 20_000 + (i * 7_919) % 10_000,
-                    duration_us: 30_000,
-                    rule: None,
-                    attempt: 1,
-                    unit: None,
-                    synthetic: false,
-                }
+                let at = Timestamp(self.now.0 + i as i64 * 10);
+                let probability = f64::from(target.weight) / total as f64;
+                Observation { probability, ..observed(self.sequence, at, &target.instance, failed) }
             })
             .collect();
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
@@ -540,20 +529,7 @@ impl World {
             let host = usize::from(i * 7 % 10 >= of_ten);
             seen[host] += 1;
             let failed = seen[host] % every == 0;
-            Observation {
-                sequence: self.sequence,
-                at: Timestamp(self.now.0 + i as i64),
-                instance: at_hosts[host].instance.clone(),
-                probability: 1.0,
-                status: if failed { 500 } else { 200 },
-                outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
-                latency_us: 20_000 + (i * 7_919) % 10_000,
-                duration_us: 30_000,
-                rule: None,
-                attempt: 1,
-                unit: None,
-                synthetic: false,
-            }
+            observed(self.sequence, Timestamp(self.now.0 + i as i64), &at_hosts[host].instance, failed)
         });
         let observations = observations.collect();
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
@@ -711,5 +687,23 @@ pub fn short_action(action: &Action) -> String {
         Action::Retire { instance, after, .. } => format!("retire {instance} after {after}"),
         Action::Stop { instance } => format!("stop {instance}"),
         Action::Finish { status, serves, .. } => format!("finish {status}, {serves:?} serves"),
+    }
+}
+
+/// A request that an instance answered, or failed. Answers take between 20 and 30 ms, the same ones in each run.
+pub fn observed(sequence: u64, at: Timestamp, instance: &InstanceId, failed: bool) -> Observation {
+    Observation {
+        sequence,
+        at,
+        instance: instance.clone(),
+        probability: 1.0,
+        status: if failed { 500 } else { 200 },
+        outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
+        latency_us: 20_000 + (sequence * 7_919) % 10_000,
+        duration_us: 30_000,
+        rule: None,
+        attempt: 1,
+        unit: None,
+        synthetic: false,
     }
 }
