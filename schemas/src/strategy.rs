@@ -203,7 +203,7 @@ mod tests {
     fn hosts_that_change_in_turn_are_newer_too() {
         let spec = |strategy: &Strategy, hosts: &[&str], when_full: &str| -> RolloutSpec {
             let release = json!({ "id": 1, "repository": "acme/shop", "service": "web", "digest": format!("sha256:{:064x}", 1),
-                "commit": format!("{:040x}", 1), "run": 1, "created_at": 0 });
+                "commit": format!("{:040x}", 1), "run": 1, "created_at": "2026-01-01T00:00:00Z" });
             let service =
                 json!({ "name": "web", "command": ["./web"], "gpus": { "count": 1, "when-full": when_full } });
             let spec = json!({ "release": release, "service": service, "environment": "production", "hosts": hosts, "strategy": strategy,
