@@ -58,7 +58,7 @@ pub(super) async fn run(
     loop {
         let ended = tokio::select! {
             ended = consume(&address, &bells, &mut pause) => ended,
-            // the broker knows of no consumer, whatever this one believes
+            // the broker may know of no consumer, whatever this one believes
             () = anew.notified() => Ok(()),
             () = stop.cancelled() => return,
         };

@@ -62,10 +62,12 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut pause = PAUSES.0;
+    let mut is_first = true;
     loop {
         let begun = Instant::now();
-        let ended = relay(&address, &store, &looks, &subscribe_anew, &standing, &stop).await;
+        let ended = relay(&address, &store, &looks, &subscribe_anew, &standing, is_first, &stop).await;
         let Err(error) = ended else { return };
+        is_first = false;
         if begun.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
@@ -93,6 +95,7 @@ async fn relay(
     looks: &Looks,
     subscribe_anew: &Notify,
     standing: &watch::Sender<Standing>,
+    is_first: bool,
     stop: &CancellationToken,
 ) -> Result<(), QueueError> {
     // listened to from before the first look, so that nothing falls between
@@ -106,6 +109,10 @@ async fn relay(
     let mut events = connection.events_listener().boxed();
     let mut relay = Relay::begin(address, store, subscribe_anew, standing, &connection).await?;
     relay.becomes(Standing::Up);
+    if !is_first {
+        // what the planner believes to be subscribed to may be a queue that was removed, without that it was told
+        subscribe_anew.notify_one();
+    }
     let every = store.config().broker.look_every.0;
     let mut next_look = Instant::now() + every;
     loop {
