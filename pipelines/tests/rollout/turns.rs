@@ -17,7 +17,7 @@ use segue_schemas::{
 
 use super::{
     strategies::rolling,
-    world::{observed, release, short_action, short_input, spec},
+    world::{instance, observed, release, short_action, short_input, spec},
 };
 
 const DONE: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::Succeeded, Serves::New));
@@ -270,14 +270,14 @@ impl Yard {
     /// So many requests at each host that serves; one in `fails` of the new release's fails.
     fn traffic(&mut self, count: u64, fails: Option<u64>) {
         let mut observations = Vec::new();
-        for at in 0..count {
+        for nth in 0..count {
             for place in self.hosts.values().filter(|place| !place.is_lost) {
                 let Some(target) = place.targets.first() else { continue };
                 self.sequence += 1;
                 let is_new = place.instances[&target.instance].0.id == ReleaseId(2);
-                let failed = is_new && fails.is_some_and(|every| at % every == 0);
-                let at = Timestamp(self.now.0 + at as i64 * 10);
-                observations.push(observed(self.sequence, at, &target.instance, failed));
+                let failed = is_new && fails.is_some_and(|every| nth % every == 0);
+                let at = Timestamp(self.now.0 + nth as i64 * 10);
+                observations.push(observed((self.sequence, nth), at, &target.instance, failed));
             }
         }
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
@@ -307,20 +307,6 @@ impl Place {
     }
 
     fn facts(&self) -> HostFacts {
-        let instance = |(id, (release, state, _)): (&InstanceId, &(Release, InstanceState, bool))| Instance {
-            id: id.clone(),
-            environment: "production".into(),
-            release: release.clone(),
-            address: String::new(),
-            state: state.clone(),
-            pid: None,
-            restarts: 0,
-            retire_at: None,
-            output: String::new(),
-            drift: Vec::new(),
-            gpu_loss: None,
-            gpus: Vec::new(),
-        };
         let route = RouteState {
             environment: "production".into(),
             service: "web".into(),
@@ -815,6 +801,18 @@ fn how() -> impl Strategy<Value = How> {
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
+/// Hosts at which all of that has happened, and which have come to an end.
+fn played(how: How, fits: &[bool], happenings: Vec<Happening>) -> Yard {
+    let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits.iter().copied()).collect();
+    let mut yard = Yard::new(how, &hosts);
+    yard.claim();
+    for what in happenings {
+        happen(&mut yard, what);
+    }
+    come_to_an_end(&mut yard);
+    yard
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -825,13 +823,7 @@ proptest! {
         fits in proptest::collection::vec(proptest::bool::weighted(0.3), 1..5),
         happenings in proptest::collection::vec(happening(true), 0..120),
     ) {
-        let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits).collect();
-        let mut yard = Yard::new(how, &hosts);
-        yard.claim();
-        for what in happenings {
-            happen(&mut yard, what);
-        }
-        come_to_an_end(&mut yard);
+        let yard = played(how, &fits, happenings);
         prop_assert!(yard.finished.is_some(), "it never ends:\n{}", yard.story.join("\n"));
     }
 
@@ -842,13 +834,7 @@ proptest! {
         fits in proptest::collection::vec(proptest::bool::weighted(0.3), 2..5),
         happenings in proptest::collection::vec(happening(false), 0..120),
     ) {
-        let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits).collect();
-        let mut yard = Yard::new(how, &hosts);
-        yard.claim();
-        for what in happenings {
-            happen(&mut yard, what);
-        }
-        come_to_an_end(&mut yard);
+        let yard = played(how, &fits, happenings);
         prop_assert!(yard.finished.is_some() && !yard.had_outage, "nobody answered:\n{}", yard.story.join("\n"));
         prop_assert!(yard.quarantined.is_empty(), "{}", yard.story.join("\n"));
     }

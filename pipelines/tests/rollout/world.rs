@@ -235,20 +235,6 @@ impl World {
     }
 
     fn facts(&self) -> HostFacts {
-        let instance = |(id, (release, state, _)): (&InstanceId, &(Release, InstanceState, bool))| Instance {
-            id: id.clone(),
-            environment: "production".into(),
-            release: release.clone(),
-            address: "127.0.0.1:1".into(),
-            state: state.clone(),
-            pid: None,
-            restarts: 0,
-            retire_at: None,
-            output: String::new(),
-            drift: Vec::new(),
-            gpu_loss: None,
-            gpus: Vec::new(),
-        };
         let is_there = |i: &Instance| i.state != InstanceState::Stopped;
         let at = |(host, targets): (&String, &Vec<Target>)| (host.clone(), targets.clone());
         let first = self.machine.spec().hosts[0].clone();
@@ -514,7 +500,7 @@ impl World {
                 let failed = is_new && fails.is_some_and(|every| canaries % every == 0);
                 let at = Timestamp(self.now.0 + i as i64 * 10);
                 let probability = f64::from(target.weight) / total as f64;
-                Observation { probability, ..observed(self.sequence, at, &target.instance, failed) }
+                Observation { probability, ..observed((self.sequence, i), at, &target.instance, failed) }
             })
             .collect();
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
@@ -529,7 +515,7 @@ impl World {
             let host = usize::from(i * 7 % 10 >= of_ten);
             seen[host] += 1;
             let failed = seen[host] % every == 0;
-            observed(self.sequence, Timestamp(self.now.0 + i as i64), &at_hosts[host].instance, failed)
+            observed((self.sequence, i), Timestamp(self.now.0 + i as i64), &at_hosts[host].instance, failed)
         });
         let observations = observations.collect();
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
@@ -690,8 +676,9 @@ pub fn short_action(action: &Action) -> String {
     }
 }
 
-/// A request that an instance answered, or failed. Answers take between 20 and 30 ms, the same ones in each run.
-pub fn observed(sequence: u64, at: Timestamp, instance: &InstanceId, failed: bool) -> Observation {
+/// A request that an instance answered, or failed: its place among all, and among those of its burst. Answers take between 20 and 30 ms, the same
+/// ones in each burst.
+pub fn observed((sequence, nth): (u64, u64), at: Timestamp, instance: &InstanceId, failed: bool) -> Observation {
     Observation {
         sequence,
         at,
@@ -699,11 +686,29 @@ pub fn observed(sequence: u64, at: Timestamp, instance: &InstanceId, failed: boo
         probability: 1.0,
         status: if failed { 500 } else { 200 },
         outcome: if failed { Outcome::ServerError } else { Outcome::Ok },
-        latency_us: 20_000 + (sequence * 7_919) % 10_000,
+        latency_us: 20_000 + (nth * 7_919) % 10_000,
         duration_us: 30_000,
         rule: None,
         attempt: 1,
         unit: None,
         synthetic: false,
+    }
+}
+
+/// An instance as its host tells of it.
+pub fn instance((id, (release, state, _)): (&InstanceId, &(Release, InstanceState, bool))) -> Instance {
+    Instance {
+        id: id.clone(),
+        environment: "production".into(),
+        release: release.clone(),
+        address: "127.0.0.1:1".into(),
+        state: state.clone(),
+        pid: None,
+        restarts: 0,
+        retire_at: None,
+        output: String::new(),
+        drift: Vec::new(),
+        gpu_loss: None,
+        gpus: Vec::new(),
     }
 }
