@@ -104,6 +104,7 @@ impl RolloutMachine {
     }
 
     pub(super) fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        let has_other_way = self.can_revive() || self.new_is_ready();
         match &mut self.phase {
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
                 self.roll_back(format!("the weight could not be set to {percent} %: {reason}"), out);
@@ -114,12 +115,12 @@ impl RolloutMachine {
             }
             Phase::GoingBack { tries, retry_at } if percent == 0 => {
                 // back to nothing needs nobody: it is tried until the host can do it
-                if *tries < TRIES_BEFORE_REVIVAL || self.former.is_empty() {
-                    *retry_at = Some(now + pause(*tries));
-                    *tries += 1;
-                } else {
+                if *tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
                     let tries = *tries;
                     self.revive(tries, out);
+                } else {
+                    *retry_at = Some(now + pause(*tries));
+                    *tries += 1;
                 }
             }
             Phase::GivingUp { tries, retry_at } if percent == 100 => {
@@ -141,9 +142,7 @@ impl RolloutMachine {
         if self.has_gap && !matches!(self.phase, Phase::MakingRoom { .. }) {
             return self.bring_former_back(out);
         }
-        // after a gap nobody else could take the traffic
-        let may_try = self.has_gap || self.revivals < MAX_REVIVALS;
-        let Some(release) = self.former_release.clone().filter(|_| may_try) else {
+        let Some(release) = self.former_release.clone().filter(|_| self.can_revive()) else {
             return self.give_all_to_new(tries, out);
         };
         self.revivals += 1;
@@ -161,6 +160,16 @@ impl RolloutMachine {
         self.former = names.into_iter().map(|instance| Target { instance, weight: 1 }).collect();
         self.former_ready = false;
         self.start_former(out);
+    }
+
+    /// Whether the former release may be started under new names; after a gap nobody else could take the traffic.
+    fn can_revive(&self) -> bool {
+        self.former_release.is_some() && (self.has_gap || self.revivals < MAX_REVIVALS)
+    }
+
+    /// Whether all of the new release's instances climbed the ladder.
+    fn new_is_ready(&self) -> bool {
+        !self.new.is_empty() && self.new.iter().all(|candidate| candidate.ready)
     }
 
     pub(super) fn start_former(&mut self, out: &mut Vec<Action>) {
@@ -190,8 +199,12 @@ impl RolloutMachine {
     }
 
     /// Nothing of the former release can be brought back. Rather than to leave the traffic between a dead release and a bad one,
-    /// all of it goes to the one that lives. Where that fails as well, the two are tried by turns, see [`Self::try_former_again`].
+    /// all of it goes to the one that lives. Where that fails as well, the two are tried by turns, see [`Self::try_former_again`]; a new
+    /// one that was never ready has no turn.
     pub(super) fn give_all_to_new(&mut self, tries: u32, out: &mut Vec<Action>) {
+        if !self.new_is_ready() {
+            return self.try_former_again(tries, out);
+        }
         self.phase = Phase::GivingUp { tries, retry_at: None };
         let targets = self.new_instances().map(|instance| Target { instance: instance.clone(), weight: 1 }).collect();
         let number = self.next_shift();

@@ -221,6 +221,22 @@ fn where_both_releases_died_neither_gets_weight_before_it_is_ready() {
 }
 
 #[test]
+fn a_new_release_that_was_never_ready_has_no_turn_where_the_former_one_does_not_come_back() {
+    let mut world = World::on_hosts(How::HotSwap, &["a", "b"]);
+    world.claim();
+    world.emergency();
+    world.lose(false);
+    for _ in 0..40 {
+        // the world sees to it that nothing gets weight that was not ready
+        while world.perform(false) {}
+        assert!(world.sleep(), "it is tried on after a pause: {}", world.story.join("\n"));
+    }
+    assert!(world.finished.is_none(), "there is nothing to end in: {}", world.story.join("\n"));
+    come_to_an_end(&mut world, None);
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
+}
+
+#[test]
 fn a_first_release_that_died_leaves_nothing_behind() {
     let mut world = World::first(How::HotSwap);
     world.claim();
