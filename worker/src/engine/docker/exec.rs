@@ -11,21 +11,27 @@ use bollard::{
     errors::Error,
     exec::{CreateExecOptions, StartExecOptions, StartExecResults},
 };
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
-use super::{Docker, DockerError, call::call};
+use super::{
+    Docker, DockerError,
+    call::call,
+    lines::{Lines, Stream},
+};
 use crate::engine::Exit;
 
 /// Between two looks at a script that runs and says nothing of its end.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at one whose output has ended: the engine notes the exit code a moment later.
 const LOOK_AGAIN: Duration = Duration::from_millis(4);
+/// So long does what one stream says wait for the end of the other's line.
+const HOLD: Duration = Duration::from_millis(100);
 /// Bytes of output that are read at once.
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -124,11 +130,27 @@ impl Drop for Exec {
     }
 }
 
-/// Carries standard output and error on in the order in which they come, until both have ended or the connection breaks.
-async fn pump(mut stream: impl Stream<Item = Result<LogOutput, Error>> + Unpin, mut sink: pipe::Sender) {
-    while let Some(Ok(output)) = stream.next().await {
-        if sink.write_all(output.as_ref()).await.is_err() {
+/// Carries standard output and error on, whole lines of the one between whole lines of the other, until both have ended or the connection
+/// breaks.
+async fn pump(mut stream: impl futures_util::Stream<Item = Result<LogOutput, Error>> + Unpin, mut sink: pipe::Sender) {
+    let (mut lines, mut out) = (Lines::default(), Vec::new());
+    let mut let_go_at: Option<Instant> = None;
+    loop {
+        let output = match let_go_at {
+            Some(at) => timeout_at(at, stream.next()).await.ok(),
+            None => Some(stream.next().await),
+        };
+        let is_over = !matches!(output, None | Some(Some(Ok(_))));
+        match output {
+            Some(Some(Ok(LogOutput::StdErr { message }))) => lines.take(Stream::Error, &message, &mut out),
+            Some(Some(Ok(other))) => lines.take(Stream::Output, other.as_ref(), &mut out),
+            // the other line may be one that is never ended
+            None | Some(None | Some(Err(_))) => lines.let_go(&mut out),
+        }
+        let_go_at = lines.is_holding().then(|| let_go_at.unwrap_or_else(|| Instant::now() + HOLD));
+        if sink.write_all(&out).await.is_err() || is_over {
             return;
         }
+        out.clear();
     }
 }

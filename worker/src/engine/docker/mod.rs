@@ -19,6 +19,7 @@ mod images;
 mod instances;
 mod job;
 mod lifeline;
+mod lines;
 mod login;
 mod look;
 mod piped;
