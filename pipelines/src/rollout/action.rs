@@ -124,4 +124,6 @@ pub enum Serves {
     Former,
     /// The release that was rolled out.
     New,
+    /// The hosts did not do what they were asked for, or none takes part any more: it is put on record when it is seen.
+    Unknown,
 }

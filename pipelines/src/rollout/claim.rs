@@ -191,7 +191,7 @@ impl RolloutMachine {
         if self.new_instances().any(has_weight) {
             // back to the very release that is rolled out
             if has_others {
-                self.reason = Some(reason);
+                (self.reason, self.trouble) = (Some(reason), None);
                 self.judge = None;
                 return self.shift(100, Then::Settle, out);
             }
@@ -201,7 +201,7 @@ impl RolloutMachine {
         self.status = RolloutStatus::RollingBack;
         self.weight = 0;
         self.former = with_weight;
-        self.reason = Some(reason);
+        (self.reason, self.trouble) = (Some(reason), None);
         if has_others {
             self.judge = None;
             return self.go_back(1, out);

@@ -16,6 +16,7 @@ use super::{
     gpus::{Gpus, Suspect},
     input::Input,
     rolling::Rolling,
+    trouble::Trouble,
     turns::Turns,
     weights::split,
 };
@@ -65,6 +66,9 @@ pub struct RolloutMachine {
     #[serde(default)]
     pub(super) shifts: u32,
     pub(super) reason: Option<String>,
+    /// What of the way back fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trouble: Option<Trouble>,
     pub(super) judge: Option<Judge>,
     pub(super) verdict: Option<Verdict>,
     /// Whether what served was stopped so that the new release fits: nothing of it is left that traffic could go back to at once.
@@ -113,6 +117,9 @@ pub(super) enum Phase {
         /// Whether the traffic was taken, as this owner knows: before that nothing is stopped.
         #[serde(default)]
         is_interrupted: bool,
+        /// Whether nobody had it before either.
+        #[serde(default)]
+        is_bare: bool,
     },
     /// New weights are on their way to the proxy.
     Shifting { percent: u8, then: Then },
@@ -187,6 +194,7 @@ impl RolloutMachine {
             weight: 0,
             shifts: 0,
             reason: None,
+            trouble: None,
             judge: None,
             verdict: None,
             has_gap: false,
@@ -522,6 +530,7 @@ impl RolloutMachine {
     ) {
         self.phase = Phase::Ended { status, serves };
         self.status = status;
+        self.trouble = None;
         self.reason.clone_from(&reason);
         self.judge = None;
         if self.is_part {
@@ -530,15 +539,12 @@ impl RolloutMachine {
         let release = match serves {
             Serves::New => Some(self.spec.release.id),
             Serves::Former => self.former_release.as_ref().map(|r| r.id),
+            Serves::Unknown => None,
         };
         // after a gap a rollout fails only where neither release could be started
-        let is_nobody = self.has_gap && status == RolloutStatus::Failed;
-        let release = release.filter(|_| !is_nobody && !self.has_no_host());
-        let in_words = match is_nobody {
-            _ if self.has_no_host() => json!("unknown"),
-            true => json!("none"),
-            false => json!(serves),
-        };
+        let is_nobody = self.has_gap && status == RolloutStatus::Failed && serves == Serves::Former;
+        let release = release.filter(|_| !is_nobody);
+        let in_words = if is_nobody { json!("none") } else { json!(serves) };
         let detail = json!({ "status": status, "serves": in_words, "release": release, "reason": reason });
         record(out, JournalKind::Ended, detail);
         out.push(Action::Finish { status, serves, reason });

@@ -37,6 +37,7 @@ mod recreate;
 mod rolling;
 mod stages;
 mod standing;
+mod trouble;
 mod turns;
 mod way_back;
 mod weights;

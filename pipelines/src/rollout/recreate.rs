@@ -75,7 +75,13 @@ impl RolloutMachine {
     /// Takes the traffic from everybody, then stops what serves, or what was to.
     fn make_room(&mut self, for_former: bool, message: String, out: &mut Vec<Action>) {
         let pending = if for_former { self.everybody() } else { self.in_the_way() };
-        self.phase = Phase::MakingRoom { for_former, pending, tries: 1, retry_at: None, is_interrupted: false };
+        let is_bare = match self.phase {
+            Phase::MakingRoom { is_interrupted, .. } => is_interrupted,
+            Phase::Starting => for_former,
+            _ => false,
+        };
+        self.phase =
+            Phase::MakingRoom { for_former, pending, tries: 1, retry_at: None, is_interrupted: false, is_bare };
         out.push(Action::Interrupt { message });
     }
 
@@ -100,7 +106,7 @@ impl RolloutMachine {
 
     /// Stops the new release, which did not come to serve, and brings the former one back.
     pub(super) fn bring_former_back(&mut self, out: &mut Vec<Action>) {
-        if self.former_release.is_none() {
+        if self.former_release.is_none() || self.former.is_empty() {
             return self.leave_nobody("what served before is not on record and can't be started again", out);
         }
         let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };
@@ -120,11 +126,14 @@ impl RolloutMachine {
     }
 
     pub(super) fn on_interrupted(&mut self, out: &mut Vec<Action>) {
-        if let Phase::MakingRoom { pending, is_interrupted, .. } = &mut self.phase {
-            *is_interrupted = true;
-            let pending = pending.clone();
-            self.drain(&pending, out);
+        let Phase::MakingRoom { pending, is_interrupted, .. } = &mut self.phase else { return };
+        *is_interrupted = true;
+        let pending = pending.clone();
+        self.weight = 0;
+        if self.revivals == 0 {
+            self.without_trouble();
         }
+        self.drain(&pending, out);
     }
 
     pub(super) fn on_interrupt_failed(&mut self, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
@@ -132,6 +141,11 @@ impl RolloutMachine {
             Phase::MakingRoom { for_former: true, tries, retry_at, .. } => {
                 *retry_at = Some(now + pause(*tries));
                 *tries += 1;
+                let is_last = *tries > MAX_REVIVALS;
+                self.fails("the traffic could not be taken from what is to be stopped", reason);
+                if is_last {
+                    self.stop_trying("it was tried often enough", out);
+                }
             }
             // an owner before this one may have got further: what served is given its traffic again, or started anew
             Phase::MakingRoom { for_former: false, .. } => {
@@ -162,26 +176,6 @@ impl RolloutMachine {
         self.has_gap && self.revivals >= MAX_REVIVALS
     }
 
-    /// Whether the former release has not come back once already, so that an abort means to leave it.
-    pub(super) fn has_not_come_back(&self) -> bool {
-        let is_one_in_vain = match &self.phase {
-            Phase::MakingRoom { for_former: true, .. } => self.revivals > 0,
-            Phase::Reviving { retry_at, .. } => self.revivals > 1 || retry_at.is_some(),
-            _ => false,
-        };
-        self.has_gap && is_one_in_vain
-    }
-
-    /// How often a host of several refused to take the traffic from what is to be stopped, before anything was.
-    pub(super) fn refusals(&self) -> u32 {
-        match self.phase {
-            Phase::MakingRoom { for_former: true, tries, is_interrupted: false, .. } if self.revivals == 0 => {
-                tries.saturating_sub(1)
-            }
-            _ => 0,
-        }
-    }
-
     /// Whether a word of a person's is taken while the releases change places.
     pub(super) fn takes_in_gap(&self, command: RolloutCommand) -> bool {
         let is_before = matches!(self.phase, Phase::MakingRoom { for_former: false, .. });
@@ -190,10 +184,8 @@ impl RolloutMachine {
 
     /// Ends with nobody who serves, and nothing that holds a place: another release can be rolled out then.
     pub(super) fn leave_nobody(&mut self, why: &str, out: &mut Vec<Action>) {
-        let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
-        let (service, environment) = (&self.spec.service.name, &self.spec.environment);
-        let host = self.spec.hosts.first().filter(|_| self.is_part);
-        let here = host.map(|host| format!(" at host `{host}`")).unwrap_or_default();
+        let before = self.without_trouble().map(|before| format!("{before}; ")).unwrap_or_default();
+        let (service, environment, here) = (&self.spec.service.name, &self.spec.environment, self.here());
         self.reason = Some(format!(
             "{before}{why}. Nobody serves `{service}` in `{environment}`{here}: roll out a release that becomes ready, or start an earlier one with \
              `segue rollback {environment} {service}`"

@@ -100,6 +100,10 @@ impl RolloutMachine {
             Phase::GoingBack { tries, retry_at: Some(at) } if now >= at => self.go_back(tries, out),
             Phase::MakingRoom { retry_at: Some(at), .. } if now >= at => self.go_on_making_room(out),
             Phase::Reviving { retry_at: Some(at), .. } if now >= at => self.revive(1, out),
+            // nothing is left of what served before a gap
+            Phase::GivingUp { tries, retry_at: Some(at) } if now >= at && self.has_gap => {
+                self.give_all_to_new(tries, out)
+            }
             Phase::GivingUp { tries, retry_at: Some(at) } if now >= at => self.try_former_again(tries, out),
             _ => {}
         }
@@ -183,7 +187,7 @@ impl RolloutMachine {
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
             Phase::Inspecting { .. } => command == RolloutCommand::Abort,
             Phase::InTurn => self.takes_in_turns(command),
-            Phase::MakingRoom { .. } | Phase::Reviving { .. } => self.takes_in_gap(command),
+            Phase::MakingRoom { .. } | Phase::Reviving { .. } | Phase::GivingUp { .. } => self.takes_in_gap(command),
             _ => false,
         };
         let mut detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });
@@ -197,12 +201,7 @@ impl RolloutMachine {
         let who = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match command {
             RolloutCommand::Abort if self.leaves_in_turns(&who, out) => {}
-            RolloutCommand::Abort if self.has_not_come_back() => {
-                self.leave_nobody(
-                    &format!("the former release did not come back, and is not tried any more: aborted{who}"),
-                    out,
-                );
-            }
+            RolloutCommand::Abort if self.has_not_come_back() => self.stop_trying(&format!("aborted{who}"), out),
             RolloutCommand::Abort => self.roll_back(format!("aborted{who}"), out),
             RolloutCommand::Promote if matches!(self.phase, Phase::New | Phase::Starting) => self.promote = true,
             RolloutCommand::Promote | RolloutCommand::Skip if self.begins_to_serve(command, out) => {}

@@ -18,7 +18,7 @@ const MAX_REVIVALS: u32 = 3;
 /// The first pause between two tries; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl RolloutMachine {
     /// Takes the traffic back, from wherever the rollout stands.
@@ -76,6 +76,7 @@ impl RolloutMachine {
 
     /// The traffic is where it was before the rollout.
     pub(super) fn is_back(&mut self, out: &mut Vec<Action>) {
+        self.without_trouble();
         let release = self.former_release.as_ref().map(|r| r.id);
         let detail = json!({ "reason": self.reason, "serves": self.former, "release": release });
         record(out, JournalKind::RolledBack, detail);
@@ -87,7 +88,7 @@ impl RolloutMachine {
         self.judge = None;
         let detail = json!({ "reason": why, "weight": self.weight, "stage": self.stage });
         record(out, JournalKind::RollBackIntent, detail);
-        self.reason = Some(why);
+        (self.reason, self.trouble) = (Some(why), None);
     }
 
     pub(super) fn go_back(&mut self, tries: u32, out: &mut Vec<Action>) {
@@ -113,19 +114,23 @@ impl RolloutMachine {
                 let why = why.clone();
                 self.roll_back(why, out);
             }
-            Phase::GoingBack { tries, retry_at } if percent == 0 => {
+            Phase::GoingBack { tries, .. } if percent == 0 => {
+                let tries = *tries;
+                self.fails("what served before could not be given the traffic", reason);
                 // back to nothing needs nobody: it is tried until the host can do it
-                if *tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
-                    let tries = *tries;
+                if tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
                     self.revive(tries, out);
+                } else if self.has_failed_enough() {
+                    self.end_unknown("it was tried often enough", out);
                 } else {
-                    *retry_at = Some(now + pause(*tries));
-                    *tries += 1;
+                    let retry_at = Some(now + self.rest(tries));
+                    self.phase = Phase::GoingBack { tries: tries.saturating_add(1), retry_at };
                 }
             }
-            Phase::GivingUp { tries, retry_at } if percent == 100 => {
-                *retry_at = Some(now + pause(*tries));
-                *tries += 1;
+            Phase::GivingUp { tries, .. } if percent == 100 => {
+                let tries = *tries;
+                self.fails("the new release could not be given all the traffic", reason);
+                self.go_on_giving_up(tries, now, out);
             }
             _ => {}
         }
@@ -168,7 +173,7 @@ impl RolloutMachine {
     }
 
     /// Whether all of the new release's instances climbed the ladder.
-    fn new_is_ready(&self) -> bool {
+    pub(super) fn new_is_ready(&self) -> bool {
         !self.new.is_empty() && self.new.iter().all(|candidate| candidate.ready)
     }
 
@@ -188,13 +193,21 @@ impl RolloutMachine {
         out: &mut Vec<Action>,
     ) {
         let revivals = self.revivals;
-        if let Phase::Reviving { retry_at: retry_at @ None, .. } = &mut self.phase {
-            *retry_at = Some(now + pause(revivals));
-            let reason = format!("the former release did not become ready as {instance}: {reason}");
+        let Phase::Reviving { retry_at: None, .. } = self.phase else { return };
+        let what = format!("the former release did not become ready as {instance}");
+        self.fails(&what, reason);
+        let retry = now + self.rest(revivals);
+        if let Phase::Reviving { retry_at, .. } = &mut self.phase {
+            *retry_at = Some(retry);
+        }
+        if !self.has_told_enough() {
+            let reason = format!("{what}: {reason}");
             record(out, JournalKind::NotReady, json!({ "instance": instance, "reason": reason }));
-            if self.has_tried_enough() {
-                self.leave_nobody(&format!("{reason}, and that was try {revivals}, the last one"), out);
-            }
+        }
+        if self.has_tried_enough() {
+            self.leave_nobody(&format!("{what}: {reason}, and that was try {revivals}, the last one"), out);
+        } else if self.has_failed_enough() && !self.has_gap {
+            self.end_unknown("it was tried often enough", out);
         }
     }
 
@@ -214,14 +227,19 @@ impl RolloutMachine {
     /// The former release's turn: its instances get the traffic if they have been ready, and climb the ladder once more if
     /// they never were.
     pub(super) fn try_former_again(&mut self, tries: u32, out: &mut Vec<Action>) {
+        if self.has_gap {
+            // nothing of it is left that was not started anew
+            return self.end_unknown("there is nobody else to give it to", out);
+        }
         if self.former_ready { self.go_back(tries, out) } else { self.start_former(out) }
     }
 
     pub(super) fn finish_with_new(&mut self, out: &mut Vec<Action>) {
-        let why = self.reason.take().unwrap_or_default();
+        let words = self.trouble.as_ref().map(|trouble| format!("; {}", trouble.in_words())).unwrap_or_default();
+        let why = self.without_trouble().unwrap_or_default();
         let release = self.spec.release.id;
         let reason = format!(
-            "{why}; but the former release could not be brought back, so release {release} has all the traffic"
+            "{why}{words}; but the former release could not be brought back, so release {release} has all the traffic"
         );
         self.weight = 100;
         self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);

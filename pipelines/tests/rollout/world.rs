@@ -425,6 +425,8 @@ impl World {
                 assert!(!releases.is_empty() && releases.iter().all(|r| *r == new), "not wholly new: {releases:?}")
             }
             Serves::Former => assert!(releases.iter().all(|r| *r != new), "not wholly old: {releases:?}"),
+            // only what gives all its traffic to one release, or to none, may be left as it is
+            Serves::Unknown => assert!(self.is_tight, "it has to be known what serves"),
         }
         assert_eq!(status == RolloutStatus::Succeeded, serves == Serves::New);
         assert!(status.is_final() && self.machine.is_ended() && !self.dead_man);

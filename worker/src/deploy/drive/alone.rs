@@ -10,6 +10,10 @@ use super::{
     leave::{Leave, left_by},
 };
 
+const fn is_of_a_try(kind: JournalKind) -> bool {
+    matches!(kind, JournalKind::StartIntent | JournalKind::Started | JournalKind::Ready | JournalKind::ShiftIntent)
+}
+
 impl Driver {
     /// Those that an action is for; `None`: that host takes no part any more.
     pub(super) fn hosts_at(&self, at: Option<&str>) -> Option<Hosts> {
@@ -28,6 +32,10 @@ impl Driver {
     }
 
     pub(super) fn note_at(&mut self, at: Option<&String>, kind: JournalKind, detail: Value) {
+        // what is tried for as long as it takes was announced often enough; how often is in the state, which is stored before each try
+        if self.machine.has_told_enough() && is_of_a_try(kind) {
+            return;
+        }
         match at {
             Some(host) => self.journal.note_of(kind, Some(host.clone()), detail),
             None => self.journal.note(kind, detail),

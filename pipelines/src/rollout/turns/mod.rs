@@ -5,6 +5,8 @@
 //! A host where both fit takes no gap. What has come over stays as it is, with nothing retired, until all have: so every one can go back, by a change
 //! of weights or by stopping and starting anew. Nothing restores the former release by itself meanwhile: there is no dead man's switch.
 
+mod part;
+
 use std::collections::BTreeMap;
 
 use segue_schemas::{
@@ -14,160 +16,16 @@ use segue_schemas::{
     status::RolloutStatus,
     time::Timestamp,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+pub(super) use part::Turns;
+use part::{Ends, Part};
 
 use super::{
     action::{Action, Serves},
     input::{HostFacts, Input},
-    machine::{Candidate, Phase, RolloutMachine, Then, record},
-    recreate::MAX_REVIVALS,
+    machine::{Phase, RolloutMachine, Then, record},
 };
-
-/// How far the hosts have come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Turns {
-    /// In the order in which they go over.
-    parts: Vec<Part>,
-    /// Whether they go over in turn. Until it is known that somewhere both do not fit, it is only kept what serves at each.
-    is_begun: bool,
-    is_back: bool,
-    /// Whether all have gone over, and what served is let go: nobody goes back from there.
-    is_settling: bool,
-    /// Those that ended otherwise than the others, with why.
-    #[serde(default)]
-    left: BTreeMap<String, String>,
-}
-
-/// One host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Part {
-    host: String,
-    machine: RolloutMachine,
-    /// Whether what it answers was watched, where that is asked for.
-    is_watched: bool,
-    /// Whether it takes no part any more.
-    is_out: bool,
-}
-
-impl Part {
-    fn new(whole: &RolloutMachine, host: &str, facts: &HostFacts) -> Self {
-        let mut spec = whole.spec.clone();
-        (spec.hosts, spec.strategy) = (vec![host.to_owned()], Strategy::HotSwap);
-        let mut machine = RolloutMachine::new(whole.id, spec);
-        (machine.is_part, machine.phase) = (true, Phase::Waiting);
-        // those that were started before it was known that both do not fit are called so
-        let named = |known: &Candidate| Candidate { instance: known.instance.clone(), ready: false };
-        machine.new = whole.new.iter().map(named).collect();
-        machine.learn(facts);
-        Self { host: host.to_owned(), machine, is_watched: false, is_out: false }
-    }
-
-    fn waits(&self) -> bool {
-        self.machine.phase == Phase::Waiting
-    }
-
-    /// All its traffic goes to the new release.
-    fn is_over(&self) -> bool {
-        matches!(self.machine.phase, Phase::Staying | Phase::Settling { .. }) || self.ended() == Some(Ends::New)
-    }
-
-    /// Whether it goes back, or has gone, or never came.
-    fn is_lost(&self) -> bool {
-        let goes_back = matches!(
-            self.machine.phase,
-            Phase::GoingBack { .. }
-                | Phase::Reviving { .. }
-                | Phase::GivingUp { .. }
-                | Phase::CleaningUp { .. }
-                | Phase::MakingRoom { for_former: true, .. }
-        );
-        goes_back || self.ended().is_some_and(|ends| ends != Ends::New)
-    }
-
-    /// All its traffic went to the new release, as was confirmed, and nothing has been asked for since but the same.
-    fn serves_new(&self) -> bool {
-        self.machine.weight == 100 && matches!(self.machine.phase, Phase::Staying | Phase::Shifting { .. })
-    }
-
-    fn ended(&self) -> Option<Ends> {
-        match self.machine.phase {
-            Phase::Ended { serves: Serves::New, .. } => Some(Ends::New),
-            Phase::Ended { status: RolloutStatus::Failed, .. } if self.machine.has_gap => Some(Ends::Nobody),
-            Phase::Ended { .. } => Some(Ends::Former),
-            _ => None,
-        }
-    }
-
-    /// What its machine takes in, and wants done at its host.
-    fn handle(&mut self, input: Input, now: Timestamp, out: &mut Vec<Action>) {
-        let actions = self.machine.handle(input, now);
-        self.have_done(actions, out);
-    }
-
-    fn does(&mut self, what: impl FnOnce(&mut RolloutMachine, &mut Vec<Action>), out: &mut Vec<Action>) {
-        let mut actions = Vec::new();
-        what(&mut self.machine, &mut actions);
-        self.have_done(actions, out);
-    }
-
-    fn have_done(&self, actions: Vec<Action>, out: &mut Vec<Action>) {
-        let at_host = |action| Action::At { host: self.host.clone(), what: Box::new(action) };
-        out.extend(actions.into_iter().filter(|action| !matches!(action, Action::Finish { .. })).map(at_host));
-    }
-}
-
-/// What a host ended with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    New,
-    Former,
-    Nobody,
-}
-
-impl Turns {
-    fn present(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| !part.is_out)
-    }
-
-    fn present_mut(&mut self) -> impl Iterator<Item = &mut Part> {
-        self.parts.iter_mut().filter(|part| !part.is_out)
-    }
-
-    fn over(&self) -> Vec<String> {
-        self.present().filter(|part| part.is_over()).map(|part| part.host.clone()).collect()
-    }
-
-    /// The part of the hosts that have the new release.
-    fn percent(&self) -> u8 {
-        let (over, all) = (self.over().len(), self.present().count());
-        u8::try_from(over * 100 / all.max(1)).unwrap_or(100)
-    }
-
-    /// Hosts that could not be brought to what the others serve, with why.
-    pub(super) fn left(&self) -> impl Iterator<Item = Action> {
-        self.left.iter().map(|(host, why)| Action::Quarantine {
-            host: host.clone(),
-            reason: format!("it could not be brought to what the others serve: {why}"),
-            targets: Vec::new(),
-            stop: Vec::new(),
-        })
-    }
-
-    /// A host that refused so often to take the traffic from what is to be stopped, where another can end the rollout.
-    fn refusing(&self, least: u32) -> Option<&Part> {
-        let refuses = |part: &&Part| part.machine.refusals() >= least;
-        let is_of_use = |part: &Part| part.machine.refusals() == 0 && part.ended() != Some(Ends::Nobody);
-        self.present().find(refuses).filter(|_| self.present().any(is_of_use))
-    }
-
-    /// Why the others are to go back: what became of the first host that did not come over.
-    fn lost(&self) -> Option<String> {
-        let part = self.present().find(|part| part.is_lost())?;
-        let why = part.machine.reason.as_deref().unwrap_or("it did not come over");
-        Some(format!("host `{}`: {why}", part.host))
-    }
-}
 
 impl RolloutMachine {
     /// Whether the service's file chose that what serves is stopped where both do not fit.
@@ -272,11 +130,6 @@ impl RolloutMachine {
         self.turns.iter().flat_map(Turns::present).any(|part| part.host == host && part.is_over())
     }
 
-    /// Whether none is left of the hosts that changed in turn.
-    pub(super) fn has_no_host(&self) -> bool {
-        self.turns.as_ref().is_some_and(|turns| turns.is_begun && turns.present().next().is_none())
-    }
-
     /// Nobody can say what the hosts serve: that is put on record when they are back.
     fn end_without_hosts(&mut self, out: &mut Vec<Action>) {
         let why = |part: &Part| {
@@ -284,9 +137,9 @@ impl RolloutMachine {
             format!("host `{}`: {}", part.host, why.unwrap_or("it was lost"))
         };
         let all: Vec<String> = self.turns.iter().flat_map(|turns| &turns.parts).map(why).collect();
-        let before = self.reason.as_ref().map(|before| format!("{before}; ")).unwrap_or_default();
+        let before = self.without_trouble().map(|before| format!("{before}; ")).unwrap_or_default();
         let reason = format!("{before}no host takes part any more ({})", all.join("; "));
-        self.finish(RolloutStatus::Failed, Serves::Former, Some(reason), out);
+        self.finish(RolloutStatus::Failed, Serves::Unknown, Some(reason), out);
     }
 
     /// Those take no part any more, whatever becomes of them.
@@ -314,10 +167,9 @@ impl RolloutMachine {
         if !self.is_in_turns() {
             return;
         }
-        if self.has_no_host() {
+        if self.turns.as_ref().is_some_and(|turns| turns.present().next().is_none()) {
             return self.end_without_hosts(out);
         }
-        self.leave_refusing(MAX_REVIVALS, "it is not tried any more", out);
         let lost = self.turns.as_ref().filter(|turns| !turns.is_back && !turns.is_settling).and_then(Turns::lost);
         if let Some(why) = lost {
             self.turn_back(why, out);
@@ -330,6 +182,7 @@ impl RolloutMachine {
         }
         if let Some(turns) = self.turns.as_ref().filter(|_| !self.is_ended()) {
             self.weight = turns.percent();
+            self.tell_troubles();
         }
     }
 
@@ -439,40 +292,49 @@ impl RolloutMachine {
 
     /// The former release did not come back at one host, and serves at none: the others stay at the new one rather than that nobody answers.
     fn stay_where_it_serves(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Some(turns) = &mut self.turns else { return };
+        let Some(turns) = &self.turns else { return };
         if turns.present().any(|part| part.ended().is_none() && part.machine.phase != Phase::Staying) {
             return;
         }
-        (turns.is_back, turns.is_settling) = (false, true);
         let is_nobody = |part: &&Part| part.ended() == Some(Ends::Nobody);
         let where_not: Vec<String> = turns.present().filter(is_nobody).map(|part| format!("`{}`", part.host)).collect();
-        let (before, release) = (self.reason.take().unwrap_or_default(), self.spec.release.id);
+        let (before, release) = (self.without_trouble().unwrap_or_default(), self.spec.release.id);
         self.reason = Some(format!(
             "{before}; but the former release could not be brought back at {}, so release {release} stays where it serves",
             where_not.join(", ")
         ));
         self.status = RolloutStatus::RollingBack;
+        if let Some(turns) = &mut self.turns {
+            (turns.is_back, turns.is_settling) = (false, true);
+        }
         self.go_over(now, out);
     }
 
     /// Ends once every host has. One that could not be brought to what the others serve is left out, and brought there by a rollout of its own.
     fn end_turns(&mut self, wanted: Ends, out: &mut Vec<Action>) {
+        let before = self.without_trouble();
         let Some(turns) = &mut self.turns else { return };
         if turns.present().next().is_none() || turns.present().any(|part| part.ended().is_none()) {
             return;
         }
         let others = if wanted == Ends::New { Ends::Former } else { Ends::New };
         let comes_to = |ends: Ends| turns.present().any(|part| part.ended() == Some(ends));
-        let end = [wanted, others].into_iter().find(|ends| comes_to(*ends)).unwrap_or(Ends::Nobody);
-        let mut left = Vec::new();
-        for part in turns.present_mut().filter(|part| part.ended() != Some(end)) {
-            part.is_out = true;
-            left.push((part.host.clone(), part.machine.reason.clone().unwrap_or_default()));
+        let end = [wanted, others, Ends::Unknown].into_iter().find(|ends| comes_to(*ends)).unwrap_or(Ends::Nobody);
+        let at_each = |is_meant: &dyn Fn(&Part) -> bool| {
+            let why = |part: &Part| part.machine.reason.clone().map(|why| format!("host `{}`: {why}", part.host));
+            turns.present().filter(|part| is_meant(part)).filter_map(why).collect::<Vec<_>>().join("; ")
+        };
+        let reason = match end {
+            Ends::Unknown => Some(at_each(&|_| true)),
+            // all have come to what was not wanted, and each says why
+            end if end == others => Some(at_each(&|part| part.ended() == Some(end))),
+            Ends::Nobody => turns.present().find_map(|part| part.machine.reason.clone()).or(before),
+            _ => before.or_else(|| turns.present().find_map(|part| part.machine.reason.clone())),
+        };
+        if end != Ends::Unknown {
+            turns.leave(|part| part.ended() != Some(end));
+            out.extend(turns.left());
         }
-        turns.left.extend(left);
-        out.extend(turns.left());
-        let of_first = || turns.present().find_map(|part| part.machine.reason.clone());
-        let reason = self.reason.clone().or_else(of_first);
         let was_tried = turns.present().any(|part| part.machine.status == RolloutStatus::RolledBack);
         match end {
             Ends::New => {
@@ -486,8 +348,11 @@ impl RolloutMachine {
             }
             Ends::Nobody => {
                 (self.weight, self.has_gap) = (0, true);
-                let reason = of_first().or(self.reason.clone());
                 self.finish(RolloutStatus::Failed, Serves::Former, reason, out);
+            }
+            Ends::Unknown => {
+                self.weight = turns.percent();
+                self.finish(RolloutStatus::Failed, Serves::Unknown, reason, out);
             }
         }
     }
@@ -514,44 +379,20 @@ impl RolloutMachine {
     pub(super) fn takes_in_turns(&self, command: RolloutCommand) -> bool {
         let Some(turns) = &self.turns else { return false };
         match command {
-            RolloutCommand::Abort if turns.is_back => {
-                turns.present().any(|part| part.machine.has_not_come_back()) || turns.refusing(1).is_some()
-            }
+            RolloutCommand::Abort if turns.is_back => turns.present().any(|part| part.machine.has_not_come_back()),
             RolloutCommand::Abort => !turns.is_settling,
             RolloutCommand::Promote => self.rolling.is_some() && self.goes_over_in_turns(),
             RolloutCommand::Skip => false,
         }
     }
 
-    /// Whether an abort means that a former release which does not come back is not tried any more, at the host where that is so.
+    /// Whether an abort means that what does not come back is not tried any more, at the hosts where that is so.
     pub(super) fn leaves_in_turns(&mut self, who: &str, out: &mut Vec<Action>) -> bool {
-        let is_back = |turns: &&mut Turns| turns.is_begun && turns.is_back;
-        if self.turns.as_mut().filter(is_back).is_none() {
-            return false;
-        }
-        self.leave_refusing(1, &format!("aborted{who}"), out);
-        let Some(turns) = self.turns.as_mut().filter(is_back) else { return false };
-        let why = format!("the former release did not come back, and is not tried any more: aborted{who}");
+        let Some(turns) = self.turns.as_mut().filter(|turns| turns.is_begun && turns.is_back) else { return false };
         for part in turns.present_mut().filter(|part| part.machine.has_not_come_back()) {
-            part.does(|machine, out| machine.leave_nobody(&why, out), out);
+            part.does(|machine, out| machine.stop_trying(&format!("aborted{who}"), out), out);
         }
         true
-    }
-
-    /// A host whose traffic can't be taken is left with what it serves, which nobody can say for sure, and keeps nobody waiting.
-    fn leave_refusing(&mut self, least: u32, why: &str, out: &mut Vec<Action>) {
-        let Some(turns) = &mut self.turns else { return };
-        let known = turns.left.len();
-        while let Some(host) = turns.refusing(least).map(|part| part.host.clone()) {
-            for part in turns.parts.iter_mut().filter(|part| part.host == host) {
-                part.is_out = true;
-                let reason = format!("its traffic could not be taken in {} tries: {why}", part.machine.refusals());
-                turns.left.insert(host.clone(), reason);
-            }
-        }
-        if turns.left.len() > known {
-            out.extend(turns.left());
-        }
     }
 
     /// When the first host wants to be woken.
