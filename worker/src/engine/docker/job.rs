@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     Docker as Client,
-    query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
+    query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptions},
 };
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep};
@@ -32,6 +32,10 @@ const ASK: &str = "kill -TERM -1; kill -CONT -1";
 
 /// How everything ends that is killed, with its container or alone.
 const KILLED: Exit = Exit::Code(137);
+/// How it ends where the program can't be run, or is not there.
+const NOT_RUN: [Exit; 2] = [Exit::Code(126), Exit::Code(127)];
+/// So long may the engine need to note that a container has ended which had no program to run either.
+const NOTED_WITHIN: Duration = Duration::from_millis(500);
 /// Bytes of what a container said that are read.
 const MAX_WORDS: usize = 1024 * 1024;
 
@@ -43,6 +47,8 @@ pub struct ContainerJob {
     running: Option<Exec>,
     /// Whether a script was started since nothing was left of all before.
     touched: bool,
+    /// Whether a script has run in the container, which has a shell then.
+    has_shell: bool,
     state: State,
     /// The engine did not answer when everything was to end: the lifeline was let go, and nothing more is begun there.
     given_up: bool,
@@ -68,7 +74,17 @@ impl ContainerJob {
             of_host(at);
             of_lifeline(at);
         });
-        Self { host, place, deadline, running: None, touched: false, state: State::Up, given_up: false, closed: false }
+        Self {
+            host,
+            place,
+            deadline,
+            running: None,
+            touched: false,
+            has_shell: false,
+            state: State::Up,
+            given_up: false,
+            closed: false,
+        }
     }
 
     fn docker(&self) -> &Docker {
@@ -123,6 +139,14 @@ impl ContainerJob {
             _ if state.oom_killed == Some(true) => DockerError::Ended("it had no memory left".into()),
             _ => DockerError::Ended(format!("exit code {code}; {said}")),
         })
+    }
+
+    /// Waits until the engine has noted the container's end, should it be about to.
+    async fn note_end(&self, opened: &Opened) {
+        if let Ok(client) = self.docker().client().await {
+            let mut ends = std::pin::pin!(client.wait_container(&opened.id, None::<WaitContainerOptions>));
+            let _ = tokio::time::timeout(NOTED_WITHIN, ends.next()).await;
+        }
     }
 
     async fn be_up(&mut self, opened: &Opened) -> Result<(), DockerError> {
@@ -273,12 +297,18 @@ impl EngineJob for ContainerJob {
         let docker = self.place.docker.clone();
         let Some(exec) = &mut self.running else { return self.host.exited().await };
         let exit = exec.exited(&docker).await?;
-        if exit == KILLED
+        let was_run = self.has_shell || !NOT_RUN.contains(&exit);
+        if (exit == KILLED || !was_run)
             && let Some(opened) = self.place.opened()
-            && let Some(error) = self.why_down(opened).await
         {
-            return Err(error.into());
+            if !was_run {
+                self.note_end(opened).await;
+            }
+            if let Some(error) = self.why_down(opened).await {
+                return Err(error.into());
+            }
         }
+        self.has_shell = true;
         Ok(exit)
     }
 
