@@ -138,7 +138,7 @@ impl RolloutMachine {
         for replica in names.len()..replicas {
             names.extend(self.instance_name(&format!("{release}-{replica}-{}", self.id)));
         }
-        if self.is_repair() && self.may_recreate() {
+        if self.is_repair() && (self.may_recreate() || self.is_of_an_idle_host()) {
             // of a rollout in which this host was lost
             let is_left = |id: &InstanceId| !names.contains(id);
             self.replaced = facts.instances.iter().map(|i| i.id.clone()).filter(is_left).collect();

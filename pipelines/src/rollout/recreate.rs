@@ -42,7 +42,7 @@ impl RolloutMachine {
         if self.phase != Phase::Starting || !is_new {
             return self.on_not_ready(instance, reason, now, out);
         }
-        let may_recreate = self.may_recreate();
+        let may_recreate = self.may_recreate() || self.is_of_an_idle_host();
         let is_swap = matches!(self.spec.strategy, Strategy::HotSwap | Strategy::Rolling(_));
         // what serves can be brought back only where it is known what it is
         let is_known = !self.former.is_empty() && self.former_release.is_some();
@@ -55,10 +55,16 @@ impl RolloutMachine {
             self.has_gap = true;
             let release = self.spec.release.id;
             let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };
-            let message = format!(
-                "what serves is stopped before release {release} is started, as `when-full: recreate` says: {whom} until that is ready. \
-                 Instance {instance}: {reason}"
-            );
+            let what = if self.is_of_an_idle_host() {
+                format!(
+                    "what was left at this host is stopped before release {release} is started: it answers nobody as it is"
+                )
+            } else {
+                format!(
+                    "what serves is stopped before release {release} is started, as `when-full: recreate` says: {whom} until that is ready"
+                )
+            };
+            let message = format!("{what}. Instance {instance}: {reason}");
             return self.make_room(false, message, out);
         }
         let remedy = match (may_recreate, is_swap) {
@@ -97,6 +103,12 @@ impl RolloutMachine {
         self.spec.is_rollback && is_of_one && self.spec.previous.as_ref().is_some_and(is_on_record)
     }
 
+    /// Whether it brings a host to what is on record at which nobody is answered: what was left there is in nobody's way but its own, whatever
+    /// the service's file says.
+    pub(super) fn is_of_an_idle_host(&self) -> bool {
+        self.is_repair() && self.former.is_empty()
+    }
+
     /// All that may hold a place: the new instances, and every one that the former release has had. What served before the gap is stopped
     /// only once the traffic was taken from it, which may have failed.
     fn everybody(&self) -> BTreeSet<InstanceId> {
@@ -106,7 +118,10 @@ impl RolloutMachine {
 
     /// Stops the new release, which did not come to serve, and brings the former one back.
     pub(super) fn bring_former_back(&mut self, out: &mut Vec<Action>) {
-        if self.former_release.is_none() || self.former.is_empty() {
+        if self.former.is_empty() {
+            return self.leave_nobody("nothing served before that could be started again", out);
+        }
+        if self.former_release.is_none() {
             return self.leave_nobody("what served before is not on record and can't be started again", out);
         }
         let whom = if self.is_part { "this host answers nobody" } else { "nobody answers" };

@@ -389,6 +389,40 @@ fn what_serves_is_not_stopped_where_nobody_knows_how_it_is_brought_back() {
 }
 
 #[test]
+fn a_host_that_answers_nobody_is_brought_in_step_whatever_its_file_says_of_room() {
+    for is_ready in [true, false] {
+        let mut world = World::tight(WhenFull::Refuse, 1);
+        let mut spec = world.machine.spec().clone();
+        // as the server makes it for a host that was left out, where what it carries is of another release
+        (spec.is_rollback, spec.previous) = (true, Some(spec.release.clone()));
+        world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(7), spec);
+        world.targets.clear();
+        world.claim();
+        while world.finished.is_none() {
+            let is_ladder = matches!(world.queue.front(), Some(Action::AwaitReady { .. }));
+            assert!(world.perform(is_ready || !is_ladder), "it never ends: {}", world.story.join("\n"));
+        }
+        if is_ready {
+            assert_eq!((world.finished, world.running()), (Some((RolloutStatus::Succeeded, Serves::New)), 1));
+        } else {
+            assert_eq!((world.finished, world.running()), (Some((RolloutStatus::Failed, Serves::Former)), 0));
+            let reason = world.machine.reason().unwrap();
+            assert!(reason.contains("health: 503") && reason.contains("nothing served before"), "{reason}");
+        }
+    }
+
+    // where it answers, its file says what may be stopped
+    let mut world = World::tight(WhenFull::Refuse, 1);
+    let mut spec = world.machine.spec().clone();
+    (spec.is_rollback, spec.previous) = (true, Some(spec.release.clone()));
+    world.machine = RolloutMachine::new(segue_schemas::id::RolloutId(7), spec);
+    world.claim();
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Failed, Serves::Former)));
+    assert!(world.has_weight(&"old".parse().unwrap()), "{}", world.story.join("\n"));
+}
+
+#[test]
 fn a_state_of_another_form_is_refused_in_words() {
     let mut state = serde_json::to_value(&World::new(canary()).machine).unwrap();
     state["version"] = 9.into();
