@@ -178,6 +178,12 @@ impl HostFacts {
         }
     }
 
+    /// Whether nothing of the service is there: no instance, of whichever release. A host that has lost its record, or all its containers, says that.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.instances.iter().all(|instance| instance.state == InstanceState::Stopped)
+    }
+
     /// Whether the instance is there and may serve again: it is not stopped and has not failed for good.
     #[must_use]
     pub fn carries(&self, instance: &InstanceId) -> bool {

@@ -331,6 +331,13 @@ impl Place {
         }
     }
 
+    /// All of its containers are gone, and so is its record.
+    pub fn empty(&mut self) {
+        self.instances.clear();
+        self.targets.clear();
+        self.fallback.clear();
+    }
+
     /// What comes of an action there, in its own names.
     pub fn perform(&mut self, action: Action, well: bool) -> Option<Input> {
         let has_weight = |instance: &InstanceId| self.targets.iter().any(|t| t.instance == *instance);
@@ -677,6 +684,47 @@ fn a_host_that_is_lost_is_left_out_whoever_goes_back_or_over() {
         let expected = if is_bad { (BACK, "a=2/1 b=1/1 c=1/1") } else { (DONE, "a=2/1 b=2/1 c=2/1") };
         assert_eq!((yard.finished, yard.serving().as_str()), expected, "{}", yard.tail(40));
     }
+}
+
+#[test]
+fn a_host_that_comes_back_empty_is_left_out_and_the_others_go_on() {
+    // one that has gone over, and one whose turn has not come
+    for (emptied, expected) in [("a", "a=0/0 b=2/1 c=2/1"), ("c", "a=2/1 b=2/1 c=0/0")] {
+        let mut yard = Yard::new(rolling(Batch::Hosts(1)), &[("a", false), ("b", false), ("c", false)]);
+        yard.claim();
+        yard.settle();
+        yard.hosts.get_mut(emptied).unwrap().empty();
+        yard.claim();
+        for _ in 0..4 {
+            yard.settle();
+            yard.pass(61);
+        }
+        yard.settle();
+        assert_eq!((yard.finished, yard.serving().as_str()), (DONE, expected), "{}", yard.story.join("\n"));
+        assert_eq!(yard.quarantined, [emptied]);
+    }
+    // where nothing is at any, that is no host's own
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    yard.hosts.values_mut().for_each(Place::empty);
+    yard.claim();
+    come_to_an_end(&mut yard);
+    assert!(yard.finished.is_some() && yard.quarantined.len() < 2, "{}", yard.tail(40));
+}
+
+#[test]
+fn a_host_in_its_gap_has_nothing_and_goes_on_all_the_same() {
+    let mut yard = Yard::new(How::HotSwap, &TIGHT);
+    yard.claim();
+    yard.until(
+        |action| matches!(action, Action::At { host, what } if host == "a" && matches!(**what, Action::Stop { .. })),
+    );
+    yard.perform(true);
+    assert_eq!(yard.serving(), "a=0/0 b=1/1");
+    yard.claim();
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (DONE, "a=2/1 b=2/1"), "{}", yard.tail(40));
 }
 
 #[test]

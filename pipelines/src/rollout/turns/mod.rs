@@ -151,14 +151,25 @@ impl RolloutMachine {
 
     fn claim_turns(&mut self, facts: &HostFacts, now: Timestamp, out: &mut Vec<Action>) {
         record(out, JournalKind::Recovered, json!({ "phase": self.phase_name() }));
-        self.quarantine_again(out);
-        self.count_hosts(facts);
         let apart: Vec<(String, HostFacts)> =
             self.apart(facts).into_iter().map(|(host, facts)| (host.to_owned(), facts.clone())).collect();
+        self.leave_emptied(&apart);
+        self.quarantine_again(out);
+        self.count_hosts(facts);
         for (host, facts) in apart {
             if let Some(part) = self.part_at(&host) {
                 part.handle(Input::Claimed { facts }, now, out);
             }
+        }
+    }
+
+    /// A host that has nothing any more of what was there takes no part, where another one has: what has become of it says nothing of the release.
+    fn leave_emptied(&mut self, apart: &[(String, HostFacts)]) {
+        let Some(turns) = &mut self.turns else { return };
+        let is_bare = |host: &str| apart.iter().any(|(known, facts)| known == host && facts.is_bare());
+        let is_emptied = |part: &Part| part.has_instances() && is_bare(&part.host);
+        if turns.present().any(|part| !is_emptied(part) && apart.iter().any(|(host, _)| *host == part.host)) {
+            turns.leave(|part| is_emptied(part).then(|| "it carries nothing of the service any more".to_owned()));
         }
     }
 
@@ -332,7 +343,11 @@ impl RolloutMachine {
             _ => before.or_else(|| turns.present().find_map(|part| part.machine.reason.clone())),
         };
         if end != Ends::Unknown {
-            turns.leave(|part| part.ended() != Some(end));
+            turns.leave(|part| {
+                let why = part.machine.reason.as_deref().unwrap_or_default();
+                let is_other = part.ended() != Some(end);
+                is_other.then(|| format!("it could not be brought to what the others serve: {why}"))
+            });
             out.extend(turns.left());
         }
         let was_tried = turns.present().any(|part| part.machine.status == RolloutStatus::RolledBack);

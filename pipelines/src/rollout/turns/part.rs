@@ -78,6 +78,18 @@ impl Part {
         self.machine.weight == 100 && matches!(self.machine.phase, Phase::Staying | Phase::Shifting { .. })
     }
 
+    /// Whether there is an instance at it, as far as is known: nobody is amid starting or stopping the last one.
+    pub(super) fn has_instances(&self) -> bool {
+        match self.machine.phase {
+            Phase::Ended { .. } => matches!(self.ended(), Some(Ends::New | Ends::Former)),
+            Phase::CleaningUp { end, .. } => !self.machine.has_gap || end == RolloutStatus::RolledBack,
+            Phase::Starting | Phase::Inspecting { .. } | Phase::MakingRoom { .. } | Phase::Reviving { .. } => {
+                !self.machine.has_gap
+            }
+            _ => true,
+        }
+    }
+
     pub(super) fn ended(&self) -> Option<Ends> {
         match self.machine.phase {
             Phase::Ended { serves: Serves::New, .. } => Some(Ends::New),
@@ -134,13 +146,13 @@ impl Turns {
         u8::try_from(over * 100 / all.max(1)).unwrap_or(100)
     }
 
-    /// Those take no part any more: they did not come to what the others did.
-    pub(super) fn leave(&mut self, is_left: impl Fn(&Part) -> bool) {
-        for part in self.parts.iter_mut().filter(|part| !part.is_out && is_left(part)) {
-            part.is_out = true;
-            let why = part.machine.reason.as_deref().unwrap_or_default();
-            let reason = format!("it could not be brought to what the others serve: {why}");
-            self.left.insert(part.host.clone(), reason);
+    /// Those take no part any more for which there is a reason.
+    pub(super) fn leave(&mut self, why: impl Fn(&Part) -> Option<String>) {
+        for part in self.parts.iter_mut().filter(|part| !part.is_out) {
+            if let Some(why) = why(part) {
+                part.is_out = true;
+                self.left.insert(part.host.clone(), why);
+            }
         }
     }
 

@@ -706,8 +706,9 @@ async fn take_stock(
         left_out.extend(without);
     }
     // one that lost its record has nothing to go back to
-    let has_lost =
-        |facts: &HostFacts| facts.route.as_ref().is_none_or(|r| r.targets.is_empty() && r.fallback.is_empty());
+    let has_lost = |facts: &HostFacts| {
+        facts.is_bare() || facts.route.as_ref().is_none_or(|r| r.targets.is_empty() && r.fallback.is_empty())
+    };
     if !machine.former_targets().is_empty() && !machine.has_gap() && facts.iter().any(|(_, facts)| !has_lost(facts)) {
         for (host, _) in facts.extract_if(.., |(_, facts)| has_lost(facts)) {
             left_out.push(OutOfStep { host, reason: "it carries nothing of the service any more".into() });
