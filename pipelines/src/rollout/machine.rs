@@ -17,7 +17,7 @@ use super::{
     input::Input,
     rolling::Rolling,
     trouble::Trouble,
-    turns::Turns,
+    turns::{self, Turns},
     weights::split,
 };
 use crate::judge::{Judge, Verdict};
@@ -213,10 +213,13 @@ impl RolloutMachine {
     ///
     /// # Errors
     /// Where the state is damaged or of another form.
-    pub fn restore(state: Value) -> Result<Self, RestoreError> {
+    pub fn restore(mut state: Value) -> Result<Self, RestoreError> {
         match state.get("version").and_then(Value::as_u64) {
             Some(version) if version != u64::from(VERSION) => Err(RestoreError::Version { found: version }),
-            _ => Ok(serde_json::from_value(state)?),
+            _ => {
+                turns::with_specs(&mut state)?;
+                Ok(serde_json::from_value(state)?)
+            }
         }
     }
 

@@ -783,6 +783,28 @@ fn an_owner_may_die_before_and_after_every_act_and_the_hosts_end_the_same_way() 
     }
 }
 
+#[test]
+fn what_is_to_be_done_is_stored_once_whatever_the_number_of_hosts() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &[("a", false), ("b", true), ("c", false)]);
+    yard.claim();
+    yard.settle();
+    let stored = serde_json::to_value(&yard.machine).unwrap();
+    assert_eq!(stored.to_string().matches("\"health\":").count(), 1, "{stored}");
+    assert_eq!(RolloutMachine::restore(stored).unwrap(), yard.machine);
+
+    // as it was stored before that, at the same point
+    let older: serde_json::Value = serde_json::from_str(include_str!("stored/turns_with_a_spec_each.json")).unwrap();
+    assert_eq!(older.to_string().matches("\"health\":").count(), 4);
+    yard.machine = RolloutMachine::restore(older).unwrap();
+    yard.claim();
+    for _ in 0..3 {
+        yard.settle();
+        yard.pass(61);
+    }
+    yard.settle();
+    assert_eq!((yard.finished, yard.serving().as_str()), (DONE, "a=2/1 b=2/2 c=2/1"), "{}", yard.tail(40));
+}
+
 #[derive(Debug, Clone)]
 enum Happening {
     Perform { well: bool },

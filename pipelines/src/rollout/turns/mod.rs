@@ -6,6 +6,7 @@
 //! of weights or by stopping and starting anew. Nothing restores the former release by itself meanwhile: there is no dead man's switch.
 
 mod part;
+mod stored;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use serde_json::json;
 
 pub(super) use part::Turns;
 use part::{Ends, Part};
+pub(super) use stored::with_specs;
 
 use super::{
     action::{Action, Serves},

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use segue_schemas::{deploy::Strategy, status::RolloutStatus, time::Timestamp};
+use segue_schemas::{status::RolloutStatus, time::Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::super::{
-    action::{Action, Serves},
-    input::{HostFacts, Input},
-    machine::{Candidate, Phase, RolloutMachine},
-    trouble::Trouble,
+use super::{
+    super::{
+        action::{Action, Serves},
+        input::{HostFacts, Input},
+        machine::{Candidate, Phase, RolloutMachine},
+        trouble::Trouble,
+    },
+    stored::{spec_at, without_spec},
 };
 
 /// How far the hosts have come.
@@ -31,6 +34,7 @@ pub(in crate::rollout) struct Turns {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) host: String,
+    #[serde(serialize_with = "without_spec")]
     pub(super) machine: RolloutMachine,
     /// Whether what it answers was watched, where that is asked for.
     pub(super) is_watched: bool,
@@ -40,9 +44,7 @@ pub(super) struct Part {
 
 impl Part {
     pub(super) fn new(whole: &RolloutMachine, host: &str, facts: &HostFacts) -> Self {
-        let mut spec = whole.spec.clone();
-        (spec.hosts, spec.strategy) = (vec![host.to_owned()], Strategy::HotSwap);
-        let mut machine = RolloutMachine::new(whole.id, spec);
+        let mut machine = RolloutMachine::new(whole.id, spec_at(host, &whole.spec));
         (machine.is_part, machine.phase) = (true, Phase::Waiting);
         // those that were started before it was known that both do not fit are called so
         let named = |known: &Candidate| Candidate { instance: known.instance.clone(), ready: false };
