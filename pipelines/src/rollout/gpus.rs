@@ -66,7 +66,8 @@ impl Gpus {
 }
 
 impl RolloutMachine {
-    /// Whether it is wanted how the hosts' GPUs are: of a service that has some, until the rollout settles or goes back.
+    /// Whether it is wanted how the hosts' GPUs are: of a service that has some, until the rollout settles or goes back; where hosts change in turn, until
+    /// they have come back.
     #[must_use]
     pub fn watches_gpus(&self) -> bool {
         let is_watched = matches!(
@@ -78,7 +79,8 @@ impl RolloutMachine {
                 | Phase::Watching { .. }
                 | Phase::Inspecting { .. }
                 | Phase::Settling { .. }
-        ) || self.goes_over_in_turns();
+        ) || self.goes_over_in_turns()
+            || self.goes_back_in_turns();
         is_watched && self.spec.service.gpus.is_some()
     }
 
@@ -111,21 +113,32 @@ impl RolloutMachine {
         if self.watches_gpus() && self.phase != Phase::New {
             self.blame(found, hosts, out);
         }
-        if let Phase::Inspecting { is_answered, unasked, .. } = &mut self.phase
-            && is_asked
-        {
+        if is_asked {
             // with silence nothing was found, and nothing ruled out
             let is_told = |host: &String| reports.iter().any(|(of, report)| of == host && report.looked_at.is_some());
-            *unasked = hosts.iter().filter(|host| !is_told(host)).cloned().collect();
-            *is_answered = true;
+            let unasked: Vec<String> = hosts.iter().filter(|host| !is_told(host)).cloned().collect();
+            self.answer_in_turns(&unasked, out);
+            self.answer_of_gpus(unasked, out);
+        }
+    }
+
+    /// The hosts have looked at their GPUs, but those that did not say.
+    pub(super) fn answer_of_gpus(&mut self, silent: Vec<String>, out: &mut Vec<Action>) {
+        if let Phase::Inspecting { is_answered, unasked, .. } = &mut self.phase {
+            (*unasked, *is_answered) = (silent, true);
             self.conclude(out);
         }
+    }
+
+    /// Whether it is known how the GPUs were before the rollout.
+    pub(super) fn knows_gpus(&self) -> bool {
+        self.spec.service.gpus.is_some() && !self.gpus.is_unknown()
     }
 
     /// What the reports tell that was not so when the rollout began, each once.
     fn news(&mut self, reports: &[(String, GpuReport)], out: &mut Vec<Action>) -> Vec<Found> {
         let new: BTreeSet<InstanceId> = self.new_instances().cloned().collect();
-        let former = self.former_instances();
+        let former: BTreeSet<InstanceId> = self.former_instances().into_iter().chain(self.former_in_turns()).collect();
         for (_, report) in reports {
             self.gpus.alike.extend(in_common(report, &former));
         }
@@ -161,8 +174,15 @@ impl RolloutMachine {
         // what broke under the former release alone is no reason to give that one the traffic
         let new: BTreeSet<InstanceId> = self.new_instances().cloned().collect();
         let strikes_new = |at: &[InstanceId]| at.is_empty() || at.iter().any(|id| new.contains(id));
-        let of_host = |found: &&Found| found.finding.blame == Blame::Host && strikes_new(&found.finding.instances);
-        for Found { host, finding } in found.iter().filter(of_host) {
+        let is_back = self.goes_back_in_turns();
+        let strikes = |found: &Found| match is_back {
+            // whichever of both broke it, nothing comes back on it
+            true => self.comes_back_in_turns(&found.host),
+            false => strikes_new(&found.finding.instances),
+        };
+        let of_host: Vec<&Found> =
+            found.iter().filter(|found| found.finding.blame == Blame::Host && strikes(found)).collect();
+        for Found { host, finding } in of_host {
             if !left.contains(host) {
                 continue;
             }
@@ -181,6 +201,9 @@ impl RolloutMachine {
             self.gpus.left_out.insert(host.clone(), reason.clone());
             out.push(self.quarantine(host, reason));
             self.leave_turns(|left| left == host);
+        }
+        if is_back {
+            return;
         }
         if let Some(why) = last {
             return self.end_for_host(why, out);
@@ -234,11 +257,12 @@ impl RolloutMachine {
     /// Takes the traffic from a release that does badly, or waits with one that does not become ready, until the hosts have looked at their GPUs.
     /// Whether it does: not of a service without.
     pub(super) fn suspects_gpus(&mut self, why: &str, out: &mut Vec<Action>) -> bool {
-        if self.spec.service.gpus.is_none() || self.gpus.is_unknown() || self.is_in_turns() {
+        if !(self.knows_gpus() || self.is_part && self.asks_gpus) {
             return false;
         }
         let suspect = match self.phase {
             Phase::Starting => Suspect::Starting,
+            Phase::Watching { .. } | Phase::InTurn if self.goes_over_in_turns() => Suspect::Serving,
             Phase::Watching { .. } | Phase::Shifting { then: Then::Watch { .. }, .. } if !self.former.is_empty() => {
                 Suspect::Serving
             }
@@ -254,10 +278,10 @@ impl RolloutMachine {
 
     /// The same again, for a new owner.
     pub(super) fn inspect_again(&mut self, out: &mut Vec<Action>) {
+        let is_in_turns = self.is_in_turns();
         let Phase::Inspecting { suspect, is_back, is_answered, .. } = &mut self.phase else { return };
-        *is_back = *suspect == Suspect::Starting;
-        *is_answered = false;
-        let is_serving = *suspect == Suspect::Serving;
+        let is_serving = *suspect == Suspect::Serving && !is_in_turns;
+        (*is_back, *is_answered) = (!is_serving, false);
         out.push(Action::LookAtGpus);
         if is_serving {
             let number = self.next_shift();

@@ -94,6 +94,9 @@ pub struct RolloutMachine {
     /// Whether it is that of one host among several that change in turn.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_part: bool,
+    /// Of such a one: whether the hosts' GPUs are asked after before it goes back. Said before each input.
+    #[serde(skip)]
+    pub(super) asks_gpus: bool,
     pub(super) observed_until: u64,
 }
 
@@ -205,6 +208,7 @@ impl RolloutMachine {
             rolling: None,
             turns: None,
             is_part: false,
+            asks_gpus: false,
             observed_until: 0,
         }
     }

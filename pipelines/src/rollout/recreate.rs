@@ -1,6 +1,6 @@
 //! Where old and new do not fit side by side: what serves is stopped first, and nobody answers until what takes its place is ready. Only where
 //! the service's file chose that (`when-full: recreate`); and back the same way. This is how it goes at one host; several do so one after the other,
-//! see `turns.rs`.
+//! see `turns/`.
 
 use std::collections::BTreeSet;
 

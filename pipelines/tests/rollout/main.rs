@@ -5,6 +5,7 @@
 mod gpus;
 mod refusals;
 mod strategies;
+mod turn_gpus;
 mod turns;
 mod world;
 

@@ -17,7 +17,7 @@ use segue_schemas::{
 
 use super::{
     strategies::rolling,
-    world::{instance, observed, release, short_action, short_input, spec},
+    world::{gpu_report, instance, observed, release, short_action, short_input, spec},
 };
 
 pub const DONE: Option<(RolloutStatus, Serves)> = Some((RolloutStatus::Succeeded, Serves::New));
@@ -46,6 +46,8 @@ pub struct Yard {
     pub finished: Option<(RolloutStatus, Serves)>,
     /// Whether at some time no host answered.
     pub had_outage: bool,
+    /// What the drivers of GPUs reported: host, Xid, the instance that it struck. None: hosts that say nothing of theirs.
+    pub xids: Option<Vec<(String, u32, InstanceId)>>,
 }
 
 impl Yard {
@@ -83,7 +85,29 @@ impl Yard {
             story: Vec::new(),
             finished: None,
             had_outage: false,
+            xids: None,
         }
+    }
+
+    /// The same of hosts that say how their GPUs are.
+    pub fn with_gpus(how: How, hosts: &[(&str, bool)]) -> Self {
+        let mut yard = Self::new(how, hosts);
+        yard.xids = Some(Vec::new());
+        yard.tell_gpus(false);
+        yard.claim();
+        yard
+    }
+
+    /// The GPU of an instance at a host fails, and nobody knows of it yet.
+    pub fn fail_gpu(&mut self, host: &str, code: u32, instance: &str) {
+        self.xids.get_or_insert_default().push((host.to_owned(), code, instance.parse().unwrap()));
+    }
+
+    pub fn tell_gpus(&mut self, is_asked: bool) {
+        let Some(xids) = self.xids.clone() else { return };
+        let hosts = self.present();
+        let reports = hosts.iter().map(|host| (host.clone(), gpu_report(host, self.now, &xids))).collect();
+        self.give(Input::Gpus { reports, hosts, is_asked });
     }
 
     pub fn present(&self) -> Vec<String> {
@@ -145,7 +169,8 @@ impl Yard {
                     }
                 }
             }
-            Action::Record { .. } | Action::LookAtGpus => {}
+            Action::Record { .. } => {}
+            Action::LookAtGpus => self.tell_gpus(true),
             Action::Quarantine { host, .. } => {
                 if self.present().contains(&host) {
                     self.quarantined.push(host);
@@ -241,6 +266,15 @@ impl Yard {
             self.hosts.get_mut(host).unwrap().is_lost = true;
             self.tell_hosts();
         }
+    }
+
+    /// An instance ends for good at a host that has gone over, and that is heard.
+    pub fn lose_instance(&mut self, host: &str, instance: &str) {
+        let instance: InstanceId = instance.parse().unwrap();
+        let ended = InstanceState::Failed { reason: "killed".into() };
+        self.hosts.get_mut(host).unwrap().instances.get_mut(&instance).unwrap().1 = ended;
+        let what = Box::new(Input::NotReady { instance, reason: "killed".into() });
+        self.give(Input::At { host: host.into(), what });
     }
 
     pub fn emergency(&mut self, host: &str) {
@@ -814,6 +848,7 @@ enum Happening {
     NewOwner,
     LoseHost { host: usize },
     Emergency { host: usize },
+    Gpu { host: usize, code: u32, is_new: bool, is_told: bool },
 }
 
 fn happening(is_rough: bool) -> impl Strategy<Value = Happening> {
@@ -828,6 +863,8 @@ fn happening(is_rough: bool) -> impl Strategy<Value = Happening> {
         1 => Just(Happening::NewOwner),
         rough => (0..4_usize).prop_map(|host| Happening::LoseHost { host }),
         rough => (0..4_usize).prop_map(|host| Happening::Emergency { host }),
+        rough => (0..4_usize, prop_oneof![Just(79_u32), Just(31)], any::<bool>(), any::<bool>())
+            .prop_map(|(host, code, is_new, is_told)| Happening::Gpu { host, code, is_new, is_told }),
     ]
 }
 
@@ -854,6 +891,15 @@ fn happen(yard: &mut Yard, what: Happening) {
                 yard.emergency(&host);
             }
         }
+        Happening::Gpu { host, code, is_new, is_told } => {
+            if let Some(host) = named(yard, host).filter(|_| yard.xids.is_some()) {
+                let instance = if is_new { "web-2-0-7".to_owned() } else { format!("old-{host}") };
+                yard.fail_gpu(&host, code, &instance);
+                if is_told {
+                    yard.tell_gpus(false);
+                }
+            }
+        }
     }
 }
 
@@ -876,10 +922,12 @@ fn how() -> impl Strategy<Value = How> {
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Hosts at which all of that has happened, and which have come to an end.
-fn played(how: How, fits: &[bool], happenings: Vec<Happening>) -> Yard {
+fn played(how: How, fits: &[bool], has_gpus: bool, happenings: Vec<Happening>) -> Yard {
     let hosts: Vec<(&str, bool)> = NAMES.into_iter().zip(fits.iter().copied()).collect();
-    let mut yard = Yard::new(how, &hosts);
-    yard.claim();
+    let mut yard = if has_gpus { Yard::with_gpus(how, &hosts) } else { Yard::new(how, &hosts) };
+    if !has_gpus {
+        yard.claim();
+    }
     for what in happenings {
         happen(&mut yard, what);
     }
@@ -895,9 +943,10 @@ proptest! {
     fn hosts_that_change_in_turn_end_all_the_same_way(
         how in how(),
         fits in proptest::collection::vec(proptest::bool::weighted(0.3), 1..5),
+        has_gpus in any::<bool>(),
         happenings in proptest::collection::vec(happening(true), 0..120),
     ) {
-        let yard = played(how, &fits, happenings);
+        let yard = played(how, &fits, has_gpus, happenings);
         prop_assert!(yard.finished.is_some(), "it never ends:\n{}", yard.story.join("\n"));
     }
 
@@ -906,9 +955,10 @@ proptest! {
     fn while_hosts_change_in_turn_another_one_answers(
         how in how(),
         fits in proptest::collection::vec(proptest::bool::weighted(0.3), 2..5),
+        has_gpus in any::<bool>(),
         happenings in proptest::collection::vec(happening(false), 0..120),
     ) {
-        let yard = played(how, &fits, happenings);
+        let yard = played(how, &fits, has_gpus, happenings);
         prop_assert!(yard.finished.is_some() && !yard.had_outage, "nobody answered:\n{}", yard.story.join("\n"));
         prop_assert!(yard.quarantined.is_empty(), "{}", yard.story.join("\n"));
     }

@@ -167,24 +167,7 @@ impl World {
     /// The hosts tell how their GPUs are.
     pub fn tell_gpus(&mut self, is_asked: bool) {
         let left: Vec<String> = self.hosts.iter().filter(|host| !self.quarantined.contains(host)).cloned().collect();
-        let report = |host: &String| {
-            let of_host = self.xids.iter().enumerate().filter(|(_, (at, ..))| at == host);
-            let xids = of_host.map(|(at, (_, code, instance))| {
-                let found = xid(*code);
-                GpuXid {
-                    number: at as u64 + 1,
-                    at: self.now,
-                    gpu: "GPU-a".into(),
-                    code: *code,
-                    meaning: found.meaning.into(),
-                    blame: found.blame,
-                    source: XidSource::Kernel,
-                    pid: None,
-                    instances: vec![instance.clone()],
-                }
-            });
-            (host.clone(), GpuReport { looked_at: Some(self.now), xids: xids.collect(), ..GpuReport::default() })
-        };
+        let report = |host: &String| (host.clone(), gpu_report(host, self.now, &self.xids));
         let reports = left.iter().filter(|host| !self.speechless.contains(host)).map(report).collect();
         self.give(Input::Gpus { reports, hosts: left, is_asked });
     }
@@ -676,6 +659,26 @@ pub fn short_action(action: &Action) -> String {
         Action::Stop { instance } => format!("stop {instance}"),
         Action::Finish { status, serves, .. } => format!("finish {status}, {serves:?} serves"),
     }
+}
+
+/// What a host says of its GPUs, of all that was reported where: host, Xid, the instance that it struck.
+pub fn gpu_report(host: &str, now: Timestamp, all: &[(String, u32, InstanceId)]) -> GpuReport {
+    let of_host = all.iter().enumerate().filter(|(_, (at, ..))| at == host);
+    let xids = of_host.map(|(at, (_, code, instance))| {
+        let found = xid(*code);
+        GpuXid {
+            number: at as u64 + 1,
+            at: now,
+            gpu: "GPU-a".into(),
+            code: *code,
+            meaning: found.meaning.into(),
+            blame: found.blame,
+            source: XidSource::Kernel,
+            pid: None,
+            instances: vec![instance.clone()],
+        }
+    });
+    GpuReport { looked_at: Some(now), xids: xids.collect(), ..GpuReport::default() }
 }
 
 /// A request that an instance answered, or failed: its place among all, and among those of its burst. Answers take between 20 and 30 ms, the same

@@ -5,6 +5,7 @@
 //! A host where both fit takes no gap. What has come over stays as it is, with nothing retired, until all have: so every one can go back, by a change
 //! of weights or by stopping and starting anew. Nothing restores the former release by itself meanwhile: there is no dead man's switch.
 
+mod gpus;
 mod part;
 mod stored;
 
@@ -79,7 +80,9 @@ impl RolloutMachine {
     pub(super) fn handle_in_turns(&mut self, input: Input, now: Timestamp, out: &mut Vec<Action>) {
         match input {
             Input::At { host, what } => {
-                if let Some(part) = self.part_at(&host) {
+                if !self.asks_of(&host, &what, out)
+                    && let Some(part) = self.part_at(&host)
+                {
                     part.handle(*what, now, out);
                 }
             }
@@ -162,6 +165,9 @@ impl RolloutMachine {
             if let Some(part) = self.part_at(&host) {
                 part.handle(Input::Claimed { facts }, now, out);
             }
+        }
+        if self.is_inspecting() {
+            self.inspect_again(out);
         }
     }
 

@@ -115,7 +115,11 @@ impl Part {
     }
 
     fn have_done(&self, actions: Vec<Action>, out: &mut Vec<Action>) {
-        let at_host = |action| Action::At { host: self.host.clone(), what: Box::new(action) };
+        let at_host = |action| match action {
+            // all do, and each hears of it what concerns it
+            Action::LookAtGpus => Action::LookAtGpus,
+            action => Action::At { host: self.host.clone(), what: Box::new(action) },
+        };
         out.extend(actions.into_iter().filter(|action| !matches!(action, Action::Finish { .. })).map(at_host));
     }
 }
