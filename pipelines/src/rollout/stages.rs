@@ -69,10 +69,15 @@ impl RolloutMachine {
         if !self.is_watching() {
             return;
         }
+        let mut observations: Vec<&Observation> = observations.iter().collect();
+        if self.rolling.is_some() {
+            // hosts tell one after the other what they saw, and the shares are counted in the order in which it happened
+            observations.sort_by_key(|seen| seen.at);
+        }
         let arms: Vec<Option<Arm>> = observations.iter().map(|seen| self.arm(&seen.instance)).collect();
         let Some(judge) = &mut self.judge else { return };
         judge.lose(lost);
-        for (observation, arm) in observations.iter().zip(arms) {
+        for (observation, arm) in observations.into_iter().zip(arms) {
             let Some(arm) = arm else { continue };
             match &mut self.rolling {
                 Some(rolling) => judge.observe(arm, &rolling.weighed(arm, observation)),

@@ -1,7 +1,10 @@
 //! What goes host after host, and what stands ready before it serves.
 
 use proptest::prelude::*;
-use segue_pipelines::rollout::{Action, Serves};
+use segue_pipelines::{
+    judge::Decision,
+    rollout::{Action, Serves},
+};
 use segue_schemas::{
     deploy::{JudgeSpec, RolloutCommand, Strategy as How},
     duration::Span,
@@ -53,6 +56,21 @@ fn hosts_go_over_one_after_the_other() {
     }
     assert_eq!(world.finished, DONE, "{}", world.story.join("\n"));
     insta::assert_snapshot!(world.story.join("\n"));
+}
+
+#[test]
+fn it_counts_when_a_request_was_answered_and_not_which_host_told_of_it_first() {
+    let after = |by_host: Option<usize>| {
+        let mut world = World::on_hosts(rolling(Batch::Hosts(1)), &["a", "b"]);
+        world.claim();
+        world.settle();
+        world.hosts_tell(400, 3, by_host);
+        let verdict = world.machine.verdict().unwrap();
+        (verdict.decision, verdict.canary_requests)
+    };
+    let as_it_happened = after(None);
+    assert_eq!(as_it_happened.0, Decision::RollBack);
+    assert_eq!([after(Some(0)), after(Some(1))], [as_it_happened; 2]);
 }
 
 #[test]

@@ -506,6 +506,24 @@ impl World {
         self.give(Input::Observations { observations, lost: 0, next: self.sequence });
     }
 
+    /// Requests that the first of two hosts and the second answer in turn; one in `fails` of the first one's fails. One host tells of all of its own
+    /// before the other does, or they are told as they happened.
+    pub fn hosts_tell(&mut self, count: u64, fails: u64, first: Option<usize>) {
+        let at_hosts = [self.targets[0].clone(), self.elsewhere.values().next().expect("a second host")[0].clone()];
+        let seen = (0..count).map(|i| {
+            self.sequence += 1;
+            let host = usize::from(i % 2 == 1);
+            let failed = host == 0 && (i / 2) % fails == 0;
+            (host, observed((self.sequence, i), Timestamp(self.now.0 + i as i64), &at_hosts[host].instance, failed))
+        });
+        let mut seen: Vec<(usize, Observation)> = seen.collect();
+        if let Some(first) = first {
+            seen.sort_by_key(|(host, _)| *host != first);
+        }
+        let observations = seen.into_iter().map(|(_, seen)| seen).collect();
+        self.give(Input::Observations { observations, lost: 0, next: self.sequence });
+    }
+
     /// The dead-man's switch goes off, if it is set; the owner may learn of it.
     pub fn let_dead_man_act(&mut self, is_told: bool) {
         if !self.dead_man {
