@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode};
 use segue_pipelines::protection::{Rules, required_approvals};
 use segue_schemas::{
     api::{
@@ -164,39 +164,63 @@ async fn events(State(app): State<Arc<App>>, Path(id): Path<RolloutId>) -> Resul
 
 /// To 100 % now.
 #[utoipa::path(post, path = "/rollouts/{id}/promote", tag = "rollouts", request_body = RolloutWord,
-    params(("id" = RolloutId, Path)), responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
+    params(("id" = RolloutId, Path), ("Idempotency-Key" = Option<String>, Header, description = "The same where it is asked for again")),
+    responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
 async fn promote(
     State(app): State<Arc<App>>,
     Path(id): Path<RolloutId>,
+    headers: HeaderMap,
     OptionalBody(word): OptionalBody<RolloutWord>,
 ) -> Result<Json<Rollout>> {
-    say(&app, id, RolloutCommand::Promote, word).await
+    say(&app, id, RolloutCommand::Promote, &headers, word).await
 }
 
 /// Back to the release before, now.
 #[utoipa::path(post, path = "/rollouts/{id}/abort", tag = "rollouts", request_body = RolloutWord,
-    params(("id" = RolloutId, Path)), responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
+    params(("id" = RolloutId, Path), ("Idempotency-Key" = Option<String>, Header, description = "The same where it is asked for again")),
+    responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
 async fn abort(
     State(app): State<Arc<App>>,
     Path(id): Path<RolloutId>,
+    headers: HeaderMap,
     OptionalBody(word): OptionalBody<RolloutWord>,
 ) -> Result<Json<Rollout>> {
-    say(&app, id, RolloutCommand::Abort, word).await
+    say(&app, id, RolloutCommand::Abort, &headers, word).await
 }
 
 /// On to the next stage now.
 #[utoipa::path(post, path = "/rollouts/{id}/skip", tag = "rollouts", request_body = RolloutWord,
-    params(("id" = RolloutId, Path)), responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
+    params(("id" = RolloutId, Path), ("Idempotency-Key" = Option<String>, Header, description = "The same where it is asked for again")),
+    responses((status = 200, body = Rollout), (status = 409, body = ErrorBody)))]
 async fn skip(
     State(app): State<Arc<App>>,
     Path(id): Path<RolloutId>,
+    headers: HeaderMap,
     OptionalBody(word): OptionalBody<RolloutWord>,
 ) -> Result<Json<Rollout>> {
-    say(&app, id, RolloutCommand::Skip, word).await
+    say(&app, id, RolloutCommand::Skip, &headers, word).await
 }
 
-async fn say(app: &App, id: RolloutId, command: RolloutCommand, word: RolloutWord) -> Result<Json<Rollout>> {
+/// What tells a word that is asked for again, because its answer was lost, from another one.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MOST_OF_A_KEY: usize = 64;
+
+async fn say(
+    app: &App,
+    id: RolloutId,
+    command: RolloutCommand,
+    headers: &HeaderMap,
+    word: RolloutWord,
+) -> Result<Json<Rollout>> {
+    let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
+        let key = key.to_str().ok().filter(|key| (1..=MOST_OF_A_KEY).contains(&key.len()));
+        key.map(str::to_owned).ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "`Idempotency-Key` has 1 to {MOST_OF_A_KEY} visible characters, such as a UUID"
+            ))
+        })
+    });
     let by = with_reason(somebody(word.by), word.reason);
-    app.store.command_rollout(id, command, by).await?;
+    app.store.command_rollout_once(id, command, by, key.transpose()?).await?;
     Ok(Json(views::rollout(app.store.rollout(id).await?.rollout)))
 }

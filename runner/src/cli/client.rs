@@ -15,6 +15,8 @@ use super::{
 };
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Before something that is done once is asked for again.
+const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
 /// How long a stream may be silent. The server sends a comment every few seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -109,6 +111,26 @@ impl Client {
         read(self.request(Method::POST, &api(path), &(), Some(body)).await?).await
     }
 
+    /// `POST` below `/api/v1` of what is to be done once: where no answer comes it is asked for again, three times at most, by the same key.
+    ///
+    /// # Errors
+    /// See [`CallError`]. Where no answer came to any of them it may have been done.
+    pub async fn post_once<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CallError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let asked = self.request_by(Method::POST, &api(path), &(), Some(body), Some(&key)).await;
+            let answer = match asked {
+                Ok(answer) => read(answer).await,
+                Err(error) => Err(error),
+            };
+            match (answer, pauses.next()) {
+                (Err(error), Some(pause)) if error.may_pass() => tokio::time::sleep(pause).await,
+                (answer, _) => return answer,
+            }
+        }
+    }
+
     /// `PUT` below `/api/v1` that is answered without a body.
     ///
     /// # Errors
@@ -174,7 +196,21 @@ impl Client {
         query: &impl Serialize,
         body: Option<&impl Serialize>,
     ) -> Result<Response, CallError> {
+        self.request_by(method, path, query, body, None).await
+    }
+
+    async fn request_by(
+        &self,
+        method: Method,
+        path: &str,
+        query: &impl Serialize,
+        body: Option<&impl Serialize>,
+        key: Option<&str>,
+    ) -> Result<Response, CallError> {
         let mut request = self.http.request(method, self.address(path, query)?);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
@@ -295,6 +331,39 @@ mod tests {
         let url = client.address("/api/v1/runs", &query).unwrap();
         assert_eq!(url.as_str(), "http://127.0.0.1:1/api/v1/runs?limit=3&ref=a%2Fb+c");
         assert_eq!(client.address("/readyz", &()).unwrap().as_str(), "http://127.0.0.1:1/readyz");
+    }
+
+    #[tokio::test]
+    async fn what_is_done_once_is_asked_for_again_by_the_same_key_where_the_answer_is_lost() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        crate::install_crypto();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let server = async {
+            let mut keys = Vec::new();
+            for answer in
+                ["", "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 Ok\r\ncontent-length: 1\r\n\r\n7"]
+            {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (mut request, mut part) = (String::new(), [0; 1024]);
+                while !request.ends_with("\"once\"") {
+                    let read = stream.read(&mut part).await.unwrap();
+                    assert!(read > 0, "{request}");
+                    request += std::str::from_utf8(&part[..read]).unwrap();
+                }
+                let key = request.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
+                keys.push(key.expect("it has a key").to_owned());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                // the next one comes by a connection of its own
+                stream.shutdown().await.unwrap();
+            }
+            keys
+        };
+        let client = Client::new(base, None).unwrap();
+        let (keys, answer) = tokio::join!(server, client.post_once::<u32>("/rollouts/7/abort", &"once"));
+        assert_eq!(answer.unwrap(), 7);
+        assert!(keys.iter().all(|key| *key == keys[0]) && keys[0].len() == 36, "{keys:?}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ use super::{
     segue rollout show 7 --watch\n  \
     segue rollout promote 7\n  \
     segue rollout abort 7 --reason 'customers complain'\n  \
-    segue rollout skip 7")]
+    segue rollout skip 7\n\n\
+    A word whose answer is lost is asked for again, and counts once; so does one that is said twice before the rollout has heard it.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -223,7 +224,7 @@ fn word(args: WordArgs, word: &str, wanted: RolloutStatus) -> Result<Exit, Failu
     let client = args.server.client()?;
     place::client_runtime()?.block_on(async {
         let body = RolloutWord { by: show::me(), reason: args.reason };
-        let rollout: Rollout = client.post(&format!("/rollouts/{}/{word}", args.rollout), &body).await?;
+        let rollout: Rollout = client.post_once(&format!("/rollouts/{}/{word}", args.rollout), &body).await?;
         if args.watch {
             let end = watch(&client, args.rollout, args.json).await?;
             return Ok(if end.status == wanted { Exit::Done } else { Exit::Failed });

@@ -24,10 +24,25 @@ impl Store {
     /// A person's word to a rollout. One that nobody has started yet is ended by `Abort` at once; `Promote` and `Skip` are
     /// refused there.
     pub async fn command_rollout(&self, rollout: RolloutId, command: RolloutCommand, by: String) -> Result<()> {
+        self.command_rollout_once(rollout, command, by, None).await
+    }
+
+    /// The same of a word that may be asked for again, because the answer was lost: what it is asked for by tells it. A rollout knows the
+    /// last 32 of them.
+    pub async fn command_rollout_once(
+        &self,
+        rollout: RolloutId,
+        command: RolloutCommand,
+        by: String,
+        ask: Option<String>,
+    ) -> Result<()> {
         let store = self.clone();
         self.write(move |tx| {
             Box::pin(async move {
-                let found = rollouts::load(&mut tx.conn, rollout).await?;
+                let mut found = rollouts::load(&mut tx.conn, rollout).await?;
+                if ask.as_ref().is_some_and(|ask| found.asks.contains(ask)) {
+                    return Ok(());
+                }
                 if found.record.rollout.status.is_final() {
                     let status = found.record.rollout.status;
                     return Err(StoreError::Conflict(format!("rollout {rollout} has ended: it is {status}")));
@@ -37,6 +52,7 @@ impl Store {
                         "rollout {rollout} waits for the one before it: there is nothing to promote or skip yet"
                     )));
                 }
+                ask.into_iter().for_each(|ask| found.remember(ask));
                 order(&store, tx, found, command, by).await
             })
         })
@@ -96,7 +112,8 @@ impl Store {
     }
 }
 
-/// Gives a word to a rollout's driver; one without a driver is ended by an abort.
+/// Gives a word to a rollout's driver; one without a driver is ended by an abort. The same word, said again before the driver has heard it, is the
+/// one that waits: whoever says it sees the rollout as it stood when that one was said.
 pub(super) async fn order(
     store: &Store,
     tx: &mut Tx,
@@ -105,6 +122,10 @@ pub(super) async fn order(
     by: String,
 ) -> Result<()> {
     if rollout.active {
+        let waits = |word: &Word| word.command == command && word.number.is_some();
+        if rollout.record.command.as_ref().is_some_and(waits) {
+            return rollouts::save(&mut tx.conn, &rollout).await;
+        }
         let number = Some(tx.conn.next_number("word").await?);
         rollout.record.command = Some(Word { command, by, number });
         rollouts::save(&mut tx.conn, &rollout).await?;

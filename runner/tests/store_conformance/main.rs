@@ -131,6 +131,7 @@ macro_rules! on {
                 rollback_points_have_tags_of_their_own,
                 a_word_is_given_once_to_each_owner,
                 a_word_has_a_number_and_is_told_until_the_journal_has_that,
+                a_word_that_is_asked_for_again_or_said_twice_is_one,
                 an_emergency_ends_what_drove_the_pair,
                 a_claim_that_knows_nothing_of_an_emergency_is_below_it,
                 claims_go_on_above_what_a_host_has_seen,

@@ -339,6 +339,61 @@ pub async fn a_word_has_a_number_and_is_told_until_the_journal_has_that(world: W
     assert_eq!(store.rollout_command(id, claim.epoch).await.unwrap().command, None, "the journal has it");
 }
 
+pub async fn a_word_that_is_asked_for_again_or_said_twice_is_one(world: World) {
+    let worker = world.worker("w", "1").await;
+    let (_, _, created) = world.deploy(&worker, "staging", b"v1").await;
+    let (id, store) = (created.rollout, &world.store);
+    let claim = world.claim_rollout(&worker).await;
+    let say = async |command, key: Option<&str>| {
+        store.command_rollout_once(id, command, "ada".into(), key.map(str::to_owned)).await
+    };
+    let told = async || store.rollout_command(id, claim.epoch).await.unwrap();
+    say(RolloutCommand::Skip, Some("one")).await.unwrap();
+    let word = told().await.word.expect("it has a number");
+    // said once more, by whomever, before it was heard
+    say(RolloutCommand::Skip, Some("two")).await.unwrap();
+    say(RolloutCommand::Skip, None).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(told().await.word, Some(word), "it is the one that waits");
+    let mut heard = report(&claim, RolloutStatus::Running, vec![(1, JournalKind::Command)]);
+    heard.entries[0].detail = serde_json::json!({ "command": "skip", "word": word });
+    store.report_rollout(id, heard).await.unwrap();
+    // asked for again, as the answers were lost: they were heard
+    for key in ["one", "two"] {
+        say(RolloutCommand::Skip, Some(key)).await.unwrap();
+        world.pass(Duration::from_secs(10));
+        assert_eq!(told().await.command, None, "{key}");
+    }
+    // another one is another, and one in its place that has not been heard is no more
+    say(RolloutCommand::Skip, Some("three")).await.unwrap();
+    assert!(told().await.word > Some(word));
+    say(RolloutCommand::Abort, Some("four")).await.unwrap();
+    assert_eq!(told().await.command, Some(RolloutCommand::Abort));
+    // once it has ended, who asks again for what was done hears that it was
+    world.end_rollout_at(&claim, RolloutStatus::RolledBack, 2).await;
+    say(RolloutCommand::Abort, Some("four")).await.unwrap();
+    let late = say(RolloutCommand::Abort, Some("five")).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    // and a hundred are not kept
+    let (_, _, created) = world.deploy(&worker, "staging", b"v2").await;
+    let claim = world.claim_rollout(&worker).await;
+    for number in 0..100 {
+        let command = if number % 2 == 0 { RolloutCommand::Skip } else { RolloutCommand::Promote };
+        store.command_rollout_once(created.rollout, command, "ada".into(), Some(number.to_string())).await.unwrap();
+    }
+    let last = store.rollout_command(created.rollout, claim.epoch).await.unwrap().word;
+    let again = async |key: &str| {
+        store
+            .command_rollout_once(created.rollout, RolloutCommand::Skip, "ada".into(), Some(key.into()))
+            .await
+            .unwrap();
+        world.pass(Duration::from_secs(10));
+        store.rollout_command(created.rollout, claim.epoch).await.unwrap().word
+    };
+    assert_eq!(again("98").await, last);
+    assert!(again("0").await > last, "so old a one is not known any more");
+}
+
 pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
     let worker = world.worker("w", "1").await;
     let one = world.deployed(&worker, "staging", b"v1").await;

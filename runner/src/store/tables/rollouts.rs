@@ -22,7 +22,12 @@ pub(crate) struct StoredRollout {
     pub(crate) heard_at: Option<Timestamp>,
     pub(crate) not_before: Timestamp,
     pub(crate) started_at: Option<Timestamp>,
+    /// What the last words of people were asked for by.
+    pub(crate) asks: Vec<String>,
 }
+
+/// So many words of people are known again when they are asked for once more.
+const ASKS: usize = 32;
 
 impl StoredRollout {
     pub(crate) fn new(id: RolloutId, spec: RolloutSpec, requested_by: String, now: Timestamp) -> Self {
@@ -49,7 +54,22 @@ impl StoredRollout {
             lease_until: None,
             command: None,
         };
-        Self { record, active: false, incarnation: None, heard_at: None, not_before: Timestamp(0), started_at: None }
+        Self {
+            record,
+            active: false,
+            incarnation: None,
+            heard_at: None,
+            not_before: Timestamp(0),
+            started_at: None,
+            asks: Vec::new(),
+        }
+    }
+
+    /// Keeps what a word was asked for by.
+    pub(crate) fn remember(&mut self, ask: String) {
+        self.asks.push(ask);
+        let old = self.asks.len().saturating_sub(ASKS);
+        self.asks.drain(..old);
     }
 
     pub(crate) fn id(&self) -> RolloutId {
@@ -137,7 +157,7 @@ pub(crate) async fn save(conn: &mut Conn, rollout: &StoredRollout) -> Result<()>
     };
     let sql = "UPDATE rollouts SET status = $2, active = $3, weight = $4, stage = $5, reason = $6, verdict_json = $7,
             state_json = $8, epoch = $9, worker = $10, incarnation = $11, lease_until = $12, heard_at = $13, not_before = $14,
-            command = $15, command_by = $16, started_at = $17, ended_at = $18, word = $19
+            command = $15, command_by = $16, started_at = $17, ended_at = $18, word = $19, asks_json = $20
         WHERE id = $1";
     let args = args![
         r.id,
@@ -159,6 +179,7 @@ pub(crate) async fn save(conn: &mut Conn, rollout: &StoredRollout) -> Result<()>
         rollout.started_at,
         r.ended_at,
         number,
+        (!rollout.asks.is_empty()).then(|| to_json(&rollout.asks)).transpose()?,
     ];
     conn.run(sql, args).await?;
     Ok(())
@@ -427,6 +448,7 @@ fn rollout(row: &Row) -> Result<StoredRollout> {
         heard_at: row.maybe_time("heard_at")?,
         not_before: row.time("not_before")?,
         started_at: row.maybe_time("started_at")?,
+        asks: row.maybe_json("asks_json")?.unwrap_or_default(),
     })
 }
 
