@@ -24,6 +24,9 @@ pub(super) struct Trouble {
     /// What failed last, and why.
     last: String,
     times: u32,
+    /// Whether only one thing more is tried.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_last: bool,
 }
 
 impl Trouble {
@@ -44,11 +47,17 @@ impl RolloutMachine {
     }
 
     fn is_in_trouble(&mut self, last: String, times: u32) {
+        let is_last = self.is_tried_once_more();
         let before = self.without_trouble();
-        let trouble = Trouble { before: before.clone(), last, times };
+        let trouble = Trouble { before: before.clone(), last, times, is_last };
         let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
         self.reason = Some(format!("{before}{}; it is tried again", trouble.in_words()));
         self.trouble = Some(trouble);
+    }
+
+    /// Whether nothing is tried any more but what is under way.
+    pub(super) fn is_tried_once_more(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_last)
     }
 
     /// The trouble is over, or given up. The reason without it.
@@ -117,6 +126,14 @@ impl RolloutMachine {
         // nothing of it was stopped yet
         if self.new_is_ready() && !matches!(self.phase, Phase::GivingUp { .. }) {
             return self.give_all_to_new(1, out);
+        }
+        // what served may run still, and only be without its traffic
+        if matches!(self.phase, Phase::MakingRoom { .. })
+            && !self.former.is_empty()
+            && let Some(trouble) = &mut self.trouble
+        {
+            trouble.is_last = true;
+            return self.go_back(1, out);
         }
         self.end_unknown(why, out);
     }

@@ -117,6 +117,9 @@ impl RolloutMachine {
             Phase::GoingBack { tries, .. } if percent == 0 => {
                 let tries = *tries;
                 self.fails("what served before could not be given the traffic", reason);
+                if self.is_tried_once_more() {
+                    return self.end_unknown("it was tried often enough, or a person has had enough", out);
+                }
                 // back to nothing needs nobody: it is tried until the host can do it
                 if tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
                     self.revive(tries, out);

@@ -132,6 +132,32 @@ fn a_single_host_that_refuses_in_its_gap_is_left_after_some_tries_or_by_a_word()
 }
 
 #[test]
+fn what_serves_gets_its_traffic_back_where_a_person_has_enough_before_anything_was_stopped() {
+    for is_done in [true, false] {
+        let mut world = World::tight(WhenFull::Recreate, 1);
+        world.claim();
+        while !world.queue.front().is_some_and(is_interrupt) {
+            world.perform(true);
+        }
+        world.say(RolloutCommand::Abort);
+        // refused as it was asked for first, and then to bring what serves back
+        world.perform(false);
+        world.perform(false);
+        while !world.queue.is_empty() {
+            world.perform(false);
+        }
+        world.say(RolloutCommand::Abort);
+        while world.finished.is_none() && !world.queue.is_empty() {
+            let well = is_done || !world.queue.front().is_some_and(is_of_route);
+            world.perform(well);
+        }
+        let expected = if is_done { Some((RolloutStatus::RolledBack, Serves::Former)) } else { UNKNOWN };
+        assert_eq!(world.finished, expected, "{}", world.story.join("\n"));
+        assert!(world.has_weight(&"old".parse().unwrap()), "{}", world.story.join("\n"));
+    }
+}
+
+#[test]
 fn what_has_to_have_traffic_somewhere_is_tried_on_and_the_journal_has_its_bound() {
     let mut world = World::new(canary());
     world.claim();
