@@ -87,7 +87,8 @@ async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState)
 fn emergency(route: &RouteState, state: &HostState) -> Option<(EmergencyResult, String)> {
     let restored = route.restored.as_ref().filter(|restored| restored.reason.starts_with("emergency"))?;
     let to = serving(route, state)?.clone();
-    let result = EmergencyResult { epoch: restored.epoch, from: None, to, took_us: 0 };
+    let result =
+        EmergencyResult { epoch: restored.epoch, from: None, to, took_us: 0, before: Vec::new(), stands: None };
     Some((result, restored.reason.clone()))
 }
 

@@ -256,6 +256,9 @@ pub struct ApplyRoute {
     pub fallback: Vec<Target>,
     /// After how long without a renewal the host restores the fallback by itself; `None`: never.
     pub dead_man_ms: Option<u64>,
+    /// Whether somebody goes back by this: a newer release that loses its traffic is left, and no emergency goes there by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
 }
 
 /// Take a service away.
@@ -502,7 +505,9 @@ pub struct ObservationBatch {
 /// Straight back to the last good release, no questions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EmergencyRollback {
-    /// A rollback point's release number; the fallback of the route where it is left out.
+    /// A release's number. Where it is left out: what serves already where the host has restored that, by the dead man's switch or in an
+    /// emergency, and no rollout has changed it since; else the fallback of the route, or the last good release. Never one that was left by
+    /// a rollback.
     pub to: Option<crate::id::ReleaseId>,
     /// Who, and why.
     pub reason: String,
@@ -513,12 +518,27 @@ pub struct EmergencyRollback {
 pub struct EmergencyResult {
     /// The epoch at the host from now on: whatever ran under a lower one is refused.
     pub epoch: Epoch,
-    /// The release that served.
+    /// The release that served, or most of it.
     pub from: Option<Release>,
     /// The release that serves.
     pub to: Release,
     /// From the request to the proxy's confirmation.
     pub took_us: u64,
+    /// Each release that had traffic, and how much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<ReleaseShare>,
+    /// By what `to` has had all traffic already: then nothing was changed. `None`: it got it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands: Option<Restored>,
+}
+
+/// How much of a route's traffic a release has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseShare {
+    /// The release.
+    pub release: ReleaseId,
+    /// Of all requests that are assigned by weight, in percent.
+    pub percent: u8,
 }
 
 /// End the host, and what it carries with it if that is asked for.

@@ -21,8 +21,8 @@ use nix::sys::signal::Signal;
 use segue_schemas::{
     deploy::Outcome,
     host_api::{
-        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, HostState, InstanceState, Probe, RenewDeadMan,
-        RetireInstance, StopInstance, Target,
+        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, HostState, InstanceState, Probe, ReleaseShare,
+        RenewDeadMan, RetireInstance, StopInstance, Target,
     },
     id::{Epoch, ReleaseId},
 };
@@ -220,6 +220,7 @@ async fn a_lower_epoch_is_refused_everywhere_and_over_a_restart() {
             targets: targets(&[("web-2", 1)]),
             fallback: vec![],
             dead_man_ms: None,
+            leaves: false,
         };
         let refused = [
             world.client.apply_route(&route).await.unwrap_err(),
@@ -356,6 +357,70 @@ async fn an_emergency_rollback_starts_a_kept_release_again() {
     let error = world.client.emergency_rollback("production", "web", &unknown).await.unwrap_err();
     assert!(error.to_string().contains("releases that are: 2, 1"), "{error}");
     assert_eq!(code(error), HostErrorCode::NotFound);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_finds_what_was_restored_already_and_stays_there() {
+    let world = World::start().await;
+    for release in [1, 2] {
+        let id = format!("web-{release}");
+        world.run(&id, release, release).await;
+        world.route(release, &[(&id, 100)], &[]).await;
+    }
+    world.run("web-3", 3, 3).await;
+    world.canary(3, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 100).await;
+    let by_itself = world.until_restored().await;
+    let press = |to: Option<i64>| {
+        let (client, rollback) =
+            (world.client.clone(), EmergencyRollback { to: to.map(ReleaseId), reason: "me".into() });
+        async move { client.emergency_rollback("production", "web", &rollback).await.unwrap() }
+    };
+    // the dead man was faster
+    let found = press(None).await;
+    assert_eq!((found.to.id, found.epoch, found.stands), (ReleaseId(2), Epoch(3), Some(by_itself.clone())));
+    let route = world.client.state().await.unwrap().routes.remove(0);
+    assert_eq!((route.restored, route.targets), (Some(by_itself), targets(&[("web-2", 100)])), "nothing has changed");
+
+    // somebody presses twice
+    world.canary(4, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 60_000).await;
+    let first = press(None).await;
+    let share = |release, percent| ReleaseShare { release: ReleaseId(release), percent };
+    assert_eq!((first.to.id, first.before), (ReleaseId(2), vec![share(2, 70), share(3, 30)]));
+    assert_eq!(first.stands, None);
+    let second = press(None).await;
+    assert_eq!((second.to.id, second.epoch), (ReleaseId(2), first.epoch));
+    assert!(second.stands.unwrap().reason.contains("emergency: me"));
+    assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v2".into()));
+
+    // another one is named; and what was left by that, is not gone back to
+    let named = press(Some(1)).await;
+    assert_eq!(named.to.id, ReleaseId(1));
+    world.route(named.epoch.0 + 1, &[("web-1", 100)], &[]).await;
+    let rollback = EmergencyRollback { to: None, reason: "and this one".into() };
+    let error = world.client.emergency_rollback("production", "web", &rollback).await.unwrap_err();
+    assert!(error.to_string().contains("there is nothing to go back to"), "{error}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_does_not_go_to_a_release_that_was_left_by_a_rollback() {
+    let world = World::start().await;
+    for release in [1, 2, 3] {
+        let id = format!("web-{release}");
+        world.run(&id, release, release).await;
+        let before = format!("web-{}", release - 1);
+        let fallback = [(before.as_str(), 100)];
+        world.route(release, &[(&id, 100)], if release == 1 { &[] } else { &fallback }).await;
+    }
+    // `segue rollback`: what it comes from is warm, and the fallback
+    world.go_back(4, &[("web-2", 100)], &[("web-3", 100)]).await;
+    let rollback = EmergencyRollback { to: None, reason: "still bad".into() };
+    let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!((result.from.unwrap().id, result.to.id), (ReleaseId(2), ReleaseId(1)), "and not release 3");
+    let by_name = EmergencyRollback { to: Some(ReleaseId(3)), reason: "it was not that".into() };
+    let result = world.client.emergency_rollback("production", "web", &by_name).await.unwrap();
+    assert_eq!((result.from.unwrap().id, result.to.id), (ReleaseId(1), ReleaseId(3)));
     world.end().await;
 }
 

@@ -95,7 +95,9 @@ async fn at_the_host(args: &Args) -> Result<Exit, Failure> {
         .emergency_rollback(&args.environment, &args.service, &request)
         .await
         .map_err(|error| explain_host(&error, &socket))?;
-    tell_server(args, &result, request.reason).await;
+    if result.stands.is_none() {
+        tell_server(args, &result, request.reason).await;
+    }
     if args.json {
         show::json(&result)?
     } else {
@@ -166,9 +168,24 @@ fn explain_host(error: &HostClientError, socket: &std::path::Path) -> Failure {
 }
 
 fn print(args: &Args, result: &EmergencyResult) {
-    let from = result.from.as_ref().map_or_else(|| "nothing".into(), describe);
+    if let Some(restored) = &result.stands {
+        say!(
+            "release {} has all the traffic of {}/{} already, restored {} by {}; nothing was changed, `--to N` names another",
+            describe(&result.to),
+            args.environment,
+            args.service,
+            show::ago(restored.at),
+            restored.reason
+        );
+        return;
+    }
+    let shares = result.before.iter().map(|one| format!("release {} {} %", one.release, one.percent));
+    let before = shares.collect::<Vec<_>>().join(", ");
+    // a host of an earlier version tells of one release alone
+    let from = || result.from.as_ref().map_or_else(|| "nothing".into(), describe);
+    let before = if before.is_empty() { from() } else { before };
     say!(
-        "{}/{} serves release {} again (before: {from}); it took {:.1} ms, the epoch is {} now",
+        "{}/{} serves release {} again (before: {before}); it took {:.1} ms, the epoch is {} now",
         args.environment,
         args.service,
         describe(&result.to),

@@ -404,6 +404,8 @@ pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
         from: Some(two.release.clone()),
         to: one.release.clone(),
         took_us: 800,
+        before: Vec::new(),
+        stands: None,
     };
     let record = || world.store.record_emergency("staging", "web", result.clone(), "ada: it burns".into());
     let id = record().await.unwrap();

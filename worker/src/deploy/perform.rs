@@ -108,7 +108,9 @@ pub(super) fn act(
             let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms };
+            // once it is all there, and nobody is to come back by himself
+            let leaves = claim.rollout.spec.is_rollback && percent == 100 && only.is_none() && !is_watched;
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves };
             Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))
         }
         Action::StandBy { targets, fallback } => {
@@ -122,7 +124,7 @@ pub(super) fn act(
                 "targets": targets, "fallback": fallback });
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
             Ok((Act::StandBy(apply), (JournalKind::ShiftIntent, detail)))
         }
         Action::Interrupt { message } => {
@@ -130,7 +132,7 @@ pub(super) fn act(
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
             let (targets, fallback) = (Vec::new(), Vec::new());
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
             Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
         }
         Action::Retire { instance, after, drain } => {
@@ -150,7 +152,7 @@ pub(super) fn act(
             let (rules, fallback) = (place::rules(&claim.rollout.spec), targets.clone());
             let stop_fence = StopInstance { fence: fence.clone() };
             let assignment = place::assignment(&claim.rollout.spec);
-            let back = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None };
+            let back = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
             let back = Some(back).filter(|back| !back.targets.is_empty());
             Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))
         }

@@ -10,8 +10,8 @@ use segue_schemas::{
     assignment::{Assignment, MAX_RULES, Sticky},
     deploy::{Release, RouteRule},
     host_api::{
-        ApplyRoute, EmergencyResult, EmergencyRollback, HostError, HostErrorCode, RenewDeadMan, Restored, RouteState,
-        Target,
+        ApplyRoute, EmergencyResult, EmergencyRollback, HostError, HostErrorCode, ReleaseShare, RenewDeadMan, Restored,
+        RouteState, Target,
     },
     id::{InstanceId, ReleaseId, is_name},
 };
@@ -169,6 +169,14 @@ impl Host {
         let recorded = self.store.current();
         let route = known_route(&recorded, &environment, &service)?.clone();
         let from = main_release(&recorded, &route.targets).cloned();
+        let before = shares(&recorded, &route.targets);
+        if let (None, Some((restored, to))) = (rollback.to, stands(&recorded, &route)) {
+            // pressed twice, or the dead man was faster; that it is carried is seen to all the same
+            self.carry().await.map_err(|error| not_carried(&environment, &service, to.id, error))?;
+            tracing::warn!(environment, service, to = %to.id, "an emergency rollback finds what was restored already");
+            let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            return Ok(EmergencyResult { epoch: route.epoch, from, to, took_us, before, stands: Some(restored) });
+        }
         let destination = find_destination(&recorded, &route, rollback.to, from.as_ref())?;
         // Whoever holds a lower epoch is shut out first, so that it can't take the traffic back meanwhile.
         let (e, s) = (environment.clone(), service.clone());
@@ -205,10 +213,10 @@ impl Host {
             Ok(())
         });
         switch.await?;
-        self.carry().await?;
+        self.carry().await.map_err(|error| not_carried(&environment, &service, to.id, error))?;
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::warn!(environment, service, %epoch, to = %to.id, took_us, "emergency rollback");
-        Ok(EmergencyResult { epoch, from, to, took_us })
+        Ok(EmergencyResult { epoch, from, to, took_us, before, stands: None })
     }
 
     /// Starts a kept release under these names and waits until every copy is healthy; on failure none is left.
@@ -293,13 +301,23 @@ fn find_destination(
         None => {
             let mut usable = usable(recorded, &route.fallback);
             usable.retain(|t| recorded.instances.get(&t.instance).is_some_and(|i| i.process.is_some()));
+            // a rollout that is under way counts for nothing yet, a way back neither
+            let has_rollout = has_rollout(recorded, route);
+            let is_left = |id: ReleaseId| {
+                !has_rollout && recorded.kept.iter().filter(of_pair).any(|k| k.release.id == id && !k.good)
+            };
             if let Some(release) = main_release(recorded, &usable)
-                && (from.is_none_or(|f| f.id != release.id) || has_rollout(recorded, route))
+                && (from.is_none_or(|f| f.id != release.id) || has_rollout)
+                && !is_left(release.id)
             {
                 return Ok(Destination::Live(release.clone(), usable));
             }
-            let mut good = recorded.kept.iter().rev().filter(of_pair);
-            let earlier = good.find(|k| k.good && from.is_none_or(|f| f.id != k.release.id));
+            let good = || {
+                let good = recorded.kept.iter().rev().filter(of_pair).filter(|k| k.good);
+                good.filter(|k| from.is_none_or(|f| f.id != k.release.id))
+            };
+            // what is newer than the one that serves was gone back from, over it
+            let earlier = good().find(|k| from.is_none_or(|f| k.release.id < f.id)).or_else(|| good().next());
             earlier.map(|k| k.release.id).ok_or_else(|| {
                 let message = format!(
                     "there is nothing to go back to: {} in {} has neither a fallback nor an earlier good release here",
@@ -369,6 +387,10 @@ impl Recorded {
         if apply.dead_man_ms.is_none() && has_one_release(self, &apply.targets) {
             self.mark_good(&apply.targets, now());
         }
+        if apply.leaves {
+            let before = self.route(environment, service).map(|route| route.targets.clone()).unwrap_or_default();
+            self.leave(environment, service, &[before, apply.fallback.clone()].concat(), &apply.targets);
+        }
         let route = self.route_mut(environment, service);
         route.rules = rules;
         route.assignment = apply.assignment;
@@ -415,6 +437,8 @@ impl Recorded {
             }
         }
         self.mark_good(&targets, now());
+        let before = self.route(environment, service).map(|route| route.targets.clone()).unwrap_or_default();
+        self.leave(environment, service, &before, &targets);
         self.restorations += 1;
         let route = self.route_mut(environment, service);
         route.fallback.clone_from(&targets);
@@ -422,6 +446,27 @@ impl Recorded {
         route.dead_man = None;
         route.restored = Some(Restored { at: now(), reason, epoch: route.epoch });
     }
+}
+
+/// What an emergency finds in its place already, of what the host has restored: its release has all traffic by that, and lives.
+fn stands(recorded: &Recorded, route: &RouteRecord) -> Option<(Restored, Release)> {
+    let restored = route.restored.clone()?;
+    // where nothing was left to restore the weights are what they were
+    let is_restored = |t: &Target| route.fallback.iter().any(|f| f.weight > 0 && f.instance == t.instance);
+    let lives = |t: &Target| recorded.instances.get(&t.instance).is_some_and(|i| i.is_usable() && i.process.is_some());
+    let mut weighty = route.targets.iter().filter(|t| t.weight > 0);
+    let stands = weighty.clone().all(is_restored) && weighty.any(lives) && has_one_release(recorded, &route.targets);
+    main_release(recorded, &route.targets).filter(|_| stands).map(|release| (restored, release.clone()))
+}
+
+/// What a refused emergency is told as: other than a rollout's change it is not taken back.
+fn not_carried(environment: &str, service: &str, to: ReleaseId, error: HostError) -> HostError {
+    let message = format!(
+        "it is recorded that release {to} has all traffic of {service} in {environment}, and it is not carried yet: {}. It is carried by \
+         itself within half a minute once that is mended; until then the traffic stays as it was",
+        error.message
+    );
+    HostError { message, ..error }
 }
 
 pub(super) fn known_route<'a>(
@@ -479,6 +524,22 @@ fn check_assignment(assignment: &Assignment) -> Result<(), HostError> {
 fn main_release<'a>(recorded: &'a Recorded, targets: &[Target]) -> Option<&'a Release> {
     let heaviest = targets.iter().filter(|t| t.weight > 0).max_by_key(|t| t.weight)?;
     recorded.instances.get(&heaviest.instance).map(|i| &i.release)
+}
+
+/// How the traffic is shared by the releases among the targets, the one with the most first.
+fn shares(recorded: &Recorded, targets: &[Target]) -> Vec<ReleaseShare> {
+    let mut weights: Vec<(ReleaseId, u64)> = Vec::new();
+    for target in targets.iter().filter(|t| t.weight > 0) {
+        let Some(id) = recorded.instances.get(&target.instance).map(|i| i.release.id) else { continue };
+        match weights.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, weight)) => *weight += u64::from(target.weight),
+            None => weights.push((id, u64::from(target.weight))),
+        }
+    }
+    weights.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    let all: u64 = weights.iter().map(|(_, weight)| weight).sum();
+    let percent = |weight: u64| u8::try_from((weight * 100 + all / 2) / all).unwrap_or(100);
+    weights.into_iter().map(|(release, weight)| ReleaseShare { release, percent: percent(weight) }).collect()
 }
 
 /// Whether a rollout is under way at a route: what it came from is its fallback, also where that has all traffic of this host yet.

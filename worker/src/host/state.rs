@@ -17,7 +17,7 @@ use segue_schemas::{
         ContainerRun, Fence, HostError, HostErrorCode, Instance, InstanceState, Restored, RouteState, StartInstance,
         Target,
     },
-    id::{Epoch, InstanceId},
+    id::{Epoch, InstanceId, ReleaseId},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -219,7 +219,7 @@ pub struct KeptRelease {
     pub release: Release,
     /// How it is run.
     pub run: RunSpec,
-    /// Whether it once had all the traffic, or was what a rollout would have fallen back to.
+    /// Whether it once had all the traffic, or was what a rollout would have fallen back to, and nobody has gone back from it since.
     pub good: bool,
     /// When it was last started or served.
     pub used_at: Timestamp,
@@ -368,6 +368,20 @@ impl Recorded {
             if let Some(kept) = self.kept.last_mut() {
                 kept.good = true;
             }
+        }
+    }
+
+    /// Notes that somebody goes back from what had traffic `before`, or was fallen back to, to what has it `now`: what is newer counts as
+    /// good no more, until it serves again.
+    pub fn leave(&mut self, environment: &str, service: &str, before: &[Target], now: &[Target]) {
+        let of = |targets: &[Target]| -> Vec<ReleaseId> {
+            let weighty = targets.iter().filter(|t| t.weight > 0);
+            weighty.filter_map(|t| self.instances.get(&t.instance)).map(|i| i.release.id).collect()
+        };
+        let (left, Some(to)) = (of(before), of(now).into_iter().max()) else { return };
+        let of_pair = |k: &&mut KeptRelease| k.environment == environment && k.release.service == service;
+        for kept in self.kept.iter_mut().filter(of_pair).filter(|k| k.release.id > to && left.contains(&k.release.id)) {
+            kept.good = false;
         }
     }
 

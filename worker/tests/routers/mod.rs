@@ -202,6 +202,7 @@ async fn rules_go_by_host_and_path(kind: Kind) {
             targets,
             fallback: vec![],
             dead_man_ms: None,
+            leaves: false,
         };
         world.client.apply_route(&apply).await.unwrap();
     }
@@ -486,6 +487,7 @@ async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
         targets: targets(&[("web-2", 100)]),
         fallback: vec![],
         dead_man_ms: None,
+        leaves: false,
     };
     assert_eq!(code(world.client.apply_route(&late).await.unwrap_err()), HostErrorCode::StaleEpoch);
     assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
@@ -581,6 +583,7 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
         targets: targets(&[("web-2", 100)]),
         fallback: vec![],
         dead_man_ms: None,
+        leaves: false,
     };
     let error = world.client.apply_route(&apply).await.unwrap_err();
     let said = error.to_string();
@@ -632,6 +635,7 @@ async fn a_change_that_is_being_refused_keeps_no_way_back_from_its_place(kind: K
         targets: all,
         fallback: targets(&[("web-1", 100)]),
         dead_man_ms: None,
+        leaves: false,
     };
     std::fs::remove_file(file("tested")).unwrap();
     std::fs::write(file("held"), "").unwrap();
@@ -711,6 +715,7 @@ async fn what_can_not_be_carried_is_refused(kind: Kind) {
             targets: targets(&[("web-1", 100)]),
             fallback: vec![],
             dead_man_ms: None,
+            leaves: false,
         };
         let error = world.client.apply_route(&apply).await.unwrap_err();
         assert_eq!(code(error), HostErrorCode::BadRequest, "{host:?} {path:?}");
@@ -771,6 +776,7 @@ fn assigning(world: &World, [old, new]: [u32; 2], rules: &[&str]) -> ApplyRoute 
         targets: targets(&[("web-1", old), ("web-2", new)]),
         fallback: targets(&[("web-1", 100)]),
         dead_man_ms: None,
+        leaves: false,
     }
 }
 

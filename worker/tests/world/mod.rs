@@ -225,11 +225,16 @@ impl World {
     }
 
     pub async fn route(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) -> RouteState {
-        self.apply(epoch, targets, fallback, None).await
+        self.apply(epoch, targets, fallback, None, false).await
+    }
+
+    /// As `segue rollback` does it.
+    pub async fn go_back(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) {
+        self.apply(epoch, targets, fallback, None, true).await;
     }
 
     pub async fn canary(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)], dead_man_ms: u64) {
-        self.apply(epoch, targets, fallback, Some(dead_man_ms)).await;
+        self.apply(epoch, targets, fallback, Some(dead_man_ms), false).await;
     }
 
     async fn apply(
@@ -238,6 +243,7 @@ impl World {
         targets: &[(&str, u32)],
         fallback: &[(&str, u32)],
         dead_man_ms: Option<u64>,
+        leaves: bool,
     ) -> RouteState {
         let made = |list: &[(&str, u32)]| {
             list.iter().map(|(id, weight)| Target { instance: id.parse().unwrap(), weight: *weight }).collect()
@@ -249,6 +255,7 @@ impl World {
             targets: made(targets),
             fallback: made(fallback),
             dead_man_ms,
+            leaves,
         };
         self.client.apply_route(&apply).await.unwrap()
     }

@@ -162,7 +162,7 @@ impl ScriptedHost {
         world.restore("emergency: ada saw red");
         let serving = world.route.as_ref().and_then(|route| route.targets.first()).unwrap().instance.clone();
         let to = world.instances.iter().find(|i| i.id == serving).unwrap().release.clone();
-        EmergencyResult { epoch: world.epoch, from: None, to, took_us: 1 }
+        EmergencyResult { epoch: world.epoch, from: None, to, took_us: 1, before: Vec::new(), stands: None }
     }
 }
 
