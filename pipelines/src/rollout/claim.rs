@@ -2,6 +2,7 @@
 
 use segue_schemas::{
     deploy::JournalKind,
+    duration::Span,
     host_api::{Instance, InstanceState, RouteState, Target},
     id::{InstanceId, ReleaseId},
     status::RolloutStatus,
@@ -16,6 +17,9 @@ use super::{
     weights::reduce,
 };
 use crate::judge::Judge;
+
+/// How long what is still warm is kept until it has traffic: longer than any readiness ladder.
+const KEPT: Span = Span::seconds(24 * 3600);
 
 impl RolloutMachine {
     pub(super) fn on_claimed(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
@@ -50,7 +54,9 @@ impl RolloutMachine {
             (Phase::Shifting { percent, then }, None) => self.shift_again(percent, then, out),
             // asserts the weights, and with them this owner's epoch and the dead-man's switch
             (Phase::Watching { ends, held_until }, None) => {
-                self.shift_again(self.weight, Then::Watch { ends: Some(ends), held_until }, out);
+                // what several hosts saw while nobody asked them can't be told apart any more
+                let ends = Some(ends).filter(|_| self.spec.hosts.len() <= 1);
+                self.shift_again(self.weight, Then::Watch { ends, held_until }, out);
             }
             (Phase::Staying, None) => self.shift_again(100, Then::Stay, out),
             (Phase::Inspecting { .. }, _) => self.inspect_again(out),
@@ -132,8 +138,12 @@ impl RolloutMachine {
         };
         let mut names: Vec<InstanceId> =
             facts.instances.iter().filter(|i| is_warm(i)).map(|i| i.id.clone()).take(replicas).collect();
-        // puts their end off; with traffic they stay by themselves
-        out.extend(names.iter().map(|instance| self.retirement(instance)));
+        // puts their end off, whatever was said of it; with traffic they stay by themselves
+        out.extend(names.iter().map(|instance| Action::Retire {
+            instance: instance.clone(),
+            after: KEPT,
+            drain: self.spec.service.drain,
+        }));
         let release = self.spec.release.id;
         for replica in names.len()..replicas {
             names.extend(self.instance_name(&format!("{release}-{replica}-{}", self.id)));

@@ -59,6 +59,8 @@ pub enum Input {
         number: u32,
         /// The weight that was asked for.
         percent: u8,
+        /// Whether a host's router refuses changes as things are. It carries what it carried before, and says nothing of the instances.
+        by_router: bool,
         /// Why.
         reason: String,
     },

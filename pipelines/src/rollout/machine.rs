@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use segue_schemas::{
     deploy::{JournalKind, Release, RolloutSpec, Strategy},
@@ -24,6 +24,9 @@ use crate::judge::{Judge, Verdict};
 
 /// The form of the stored state. Raised when an older one can't be read any more.
 const VERSION: u32 = 1;
+
+/// A new owner of a watched stage has heard within this time what was seen before it came.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a stored state can't be gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -245,8 +248,8 @@ impl RolloutMachine {
             Input::StandByFailed { reason } => self.on_stand_by_failed(&reason, out),
             Input::Hosts { hosts } => self.on_hosts(&hosts, out),
             Input::Shifted { number, percent } if number == self.shifts => self.on_shifted(percent, now, out),
-            Input::ShiftFailed { number, percent, reason } if number == self.shifts => {
-                self.on_shift_failed(percent, &reason, now, out);
+            Input::ShiftFailed { number, percent, by_router, reason } if number == self.shifts => {
+                self.on_shift_failed((percent, by_router), &reason, now, out);
             }
             // another has been asked for since
             Input::Shifted { .. } | Input::ShiftFailed { .. } => {}
@@ -495,7 +498,8 @@ impl RolloutMachine {
                 self.weight = percent;
                 match then {
                     Then::Watch { ends, held_until } => {
-                        let ends = ends.unwrap_or_else(|| now + self.canary().stage_duration.0);
+                        let stage = self.canary().stage_duration.0;
+                        let ends = ends.map_or(now + stage, |ends| ends.max(now + SEEN_WITHIN.min(stage)));
                         self.phase = Phase::Watching { ends, held_until };
                         self.on_carried(out);
                     }

@@ -192,7 +192,9 @@ impl RolloutMachine {
             Phase::Shifting { then: Then::Settle, .. } | Phase::Settling { .. } => command == RolloutCommand::Abort,
             Phase::Inspecting { .. } => command == RolloutCommand::Abort,
             Phase::InTurn => self.takes_in_turns(command),
-            Phase::MakingRoom { .. } | Phase::Reviving { .. } | Phase::GivingUp { .. } => self.takes_in_gap(command),
+            Phase::MakingRoom { .. } | Phase::Reviving { .. } | Phase::GoingBack { .. } | Phase::GivingUp { .. } => {
+                self.takes_in_gap(command)
+            }
             _ => false,
         };
         let mut detail = json!({ "command": command, "by": by, "taken": is_taken, "phase": self.phase_name() });

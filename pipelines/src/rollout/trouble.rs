@@ -102,12 +102,13 @@ impl RolloutMachine {
 
     /// Whether something of the way back has failed once already, so that an abort means to leave that.
     pub(super) fn has_not_come_back(&self) -> bool {
-        let may_be_left = match &self.phase {
-            Phase::MakingRoom { for_former: true, .. } | Phase::Reviving { .. } | Phase::GivingUp { .. } => true,
-            // soon started anew, or not waited for
-            Phase::GoingBack { .. } => !self.has_gap,
-            _ => false,
-        };
+        let may_be_left = matches!(
+            self.phase,
+            Phase::MakingRoom { for_former: true, .. }
+                | Phase::Reviving { .. }
+                | Phase::GoingBack { .. }
+                | Phase::GivingUp { .. }
+        );
         may_be_left && self.is_all_or_nothing() && self.trouble.is_some()
     }
 
@@ -122,6 +123,10 @@ impl RolloutMachine {
             let words = self.trouble.as_ref().map(Trouble::in_words).unwrap_or_default();
             let why = format!("the former release did not come back, and is not tried any more: {why} ({words})");
             return self.leave_nobody(&why, out);
+        }
+        if self.has_gap && matches!(self.phase, Phase::GoingBack { .. }) {
+            // the former release runs again, and nothing of the new one does
+            return self.end_unknown(why, out);
         }
         // nothing of it was stopped yet
         if self.new_is_ready() && !matches!(self.phase, Phase::GivingUp { .. }) {

@@ -17,6 +17,8 @@ const TRIES_BEFORE_REVIVAL: u32 = 2;
 const MAX_REVIVALS: u32 = 3;
 /// The first pause between two tries; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause before a router is asked again that refuses the way back: a bad release may have traffic meanwhile.
+const ROUTER_PAUSE: Duration = Duration::from_secs(4);
 /// The longest pause.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -104,7 +106,13 @@ impl RolloutMachine {
         });
     }
 
-    pub(super) fn on_shift_failed(&mut self, percent: u8, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+    pub(super) fn on_shift_failed(
+        &mut self,
+        (percent, by_router): (u8, bool),
+        reason: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
         let has_other_way = self.can_revive() || self.new_is_ready();
         match &mut self.phase {
             Phase::Shifting { percent: asked, .. } if *asked == percent => {
@@ -116,9 +124,13 @@ impl RolloutMachine {
             }
             Phase::GoingBack { tries, .. } if percent == 0 => {
                 let tries = *tries;
-                self.fails("what served before could not be given the traffic", reason);
+                let times = self.fails("what served before could not be given the traffic", reason);
                 if self.is_tried_once_more() {
                     return self.end_unknown("it was tried often enough, or a person has had enough", out);
+                }
+                if by_router {
+                    // other instances would be refused as well: it is asked for again until somebody has mended it
+                    return self.go_back_later(tries, times, now, out);
                 }
                 // back to nothing needs nobody: it is tried until the host can do it
                 if tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
@@ -137,6 +149,14 @@ impl RolloutMachine {
             }
             _ => {}
         }
+    }
+
+    fn go_back_later(&mut self, tries: u32, times: u32, now: Timestamp, out: &mut Vec<Action>) {
+        if self.has_failed_enough() {
+            return self.end_unknown("it was tried often enough", out);
+        }
+        let rest = if self.is_all_or_nothing() { self.rest(times) } else { pause(times).min(ROUTER_PAUSE) };
+        self.phase = Phase::GoingBack { tries, retry_at: Some(now + rest) };
     }
 
     /// Starts the former release anew, under names that were not used yet; an instance that has stopped stays so.

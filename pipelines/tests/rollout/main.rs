@@ -444,6 +444,7 @@ enum Happening {
     DeadMan { is_told: bool },
     Emergency,
     Lose { is_new: bool },
+    Router { is_broken: bool },
     Stray(Box<Input>),
     LoseHost { host: usize },
     Gpu { host: usize, code: u32, is_new: bool, is_told: bool },
@@ -462,6 +463,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(|is_told| Happening::DeadMan { is_told }),
         1 => Just(Happening::Emergency),
         1 => any::<bool>().prop_map(|is_new| Happening::Lose { is_new }),
+        1 => any::<bool>().prop_map(|is_broken| Happening::Router { is_broken }),
         1 => (instance(), 0..4_u8).prop_map(|(instance, kind)| Happening::Stray(Box::new(match kind {
             0 => Input::Retired { instance },
             1 => Input::Stopped { instance },
@@ -499,6 +501,7 @@ fn happen(world: &mut World, what: Happening) {
         Happening::Emergency if world.machine.is_ended() => {}
         Happening::Emergency => world.emergency(),
         Happening::Lose { is_new } => world.lose(is_new),
+        Happening::Router { is_broken } => world.is_router_broken = is_broken,
         Happening::Stray(input) => world.give(*input),
         Happening::LoseHost { host } => {
             if let Some(host) = world.machine.spec().hosts.get(host).cloned() {
@@ -522,6 +525,7 @@ fn come_to_an_end(world: &mut World, word: Option<RolloutCommand>) {
     if world.finished.is_some() {
         return;
     }
+    world.is_router_broken = false;
     world.claim();
     if let Some(word) = word {
         world.say(word);

@@ -186,3 +186,53 @@ fn what_has_to_have_traffic_somewhere_is_tried_on_and_the_journal_has_its_bound(
     }
     assert!(world.finished.is_some(), "{}", world.story.join("\n"));
 }
+
+/// Until somebody mends the router: what is asked for, in tries.
+fn while_the_router_is_broken(world: &mut World, rounds: usize) -> Vec<Action> {
+    world.is_router_broken = true;
+    let mut asked = Vec::new();
+    for _ in 0..rounds {
+        while let Some(action) = world.queue.front().cloned() {
+            asked.push(action);
+            world.perform(true);
+        }
+        assert!(world.finished.is_some() || world.sleep(), "it is tried on: {}", world.story.join("\n"));
+    }
+    asked
+}
+
+#[test]
+fn a_router_that_refuses_the_way_back_is_asked_again_and_nothing_else_is_done() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.say(RolloutCommand::Abort);
+    let asked = while_the_router_is_broken(&mut world, 30);
+    let is_way_back = |action: &Action| matches!(action, Action::Shift { percent: 0, .. } | Action::Record { .. });
+    assert!(asked.iter().all(is_way_back), "{}", world.story.join("\n"));
+    says(world.machine.reason(), &["aborted (ada)", "failed 30 times", "refused"]);
+    let rest = world.machine.next_wake().map_or(0, |wake| wake.0 - world.now.0);
+    assert!(rest <= 4_000, "{rest} ms go by once it is mended");
+
+    world.is_router_broken = false;
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
+}
+
+#[test]
+fn a_release_that_came_back_ready_is_not_started_again_for_a_router_that_refuses() {
+    let mut world = World::tight(WhenFull::Recreate, 1);
+    world.claim();
+    let is_of_new = |world: &World, action: &Action| matches!(action, Action::AwaitReady { instance } if *instance == world.canary());
+    // the new release is never ready, and the former one is started anew
+    while !matches!(world.queue.front(), Some(Action::Shift { percent: 0, .. })) {
+        let action = world.queue.front().cloned().expect("it goes on");
+        let is_bad = is_of_new(&world, &action);
+        world.perform(!is_bad);
+    }
+    let asked = while_the_router_is_broken(&mut world, 5);
+    assert!(!asked.iter().any(|action| matches!(action, Action::Start { .. } | Action::Stop { .. })), "{asked:?}");
+    world.say(RolloutCommand::Abort);
+    assert_eq!(world.machine.status(), RolloutStatus::Failed, "{}", world.story.join("\n"));
+    says(world.machine.reason(), &["aborted (ada)", "is not known for certain"]);
+}

@@ -415,7 +415,7 @@ impl Place {
                     (self.targets, self.fallback, self.restored) = (targets, fallback, None);
                     Input::Shifted { number, percent }
                 } else {
-                    Input::ShiftFailed { number, percent, reason: "refused".into() }
+                    Input::ShiftFailed { number, percent, by_router: false, reason: "refused".into() }
                 }
             }
             Action::Interrupt { .. } if well => {
@@ -961,5 +961,27 @@ proptest! {
         let yard = played(how, &fits, has_gpus, happenings);
         prop_assert!(yard.finished.is_some() && !yard.had_outage, "nobody answered:\n{}", yard.story.join("\n"));
         prop_assert!(yard.quarantined.is_empty(), "{}", yard.story.join("\n"));
+    }
+}
+
+#[test]
+fn the_last_host_that_serves_is_not_stopped_for_a_release_that_was_ready_nowhere() {
+    for how in [How::HotSwap, rolling(Batch::Hosts(1))] {
+        let mut yard = Yard::new(how, &TIGHT);
+        yard.claim();
+        let starts_new = |yard: &Yard| {
+            let is_new =
+                |what: &Action| matches!(what, Action::AwaitReady { instance } if instance.as_str().contains("web-2"));
+            matches!(yard.queue.front(), Some(Action::At { host, what }) if host == "a" && is_new(what))
+        };
+        while !starts_new(&yard) {
+            assert!(yard.perform(true), "{}", yard.tail(40));
+        }
+        yard.lose_host("a");
+        yard.settle();
+        assert_eq!(yard.finished, Some((RolloutStatus::Failed, Serves::Former)), "{}", yard.tail(40));
+        assert!(yard.serving().contains("b=1"), "{}", yard.serving());
+        let reason = yard.machine.reason().unwrap_or_default();
+        assert!(reason.contains("ready nowhere"), "{reason}");
     }
 }

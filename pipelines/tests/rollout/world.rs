@@ -42,6 +42,8 @@ pub struct World {
     pub xids: Vec<(String, u32, InstanceId)>,
     /// Where the traffic of the others among several hosts goes.
     pub elsewhere: BTreeMap<String, Vec<Target>>,
+    /// The router refuses each change of weights.
+    pub is_router_broken: bool,
     /// What rules send to the new release has somebody to answer it.
     pub is_standing_by: bool,
     /// Hosts that were left out.
@@ -193,6 +195,7 @@ impl World {
             speechless: Vec::new(),
             xids: Vec::new(),
             elsewhere: BTreeMap::new(),
+            is_router_broken: false,
             is_standing_by: false,
             quarantined: Vec::new(),
             story: Vec::new(),
@@ -283,7 +286,7 @@ impl World {
             Action::Shift { number, percent, targets, hosts, fallback, dead_man } => {
                 self.shift((number, percent), targets, hosts.as_deref(), fallback, dead_man, well);
             }
-            Action::StandBy { targets, fallback } if well => {
+            Action::StandBy { targets, fallback } if well && !self.is_router_broken => {
                 for target in &targets {
                     let (release, _, ready) = &self.instances[&target.instance];
                     assert!(*ready, "{} stands by without having been ready", target.instance);
@@ -296,7 +299,7 @@ impl World {
                 self.give(Input::StandingBy);
             }
             Action::StandBy { .. } => self.give(Input::StandByFailed { reason: "refused".into() }),
-            Action::Interrupt { .. } if well => {
+            Action::Interrupt { .. } if well && !self.is_router_broken => {
                 (self.targets, self.fallback, self.dead_man, self.restored) = (Vec::new(), Vec::new(), false, None);
                 self.give(Input::Interrupted);
             }
@@ -381,7 +384,8 @@ impl World {
         }
         assert!(!dead_man || !fallback.is_empty(), "nothing to fall back to");
         let usable = |t: &Target| self.instances.get(&t.instance).is_some_and(|i| i.1 == InstanceState::Running);
-        if well && targets.iter().chain(&fallback).all(usable) {
+        let by_router = self.is_router_broken;
+        if well && !by_router && targets.iter().chain(&fallback).all(usable) {
             self.is_standing_by = false;
             let first = self.machine.spec().hosts[0].clone();
             let at = |host: &String| match hosts {
@@ -393,7 +397,7 @@ impl World {
             (self.fallback, self.dead_man, self.restored) = (fallback, dead_man, None);
             self.give(Input::Shifted { number, percent });
         } else {
-            self.give(Input::ShiftFailed { number, percent, reason: "refused".into() });
+            self.give(Input::ShiftFailed { number, percent, by_router, reason: "refused".into() });
         }
     }
 

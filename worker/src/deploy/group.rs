@@ -494,13 +494,15 @@ impl Hosts {
             async move { (name, called.await) }
         });
         let (mut done, mut away, mut refused) = (Vec::new(), Vec::new(), None);
-        let (mut full, mut faulty) = (None, Vec::new());
+        let (mut full, mut faulty, mut router) = (None, Vec::new(), None);
         for (name, answer) in join_all(calls).await {
             match answer {
                 Ok(answer) => done.push((name, answer)),
                 Err(stale @ HostTrouble::Stale(_)) => return Err(stale),
                 Err(HostTrouble::Refused(why)) if is_one => return Err(HostTrouble::Refused(why)),
                 Err(HostTrouble::Refused(why)) => refused = refused.or(Some(format!("host `{name}`: {why}"))),
+                Err(HostTrouble::Router(why)) if is_one => return Err(HostTrouble::Router(why)),
+                Err(HostTrouble::Router(why)) => router = router.or(Some(format!("host `{name}`: {why}"))),
                 Err(HostTrouble::Full(why)) if is_one => return Err(HostTrouble::Full(why)),
                 Err(HostTrouble::Full(why)) => full = full.or(Some(format!("host `{name}`: {why}"))),
                 Err(HostTrouble::Faulty(why)) if is_one => return Err(HostTrouble::Faulty(why)),
@@ -512,6 +514,7 @@ impl Hosts {
         if done.is_empty()
             && full.is_none()
             && refused.is_none()
+            && router.is_none()
             && let Some((name, why)) = faulty.first()
         {
             return Err(HostTrouble::Faulty(format!("host `{name}`: {why}")));
@@ -522,6 +525,7 @@ impl Hosts {
         if done.is_empty()
             && refused.is_none()
             && full.is_none()
+            && router.is_none()
             && let Some((_, why)) = away.first()
         {
             return Err(HostTrouble::Away(why.clone()));
@@ -529,10 +533,11 @@ impl Hosts {
         for (host, why) in away {
             self.leave_out(host, format!("it does not answer: {why}"));
         }
-        match (refused, full) {
-            (Some(why), _) => Err(HostTrouble::Refused(why)),
-            (None, Some(why)) => Err(HostTrouble::Full(why)),
-            (None, None) => Ok(done),
+        match (refused, router, full) {
+            (Some(why), _, _) => Err(HostTrouble::Refused(why)),
+            (None, Some(why), _) => Err(HostTrouble::Router(why)),
+            (None, None, Some(why)) => Err(HostTrouble::Full(why)),
+            (None, None, None) => Ok(done),
         }
     }
 

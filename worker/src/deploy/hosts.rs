@@ -34,6 +34,9 @@ pub enum HostTrouble {
     /// The host understood and can't; asking again brings the same.
     #[error("{0}")]
     Refused(String),
+    /// Its router refuses changes as things are, and carries what it carried before; asking again brings the same until it is mended.
+    #[error("{0}")]
+    Router(String),
     /// What is to be started fits there only once another release has stopped.
     #[error("{0}")]
     Full(String),
@@ -241,9 +244,8 @@ fn trouble(error: HostClientError) -> HostTrouble {
             HostErrorCode::Unavailable => HostTrouble::Away(said),
             HostErrorCode::Full => HostTrouble::Full(said),
             HostErrorCode::Faulty => HostTrouble::Faulty(said),
-            HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact | HostErrorCode::Router => {
-                HostTrouble::Refused(said)
-            }
+            HostErrorCode::Router => HostTrouble::Router(said),
+            HostErrorCode::BadRequest | HostErrorCode::NotFound | HostErrorCode::Artifact => HostTrouble::Refused(said),
         },
         HostClientError::Unreachable(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => {
             HostTrouble::Away(said)

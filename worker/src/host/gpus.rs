@@ -327,7 +327,7 @@ impl Recorded {
     /// Whether it is such a one that is only kept for a way back, until its time is over.
     fn is_warm(&self, one: &Life, id: &InstanceId) -> bool {
         let is_retiring = self.instances.get(id).is_some_and(|i| i.retire.is_some() && !i.stopping);
-        is_retiring && self.is_other_release(one, id) && !self.is_needed(id)
+        is_retiring && self.is_other_release(one, id) && !self.is_awaited(id)
     }
 }
 

@@ -210,6 +210,17 @@ pub struct RouteRecord {
     pub restored: Option<Restored>,
 }
 
+impl RouteRecord {
+    /// Whether it is among the targets, with a share or without.
+    fn sends_to(&self, id: &InstanceId) -> bool {
+        self.targets.iter().any(|target| target.instance == *id)
+    }
+
+    fn falls_back_to(&self, id: &InstanceId) -> bool {
+        self.fallback.iter().any(|target| target.instance == *id && target.weight > 0)
+    }
+}
+
 /// A release that can be started again without anybody else.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeptRelease {
@@ -329,8 +340,14 @@ impl Recorded {
     /// Whether an instance has traffic, stands by without a share of it, or is what a route falls back to: it must be there after a reboot.
     #[must_use]
     pub fn is_needed(&self, id: &InstanceId) -> bool {
-        let falls_back = |fallback: &[Target]| fallback.iter().any(|t| t.instance == *id && t.weight > 0);
-        self.routes.iter().any(|r| r.targets.iter().any(|t| t.instance == *id) || falls_back(&r.fallback))
+        self.routes.iter().any(|route| route.sends_to(id) || route.falls_back_to(id))
+    }
+
+    /// The same of one that is only kept for a way back: that it is gone back to by itself, as nobody has said yet that the new release is good.
+    #[must_use]
+    pub fn is_awaited(&self, id: &InstanceId) -> bool {
+        let is_awaited = |route: &RouteRecord| route.dead_man.is_some() && route.falls_back_to(id);
+        self.routes.iter().any(|route| route.sends_to(id) || is_awaited(route))
     }
 
     /// Whether a release with this digest (in hexadecimal digits) is run or kept.

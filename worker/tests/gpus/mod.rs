@@ -179,7 +179,8 @@ async fn what_waits_for_its_end_gives_way_and_what_serves_does_not() {
     // nobody new is served by it, it answers somebody still, and is kept for a while
     let stream = tokio::spawn(get(world.address, world.host(), "/stream?lines=20"));
     world.until_in_flight("web-1", 1).await;
-    world.route(1, &[], &[]).await;
+    // as a rollout leaves it: what was before can be gone back to, and nothing does so by itself
+    world.route(1, &[], &[("web-1", 1)]).await;
     let retire = RetireInstance { fence: world.fence(1), after_ms: 600_000, drain_ms: 30_000 };
     let id = "web-1".parse().unwrap();
     for id in [&id, &idle] {

@@ -169,6 +169,11 @@ impl RolloutMachine {
         if self.is_inspecting() {
             self.inspect_again(out);
         }
+        let pause = self.canary().stage_duration.0;
+        if let Phase::Watching { ends, .. } = &mut self.phase {
+            // what the hosts saw while nobody asked them can't be told apart any more
+            *ends = (*ends).max(now + pause);
+        }
     }
 
     /// A host that has nothing any more of what was there takes no part, where another one has: what has become of it says nothing of the release.
@@ -189,8 +194,8 @@ impl RolloutMachine {
         if self.turns.as_ref().is_some_and(|turns| turns.present().next().is_none()) {
             return self.end_without_hosts(out);
         }
-        let lost = self.turns.as_ref().filter(|turns| !turns.is_back && !turns.is_settling).and_then(Turns::lost);
-        if let Some(why) = lost {
+        let goes_over = self.turns.as_ref().filter(|turns| !turns.is_back && !turns.is_settling);
+        if let Some(why) = goes_over.and_then(|turns| turns.lost().or_else(|| turns.unproven())) {
             self.turn_back(why, out);
         }
         let Some(turns) = &self.turns else { return };

@@ -172,6 +172,20 @@ impl Turns {
         })
     }
 
+    /// Why the last host that serves is not to be stopped: the others were lost, and nowhere was the new release ready.
+    pub(super) fn unproven(&self) -> Option<String> {
+        let lost = self.parts.iter().find(|part| part.is_out)?;
+        let mut present = self.present();
+        let is_last = present.next().is_some_and(Part::waits) && present.next().is_none();
+        is_last.then(|| {
+            format!(
+                "host `{}` was lost before the new release was ready there, and the last host that serves is not stopped for one that is ready \
+                 nowhere: roll it out again",
+                lost.host
+            )
+        })
+    }
+
     /// Why the others are to go back: what became of the first host that did not come over.
     pub(super) fn lost(&self) -> Option<String> {
         let part = self.present().find(|part| part.is_lost())?;

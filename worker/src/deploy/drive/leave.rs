@@ -209,9 +209,11 @@ pub(super) fn left_by(trouble: HostTrouble) -> Leave {
     let why = trouble.to_string();
     match trouble {
         HostTrouble::Stale(_) => Leave::Overtaken(why),
-        HostTrouble::Refused(_) | HostTrouble::Full(_) | HostTrouble::Faulty(_) | HostTrouble::Away(_) => {
-            Leave::HandBack { why, not_before: Duration::from_secs(5) }
-        }
+        HostTrouble::Refused(_)
+        | HostTrouble::Router(_)
+        | HostTrouble::Full(_)
+        | HostTrouble::Faulty(_)
+        | HostTrouble::Away(_) => Leave::HandBack { why, not_before: Duration::from_secs(5) },
     }
 }
 

@@ -147,6 +147,7 @@ impl Driver {
 
     /// The host could not or would not.
     fn on_trouble(&mut self, at: Option<String>, act: Act, trouble: HostTrouble) -> Result<(), Leave> {
+        let by_router = matches!(trouble, HostTrouble::Router(_));
         let reason = match (&act, trouble) {
             (Act::Start(start), HostTrouble::Full(reason)) => {
                 self.feed_at(at, Input::NoRoom { instance: start.instance.clone(), reason });
@@ -154,12 +155,18 @@ impl Driver {
             }
             // of several hosts the one that is broken takes no part any more
             (_, HostTrouble::Faulty(why)) if self.leaves_out(at.as_ref(), &why) => return Ok(()),
-            (_, HostTrouble::Refused(reason) | HostTrouble::Full(reason) | HostTrouble::Faulty(reason)) => reason,
+            (
+                _,
+                HostTrouble::Refused(reason)
+                | HostTrouble::Router(reason)
+                | HostTrouble::Full(reason)
+                | HostTrouble::Faulty(reason),
+            ) => reason,
             (_, trouble) => return self.left_at(at, trouble),
         };
         let input = match act {
             Act::Start(start) => Input::NotReady { instance: start.instance, reason },
-            Act::Shift { number, percent, .. } => Input::ShiftFailed { number, percent, reason },
+            Act::Shift { number, percent, .. } => Input::ShiftFailed { number, percent, by_router, reason },
             Act::StandBy(_) => Input::StandByFailed { reason },
             Act::Interrupt(_) => Input::InterruptFailed { reason },
             Act::Quarantine { .. } => return Ok(()),
