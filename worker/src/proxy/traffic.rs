@@ -250,7 +250,12 @@ impl ProxyHttp for Traffic {
             attempt.first_byte = Some(attempt.started.elapsed());
             attempt.status = response.status.as_u16();
             let proto = session.req_header().headers.get(&FORWARDED_PROTO);
-            let is_secure = proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+            // of a list the first is what the client came with
+            let first = |proto: &HeaderValue| -> Option<bool> {
+                let first = proto.as_bytes().split(|byte| *byte == b',').next()?;
+                Some(first.trim_ascii().eq_ignore_ascii_case(b"https"))
+            };
+            let is_secure = proto.and_then(first).unwrap_or(false);
             if let Some(cookie) = attempt.choice.cookie(is_secure) {
                 response.append_header(header::SET_COOKIE, cookie)?;
             }

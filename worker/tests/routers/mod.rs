@@ -414,6 +414,17 @@ async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
         assert!(head.contains(" 200 "), "{forged}: {head}");
         assert!(set_cookie(&head).is_some_and(|cookie| cookie.ends_with("; Secure")), "{forged}: {head}");
     }
+    // of a list, and of two of them, the first is what the client came with
+    for (proto, is_secure) in [
+        ("x-forwarded-proto: HTTPS, http", true),
+        ("x-forwarded-proto: http, https", false),
+        ("x-forwarded-proto: https\r\nx-forwarded-proto: http", true),
+        ("x-forwarded-proto: httpsx", false),
+    ] {
+        let (head, _) = answer_to(&world, proto).await;
+        let cookie = set_cookie(&head);
+        assert!(cookie.is_some_and(|cookie| cookie.ends_with("; Secure") == is_secure), "{proto}: {head}");
+    }
     // back to one release: everybody at once
     share(100, ("web-2", 2, 0)).await;
     for (cookie, _) in &clients {

@@ -135,7 +135,7 @@ pub(super) fn kept_by(number: usize, sticky: &Sticky) -> String {
         )
     };
     format!(
-        "    http-request set-var(txn.segue_unit) var({key})\n    http-request set-var(txn.segue_proto) req.hdr(x-forwarded-proto)\n{}{}",
+        "    http-request set-var(txn.segue_unit) var({key})\n    http-request set-var(txn.segue_proto) req.hdr(x-forwarded-proto,1)\n{}{}",
         cookie(true),
         cookie(false)
     )

@@ -50,7 +50,7 @@ pub(super) fn configuration(table: &RouteTable, around: Surroundings<'_>) -> Con
          map $http_segue_synthetic $segue_synthetic {{ default 1; \"\" 0; }}\n\
          map $http_x_forwarded_proto $segue_proto {{ default $http_x_forwarded_proto; \"\" $scheme; }}\n\
          map $http_x_forwarded_host $segue_host {{ default $http_x_forwarded_host; \"\" $http_host; }}\n\
-         map $segue_proto $segue_secure {{ default \"\"; https \"{SECURE}\"; }}\n\
+         map $segue_proto $segue_secure {{ default \"\"; \"~*^ *https *(?:,|$)\" \"{SECURE}\"; }}\n\
          log_format segue escape=json '{LOG}';\n"
     );
     table.routes.iter().enumerate().for_each(|(number, route)| add_route(&mut text, number, route));
