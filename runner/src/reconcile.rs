@@ -66,8 +66,10 @@ async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState)
         Some((result, reason)) => {
             let epoch = result.epoch;
             match store.record_emergency(environment, service, result, reason.clone()).await {
-                Ok(rollout) => {
-                    tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
+                Ok((rollout, is_new)) => {
+                    if is_new {
+                        tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
+                    }
                     store.others_follow(host, environment, service, rollout).await
                 }
                 Err(error) => Err(error),

@@ -98,7 +98,11 @@ impl Sticky {
             return problem("cookie", message, "use a name that does not begin with `__Host-` or `__Secure-`");
         }
         if !(24 * 3600..=400 * 24 * 3600).contains(&self.max_age.0.as_secs()) {
-            let message = format!("a client can't keep a cookie for {}", self.max_age);
+            // in the unit in which the limits are told
+            let seconds = self.max_age.0.as_secs();
+            let age =
+                if seconds < 24 * 3600 { self.max_age.to_string() } else { format!("{} days", seconds / (24 * 3600)) };
+            let message = format!("a client can't keep a cookie for {age}");
             return problem(
                 "max-age",
                 message,
@@ -315,6 +319,8 @@ mod tests {
     #[test]
     fn a_cookie_has_a_name_and_an_age_that_every_router_and_browser_takes() {
         let sticky = |text: &str| serde_json::from_str::<Sticky>(text).unwrap();
+        let too_old = sticky(r#"{"cookie":"a","max-age":"401d"}"#).check().unwrap_err();
+        assert_eq!(too_old.message, "a client can't keep a cookie for 401 days");
         let usual = sticky(r#"{"cookie":"segue-client"}"#);
         assert_eq!(usual.attributes(false), "Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax");
         assert_eq!(

@@ -241,6 +241,9 @@ fn stop(options: HostOptions) -> Result<Exit, Failure> {
     let client = HostClient::new(options.socket);
     place::client_runtime()?.block_on(client.shutdown(Shutdown { services: true })).map_err(Failure::new)?;
     say!("the host and what it carried have ended");
+    anstream::eprintln!(
+        "a `segue up` that keeps it starts it anew, with what served: to have it stay down, end that first"
+    );
     Ok(Exit::Done)
 }
 

@@ -1,12 +1,12 @@
 //! `segue rollback`: back to an earlier release. The usual way is a rollout like any other, asked of the server; the
 //! emergency way goes straight to the host of this machine, and needs no server, queue or job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use segue_schemas::{
     api::{EmergencyReport, ReleaseList, ReleaseQuery, RollbackRequest},
     deploy::{Release, Rollout},
-    host_api::{EmergencyResult, EmergencyRollback},
+    host_api::{EmergencyResult, EmergencyRollback, HostError, HostErrorCode},
     id::ReleaseId,
     status::RolloutStatus,
 };
@@ -28,7 +28,8 @@ use super::{
     segue rollback production api --emergency\n\n\
     Works while a rollout runs: that one ends first, rolled back. `segue releases` lists the tags.\n\
     --emergency asks nobody: it goes to the host of this machine, with the server down as well, and \
-    the server records it when it sees it.")]
+    the server records it when it sees it. Where the host has gone back already it changes nothing; `--to N` names another release.\n\n\
+    Exit codes: 0 done, or there already, 1 refused, or recorded and not carried yet, 2 usage.")]
 pub struct Args {
     /// The environment
     environment: String,
@@ -91,10 +92,10 @@ async fn at_the_host(args: &Args) -> Result<Exit, Failure> {
     let by = show::me().unwrap_or_else(|| "somebody".into());
     let reason = format!("{by}: {}", args.reason.as_deref().unwrap_or("emergency rollback"));
     let request = EmergencyRollback { to, reason };
-    let result = host
-        .emergency_rollback(&args.environment, &args.service, &request)
-        .await
-        .map_err(|error| explain_host(&error, &socket))?;
+    let result = match host.emergency_rollback(&args.environment, &args.service, &request).await {
+        Ok(result) => result,
+        Err(error) => return Err(explain_host(args, &error, &host, &socket).await),
+    };
     if result.stands.is_none() {
         tell_server(args, &result, request.reason).await;
     }
@@ -156,15 +157,43 @@ fn describe(release: &Release) -> String {
     format!("{} (commit {})", release.id, release.commit.short())
 }
 
-fn explain_host(error: &HostClientError, socket: &std::path::Path) -> Failure {
+async fn explain_host(args: &Args, error: &HostClientError, host: &HostClient, socket: &Path) -> Failure {
     let failure = Failure::new(error);
     match error {
         HostClientError::Unreachable(_) => failure.remedy(format_args!(
-            "on the machine that carries the service: `segue host` must run; its socket was looked for at {}",
-            socket.display()
+            "on the machine that carries the service: `segue host` must run; its socket was looked for at {}{}",
+            socket.display(),
+            others(args, socket)
         )),
+        HostClientError::Host(HostError { code: HostErrorCode::NotFound, .. }) => {
+            let routes = host.state().await.map(|state| state.routes).unwrap_or_default();
+            if routes.iter().any(|route| route.environment == args.environment && route.service == args.service) {
+                // it is a release that is not there
+                return failure;
+            }
+            let carried: Vec<String> =
+                routes.iter().map(|route| format!("{}/{}", route.environment, route.service)).collect();
+            let carried = if carried.is_empty() { "nothing".into() } else { carried.join(", ") };
+            let others = others(args, socket);
+            failure.remedy(format_args!(
+                "the host at {} carries {carried}; `--socket` names another{others}",
+                socket.display()
+            ))
+        }
         HostClientError::Host(_) | HostClientError::Timeout(_) | HostClientError::Protocol(_) => failure,
     }
+}
+
+/// The sockets of other hosts that there are in the data directory, for a person to choose from.
+fn others(args: &Args, socket: &Path) -> String {
+    let Ok(data) = place::data(args.server.data()) else { return String::new() };
+    let named = std::fs::read_dir(data.join("hosts")).into_iter().flatten().flatten();
+    let mut sockets: Vec<PathBuf> = named.map(|one| one.path().join("host.sock")).collect();
+    sockets.push(data.join("host/host.sock"));
+    sockets.retain(|one| one != socket && one.exists());
+    sockets.sort();
+    let shown: Vec<String> = sockets.iter().map(|one| one.display().to_string()).collect();
+    if shown.is_empty() { String::new() } else { format!("; there are {}", shown.join(", ")) }
 }
 
 fn print(args: &Args, result: &EmergencyResult) {

@@ -78,14 +78,15 @@ impl Store {
     }
 
     /// Records an emergency rollback that was done at a host without the server: the epoch rises past the host's, what
-    /// drove the pair is ended, the release that serves is current. Once recorded, the same epoch changes nothing.
+    /// drove the pair is ended, the release that serves is current. Once recorded, the same epoch changes nothing. With the rollout comes
+    /// whether it is new.
     pub async fn record_emergency(
         &self,
         environment: &str,
         service: &str,
         result: EmergencyResult,
         reason: String,
-    ) -> Result<RolloutId> {
+    ) -> Result<(RolloutId, bool)> {
         let (store, environment, service) = (self.clone(), environment.to_owned(), service.to_owned());
         self.write(move |tx| {
             Box::pin(async move { emergency(&store, tx, &environment, &service, result, reason).await })
@@ -275,11 +276,11 @@ async fn emergency(
     service: &str,
     result: EmergencyResult,
     reason: String,
-) -> Result<RolloutId> {
+) -> Result<(RolloutId, bool)> {
     if let Some(known) = rollouts::of_epoch(&mut tx.conn, environment, service, result.epoch).await? {
         let known = rollouts::load(&mut tx.conn, known).await?;
         if known.record.rollout.run.is_none() && known.record.rollout.status == RolloutStatus::Succeeded {
-            return Ok(known.id());
+            return Ok((known.id(), false));
         }
     }
     releases::insert_known(&mut tx.conn, &result.to).await?;
@@ -315,7 +316,7 @@ async fn emergency(
     serve(store, tx, &rollout).await?;
     tell(tx, NotificationEvent::RolledBack, &rollout, 0).await?;
     ring(tx, &rollout);
-    Ok(rollout.id())
+    Ok((rollout.id(), true))
 }
 
 /// A rollout that the host refuses from now on: it has ended there.

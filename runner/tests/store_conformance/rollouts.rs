@@ -408,8 +408,9 @@ pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
         stands: None,
     };
     let record = || world.store.record_emergency("staging", "web", result.clone(), "ada: it burns".into());
-    let id = record().await.unwrap();
-    assert_eq!(record().await.unwrap(), id, "recorded once");
+    let (id, is_new) = record().await.unwrap();
+    assert!(is_new);
+    assert_eq!(record().await.unwrap(), (id, false), "recorded once");
     let late = world.store.report_rollout(two.rollout, report(&driven, RolloutStatus::Succeeded, vec![])).await;
     assert!(matches!(late, Err(StoreError::StaleEpoch { .. })), "{late:?}");
     assert_eq!(world.store.rollout(two.rollout).await.unwrap().rollout.status, RolloutStatus::RolledBack);

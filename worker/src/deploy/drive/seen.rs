@@ -1,10 +1,9 @@
 //! What came of what was asked for, as the machine takes it in, and as the journal shows it.
 
-use std::time::Duration;
-
 use segue_pipelines::rollout::Input;
 use segue_schemas::{
     deploy::JournalKind,
+    duration::Span,
     gpu_health::GpuReport,
     host_api::{Instance, InstanceState, ObservationBatch, RouteState},
     id::InstanceId,
@@ -46,8 +45,8 @@ impl Driver {
                 Act::Start(start) => self.on_started(at, &start.instance, instances),
                 Act::Retire(id, retire) => {
                     let retire_at = instances.iter().find_map(|(_, instance)| instance.retire_at);
-                    let after = Duration::from_millis(retire.after_ms);
-                    let message = format!("instance {id} stays warm for {after:?}; then its host drains and stops it");
+                    let after = Span::millis(retire.after_ms);
+                    let message = format!("instance {id} stays warm for {after}; then its host drains and stops it");
                     let detail = json!({ "message": message, "instance": id, "retire_at": retire_at });
                     self.note_at(at.as_ref(), JournalKind::Retired, detail);
                     self.feed_at(at, Input::Retired { instance: id.clone() });

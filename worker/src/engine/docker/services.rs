@@ -60,6 +60,17 @@ pub(super) struct Started {
     id: String,
 }
 
+/// What the engine refuses, with whose it is: a job may have several.
+fn of_service(service: &ServiceSpec, image: &str, error: DockerError) -> DockerError {
+    match error {
+        DockerError::Refused { doing, status, message } => {
+            let message = format!("`{}` of image `{image}`: {message}", service.name);
+            DockerError::Refused { doing, status, message }
+        }
+        other => other,
+    }
+}
+
 impl Place {
     /// Starts the services, side by side, and waits until each is healthy.
     pub(super) async fn start_services(
@@ -77,8 +88,9 @@ impl Place {
             let body = create::service_container(service, image, &network, labels, ceiling);
             let options = CreateContainerOptionsBuilder::default().name(&format!("{network}-{}", service.name)).build();
             let make = move |client: Client| async move { client.create_container(Some(options), body).await };
-            let made = self.make("make a service", make).await?;
-            call("start a service", limit, client.start_container(&made.id, None)).await?;
+            let made = self.make("make a service", make).await.map_err(|error| of_service(service, image, error))?;
+            let begun = call("start a service", limit, client.start_container(&made.id, None)).await;
+            begun.map_err(|error| of_service(service, image, error))?;
             Ok::<_, DockerError>(Started { name: service.name.clone(), id: made.id })
         };
         let started = try_join_all(services.iter().map(|(service, image)| start(service, image))).await?;
@@ -154,6 +166,22 @@ mod tests {
     use bollard::models::Health;
 
     use super::*;
+
+    #[test]
+    fn what_the_engine_refuses_names_the_service_and_its_image() {
+        let service = ServiceSpec {
+            name: "db".into(),
+            image: "scratch".into(),
+            env: Vec::new(),
+            settings: Settings::default(),
+            volumes: Vec::new(),
+            credentials: None,
+        };
+        let refused =
+            DockerError::Refused { doing: "make a service", status: 400, message: "No command specified".into() };
+        let told = of_service(&service, "scratch@sha256:1", refused).to_string();
+        assert!(told.contains("make a service: `db` of image `scratch@sha256:1`: No command specified"), "{told}");
+    }
 
     #[test]
     fn a_service_is_ready_when_its_check_says_so_and_without_one_when_it_runs() {
