@@ -74,7 +74,8 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
             let record = served.iter().find(|record| record.environment == pair.0 && record.service == pair.1);
             let current = record.and_then(|record| record.current.as_ref());
             let is_recorded = current.is_some_and(|current| current.id == carried.release.id);
-            let differs = carried.weight == 100 && !is_recorded;
+            let may_differ = carried.weight == 100 && !is_recorded;
+            let differs = may_differ && app.store.is_heard_since_rollouts(&pair.0, &pair.1, heard_at).await?;
             items.push(RunningService {
                 host: host.name.clone(),
                 host_status: host.status,

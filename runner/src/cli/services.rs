@@ -14,7 +14,8 @@ use super::{
     segue services\n  \
     segue services --environment production\n  \
     segue services --json | jq '.items[] | {service, host, release: .release.id, weight}'\n\n\
-    As hosts have told it: one on another machine tells each change within a second, one beside a worker within a minute.\n\n\
+    As hosts have told it: one on another machine tells each change within a second, one beside a worker \
+    when a rollout has ended, and within a minute.\n\n\
     Exit codes: 0 done, 1 the server did not answer or refused, 2 usage.")]
 pub struct Args {
     /// Of this environment alone

@@ -27,7 +27,7 @@ use crate::{
     auth::AuthError,
     authority::{Authority, AuthorityError, Issued},
     store::{
-        Bell, Result, SecretScope, Store, StoreError, Tx,
+        Bell, Result, RolloutFilter, SecretScope, Store, StoreError, Tx,
         sql::{Conn, args},
         tables::{
             hosts::{self, JoinedHost, ToldState},
@@ -239,6 +239,18 @@ impl Store {
         let sql = "SELECT environment, service, since FROM current_releases LIMIT 100000";
         let rows = self.read().await?.all(sql, args![]).await?;
         rows.iter().map(|row| Ok(((row.text("environment")?, row.text("service")?), row.time("since")?))).collect()
+    }
+
+    /// Whether a host's word of that time is of after the end of the service's newest rollout: one of before tells what that has changed since.
+    pub async fn is_heard_since_rollouts(&self, environment: &str, service: &str, heard_at: Timestamp) -> Result<bool> {
+        let newest = RolloutFilter {
+            environment: Some(environment.to_owned()),
+            service: Some(service.to_owned()),
+            limit: 1,
+            ..RolloutFilter::default()
+        };
+        let newest = self.rollouts(newest).await?;
+        Ok(newest.first().is_none_or(|one| one.rollout.ended_at.is_some_and(|ended| ended < heard_at)))
     }
 
     /// Whether there is a host of this name.

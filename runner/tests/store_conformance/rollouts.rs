@@ -498,7 +498,13 @@ pub async fn a_waiting_job_that_ends_is_told_to_whoever_keeps_its_workspace(worl
     let mut bell = world.store.doorbell().listen(segue_runner::store::Bell::Run(looked.open[0]));
     let rollout = world.claim_rollout(&worker).await;
     assert_eq!(rollout.rollout.id, created.rollout);
+    let now = || world.store.now();
+    let is_heard_since = async |at| world.store.is_heard_since_rollouts("staging", "web", at).await.unwrap();
+    assert!(!is_heard_since(now()).await, "the rollout goes on");
     world.end_rollout(&rollout, RolloutStatus::RolledBack).await;
+    let ended = now();
+    world.pass(Duration::from_secs(1));
+    assert!(!is_heard_since(ended).await && is_heard_since(now()).await, "what was told before its end says nothing");
     tokio::time::timeout(Duration::from_secs(5), bell.rung()).await.expect("whoever waits is woken");
     assert_eq!(world.store.look_at_kept(&kept).await.unwrap().ended, [waits.job]);
 }

@@ -119,8 +119,14 @@ impl Default for Options {
 
 /// Claims rollouts and drives each in a task of its own, without a job's slot, until `shutdown`; then every rollout that is
 /// driven here is handed back, so that another worker goes on at once.
-pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shutdown: CancellationToken) {
-    let mut drivers = Drivers::new(options);
+/// `ended` is told of each end.
+pub async fn run_rollouts(
+    server: Arc<dyn RolloutServer>,
+    options: Options,
+    ended: tell::Ended,
+    shutdown: CancellationToken,
+) {
+    let mut drivers = Drivers::new(options, ended);
     let stopping = CancellationToken::new();
     let mut claiming: Option<BoxFuture<'_, Result<Option<RolloutClaim>, ServerError>>> = None;
     let mut pause = FIRST_PAUSE;
@@ -166,6 +172,7 @@ pub async fn run_rollouts(server: Arc<dyn RolloutServer>, options: Options, shut
 /// The drivers of this process.
 struct Drivers {
     options: Options,
+    ended: tell::Ended,
     tasks: JoinSet<(RolloutId, Outcome)>,
     running: HashMap<RolloutId, AbortHandle>,
     /// What the server could not be told. At most one for each rollout that was driven here and has not been claimed again.
@@ -173,8 +180,8 @@ struct Drivers {
 }
 
 impl Drivers {
-    fn new(options: Options) -> Self {
-        Self { options, tasks: JoinSet::new(), running: HashMap::new(), leftovers: HashMap::new() }
+    fn new(options: Options, ended: tell::Ended) -> Self {
+        Self { options, ended, tasks: JoinSet::new(), running: HashMap::new(), leftovers: HashMap::new() }
     }
 
     fn start(&mut self, server: Arc<dyn RolloutServer>, claim: RolloutClaim, stopping: &CancellationToken) {
@@ -192,7 +199,10 @@ impl Drivers {
     fn on_joined(&mut self, joined: Result<(RolloutId, Outcome), JoinError>) {
         self.running.retain(|_, handle| !handle.is_finished());
         match joined {
-            Ok((rollout, Outcome::Ended)) => tracing::info!(%rollout, "the rollout has ended"),
+            Ok((rollout, Outcome::Ended)) => {
+                tracing::info!(%rollout, "the rollout has ended");
+                self.ended.tell();
+            }
             Ok((rollout, Outcome::Left { why, leftover })) => {
                 tracing::info!(%rollout, why, "the rollout is left to others");
                 if let Some(leftover) = leftover

@@ -1,13 +1,14 @@
 //! Tells the server what the hosts that this worker reaches have done without it: when the worker starts, when a host comes
-//! back, and when a host has changed weights by its dead-man's switch or in an emergency, or has put something to sleep or woken it; and
-//! ever again, as the server may know less than it did. Whatever the server hears twice changes nothing the second time.
+//! back, when a rollout that was driven here has ended, and when a host has changed weights by its dead-man's switch or in an emergency, or
+//! has put something to sleep or woken it; and ever again, as the server may know less than it did. Whatever the server hears twice changes
+//! nothing the second time.
 
 use std::{sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 use segue_schemas::host_api::HostState;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -26,6 +27,17 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// How long a start waits for the first word about every host.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 
+/// Word that a rollout that was driven here has ended: what its hosts carry is told anew.
+#[derive(Debug, Clone, Default)]
+pub struct Ended(Arc<watch::Sender<u64>>);
+
+impl Ended {
+    /// One has.
+    pub fn tell(&self) {
+        self.0.send_modify(|number| *number += 1);
+    }
+}
+
 /// The hosts that are watched, until it is dropped or told to stop.
 #[derive(Debug)]
 pub struct Telling {
@@ -35,16 +47,21 @@ pub struct Telling {
 
 /// Watches each of the hosts, given by name with the path of its socket.
 #[must_use]
-pub fn watch(server: &Arc<dyn RolloutServer>, hosts: &IndexMap<String, String>, stop: &CancellationToken) -> Telling {
+pub fn watch_hosts(
+    server: &Arc<dyn RolloutServer>,
+    hosts: &IndexMap<String, String>,
+    ended: &Ended,
+    stop: &CancellationToken,
+) -> Telling {
     let (said, first) = mpsc::channel(hosts.len().max(1));
     let mut tasks = JoinSet::new();
     for (name, socket) in hosts {
         let (server, name, socket, said) = (server.clone(), name.clone(), socket.clone(), said.clone());
-        let stop = stop.clone();
+        let (stop, mut ended) = (stop.clone(), ended.0.subscribe());
         tasks.spawn(async move {
             let host = HostClient::new(socket);
             tokio::select! {
-                () = watch_one(&*server, &name, &host, said) => {}
+                () = watch_one(&*server, &name, &host, &mut ended, said) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -69,7 +86,13 @@ impl Telling {
 }
 
 /// `said` is dropped once the first try is over.
-async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, said: mpsc::Sender<()>) {
+async fn watch_one(
+    server: &dyn RolloutServer,
+    name: &str,
+    host: &HostClient,
+    ended: &mut watch::Receiver<u64>,
+    said: mpsc::Sender<()>,
+) {
     let mut first_try = Some(said);
     // what the server has heard; none where the host was away since
     let mut told: Option<u64> = None;
@@ -77,12 +100,19 @@ async fn watch_one(server: &dyn RolloutServer, name: &str, host: &HostClient, sa
     let mut pause = PAUSES.0;
     loop {
         let asked_at = Instant::now();
-        let asked = match told {
-            Some(known) => host.state_after(known, HOLD).await,
-            None => host.state().await,
+        let (asked, is_due) = match told {
+            Some(known) => tokio::select! {
+                asked = host.state_after(known, HOLD) => (asked, told_at.elapsed() >= AGAIN),
+                // weights that a rollout sets are no news of the host
+                Ok(()) = ended.changed() => (host.state().await, true),
+            },
+            None => {
+                ended.mark_unchanged();
+                (host.state().await, true)
+            }
         };
         let news = match asked {
-            Ok(state) if told == Some(state.restorations) && told_at.elapsed() < AGAIN => None,
+            Ok(state) if told == Some(state.restorations) && !is_due => None,
             Ok(state) => {
                 told_at = Instant::now();
                 Some(tell(server, name, &state).await)

@@ -139,11 +139,12 @@ pub(crate) async fn run_with(
         "the worker is ready"
     );
     let server: Arc<dyn RolloutServer> = Arc::new(HttpServer { control_plane, labels: options.labels.clone() });
-    let mut telling = tell::watch(&server, &registered.hosts, &shutdown);
+    let ended = tell::Ended::default();
+    let mut telling = tell::watch_hosts(&server, &registered.hosts, &ended, &shutdown);
     let (driving, stop) = (deploy_options(&registered), shutdown.clone());
     let rollouts = tokio::spawn(async move {
         telling.first_word().await;
-        deploy::run_rollouts(server, driving, stop).await;
+        deploy::run_rollouts(server, driving, ended, stop).await;
         telling.ended().await;
     });
     work(&runner, &shutdown).await;

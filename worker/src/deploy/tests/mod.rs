@@ -25,7 +25,7 @@ use self::{
     scripted_host::{Behaviour, ScriptedHost},
     scripted_server::{Death, ScriptedServer, lines},
 };
-use super::{Options, Timing, run_rollouts};
+use super::{Options, Timing, run_rollouts, tell::Ended};
 
 const OLD: i64 = 1;
 const NEW: i64 = 2;
@@ -68,7 +68,7 @@ impl World {
     fn worker(&self) -> (AbortOnDropHandle<()>, CancellationToken) {
         let shutdown = CancellationToken::new();
         let options = Options { timing: TIMING, capacity: 4 };
-        let rollouts = run_rollouts(self.server.clone(), options, shutdown.clone());
+        let rollouts = run_rollouts(self.server.clone(), options, Ended::default(), shutdown.clone());
         (AbortOnDropHandle::new(tokio::spawn(rollouts)), shutdown)
     }
 
@@ -287,7 +287,12 @@ async fn a_rollout_whose_host_never_answers_says_so_and_ends_having_changed_noth
     let socket = "/nowhere/host.sock".to_owned();
     let server = Arc::new(ScriptedServer::new(rollout(canary()), Epoch(1), socket, 15_000));
     let options = Options { timing: TIMING, capacity: 4 };
-    let _worker = AbortOnDropHandle::new(tokio::spawn(run_rollouts(server.clone(), options, CancellationToken::new())));
+    let _worker = AbortOnDropHandle::new(tokio::spawn(run_rollouts(
+        server.clone(),
+        options,
+        Ended::default(),
+        CancellationToken::new(),
+    )));
     server.until("why it does not begin", |rollout, _| rollout.reason.is_some()).await;
     let reason = server.rollout().reason.unwrap();
     assert!(reason.contains("/nowhere/host.sock") && reason.contains("segue host"), "{reason}");

@@ -34,7 +34,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{NEW, OLD, TIMING, canary, lines, release, rollout, scripted_server::ScriptedServer};
 use crate::{
     artifact::pack,
-    deploy::{Options, run_rollouts},
+    deploy::{
+        Options, run_rollouts,
+        server::RolloutServer,
+        tell::{Ended, watch_hosts},
+    },
     host::{self, HostOptions, client::HostClient},
     proxy,
 };
@@ -254,7 +258,37 @@ fn slow_canary(stage: Span) -> Strategy {
 
 fn worker(server: &Arc<ScriptedServer>) -> AbortOnDropHandle<()> {
     let options = Options { timing: TIMING, capacity: 4 };
-    AbortOnDropHandle::new(tokio::spawn(run_rollouts(server.clone(), options, CancellationToken::new())))
+    AbortOnDropHandle::new(tokio::spawn(run_rollouts(
+        server.clone(),
+        options,
+        Ended::default(),
+        CancellationToken::new(),
+    )))
+}
+
+#[tokio::test]
+async fn the_server_hears_what_a_host_carries_as_soon_as_a_rollout_has_ended() {
+    let mut machine = Machine::start().await;
+    let new = machine.make_release(OLD, 0.0);
+    let server = machine.server(machine.rollout(1, Strategy::HotSwap, &new, None), 0);
+    let socket = machine.client.channel().socket().unwrap().display().to_string();
+    let (ended, stop) = (Ended::default(), CancellationToken::new());
+    let as_told: Arc<dyn RolloutServer> = server.clone();
+    let mut telling = watch_hosts(&as_told, &[("local".to_owned(), socket)].into(), &ended, &stop);
+    telling.first_word().await;
+    let options = Options { timing: TIMING, capacity: 4 };
+    let rollouts = run_rollouts(server.clone(), options, ended, CancellationToken::new());
+    let _worker = AbortOnDropHandle::new(tokio::spawn(rollouts));
+    ends(&server, RolloutStatus::Succeeded).await;
+    // the weights are no news of the host: without that word it would be heard 50 s later
+    let begun = Instant::now();
+    let carries = |state: &HostState| state.routes.iter().any(|route| route.targets.iter().any(|t| t.weight > 0));
+    while !server.told().as_ref().is_some_and(carries) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", server.told());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.cancel();
+    telling.ended().await;
 }
 
 async fn ends(server: &ScriptedServer, status: RolloutStatus) -> Rollout {

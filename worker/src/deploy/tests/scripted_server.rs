@@ -58,6 +58,8 @@ struct State {
     hand_backs: Vec<String>,
     /// The highest epoch that a host was told to have seen.
     heard: Epoch,
+    /// What was last told of a host.
+    told: Option<HostState>,
     faults: Vec<String>,
 }
 
@@ -88,6 +90,7 @@ impl ScriptedServer {
                 command: None,
                 hand_backs: Vec::new(),
                 heard: Epoch::default(),
+                told: None,
                 faults: Vec::new(),
             }),
             is_away: AtomicBool::new(false),
@@ -127,6 +130,11 @@ impl ScriptedServer {
         state.death = None;
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// What was last told of a host.
+    pub(super) fn told(&self) -> Option<HostState> {
+        self.state.lock().unwrap().told.clone()
     }
 
     pub(super) fn rollout(&self) -> Rollout {
@@ -273,6 +281,7 @@ impl RolloutServer for ScriptedServer {
         // the rule of the store: no claim at or below what a host has seen
         let seen = told.routes.iter().map(|route| route.epoch).max().unwrap_or_default();
         state.heard = state.heard.max(seen);
+        state.told = Some(told.clone());
         Ok(())
     }
 

@@ -59,7 +59,12 @@ impl Pair {
 
     fn worker(&self) -> AbortOnDropHandle<()> {
         let options = Options { timing: TIMING, capacity: 4 };
-        AbortOnDropHandle::new(tokio::spawn(run_rollouts(self.server.clone(), options, CancellationToken::new())))
+        AbortOnDropHandle::new(tokio::spawn(run_rollouts(
+            self.server.clone(),
+            options,
+            Ended::default(),
+            CancellationToken::new(),
+        )))
     }
 
     async fn ended(&self) -> Rollout {
