@@ -3,7 +3,7 @@
 //!
 //! | request | body -> answer |
 //! | --- | --- |
-//! | `GET /v1/state?after=&wait_ms=` | -> [`HostState`]; with both, waits until `restorations` is another number than `after` |
+//! | `GET /v1/state?after=&wait_ms=&look=` | -> [`HostState`]; with `after` and `wait_ms`, waits until `restorations` is another number than `after`; with `look=1`, after a look whether the router's configuration holds |
 //! | `GET /v1/gpus?after=&wait_ms=&fresh=` | -> [`GpuReport`]; with `after` and `wait_ms`, waits until its `revision` is another one, and the host looks often meanwhile; with `fresh=1`, after another look, and `unavailable` where that one could not ask after them |
 //! | `POST /v1/instances` | [`StartInstance`] -> [`Instance`], once its process was started or could not be (`failed`); an artifact that can't be had is an error and leaves nothing behind; the same instance again changes nothing, one that was stopped is started anew |
 //! | `GET /v1/instances/{id}?wait_ms=` | -> [`Instance`]; with `wait_ms`, returns early when its state or process changes |
@@ -353,6 +353,9 @@ pub struct HostState {
     /// The backups that it keeps, takes, or could not take lately, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<Backup>,
+    /// What keeps its router from carrying what is recorded, or would keep it from the next change, in words; `None`: nothing that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_trouble: Option<String>,
     /// What it can carry that not every version of a host can, of [`crate::strategy::NEWER`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub carries: Vec<String>,

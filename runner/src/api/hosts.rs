@@ -83,6 +83,7 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
                 since: since.get(&pair).copied().filter(|_| is_recorded),
                 recorded: current.filter(|_| differs).map(|current| current.id),
                 rollout: record.and_then(|record| record.open_rollout),
+                router_trouble: host.router_trouble.clone(),
                 carried,
             });
         }
@@ -138,6 +139,7 @@ fn view(name: String, address: String, joined: Option<&JoinedHost>, told: &BTree
         certificate_ends_at: joined.map(|joined| joined.ends_at),
         revoked_at: joined.and_then(|joined| joined.revoked_at),
         listen: told.map(|told| told.state.listen.clone()).unwrap_or_default(),
+        router_trouble: told.and_then(|told| told.state.router_trouble.clone()),
         gpus: told.map(|told| gpus(&told.state)).unwrap_or_default(),
         gpu_faults: report.faults,
         gpu_xids: report.xids,

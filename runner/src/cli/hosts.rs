@@ -146,6 +146,9 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         say!("  revoked           {}", show::ago(at));
     }
     say!("  traffic comes to  {}", host.listen.join(", "));
+    if let Some(trouble) = &host.router_trouble {
+        say!("  router            {trouble}");
+    }
     let mut table = show::table(&["environment", "service", "release", "commit", "weight", "instances"]);
     for one in &host.carries {
         table.add_row(vec![

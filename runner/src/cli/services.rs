@@ -60,6 +60,7 @@ fn remarks(one: &RunningService) -> String {
     if one.host_status != HostStatus::Reachable {
         remarks.push(format!("host {}, heard {}", hosts::status(one.host_status), show::ago(one.heard_at)));
     }
+    remarks.extend(one.router_trouble.clone());
     if let Some(recorded) = one.recorded {
         remarks.push(format!("by the record release {recorded} serves"));
     }

@@ -40,6 +40,9 @@ pub struct HostView {
     pub revoked_at: Option<Timestamp>,
     /// Where its proxy listens.
     pub listen: Vec<String>,
+    /// Why its router does not carry what is recorded, while it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_trouble: Option<String>,
     /// The GPUs that it offers to services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<HostGpu>,
@@ -131,6 +134,9 @@ pub struct RunningService {
     pub recorded: Option<ReleaseId>,
     /// The rollout that goes on.
     pub rollout: Option<RolloutId>,
+    /// Why the host's router does not carry what is recorded there, while it does not: the weights are what is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_trouble: Option<String>,
 }
 
 /// A machine is to join.

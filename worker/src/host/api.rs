@@ -54,7 +54,10 @@ impl Host {
                 if let Some(after) = call.number("after") {
                     self.news_since(after, wait).await;
                 }
-                json(&self.state().await)
+                let state = self.state().await;
+                let looks = call.number("look").is_some_and(|look| look > 0);
+                let router_trouble = self.router_trouble(looks).await;
+                json(&HostState { router_trouble, ..state })
             }
             (&Method::GET, ["v1", "gpus"]) => {
                 let is_fresh = call.number("fresh").is_some_and(|fresh| fresh > 0);
@@ -190,6 +193,7 @@ impl Host {
             gpu_report: (!self.options.gpus.is_empty()).then(|| self.shown_gpus()),
             restorations: self.newest(),
             backups: recorded.shown_backups(),
+            router_trouble: self.router_trouble(false).await,
             carries: CARRIED.map(Into::into).into(),
         }
     }

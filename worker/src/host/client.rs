@@ -81,6 +81,11 @@ impl HostClient {
         self.get("/v1/state".into(), SHORT).await
     }
 
+    /// The same, after a look whether the router's configuration holds. A host of an earlier version does not look.
+    pub async fn state_looked(&self) -> Result<HostState, HostClientError> {
+        self.get("/v1/state?look=1".into(), ROUTE).await
+    }
+
     /// The state, once there is news, as its `restorations` are others than `known`, or `wait` has passed.
     pub async fn state_after(&self, known: u64, wait: Duration) -> Result<HostState, HostClientError> {
         self.get(format!("/v1/state?after={known}&wait_ms={}", wait.as_millis()), wait + MARGIN).await

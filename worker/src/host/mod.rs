@@ -335,6 +335,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     } else {
         host.wake_all().await?;
     }
+    tokio::spawn(host.clone().tell_of_trouble());
     tokio::spawn(host.clone().keep_swept());
     tokio::spawn(host.clone().watch_gpus());
     tokio::spawn(host.clone().watch_gpus_within());

@@ -65,7 +65,31 @@ impl Host {
     /// Has the router carry what is recorded, once no change is under way that may yet be taken back.
     pub(super) async fn carry(&self) -> Result<(), HostError> {
         let _order = self.carrying.lock().await;
-        self.router.carry().await
+        self.router.carry().await.inspect_err(|_| self.router.suspect())
+    }
+
+    /// Tells of each change of what keeps the router from carrying what is recorded.
+    pub(super) async fn tell_of_trouble(self: Arc<Self>) {
+        let Some(mut trouble) = self.router.trouble() else { return };
+        while trouble.changed().await.is_ok() {
+            self.news.tell();
+        }
+    }
+
+    /// What keeps the router from carrying what is recorded, or, by a look, from another change.
+    pub(super) async fn router_trouble(&self, looks: bool) -> Option<String> {
+        let known = self.router.trouble().and_then(|trouble| trouble.borrow().clone());
+        match known {
+            Some(why) => Some(format!("recorded, not carried: {why}")),
+            None if looks => {
+                let why = self.router.look().await?;
+                let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+                Some(format!(
+                    "what is recorded is carried, but no change would be, its configuration does not hold: {why}"
+                ))
+            }
+            None => None,
+        }
     }
 
     /// Records what a route was before a change that the router has refused, unless somebody else has changed it since. The epoch stays,

@@ -41,6 +41,37 @@ impl Failure {
     }
 }
 
+/// Why what is recorded is not carried, while it is not.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(watch::Sender<Option<String>>);
+
+impl Trouble {
+    /// Word of every change.
+    pub(super) fn watch(&self) -> watch::Receiver<Option<String>> {
+        self.0.subscribe()
+    }
+
+    /// Whether that is another reason than before.
+    fn becomes(&self, why: Option<&str>) -> bool {
+        self.0.send_if_modified(|known| {
+            let is_new = known.as_deref().map(gist) != why.map(gist);
+            if is_new {
+                *known = why.map(|why| why.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
+            is_new
+        })
+    }
+}
+
+/// What a program said, without the time and its process, which are others each time.
+fn gist(why: &str) -> Vec<&str> {
+    let is_number = |word: &&str| {
+        word.contains(|c: char| c.is_ascii_digit())
+            && word.chars().all(|c| c.is_ascii_digit() || "/:#()[]-,".contains(c))
+    };
+    why.split_whitespace().filter(|word| !is_number(word)).collect()
+}
+
 /// A router that is another program.
 pub(super) trait Carrier: Send + Sync {
     /// Has it carry what is recorded now, one change after the other.
@@ -52,14 +83,15 @@ pub(super) async fn keep_carrying(
     router: &str,
     carrier: &impl Carrier,
     suspected: &Notify,
+    trouble: &Trouble,
     stopping: &watch::Sender<bool>,
 ) {
     let mut stopping = stopping.subscribe();
-    let (mut pause, mut trouble) = (FIRST_PAUSE, String::new());
+    let mut pause = FIRST_PAUSE;
     loop {
         let next = match carrier.carry_recorded().await {
             Ok(()) => {
-                if !std::mem::take(&mut trouble).is_empty() {
+                if trouble.becomes(None) {
                     tracing::info!(router, "carries what is recorded");
                 }
                 pause = FIRST_PAUSE;
@@ -70,9 +102,8 @@ pub(super) async fn keep_carrying(
                     Failure::Silent(why) => (why, LOOK_EVERY),
                     Failure::Refused(why) => (why, LONGEST_PAUSE),
                 };
-                if why != trouble {
+                if trouble.becomes(Some(&why)) {
                     tracing::error!(router, why, "does not carry what is recorded");
-                    trouble = why;
                 }
                 pause = (pause * 2).min(longest);
                 pause
@@ -91,5 +122,29 @@ pub(super) async fn keep_carrying(
             () = suspects => {}
             () = stops => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_reason_is_told_once_whatever_process_says_it_and_when() {
+        let trouble = Trouble::default();
+        let said = |time: &str, pid: u32, line: u32| {
+            format!(
+                "nginx's configuration is broken: {time} [emerg] {pid}#{pid}: unexpected \"}}\" in /etc/nginx/a.conf:{line}\n"
+            )
+        };
+        assert!(trouble.becomes(Some(&said("2026/11/23 07:50:01", 311, 4))));
+        assert!(!trouble.becomes(Some(&said("2026/11/23 07:50:31", 340, 4))), "only time and process differ");
+        assert!(trouble.becomes(Some(&said("2026/11/23 07:51:01", 377, 9))), "another line is another reason");
+        let known = trouble.watch().borrow().clone().unwrap();
+        assert!(known.ends_with("a.conf:9") && known.contains("377#377"), "{known}");
+        assert!(trouble.becomes(None) && !trouble.becomes(None));
+        let haproxy =
+            |pid: u32| format!("[ALERT] ({pid}) : config : parsing [/etc/haproxy/haproxy.cfg:3] : unknown keyword");
+        assert!(trouble.becomes(Some(&haproxy(12))) && !trouble.becomes(Some(&haproxy(13))));
     }
 }

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use indexmap::IndexMap;
 use segue_schemas::{deploy::RouteRule, host_api::HostError, router::RouterSettings};
+use tokio::sync::watch;
 
 use self::outside::Outside;
 use crate::{
@@ -72,6 +73,19 @@ pub(crate) trait Router: Send + Sync + std::fmt::Debug {
     /// With [`Router`](segue_schemas::host_api::HostErrorCode::Router) it refused and carries what it carried before; with another it could not be told in time. In either
     /// case what is recorded is carried as soon as it can be.
     async fn carry(&self) -> Result<(), HostError>;
+
+    /// Why it does not carry what is recorded, while it does not; `None`: it can be told anything at any time.
+    fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        None
+    }
+
+    /// What is recorded was not carried, and is not taken back: it is tried again, and looked why.
+    fn suspect(&self) {}
+
+    /// Why it could carry no change now, by a look at its configuration; `None`: it could, as far as that shows.
+    async fn look(&self) -> Option<String> {
+        None
+    }
 
     /// What it says about itself; `None` while it can't be asked.
     async fn state(&self) -> Option<RouterState>;

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Router, RouterState, check_words, command, fixed_addresses,
-    keep::{Carrier, Failure, keep_carrying},
+    keep::{Carrier, Failure, Trouble, keep_carrying},
     ledger::Ledger,
     listener::Listener,
 };
@@ -63,6 +63,9 @@ pub(super) trait Program: Send + Sync + std::fmt::Debug + 'static {
     /// Its process, while one is known.
     fn pid(&self) -> Option<u32>;
 
+    /// The command by which its configuration is tested.
+    fn check(&self) -> Vec<String>;
+
     /// The host has begun, nothing was carried yet.
     async fn begin(&self, _beside: &Beside) {}
 
@@ -89,6 +92,7 @@ pub(super) struct Outside<P> {
     beside: Beside,
     store: Arc<Store>,
     order: Mutex<()>,
+    trouble: Trouble,
     stopping: watch::Sender<bool>,
     finished: watch::Sender<bool>,
 }
@@ -107,7 +111,7 @@ impl<P: Program> Outside<P> {
         let ledger = Ledger::next(&store).await?;
         let beside = Beside { listen, drain: options.proxy_drain, listener, ledger, suspected: Notify::new() };
         let (stopping, finished) = (watch::Sender::new(false), watch::Sender::new(false));
-        Ok(Self { program, beside, store, order: Mutex::default(), stopping, finished })
+        Ok(Self { program, beside, store, order: Mutex::default(), trouble: Trouble::default(), stopping, finished })
     }
 
     /// Reads the log, for ever.
@@ -158,7 +162,7 @@ impl<P: Program> Router for Outside<P> {
     async fn run(self: Arc<Self>, _ready: BoxFuture<'static, ()>) {
         let hears = tokio::spawn(self.clone().hear());
         self.program.begin(&self.beside).await;
-        keep_carrying(P::NAME, &*self, &self.beside.suspected, &self.stopping).await;
+        keep_carrying(P::NAME, &*self, &self.beside.suspected, &self.trouble, &self.stopping).await;
         {
             let _order = self.order.lock().await;
             let table = table_of(&self.store.current());
@@ -172,6 +176,20 @@ impl<P: Program> Router for Outside<P> {
 
     async fn carry(&self) -> Result<(), HostError> {
         self.carry_recorded().await.map_err(|failure| failure.told_of(P::NAME))
+    }
+
+    fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        Some(self.trouble.watch())
+    }
+
+    fn suspect(&self) {
+        self.beside.suspected.notify_one();
+    }
+
+    async fn look(&self) -> Option<String> {
+        // while a change is tried the file holds what may be refused
+        let _order = self.order.lock().await;
+        command::run(&self.program.check()).await.err()
     }
 
     async fn state(&self) -> Option<RouterState> {

@@ -60,6 +60,7 @@ macro_rules! with_every_other_router {
 
 with_every_other_router!(
     a_broken_configuration_changes_nothing,
+    what_is_recorded_and_not_carried_is_said,
     a_change_that_is_being_refused_keeps_no_way_back_from_its_place,
     a_reload_by_somebody_else_loses_nothing,
     what_can_not_be_carried_is_refused,
@@ -612,6 +613,55 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
     router.write_main("");
     world.client.apply_route(&apply).await.unwrap();
     assert_eq!(get(world.address, "new.test".into(), "/").await.unwrap(), (200, "v2".into()));
+    world.end().await;
+}
+
+async fn what_is_recorded_and_not_carried_is_said(kind: Kind) {
+    let (world, router) = start(kind).await;
+    let Beside { running: router, _folder } = router.unwrap();
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    world.canary(1, &[("web-1", 50), ("web-2", 50)], &[("web-1", 100)], 600_000).await;
+    assert_eq!(world.client.state_looked().await.unwrap().router_trouble, None);
+
+    router.write_main("this is no configuration");
+    // what is carried is carried: only a look shows it
+    let looked = world.client.state_looked().await.unwrap().router_trouble.unwrap();
+    assert!(looked.contains("its configuration does not hold") && looked.contains("main.cfg"), "{looked}");
+    assert_eq!(world.client.state().await.unwrap().router_trouble, None);
+    let rollback = EmergencyRollback { to: None, reason: "the canary fails".into() };
+    let gone_back = world.client.emergency_rollback("production", "web", &rollback).await;
+    if kind == Kind::Haproxy {
+        // weights need no other configuration
+        gone_back.unwrap();
+        router.write_main("");
+        return world.end().await;
+    }
+    let error = gone_back.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("release 1 has all traffic") && said.contains("not carried yet"), "{said}");
+    assert!(said.contains("broken beside Segue's file") && said.contains("once that is mended"), "{said}");
+    assert_eq!(code(error), HostErrorCode::Router);
+    let until = async |wanted: bool| {
+        let began = Instant::now();
+        loop {
+            let trouble = world.client.state().await.unwrap().router_trouble;
+            if trouble.is_some() == wanted {
+                return trouble.unwrap_or_default();
+            }
+            assert!(began.elapsed() < Duration::from_secs(40), "{trouble:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let trouble = until(true).await;
+    assert!(trouble.starts_with("recorded, not carried: ") && trouble.contains("main.cfg"), "{trouble}");
+
+    router.write_main("");
+    until(false).await;
+    for _ in 0..30 {
+        assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
+    }
     world.end().await;
 }
 

@@ -91,6 +91,9 @@ fn joined(host: &HostView) -> Check {
             )
         }
         HostStatus::Reachable => {
+            if let Some(trouble) = &host.router_trouble {
+                return Check::bad(&title, trouble.clone(), UNCARRIED);
+            }
             let version = host.version.as_deref().unwrap_or("not known");
             let ends = host.certificate_ends_at.map(|at| at.to_string()).unwrap_or_default();
             let found = format!("joined from {place}, version {version}, certificate until {ends}");
@@ -111,7 +114,7 @@ pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
     for (name, host) in built_in.into_iter().chain(config.hosts.clone()).filter(|(_, host)| host.is_here()) {
         let socket = host.socket_in(&name, data);
         let title = format!("host {name}");
-        let state = match HostClient::new(socket.clone()).state().await {
+        let state = match HostClient::new(socket.clone()).state_looked().await {
             Ok(state) => Some(state),
             Err(error) => {
                 checks.push(silent(&title, &socket, &error));
@@ -177,6 +180,9 @@ pub async fn broker(config: &Config) -> Vec<Check> {
     checks
 }
 
+/// What to do about a router that can't be told.
+const UNCARRIED: &str = "start the router, or mend its configuration: what is recorded is carried by itself then";
+
 fn silent(title: &str, socket: &Path, error: &HostClientError) -> Check {
     let remedy = match error {
         HostClientError::Unreachable(_) => {
@@ -204,6 +210,9 @@ fn well(title: &str, state: &HostState) -> Check {
             InstanceState::Preparing | InstanceState::Running | InstanceState::Asleep | InstanceState::Stopped => None,
         })
         .collect();
+    if let Some(trouble) = &state.router_trouble {
+        return Check::bad(title, trouble.clone(), UNCARRIED);
+    }
     if state.proxy_pid.is_none() {
         return Check::bad(title, "answers, but its proxy does not run", "look at what it printed: is a port taken?");
     }
@@ -242,6 +251,23 @@ fn port(address: &str, listening: &[String]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::{super::State, *};
+
+    #[test]
+    fn a_router_that_carries_nothing_is_told_in_its_own_words() {
+        let state = |trouble: Option<&str>| -> HostState {
+            let mut state = serde_json::json!({
+                "version": "1", "pid": 1, "listen": [], "proxy_pid": null, "instances": [], "routes": [], "releases": [],
+            });
+            if let Some(trouble) = trouble {
+                state["router_trouble"] = trouble.into();
+            }
+            serde_json::from_value(state).unwrap()
+        };
+        let found = well("host ng", &state(Some("recorded, not carried: nginx is stopped")));
+        assert_eq!((found.state, found.found.as_str()), (State::Bad, "recorded, not carried: nginx is stopped"));
+        let of_before = well("host local", &state(None));
+        assert!(of_before.found.contains("its proxy does not run"), "{}", of_before.found);
+    }
 
     #[test]
     fn a_taken_port_is_found_unless_the_proxy_has_it() {

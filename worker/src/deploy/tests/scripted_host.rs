@@ -254,6 +254,7 @@ impl World {
             pid: 1,
             listen: Vec::new(),
             proxy_pid: None,
+            router_trouble: None,
             instances: self.instances.clone(),
             routes: self.route.clone().into_iter().collect(),
             releases: Vec::new(),

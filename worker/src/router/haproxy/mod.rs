@@ -351,6 +351,10 @@ impl Haproxy {
 impl Program for Haproxy {
     const NAME: &'static str = "HAProxy";
 
+    fn check(&self) -> Vec<String> {
+        self.settings.check()
+    }
+
     fn pid(&self) -> Option<u32> {
         self.living.borrow().as_ref().map(|info| info.pid)
     }

@@ -173,6 +173,10 @@ impl Nginx {
 impl Program for Nginx {
     const NAME: &'static str = "nginx";
 
+    fn check(&self) -> Vec<String> {
+        self.settings.check.clone()
+    }
+
     fn pid(&self) -> Option<u32> {
         master(&self.settings.pid)
     }
