@@ -530,7 +530,8 @@ pub struct EmergencyResult {
     /// Each release that had traffic, and how much.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<ReleaseShare>,
-    /// By what `to` has had all traffic already: then nothing was changed. `None`: it got it now.
+    /// By what `to` has had all traffic already: the traffic is as it was. Of the same epoch, nothing else was done either. `None`: it got
+    /// the traffic now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands: Option<Restored>,
 }

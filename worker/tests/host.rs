@@ -376,14 +376,19 @@ async fn an_emergency_finds_what_was_restored_already_and_stays_there() {
             (world.client.clone(), EmergencyRollback { to: to.map(ReleaseId), reason: "me".into() });
         async move { client.emergency_rollback("production", "web", &rollback).await.unwrap() }
     };
-    // the dead man was faster
+    // the dead man was faster: the traffic stays, and whoever drives the canary is shut out
     let found = press(None).await;
-    assert_eq!((found.to.id, found.epoch, found.stands), (ReleaseId(2), Epoch(3), Some(by_itself.clone())));
+    assert_eq!((found.to.id, found.stands), (ReleaseId(2), Some(by_itself)));
+    assert_eq!(found.epoch, Epoch(3).after_emergency());
     let route = world.client.state().await.unwrap().routes.remove(0);
-    assert_eq!((route.restored, route.targets), (Some(by_itself), targets(&[("web-2", 100)])), "nothing has changed");
+    assert_eq!(route.targets, targets(&[("web-2", 100)]));
+    let again = press(None).await;
+    assert_eq!((again.to.id, again.epoch, again.stands), (ReleaseId(2), found.epoch, route.restored.clone()));
+    assert_eq!(world.client.state().await.unwrap().routes[0].restored, route.restored, "nothing has changed");
 
     // somebody presses twice
-    world.canary(4, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 60_000).await;
+    let canary = [("web-2", 70), ("web-3", 30)];
+    world.canary(found.epoch.0 + 1, &canary, &[("web-2", 100)], 60_000).await;
     let first = press(None).await;
     let share = |release, percent| ReleaseShare { release: ReleaseId(release), percent };
     assert_eq!((first.to.id, first.before), (ReleaseId(2), vec![share(2, 70), share(3, 30)]));

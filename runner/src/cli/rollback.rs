@@ -96,7 +96,8 @@ async fn at_the_host(args: &Args) -> Result<Exit, Failure> {
         Ok(result) => result,
         Err(error) => return Err(explain_host(args, &error, &host, &socket).await),
     };
-    if result.stands.is_none() {
+    // what was on record before is there already
+    if result.stands.as_ref().is_none_or(|stands| stands.epoch != result.epoch) {
         tell_server(args, &result, request.reason).await;
     }
     if args.json {
@@ -198,8 +199,10 @@ fn others(args: &Args, socket: &Path) -> String {
 
 fn print(args: &Args, result: &EmergencyResult) {
     if let Some(restored) = &result.stands {
+        let shut_out =
+            if restored.epoch == result.epoch { "" } else { " but that a rollout that may go on is shut out" };
         say!(
-            "release {} has all the traffic of {}/{} already, restored {} by {}; nothing was changed, `--to N` names another",
+            "release {} has all the traffic of {}/{} already, restored {} by {}; nothing was changed{shut_out}, `--to N` names another",
             describe(&result.to),
             args.environment,
             args.service,

@@ -194,14 +194,21 @@ impl Host {
         let route = known_route(&recorded, &environment, &service)?.clone();
         let from = main_release(&recorded, &route.targets).cloned();
         let before = shares(&recorded, &route.targets);
-        if let (None, Some((restored, to))) = (rollback.to, stands(&recorded, &route)) {
-            // pressed twice, or the dead man was faster; that it is carried is seen to all the same
+        let stands = stands(&recorded, &route).filter(|_| rollback.to.is_none());
+        if let Some((restored, to)) = stands.clone().filter(|(restored, _)| is_last(&route, restored)) {
+            // pressed twice; that it is carried is seen to all the same
             self.carry().await.map_err(|error| not_carried(&environment, &service, to.id, error))?;
-            tracing::warn!(environment, service, to = %to.id, "an emergency rollback finds what was restored already");
             let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             return Ok(EmergencyResult { epoch: route.epoch, from, to, took_us, before, stands: Some(restored) });
         }
-        let destination = find_destination(&recorded, &route, rollback.to, from.as_ref())?;
+        let destination = match &stands {
+            // the dead man was faster, or a rollout has begun since: the traffic stays, and whoever might move it is shut out
+            Some((_, release)) => {
+                let targets = route.targets.iter().filter(|t| t.weight > 0).cloned().collect();
+                Destination::Live(release.clone(), targets)
+            }
+            None => find_destination(&recorded, &route, rollback.to, from.as_ref())?,
+        };
         // Whoever holds a lower epoch is shut out first, so that it can't take the traffic back meanwhile.
         let (e, s) = (environment.clone(), service.clone());
         let epoch = self.store.change_regardless(move |recorded| Ok(recorded.shut_out(&e, &s))).await?;
@@ -240,7 +247,8 @@ impl Host {
         self.carry().await.map_err(|error| not_carried(&environment, &service, to.id, error))?;
         let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::warn!(environment, service, %epoch, to = %to.id, took_us, "emergency rollback");
-        Ok(EmergencyResult { epoch, from, to, took_us, before, stands: None })
+        let stands = stands.map(|(restored, _)| restored);
+        Ok(EmergencyResult { epoch, from, to, took_us, before, stands })
     }
 
     /// Starts a kept release under these names and waits until every copy is healthy; on failure none is left.
@@ -481,6 +489,11 @@ fn stands(recorded: &Recorded, route: &RouteRecord) -> Option<(Restored, Release
     let mut weighty = route.targets.iter().filter(|t| t.weight > 0);
     let stands = weighty.clone().all(is_restored) && weighty.any(lives) && has_one_release(recorded, &route.targets);
     main_release(recorded, &route.targets).filter(|_| stands).map(|release| (restored, release.clone()))
+}
+
+/// Whether an emergency was the last that was done at a route: nobody has a right to change it by what was given out before that.
+fn is_last(route: &RouteRecord, restored: &Restored) -> bool {
+    restored.reason.starts_with("emergency") && restored.epoch == route.epoch
 }
 
 /// What a refused emergency is told as: other than a rollout's change it is not taken back.
