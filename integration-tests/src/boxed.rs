@@ -175,9 +175,19 @@ impl HostAlone {
     /// # Errors
     /// It does not start.
     pub async fn kill_and_start(&mut self) -> Result<()> {
+        self.start_again_with(&[]).await
+    }
+
+    /// Kills it, and starts it with further arguments, for this time.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_again_with(&mut self, more: &[&str]) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        self.process = launch(self.folder.path(), &self.engine, &self.listen)?;
+        let arguments: Vec<String> =
+            self.engine.iter().cloned().chain(more.iter().map(|&one| one.to_owned())).collect();
+        self.process = launch(self.folder.path(), &arguments, &self.listen)?;
         self.until_ready().await
     }
 

@@ -110,11 +110,11 @@ impl Docker {
         Self::start_with(None, programs.map(Path::to_owned), more).await
     }
 
-    /// Starts another one at the address of one that ended, with a number of its own.
+    /// Starts another one at the address of one that ended, with a number of its own; `programs` that it finds before others.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn start_in_place(certificates: &Certificates, address: &str) -> Result<Self> {
+    pub async fn start_in_place(certificates: &Certificates, address: &str, programs: Option<&Path>) -> Result<Self> {
         let mut more = certificates.of_engine();
         more.extend(["--host".to_owned(), address.to_owned()]);
         let version = Command::new("dockerd").arg("--version").output().context("dockerd is missing")?;
@@ -123,10 +123,12 @@ impl Docker {
         // a newer one has its number with its data, an older one with its machine's key
         if major.is_some_and(|major| major < 23) {
             let config = certificates.file("engine.json");
+            // of one that was here before; there is none the first time
+            let _ = fs::remove_file(certificates.file("engine-key.json"));
             fs::write(&config, json!({"deprecated-key-path": certificates.file("engine-key.json")}).to_string())?;
             more.extend(["--config-file".to_owned(), config.display().to_string()]);
         }
-        Self::start_with(None, None, more).await
+        Self::start_with(None, programs.map(Path::to_owned), more).await
     }
 
     async fn start_with(data: Option<PathBuf>, beside: Option<PathBuf>, more: Vec<String>) -> Result<Self> {

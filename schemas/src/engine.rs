@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub known_hosts: Option<PathBuf>,
     /// Where services of an engine on another machine listen there.
     pub publish: Option<String>,
+    /// The number of an engine that was set up anew in the place of the one before, whose data are lost.
+    pub anew: Option<String>,
 }
 
 impl EngineConfig {
@@ -57,12 +59,16 @@ struct EngineSettings {
     /// The address of the other machine at which services listen there. Left out: that of the engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     publish: Option<String>,
+    /// The number (`ID` of `docker info`) of an engine that was set up anew: what services kept at the one before is lost, and they begin with
+    /// nothing. It is for that engine alone, and may stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    anew: Option<String>,
 }
 
 impl From<EngineSettings> for EngineConfig {
     fn from(written: EngineSettings) -> Self {
-        let EngineSettings { address, ca, cert, key, identity, known_hosts, publish } = written;
-        Self { address, ca, cert, key, identity, known_hosts, publish }
+        let EngineSettings { address, ca, cert, key, identity, known_hosts, publish, anew } = written;
+        Self { address, ca, cert, key, identity, known_hosts, publish, anew }
     }
 }
 
@@ -71,8 +77,8 @@ impl Serialize for EngineConfig {
         if *self == Self::at(self.address.clone()) {
             return serializer.serialize_str(&self.address);
         }
-        let Self { address, ca, cert, key, identity, known_hosts, publish } = self.clone();
-        EngineSettings { address, ca, cert, key, identity, known_hosts, publish }.serialize(serializer)
+        let Self { address, ca, cert, key, identity, known_hosts, publish, anew } = self.clone();
+        EngineSettings { address, ca, cert, key, identity, known_hosts, publish, anew }.serialize(serializer)
     }
 }
 

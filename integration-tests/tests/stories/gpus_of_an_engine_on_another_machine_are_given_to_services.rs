@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use segue_integration_tests::{
     boxed::{HostAlone, web},
     docker::{Docker, IMAGE},
     engines::Certificates,
     gpus::{Card, Machine},
+    processes,
 };
 use segue_schemas::gpu_health::{Blame, GpuReport};
 use serde_json::{Value, json};
@@ -153,5 +155,33 @@ async fn by_what_is_seen_there_and_nothing_is_blamed_on_them_that_the_engine_doe
     there.docker.restart().await?;
     ensure!(there.gpus("fresh=1").await?.blind.len() == 1, "it is asked again");
     there.until_no_looker().await?;
+
+    // another machine at that address: what begins again there has a GPU of its own, and those of the one before are not missed
+    let saved = there.docker.saved(IMAGE).await?;
+    there.docker.kill()?;
+    there.machine.set(&[Card::new("GPU-other", "NVIDIA H100", 81_559)])?;
+    // it has the image before anybody asks for it
+    processes::signal(there.host.pid(), Signal::SIGSTOP)?;
+    there.docker = Docker::start_in_place(&certificates, &address, Some(there.machine.hooks()?)).await?;
+    there.docker.load(saved).await?;
+    processes::signal(there.host.pid(), Signal::SIGCONT)?;
+    let begun = Instant::now();
+    let services = loop {
+        let all = there.docker.instances().await?;
+        let is_service = |one: &&Value| one["Labels"]["segue.role"] == "service" && one["State"] == "running";
+        let services: Vec<Value> = all.iter().filter(is_service).cloned().collect();
+        if services.len() == 2 {
+            break services;
+        }
+        ensure!(begun.elapsed() < LIMIT, "they do not come back: {all:#?}; {}", there.host.said());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    for one in services {
+        let made = there.docker.look(&format!("/containers/{}/json", one["Id"].as_str().context("an id")?)).await?;
+        ensure!(made["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == json!(["GPU-other"]), "{made:#}");
+    }
+    let report = there.gpus("fresh=1").await?;
+    ensure!(report.faults.is_empty() && report.given.iter().all(|(_, gpus)| gpus == &["GPU-other"]), "{report:#?}");
+    ensure!(there.start("web-6").await? == "GPU-other", "and so has the next");
     there.host.end().await
 }

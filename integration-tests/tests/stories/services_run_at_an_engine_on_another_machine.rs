@@ -167,12 +167,12 @@ async fn another_engine_at_its_address_is_given_nothing() -> Result<()> {
     let certificates = Certificates::make()?;
     let (mut docker, address) = Docker::start_with_tls(&certificates).await?;
     let image = image_of(&docker).await?;
-    let host = HostAlone::start_at(certificates.arguments(&address, &certificates.file("ca.pem"))).await?;
+    let mut host = HostAlone::start_at(certificates.arguments(&address, &certificates.file("ca.pem"))).await?;
     serve(&host, &image).await?;
     let serving = docker.instances().await?[0]["Id"].clone();
     docker.kill()?;
 
-    let other = Docker::start_in_place(&certificates, &address).await?;
+    let other = Docker::start_in_place(&certificates, &address, None).await?;
     let begun = Instant::now();
     while !host.said().contains("is another engine (ID ") {
         ensure!(begun.elapsed() < LIMIT, "nothing is told of it: {}", host.said());
@@ -188,13 +188,31 @@ async fn another_engine_at_its_address_is_given_nothing() -> Result<()> {
     );
     let state = host.state().await?;
     ensure!(state.instances[0].restarts == 0, "it is not taken for ended: {state:#?}");
+    let id = other.look("/info").await?["ID"].as_str().context("its number")?.to_owned();
     drop(other);
 
     docker.restart().await?;
     // the engine's own end took it along; it is started again there, with its data
     ensure!(host.until_answered("/healthz", LIMIT).await? == "begun\nbegun\n", "it was begun twice in all");
     ensure!(docker.instances().await?[0]["Id"] != serving, "one that ended is made again");
-    leaves_nothing(&docker, host).await
+
+    // its operator says of an engine that what was kept before is lost: of that one alone
+    ensure!(host.said().contains(&format!("say so with `anew: {id}` in `docker`")), "{}", host.said());
+    let saved = docker.saved(IMAGE).await?;
+    docker.kill()?;
+    host.start_again_with(&["--docker-anew", &id]).await?;
+    let lost = Docker::start_in_place(&certificates, &address, None).await?;
+    let number = lost.look("/info").await?["ID"].as_str().context("its number")?.to_owned();
+    let begun = Instant::now();
+    while !host.said().contains(&format!("is another engine (ID {number})")) {
+        ensure!(begun.elapsed() < LIMIT, "nothing is told of it: {}", host.said());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(lost.instances().await?.is_empty(), "it is not the one that was named");
+    lost.load(saved).await?;
+    host.start_again_with(&["--docker-anew", &number]).await?;
+    ensure!(host.until_answered("/healthz", LIMIT).await? == "begun\n", "it has begun with nothing");
+    leaves_nothing(&lost, host).await
 }
 
 #[tokio::test]

@@ -175,6 +175,13 @@ pub fn engine_faults(engine: &EngineConfig) -> Vec<EngineFault> {
     if let Some(publish) = &engine.publish {
         faults.extend(publish_fault(&address, publish, &engine.address));
     }
+    if engine.anew.as_ref().is_some_and(|id| id.is_empty() || !id.chars().all(|c| c.is_ascii_graphic())) {
+        faults.push(fault(
+            "anew",
+            "`anew` names no engine".into(),
+            "write its number, which the host's log tells with the refusal: `docker info --format '{{.ID}}'`",
+        ));
+    }
     for (key, file) in ssh {
         if file.as_ref().is_some_and(|file| is_read_otherwise(&file.to_string_lossy())) {
             faults.push(fault(
@@ -400,6 +407,20 @@ mod tests {
             let gpus = if gpus { vec!["all".to_owned()] } else { Vec::new() };
             let found = look_faults(engine, &gpus, has_program, image);
             assert_eq!(found.iter().map(|fault| fault.key).collect::<Vec<_>>(), keys, "{engine:?} {image:?}");
+        }
+    }
+
+    #[test]
+    fn an_engine_set_up_anew_is_named_by_its_number() {
+        for (anew, is_right) in [
+            ("7d1c6b1e-54a4-4f2b-a2b5-2a3a2b7f0d11", true),
+            ("ABCD:EFGH:IJKL:MNOP", true),
+            ("", false),
+            ("the new one", false),
+        ] {
+            let engine = EngineConfig { anew: Some(anew.into()), ..EngineConfig::at("ssh://gpu-1") };
+            let faults = engine_faults(&engine);
+            assert_eq!(faults.iter().all(|fault| fault.key != "anew"), is_right, "{anew}: {faults:?}");
         }
     }
 

@@ -101,6 +101,9 @@ struct EngineArgs {
     /// The address of the engine's machine at which services listen there [default: the engine's]
     #[arg(long, env = "SEGUE_DOCKER_PUBLISH", value_name = "IP")]
     docker_publish: Option<String>,
+    /// The number of an engine that was set up anew: what services kept at the one before is lost
+    #[arg(long, env = "SEGUE_DOCKER_ANEW", value_name = "ID")]
+    docker_anew: Option<String>,
 }
 
 impl EngineArgs {
@@ -113,6 +116,7 @@ impl EngineArgs {
             identity: self.docker_identity,
             known_hosts: self.docker_known_hosts,
             publish: self.docker_publish,
+            anew: self.docker_anew,
         };
         match engine_faults(&engine).into_iter().next() {
             Some(fault) => Err(Failure::usage(format_args!("`--docker`: {}", fault.message)).remedy(fault.help)),

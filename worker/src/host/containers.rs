@@ -107,6 +107,13 @@ impl Host {
                 },
                 Err(reason) => return self.note_failed(one, reason).await,
             };
+            // another engine answered amid this: there are none of these, or others have them by now
+            if one.among(&self.store.current()).is_some_and(|now| now.gpus != instance.gpus) {
+                if let Ok(mut container) = launched {
+                    container.remove().await;
+                }
+                return Ok(Started::Later("its GPUs are to be chosen anew: another container engine answers".into()));
+            }
             return match launched {
                 Ok(container) => self.note_running(one, Running::Container(Box::new(container)), true).await,
                 Err(error) if error.is_port_taken() && tried < PORT_TRIES => {

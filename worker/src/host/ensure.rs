@@ -53,7 +53,7 @@ pub enum EnsureError {
 }
 
 /// Has a host running on `options.socket`: if none answers, `options.program` is started as
-/// `PROGRAM host --data DIR --socket PATH --docker ADDRESS [--docker-ca FILE]... [--gpus GPU]... [--nvidia-smi PATH] [--nvidia-smi-image IMAGE] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
+/// `PROGRAM host --data DIR --socket PATH --docker ADDRESS [--docker-ca FILE]... [--docker-anew ID] [--gpus GPU]... [--nvidia-smi PATH] [--nvidia-smi-image IMAGE] [--dcgm URL] [--listen ADDRESS]...`, in a session of its own, with `/` as its directory and
 /// `DIR/output/host.log` for what it says. It outlives the caller. Called twice at once, one host is started.
 pub async fn ensure_running(options: &HostOptions) -> Result<Ensured, EnsureError> {
     let program = options.program.clone();
@@ -176,6 +176,9 @@ fn name_engine(command: &mut std::process::Command, engine: &EngineConfig) {
     }
     if let Some(address) = &engine.publish {
         command.arg("--docker-publish").arg(address);
+    }
+    if let Some(id) = &engine.anew {
+        command.arg("--docker-anew").arg(id);
     }
 }
 

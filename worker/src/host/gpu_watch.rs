@@ -102,9 +102,23 @@ pub(super) struct GpuWatch {
 /// What former looks have shown.
 #[derive(Debug, Default)]
 struct Known {
+    /// The engine that has the GPUs of another machine.
+    engine: Option<String>,
     uuids: BTreeSet<String>,
     places: BTreeMap<(u32, u32, u32), String>,
     kernel_fault: Option<String>,
+}
+
+impl Known {
+    /// What was seen at an engine before this one is of another machine, and not gone. `asked`: which it was when the look began.
+    fn forget_others(&mut self, asked: Option<String>, now: Option<String>) {
+        let is_amid_a_change = asked.is_some() && asked != now;
+        if is_amid_a_change || self.engine != now {
+            self.uuids.clear();
+        }
+        // whose GPUs such a look tells of is not known, so the next one begins anew as well
+        self.engine = now.filter(|_| !is_amid_a_change);
+    }
 }
 
 impl Default for GpuWatch {
@@ -239,6 +253,9 @@ impl Host {
     /// Why nobody could be asked after them.
     async fn look_at_gpus(&self) -> Result<(), String> {
         let _looking = self.gpu_watch.looking.lock().await;
+        let engine =
+            || self.store.current().engine.as_ref().filter(|_| self.docker.is_elsewhere()).map(|it| it.id.clone());
+        let asked = engine();
         let (mut looked, exported) = tokio::join!(gpu::look_at_health(&*self.gpu_tool), self.exported());
         self.rest_unless_watched().await;
         let (exported, unheard) = match exported {
@@ -247,6 +264,7 @@ impl Host {
         };
         let before = {
             let mut known = self.gpu_watch.known();
+            known.forget_others(asked, engine());
             if let Ok(facts) = &mut looked {
                 for (uuid, told) in &exported {
                     told.add_to(facts, uuid);
@@ -531,6 +549,25 @@ mod tests {
 
     fn told(code: u32, source: XidSource, at: i64) -> Told {
         Told { gpu: "GPU-a".into(), xid: xid(code), source, pid: None, at: Timestamp(at) }
+    }
+
+    #[test]
+    fn gpus_of_an_engine_before_are_not_gone() {
+        let id = |id: &str| Some(id.to_owned());
+        let mut known = Known::default();
+        for (asked, now, is_kept) in [
+            (None, None, true),
+            (None, id("old"), false),
+            (id("old"), id("old"), true),
+            (id("old"), id("new"), false),
+            (id("new"), id("new"), false),
+            (id("new"), id("new"), true),
+            (id("newer"), id("newer"), false),
+        ] {
+            known.uuids = ["GPU-a".to_owned()].into();
+            known.forget_others(asked, now.clone());
+            assert_eq!(!known.uuids.is_empty(), is_kept, "{now:?}");
+        }
     }
 
     #[test]

@@ -62,12 +62,23 @@ impl Gpus {
 }
 
 impl Host {
-    /// Sees to it that an instance has the GPUs that it asks for. What it has stays; else the host looks at all of them, and chooses.
+    /// Sees to it that an instance has the GPUs that it asks for. What it has stays; else the host looks at all of them, and chooses. Those of
+    /// another engine than the one that answers now are none that it has.
     pub(super) async fn have_gpus(&self, one: &Life) -> Result<Placed, HostError> {
         let recorded = self.store.current();
         let Some(instance) = self.startable(one, &recorded) else { return Ok(Placed::Gone) };
-        let Some(need) = instance.run.gpus.clone().filter(|_| instance.gpus.is_empty()) else {
-            return Ok(Placed::Ready);
+        let Some(need) = instance.run.gpus.clone() else { return Ok(Placed::Ready) };
+        // an engine that was set up anew has no images either
+        if instance.run.is_container()
+            && let Err(error) = self.have_image(&one.id, instance.release.image.as_deref()).await
+        {
+            return Ok(Placed::Refused(error));
+        }
+        let recorded = self.store.current();
+        let instance = match self.startable(one, &recorded) {
+            None => return Ok(Placed::Gone),
+            Some(instance) if !instance.gpus.is_empty() => return Ok(Placed::Ready),
+            Some(instance) => instance,
         };
         if self.options.gpus.is_empty() {
             let message = format!(

@@ -284,7 +284,7 @@ pub async fn run(options: HostOptions) -> Result<(), HostRunError> {
     let retiring = Mutex::default();
     let docker = Docker::at(&options.docker, &options.data).map_err(HostRunError::Engine)?;
     let engine_owner = containers::owner(&docker, &options.data).map_err(file(&options.data))?;
-    let met = engine::met(&store, &engine_owner, docker.address());
+    let met = engine::met(&store, &engine_owner, docker.address(), options.docker.anew.as_deref());
     let docker = Arc::new(docker.introduced_to(met));
     let looker = options.nvidia_smi_image.clone().filter(|_| docker.is_elsewhere());
     let looker = looker.map(|image| Arc::new(Looker::new(docker.clone(), store.clone(), engine_owner.clone(), image)));
