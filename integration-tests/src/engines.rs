@@ -137,21 +137,22 @@ impl Sshd {
             engine.display()
         );
         fs::write(file("config"), config)?;
-        let log = fs::File::create(file("log"))?;
-        // it starts itself again by its whole path
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-e", "-f"]).arg(file("config")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = command.spawn().context("cannot start sshd: install the package openssh-server")?;
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("a user")?.name;
-        let address = format!("ssh://{user}@{MACHINE}:{port}");
-        let started = Self { folder, process, address };
+        let process = listen(folder.path())?;
+        let started = Self { address: format!("ssh://{user}@{MACHINE}:{port}"), folder, process };
+        started.until_ready().await?;
+        Ok(started)
+    }
+
+    async fn until_ready(&self) -> Result<()> {
         let begun = Instant::now();
-        while tokio::net::TcpStream::connect(format!("{MACHINE}:{port}")).await.is_err() {
-            let log = || fs::read_to_string(started.file("log")).unwrap_or_default();
+        let at = self.address.rsplit_once('@').context("a machine")?.1;
+        while tokio::net::TcpStream::connect(at).await.is_err() {
+            let log = || fs::read_to_string(self.file("log")).unwrap_or_default();
             ensure!(begun.elapsed() < Duration::from_secs(20), "sshd did not start; it said:\n{}", log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(started)
+        Ok(())
     }
 
     /// One of the files: `known`, `other_known` and `nothing_known` of machines' keys; the keys `client`, which is let in, and `other`.
@@ -172,15 +173,40 @@ impl Sshd {
     /// It does not run.
     pub async fn break_off(&self, pause: Duration) -> Result<usize> {
         processes::signal(self.process.id(), Signal::SIGSTOP)?;
+        let connections = self.end_connections();
+        tokio::time::sleep(pause).await;
+        processes::signal(self.process.id(), Signal::SIGCONT)?;
+        Ok(connections)
+    }
+
+    /// Ends every connection to it at once, and refuses every new one until it is opened again.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn close(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        self.end_connections();
+        Ok(())
+    }
+
+    /// Opens it again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn open(&mut self) -> Result<()> {
+        self.process = listen(self.folder.path())?;
+        self.until_ready().await
+    }
+
+    fn end_connections(&self) -> usize {
         let of_ssh = format!("UserKnownHostsFile=\"{}\"", self.file("known").display());
         let connections = processes::with_argument(&of_ssh);
         for pid in &connections {
             // one that has ended by itself needs none
             let _ = processes::signal(*pid, Signal::SIGKILL);
         }
-        tokio::time::sleep(pause).await;
-        processes::signal(self.process.id(), Signal::SIGCONT)?;
-        Ok(connections.len())
+        connections.len()
     }
 
     /// What `segue host` is started with to come to the engine.
@@ -199,4 +225,13 @@ impl Drop for Sshd {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Has `sshd` listen by the files of a folder.
+fn listen(folder: &Path) -> Result<Child> {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
+    // it starts itself again by its whole path
+    let mut command = Command::new("/usr/sbin/sshd");
+    command.args(["-D", "-e", "-f"]).arg(folder.join("config")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().context("cannot start sshd: install the package openssh-server")
 }

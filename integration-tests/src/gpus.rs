@@ -10,6 +10,10 @@ use std::{
 
 const PROGRAM: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
+while [ -f "$dir/slow" ]; do
+  echo asked >> "$dir/asked"
+  sleep 0.05
+done
 if [ -f "$dir/fault" ]; then
   sed 1d "$dir/fault"
   exit "$(head -n 1 "$dir/fault")"
@@ -210,6 +214,26 @@ impl Machine {
             Some((code, said)) => self.replace("fault", &format!("{code}\n{said}\n")),
             None => fs::remove_file(self.at("fault")),
         }
+    }
+
+    /// Whoever asks from now on waits, until this is taken back.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn be_slow(&self, is_slow: bool) -> io::Result<()> {
+        if !is_slow {
+            return fs::remove_file(self.at("slow"));
+        }
+        self.replace("asked", "")?;
+        // whoever is nobody there writes it as well
+        fs::set_permissions(self.at("asked"), fs::Permissions::from_mode(0o666))?;
+        self.replace("slow", "")
+    }
+
+    /// Whether somebody waits since it became slow.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        fs::metadata(self.at("asked")).is_ok_and(|file| file.len() > 0)
     }
 
     /// From now on no container with GPUs can be started, as where the driver is gone: NVIDIA's toolkit says this. `None`: they can.

@@ -57,6 +57,24 @@ drain: 10s
 keep-warm: 60s
 "#;
 
+/// The service as a container, which notes in a volume which release was begun, and no more of its file.
+pub const NOTING: &str = r#"command:
+  - sh
+  - -c
+  - echo $SEGUE_RELEASE >> /kept/orders; exec /app/sample-service sample-service --config /app/service.yml --address 0.0.0.0
+container: {port: 8000, volumes: ["kept:/kept"]}
+resources: {memory: 256MiB, pids: 100}
+health: {path: /healthz, tries: 100, interval: 100ms, timeout: 2s}
+drain: 10s
+"#;
+
+/// How what it notes is backed up in staging.
+pub const NOTES_KEPT: &str = r#"backup:
+  run: cat /kept/orders > $SEGUE_BACKUP_FILE
+  restore: cat > /kept/new; mv /kept/new /kept/orders
+  environments: [staging]
+"#;
+
 /// The host name by which the proxy knows the service in an environment.
 #[must_use]
 pub fn host_name(environment: &str) -> String {

@@ -14,24 +14,11 @@ use serde_json::Value;
 
 use crate::{RUN_LIMIT, version_in};
 
-/// Notes in a volume which release was begun. Its backup is cut off once by a sleep, where the volume has a file that asks for that.
-const SERVICE: &str = r#"command:
-  - sh
-  - -c
-  - echo $SEGUE_RELEASE >> /kept/orders; exec /app/sample-service sample-service --config /app/service.yml --address 0.0.0.0
-container: {port: 8000, volumes: ["kept:/kept"]}
-resources: {memory: 256MiB, pids: 100}
-health: {path: /healthz, tries: 100, interval: 100ms, timeout: 2s}
-drain: 10s
-env: {SHOP_PASSWORD: hunter22}
-"#;
+/// What its file says beside [`sample::NOTING`].
+const MORE: &str = "env: {SHOP_PASSWORD: hunter22}\n";
 
-/// What the service's file says of its backup: as it should be, one that can't be taken, and one that takes for ever once.
-const WELL: &str = r#"backup:
-  run: cat /kept/orders > $SEGUE_BACKUP_FILE
-  restore: cat > /kept/new; mv /kept/new /kept/orders
-  environments: [staging]
-"#;
+/// What the service's file says of its backup where that can't be taken, and where it is cut off once by a sleep, unless the volume has a file that
+/// was left by that.
 const ILL: &str = r#"backup:
   run: cat /kept/orders; echo "no login with $SHOP_PASSWORD" >&2; exit 3
   environments: [staging]
@@ -45,8 +32,8 @@ const SLOW: &str = r#"backup:
 async fn in_one_beside_it_and_brought_back_and_nothing_is_left_of_one_that_is_cut_off() -> Result<()> {
     let docker = Docker::shared().await?;
     let shop = Shop { stand: boxed::stand(&docker, "").await? };
-    shop.release("1", WELL).await?;
-    shop.release("2", WELL).await?;
+    shop.release("1", sample::NOTES_KEPT).await?;
+    shop.release("2", sample::NOTES_KEPT).await?;
 
     // the volume as the one that serves has it, byte for byte
     let [first] = &shop.kept()?[..] else { anyhow::bail!("not one: {:?}", shop.backups()?) };
@@ -96,7 +83,9 @@ impl Shop {
     async fn commit_and_push(&self, version: &str, backup: &str) -> Result<String> {
         let config = sample::service_yml(version, 0.0);
         boxed::commit(&self.stand, &config, "segue/deploy", "")?;
-        self.stand.repository.commit(version, &[(".segue/services/api.yml", &format!("{SERVICE}{backup}"))])?;
+        self.stand
+            .repository
+            .commit(version, &[(".segue/services/api.yml", &[sample::NOTING, MORE, backup].concat())])?;
         self.stand.push("main").await
     }
 

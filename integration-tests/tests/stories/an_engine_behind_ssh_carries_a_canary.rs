@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use segue_integration_tests::{
     api::has,
     boxed,
-    docker::Docker,
+    docker::{Docker, IMAGE},
     engines::Sshd,
+    gpus::{Card, Machine},
     load::Load,
     routers::Kind,
     sample,
@@ -20,37 +21,27 @@ use segue_integration_tests::{
 use segue_schemas::{
     api::{BackupList, BackupStatus, BackupView, RolloutView},
     deploy::JournalKind,
+    gpu_health::GpuReport,
     status::{RolloutStatus, RunStatus},
 };
 use serde_json::Value;
 
 use crate::RUN_LIMIT;
 
-/// Notes in a volume at the engine which release was begun.
-const SERVICE: &str = r#"command:
-  - sh
-  - -c
-  - echo $SEGUE_RELEASE >> /kept/orders; exec /app/sample-service sample-service --config /app/service.yml --address 0.0.0.0
-container: {port: 8000, volumes: ["kept:/kept"]}
-resources: {memory: 256MiB, pids: 100}
-health: {path: /healthz, tries: 100, interval: 100ms, timeout: 2s}
-drain: 10s
-keep-warm: 60s
-backup:
-  run: cat /kept/orders > $SEGUE_BACKUP_FILE
-  restore: cat > /kept/new; mv /kept/new /kept/orders
-  environments: [staging]
-"#;
+/// What its file says beside [`sample::NOTING`].
+const MORE: &str = "gpus: {memory: 20000MiB}\nkeep-warm: 60s\n";
 
 #[tokio::test]
 async fn to_its_end_and_back_with_its_data_kept() -> Result<()> {
-    let docker = Docker::start().await?;
-    let sshd = Sshd::start(docker.socket()).await?;
+    let machine = Machine::with(&[Card::new("GPU-far", "NVIDIA H100", 81_559)])?;
+    let docker = Docker::start_beside(machine.hooks()?).await?;
+    let mut sshd = Sshd::start(docker.socket()).await?;
     let mut stand = Stand::prepare("")?;
     let router = stand.router_of("haproxy", Kind::Haproxy)?;
     let listen = router.address.to_string();
     let (engine, carried) = (sshd.settings(), settings_of(&router.settings()));
     stand.add_settings(&format!("  far:\n    listen: [\"{listen}\"]\n    docker: {engine}\n{carried}"));
+    stand.add_settings(&format!("    gpus: [all]\n    nvidia-smi-image: \"{IMAGE}\"\n"));
     stand.add_settings(&docker.settings(""));
     stand.add_settings("environments: {staging: {hosts: [far]}}\n");
     stand.start_server().await?;
@@ -69,9 +60,20 @@ async fn to_its_end_and_back_with_its_data_kept() -> Result<()> {
     ensure!(containers.len() == 2, "the old one and the new one: {containers:?}");
     let connections = sshd.break_off(Duration::from_secs(2)).await?;
     ensure!(connections > 0, "it is spoken to by SSH");
+    // and once more amid a question after the GPUs there
+    machine.be_slow(true)?;
+    far.until("nobody asks", || async { Ok(machine.is_waited_for()) }).await?;
+    sshd.close()?;
+    machine.be_slow(false)?;
+    let of_this = |report: &GpuReport| report.blind.iter().any(|why| why.contains("could not be asked after"));
+    far.until("it is not told", || async { Ok(of_this(&far.gpus().await?)) }).await?;
+    ensure!(far.gpus().await?.faults.is_empty(), "a way that breaks is no fault of theirs: {:#?}", far.gpus().await?);
+    sshd.open().await?;
     let ended = far.stand.api()?.rollout_ended(begun.rollout.id, RUN_LIMIT).await?;
     let tally = load.stop().await;
     ensure!(ended.rollout.status == RolloutStatus::Succeeded, "{ended:#?}");
+    ensure!(!has(&ended, JournalKind::GpuFinding), "nobody is blamed: {ended:#?}");
+    far.until("it is not asked again", || async { Ok(!of_this(&far.gpus().await?)) }).await?;
     ensure!(tally.dropped == 0 && tally.of("1") > 0 && tally.of("2") > 0, "no request noticed: {tally:#?}");
     ensure!(far.version().await? == "2", "it serves");
     ensure!(far.containers().await? == containers, "both are as they were: nothing was taken for ended");
@@ -96,15 +98,10 @@ async fn to_its_end_and_back_with_its_data_kept() -> Result<()> {
     ensure!(done.status.success(), "{done:?}");
     ensure!(far.version().await? == "2", "the release stays");
     assert_eq!(fs::read_to_string(far.volume().await?)?, first, "as it was then");
-    let begun = Instant::now();
-    while far.kept()?.len() != 3 {
-        ensure!(begun.elapsed() < RUN_LIMIT, "the server is not told of it: {:#?}", far.kept()?);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    far.until("the server is not told of it", || async { Ok(far.kept()?.len() == 3) }).await?;
     ensure!(fs::read_to_string(far.file(&far.kept()?[0]))? == now, "so that it can be undone");
-    let left = far.docker.instances().await?;
-    ensure!(left.iter().all(|one| one["Labels"]["segue.role"] == "service"), "nothing else is left: {left:#?}");
-    Ok(())
+    let is_service = |one: &Value| one["Labels"]["segue.role"] == "service";
+    far.until("something else is left", || async { Ok(far.docker.instances().await?.iter().all(is_service)) }).await
 }
 
 struct Far {
@@ -117,7 +114,8 @@ impl Far {
     fn commit(&self, version: &str, failing: f64, step: &str, more: &str) -> Result<()> {
         let config = format!("version: \"{version}\"\nlatency: 1ms\nfail-share: {{staging: {failing}}}\n");
         boxed::commit(&self.stand, &config, step, more)?;
-        self.stand.repository.commit(version, &[(".segue/services/api.yml", SERVICE)])?;
+        let file = [sample::NOTING, MORE, sample::NOTES_KEPT].concat();
+        self.stand.repository.commit(version, &[(".segue/services/api.yml", &file)])?;
         Ok(())
     }
 
@@ -129,6 +127,23 @@ impl Far {
         self.commit(version, failing, "segue/canary", stages)?;
         self.stand.push("main").await?;
         api.journaled("staging", before, RUN_LIMIT, |view| has(view, JournalKind::Shifted)).await
+    }
+
+    /// What its host knows of the GPUs there.
+    async fn gpus(&self) -> Result<GpuReport> {
+        let socket = self.stand.data().join("hosts/far/host.sock");
+        let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(60)).build()?;
+        Ok(client.get("http://host/v1/gpus").send().await?.error_for_status()?.json().await?)
+    }
+
+    /// Waits until that is so; else says this.
+    async fn until<F: Future<Output = Result<bool>>>(&self, otherwise: &str, is_so: impl Fn() -> F) -> Result<()> {
+        let begun = Instant::now();
+        while !is_so().await? {
+            ensure!(begun.elapsed() < RUN_LIMIT, "{otherwise}: {:#?}", self.docker.instances().await?);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     async fn version(&self) -> Result<String> {
