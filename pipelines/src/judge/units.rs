@@ -1,5 +1,7 @@
 //! Remembers which clients have been counted.
 
+mod packed;
+
 use serde::{Deserialize, Serialize};
 
 /// Words of 64 bits: 8 KiB, of which a few per cent are taken after 2,000 clients.
@@ -16,6 +18,7 @@ const SPARE_BITS: u32 = 16;
 /// the other way round (Bloom, 1970). Takes no memory before the first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Units {
+    #[serde(with = "packed")]
     words: Vec<u64>,
     /// How many were put in.
     #[serde(default)]
@@ -86,6 +89,44 @@ mod tests {
         let taken = (0..2_000).filter(|unit| units.is_new(Some(*unit))).count();
         assert!(taken >= 1_950, "{taken}");
         assert!((0..2_000).all(|unit| !units.is_new(Some(unit))));
+    }
+
+    /// As it was stored by the versions before: of the clients 1, 2 and 3.
+    fn stored_before() -> serde_json::Value {
+        let mut words = vec![0_u64; WORDS];
+        for (place, word) in [
+            (23, 137_438_953_472),
+            (82, 1024),
+            (88, 536_870_912),
+            (163, 281_474_976_710_656),
+            (226, 8_388_608),
+            (379, 35_184_372_088_832),
+        ] {
+            words[place] = word;
+        }
+        serde_json::json!({ "words": words, "count": 3, "rounds": 0 })
+    }
+
+    #[test]
+    fn what_is_stored_is_short_and_what_was_stored_before_is_read() {
+        let mut units = Units::default();
+        for (clients, most) in [(0, 40), (3, 60), (500, 3_000), (4_000, 11_000), (16_000, 11_000)] {
+            (1..=clients).for_each(|unit| {
+                units.is_new(Some(unit));
+            });
+            let text = serde_json::to_string(&units).unwrap();
+            assert!(text.len() < most, "{clients}: {}", text.len());
+            assert_eq!(serde_json::from_str::<Units>(&text).unwrap(), units, "{clients}");
+            if clients == 3 {
+                assert_eq!(serde_json::from_value::<Units>(stored_before()).unwrap(), units);
+            }
+        }
+        let none = serde_json::json!({ "words": [], "count": 0, "rounds": 0 });
+        assert_eq!(serde_json::from_value::<Units>(none).unwrap(), Units::default());
+        for wrong in ["#AA", "#A", "=AAAA", "*", "#\u{e4}"] {
+            let stored = serde_json::json!({ "words": wrong, "count": 1, "rounds": 0 });
+            assert!(serde_json::from_value::<Units>(stored).is_err(), "{wrong}");
+        }
     }
 
     #[test]
