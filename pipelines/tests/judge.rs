@@ -71,6 +71,24 @@ fn clients_for_whom_everything_fails_or_is_slow_anywhere_bring_no_release_back()
     assert!(alarms.len() <= 1, "{alarms:?}");
 }
 
+#[test]
+fn a_partial_fault_that_begins_after_every_client_has_failed_once_is_rolled_back() {
+    let late =
+        Scenario { clients: 400, added_errors: 0.2, outage_until: 25.0, worse_from: 40.0, ..Scenario::IDENTICAL };
+    for crowd in 0..3 {
+        let ending = rollout(&Scenario { crowd, ..late.clone() }, crowd);
+        assert_eq!(ending.decision, Decision::RollBack, "{crowd}: {:?}", ending.verdict);
+        assert!(ending.seconds <= 45.0, "{crowd}: {} s: {}", ending.seconds, ending.verdict.reason);
+    }
+    let alarms: Vec<_> = (0..4)
+        .filter_map(|crowd| {
+            let ending = rollout(&Scenario { added_errors: 0.0, crowd, stage_seconds: 40, ..late.clone() }, crowd);
+            (ending.decision == Decision::RollBack).then_some((crowd, ending.verdict.reason))
+        })
+        .collect();
+    assert!(alarms.is_empty(), "{alarms:?}");
+}
+
 /// A judge, and requests for it as it were from a script.
 struct Script {
     judge: Judge,

@@ -31,6 +31,10 @@ pub struct Scenario {
     pub rate: f64,
     /// How long a stage is watched.
     pub stage_seconds: u64,
+    /// From which second on the canary is worse.
+    pub worse_from: f64,
+    /// Until which second, from the tenth on, both releases fail every request, so that every client has failed once; 0: they don't.
+    pub outage_until: f64,
 }
 
 impl Scenario {
@@ -45,6 +49,8 @@ impl Scenario {
         habit: 1.0,
         rate: 100.0,
         stage_seconds: 60,
+        worse_from: 0.0,
+        outage_until: 0.0,
     };
 }
 
@@ -55,6 +61,8 @@ pub struct Ending {
     pub decision: Decision,
     /// Requests that the canary had answered.
     pub canary_requests: u64,
+    /// Seconds from when the canary was worse, and answered anything.
+    pub seconds: f64,
     /// The last verdict.
     pub verdict: Verdict,
 }
@@ -69,6 +77,13 @@ pub fn rollout(scenario: &Scenario, seed: u64) -> Ending {
         judge.observe(arm, observation);
         false
     });
+    let begun = traffic.seconds.max(scenario.worse_from);
+    let ending = |decision, verdict: Verdict, seconds: f64| Ending {
+        decision,
+        canary_requests: verdict.canary_requests,
+        seconds: seconds - begun,
+        verdict,
+    };
     let mut last = judge.verdict(false);
     for percent in spec.stages {
         judge.begin_stage(percent);
@@ -84,11 +99,11 @@ pub fn rollout(scenario: &Scenario, seed: u64) -> Ending {
             match last.decision {
                 Decision::Advance => break,
                 Decision::Hold | Decision::Continue if ends < begun + 10.0 * stage => ends += stage / 20.0,
-                _ => return Ending { decision: last.decision, canary_requests: last.canary_requests, verdict: last },
+                decision => return ending(decision, last, traffic.seconds),
             }
         }
     }
-    Ending { decision: last.decision, canary_requests: last.canary_requests, verdict: last }
+    ending(last.decision, last, traffic.seconds)
 }
 
 /// A made-up stream of requests.
@@ -148,10 +163,10 @@ impl Traffic {
             _ => Arm::Control,
         };
         let habit = if unit.is_some_and(|unit| part_of(unit, 3) < 0.1) { self.scenario.habit } else { 1.0 };
+        let is_worse = arm == Arm::Canary && self.seconds >= self.scenario.worse_from;
         let is_error = self.random.random::<f64>() < self.error_rate(in_burst, unit)
-            || arm == Arm::Canary && self.random.random::<f64>() < self.scenario.added_errors;
-        let latency_ms =
-            self.latency_ms(in_burst) * habit * if arm == Arm::Canary { self.scenario.slowness } else { 1.0 };
+            || is_worse && self.random.random::<f64>() < self.scenario.added_errors;
+        let latency_ms = self.latency_ms(in_burst) * habit * if is_worse { self.scenario.slowness } else { 1.0 };
         self.sequence += 1;
         let (instance, probability) = match arm {
             Arm::Canary => (self.canary.clone(), weight),
@@ -192,6 +207,9 @@ impl Traffic {
     /// Half of the errors come in the bursts, which make up a twentieth of the time; or come from few of the clients.
     fn error_rate(&self, in_burst: bool, unit: Option<u64>) -> f64 {
         let base = self.scenario.base_errors;
+        if (10.0..self.scenario.outage_until).contains(&self.seconds) {
+            return 1.0;
+        }
         if let Some(unit) = unit {
             return if part_of(unit, 2) < 0.1 { (base * 10.0).min(0.9) } else { 0.0 };
         }

@@ -5,13 +5,14 @@
 //! A release is rolled back when it is *proven* worse, at any request, and *measured* worse by more than the margin allows. It
 //! passes a stage when the time is over, enough requests were seen, and it is measured no worse than the margin allows; else the
 //! stage is held. The probability to roll a release back that is as good as the one before is `false_alarm` over the whole rollout,
-//! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, with [`breakdown`] where
-//! clients are counted; [`blocks`] against the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
+//! shared out among the tests: [`ErrorTest`](assigned) and [`LatencyTest`](assigned) while both releases answer, with [`breakdown`] and
+//! [`periods`] where clients are counted; [`blocks`] against the former release's stored rates once it answers nothing any more. A limit that the service's owner set is another matter: it
 //! gets `false_alarm` for itself.
 //!
 //! Where clients keep their release ([`Observation::unit`]), a client was drawn once, so that it counts once: in the comparison by its first
 //! failure and its first answer, and among the requests that a stage needs. Limits and what is measured are of requests, as ever. What
-//! cannot be proven of clients, because they are few or were counted before, is watched for a [`breakdown`].
+//! cannot be proven of clients, because they were counted before, is looked for in [`periods`], in each of which all count once more; and, where they are
+//! few, as a [`breakdown`].
 //!
 //! Requests that a rule of the service's sent to a release have numbers of their own, by rule. They are no evidence of the comparison, and not
 //! among the requests that a stage needs: who sends such a header was not drawn, and whoever knows which release answers could choose what
@@ -21,6 +22,7 @@
 mod assigned;
 mod blocks;
 mod breakdown;
+mod periods;
 mod sketch;
 mod units;
 mod verdict;
@@ -36,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use assigned::{ErrorTest, LatencyTest, QUANTILES};
 use blocks::{AboveRate, Blocks};
 use breakdown::Breakdown;
+use periods::Periods;
 use sketch::Sketch;
 use units::Units;
 pub use verdict::{ArmNumbers, Decision, Evidence, RuleNumbers, Verdict};
@@ -45,8 +48,8 @@ use wealth::Wealth;
 const SIDE_BY_SIDE_PART: f64 = 0.4;
 /// The part that each of the three tests against stored rates gets: errors, median, 90th percentile.
 const STORED_PART: f64 = 0.16 / 3.0;
-/// The part that each of the two breakdowns of clients gets: errors, slow answers.
-const BREAKDOWN_PART: f64 = 0.02;
+/// The part that each of three tests of clients gets: both breakdowns, errors and slow answers, and errors by periods.
+const CLIENTS_PART: f64 = 0.04 / 3.0;
 /// The control's quantile that most of the canary's answers must be slower than by more than is allowed, to be a breakdown.
 const BROKEN_QUANTILE: f64 = 0.9;
 /// Recent requests of the canary, at most; when they are reached, all that was measured weighs half.
@@ -100,6 +103,9 @@ pub struct Judge {
     /// Where clients keep their release; none before the first such request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     breakdowns: Option<Breakdowns>,
+    /// Errors of clients that keep their release; none in a rollout that was begun by a version before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    periods: Option<Periods>,
     /// What the canary answered by rule lately.
     #[serde(default)]
     canary_by_rule: Recent,
@@ -175,6 +181,7 @@ impl Judge {
             max_p95: rules.max_p95.map(|_| Limit::new(&blocks, 0.05)),
             canary_blocks: blocks,
             breakdowns: None,
+            periods: Some(Periods::for_stage(spec.stage_duration.0)),
             canary_by_rule: Recent::default(),
             by_rule: by_rule.iter().map(ByRule::new).collect(),
             rules,
@@ -195,6 +202,9 @@ impl Judge {
         if let Some(breakdowns) = &mut self.breakdowns {
             breakdowns.errors.begin();
             breakdowns.slow.begin();
+        }
+        if let Some(periods) = &mut self.periods {
+            periods.begin();
         }
         self.percent = percent;
         self.stage_requests = 0;
@@ -250,6 +260,7 @@ impl Judge {
             || self.latency_test.wealth().reaches(level)
             || self.is_broken(|breakdowns| &breakdowns.errors)
             || self.is_broken(|breakdowns| &breakdowns.slow)
+            || self.fails_in_a_period()
             || self.limits().any(|(limit, level)| limit.test.wealth().reaches(level));
         is_proven && self.accusation(&self.numbers(Decision::Continue, String::new())).is_some()
     }
@@ -284,6 +295,12 @@ impl Judge {
         }
         if let Some(unit) = observation.unit {
             self.watch_clients(arm, observation.at, unit, latency_us);
+            if let Some(periods) = self.periods.as_mut().filter(|_| self.stored.is_none()) {
+                periods.answered(observation.at);
+                if latency_us.is_none() {
+                    periods.failed(arm, probability, unit);
+                }
+            }
         }
         match latency_us {
             Some(latency_us) => self.latency_test.answered(arm, probability, observation.unit, latency_us),
@@ -434,14 +451,27 @@ impl Judge {
 
     /// Whether it is proven that most of what the canary answers its clients is of a kind that the former release's is not.
     fn is_broken(&self, kind: impl Fn(&Breakdowns) -> &Breakdown) -> bool {
-        let level = self.rules.false_alarm * BREAKDOWN_PART;
+        let level = self.rules.false_alarm * CLIENTS_PART;
         self.stored.is_none() && self.breakdowns.as_ref().is_some_and(|all| kind(all).wealth().reaches(level))
+    }
+
+    /// Whether it is proven of this period that the canary fails its clients more often.
+    fn fails_in_a_period(&self) -> bool {
+        let level = self.rules.false_alarm * CLIENTS_PART;
+        self.stored.is_none() && self.periods.as_ref().is_some_and(|periods| periods.reaches(level))
     }
 
     fn broken_words(&self, n: &Verdict, side: &str) -> Option<String> {
         if self.is_broken(|breakdowns| &breakdowns.errors) && n.errors.measured > n.errors.allowed {
             return Some(format!(
                 "most requests of its clients fail: {} of its requests did, {} of {side}",
+                n.canary.errors_words(),
+                n.control.errors_words()
+            ));
+        }
+        if self.fails_in_a_period() && n.errors.measured > n.errors.allowed {
+            return Some(format!(
+                "more of its clients fail lately than chance explains: {} of its requests did, {} of {side}",
                 n.canary.errors_words(),
                 n.control.errors_words()
             ));
