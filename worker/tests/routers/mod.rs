@@ -44,6 +44,7 @@ with_every_router!(
     rules_send_requests_to_one_of_two_releases,
     no_value_of_a_rule_means_anything_to_the_router,
     a_client_keeps_the_release_it_was_assigned_to,
+    what_a_client_has_open_stays_where_it_began_when_the_share_grows,
     a_try_that_failed_at_a_clients_release_is_told,
     the_dead_mans_switch_and_an_emergency_go_back,
     a_router_that_dies_in_a_canary_comes_back_with_it,
@@ -441,6 +442,54 @@ async fn a_client_keeps_the_release_it_was_assigned_to(kind: Kind) {
         others += u32::from((body == "v1") != (now == "v1"));
     }
     assert!((1..40).contains(&others), "{others} of 40 are elsewhere");
+    world.end().await;
+}
+
+async fn what_a_client_has_open_stays_where_it_began_when_the_share_grows(kind: Kind) {
+    let (world, _router) = start(kind).await;
+    world.run("web-1", 1, 1).await;
+    world.run("web-2", 2, 1).await;
+    let share = |new: u32| {
+        let mut apply = assigning(&world, [100 - new, new], &[]);
+        apply.assignment.sticky = Some(serde_json::from_value(serde_json::json!({ "cookie": "s-id" })).unwrap());
+        let client = &world.client;
+        async move { drop(client.apply_route(&apply).await.unwrap()) }
+    };
+    // one who goes over between a small share and a large one
+    let keys: Vec<String> =
+        (1..60_u64).map(|i| format!("{:016x}{i:016x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let mut seen = Vec::new();
+    for new in [98, 2] {
+        share(new).await;
+        for key in &keys {
+            seen.push(get_with(&world, &format!("cookie: s-id={key}")).await.1);
+        }
+    }
+    let (large, small) = seen.split_at(keys.len());
+    let (key, _) =
+        keys.iter().zip(large.iter().zip(small)).find(|(_, of)| *of == (&"v2".into(), &"v1".into())).unwrap();
+    let cookie = format!("cookie: s-id={key}");
+
+    let (mut socket, head) = upgraded_with(&world, &cookie).await;
+    assert_eq!(set_cookie(&head), None);
+    let stream = answer_at(&world, "/stream?lines=60", &cookie);
+    let grows = async {
+        world.until_in_flight("web-1", 2).await;
+        share(98).await;
+        assert_eq!(get_with(&world, &cookie).await.1, "v2", "its client has gone over");
+        assert_eq!(read_all(&mut socket, b"still", b"still").await, "still");
+        let (mut next, _) = upgraded_with(&world, &cookie).await;
+        world.until_in_flight("web-2", 1).await;
+        assert_eq!(read_all(&mut next, b"there", b"there").await, "there");
+    };
+    let ((head, body), ()) = tokio::join!(stream, grows);
+    assert_eq!(set_cookie(&head), None);
+    assert_eq!(body.lines().filter(|line| line.starts_with("line ")).count(), 60, "the stream was not cut: {body}");
+    world.until_in_flight("web-1", 1).await;
+    assert_eq!(read_all(&mut socket, b"here", b"here").await, "here");
+    // one who begins so is a client from then on
+    let (_begun, head) = upgraded_with(&world, "x-no: cookie").await;
+    assert!(set_cookie(&head).is_some_and(|cookie| cookie.starts_with("s-id=")), "{head}");
     world.end().await;
 }
 
@@ -849,8 +898,12 @@ async fn get_with(world: &World, lines: &str) -> (u16, String) {
 
 /// Head and body of the answer to a request with these lines in its head.
 async fn answer_to(world: &World, lines: &str) -> (String, String) {
+    answer_at(world, "/", lines).await
+}
+
+async fn answer_at(world: &World, path: &str, lines: &str) -> (String, String) {
     let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
-    let head = format!("GET / HTTP/1.1\r\nhost: {}\r\n{lines}\r\nconnection: close\r\n\r\n", world.host());
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{lines}\r\nconnection: close\r\n\r\n", world.host());
     let exchange = async {
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -871,15 +924,20 @@ fn set_cookie(head: &str) -> Option<String> {
 
 /// A connection that has become an echo.
 async fn upgraded(world: &World) -> tokio::net::TcpStream {
+    upgraded_with(world, "x-no: cookie").await.0
+}
+
+/// The same, asked for with this line, and the head of the answer.
+async fn upgraded_with(world: &World, line: &str) -> (tokio::net::TcpStream, String) {
     let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
     let head = format!(
-        "GET /upgrade HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+        "GET /upgrade HTTP/1.1\r\nhost: {}\r\n{line}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
         world.host()
     );
     let answer = read_all(&mut stream, head.as_bytes(), b"\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
-    stream
+    (stream, answer)
 }
 
 /// Both releases answer, the second one about so often in a hundred.
