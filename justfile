@@ -24,7 +24,7 @@ integration:
 # Write the JSON Schemas anew
 schemas:
     cargo run --package segue-schemas --example schemas
-    cargo run --package segue-pipelines --example schemas
+    cargo run --package segue-pipelines --example pipeline-schemas
 
 # The figures that are promised, measured on a release build (`--json` for programs; parts by name)
 bench *args:

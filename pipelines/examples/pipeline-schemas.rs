@@ -1,4 +1,4 @@
-//! Writes the schema of pipelines into `schemas/json/`: `cargo run -p segue-pipelines --example schemas`.
+//! Writes the schema of pipelines into `schemas/json/`: `cargo run -p segue-pipelines --example pipeline-schemas`.
 
 #![expect(clippy::disallowed_methods, reason = "this program writes files")]
 
