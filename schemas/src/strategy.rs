@@ -14,12 +14,17 @@ use crate::{
 
 /// What of a rollout not every version of a worker can drive: kinds of it, and what its service asks for. One says with a claim which of them
 /// it can.
-pub const NEWER: [&str; 5] = [ROLLING, BLUE_GREEN, SYNC, IN_TURN, STICKY];
+/// A name that is not asked for any more is said all the same: an older server asks for it.
+pub const NEWER: [&str; 7] = [ROLLING, BLUE_GREEN, SYNC, IN_TURN, STICKY, IN_TURN_ONCE, STICKY_PACKED];
 
 const ROLLING: &str = "rolling";
 const BLUE_GREEN: &str = "blue-green";
 const SYNC: &str = "sync";
 const IN_TURN: &str = "recreate-in-turn";
+/// With what the rollout is to do stored once for all of its hosts.
+const IN_TURN_ONCE: &str = "recreate-in-turn-2";
+/// With the clients that were counted stored as text.
+const STICKY_PACKED: &str = "sticky-2";
 
 /// Clients of the service keep their release; not every version of a host can that either.
 pub const STICKY: &str = "sticky";
@@ -45,8 +50,8 @@ impl RolloutSpec {
     pub fn newer(&self) -> impl Iterator<Item = &'static str> {
         let gpus = self.service.gpus.as_ref();
         let recreates = gpus.is_some_and(|gpus| gpus.when_full == WhenFull::Recreate);
-        let in_turn = (recreates && self.takes_turns()).then_some(IN_TURN);
-        let sticky = self.service.sticky.is_some().then_some(STICKY);
+        let in_turn = (recreates && self.takes_turns()).then_some(IN_TURN_ONCE);
+        let sticky = self.service.sticky.is_some().then_some(STICKY_PACKED);
         self.strategy.newer().into_iter().chain(in_turn).chain(sticky)
     }
 
@@ -212,10 +217,10 @@ mod tests {
         };
         let rolling = Strategy::Rolling(RollingSpec::default());
         for (strategy, hosts, when_full, newer) in [
-            (&Strategy::HotSwap, &["a", "b"][..], "recreate", vec![IN_TURN]),
+            (&Strategy::HotSwap, &["a", "b"][..], "recreate", vec![IN_TURN_ONCE]),
             (&Strategy::HotSwap, &["a"], "recreate", vec![]),
             (&Strategy::HotSwap, &["a", "b"], "refuse", vec![]),
-            (&rolling, &["a"], "recreate", vec![ROLLING, IN_TURN]),
+            (&rolling, &["a"], "recreate", vec![ROLLING, IN_TURN_ONCE]),
             (&rolling, &["a", "b"], "refuse", vec![ROLLING]),
         ] {
             assert_eq!(spec(strategy, hosts, when_full).newer().collect::<Vec<_>>(), newer, "{hosts:?} {when_full}");

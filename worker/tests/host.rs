@@ -409,6 +409,35 @@ async fn an_emergency_finds_what_was_restored_already_and_stays_there() {
 }
 
 #[tokio::test]
+async fn an_emergency_just_after_a_rollout_went_back_by_itself_stays_there() {
+    let world = World::start().await;
+    for release in [1, 2] {
+        let id = format!("web-{release}");
+        world.run(&id, release, release).await;
+        world.route(release, &[(&id, 100)], &[]).await;
+    }
+    world.run("web-3", 3, 3).await;
+    world.canary(3, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 60_000).await;
+    // the judge was a second faster; told twice it is the same
+    for _ in 0..2 {
+        world.route(3, &[("web-2", 100)], &[("web-2", 100)]).await;
+    }
+    let rollback = EmergencyRollback { to: None, reason: "me".into() };
+    let press = || async { world.client.emergency_rollback("production", "web", &rollback).await.unwrap() };
+    let found = press().await;
+    assert_eq!(found.to.id, ReleaseId(2), "and not release 1");
+    assert!(found.stands.unwrap().reason.contains("went back"));
+    assert_eq!(press().await.to.id, ReleaseId(2));
+
+    // what comes after it counts again
+    world.run("web-4", 4, found.epoch.0 + 1).await;
+    world.route(found.epoch.0 + 1, &[("web-4", 100)], &[("web-2", 100)]).await;
+    let back = press().await;
+    assert_eq!((back.to.id, back.stands), (ReleaseId(2), None));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_emergency_does_not_go_to_a_release_that_was_left_by_a_rollback() {
     let world = World::start().await;
     for release in [1, 2, 3] {

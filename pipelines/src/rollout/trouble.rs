@@ -153,9 +153,15 @@ impl RolloutMachine {
         } else {
             "what served before had it, or nobody".to_owned()
         };
+        let remedy = if self.has_gap && self.weight != 100 {
+            let (service, environment) = (&self.spec.service.name, &self.spec.environment);
+            format!(": `segue rollback {environment} {service} --emergency` there gives it to what served before")
+        } else {
+            String::new()
+        };
         let reason = format!(
             "{before}{words}; it is not tried any more: {why}. What has the traffic{here} is not known for certain, and is put on record when \
-             that is seen; as was confirmed last, {known}"
+             that is seen; as was confirmed last, {known}{remedy}"
         );
         self.finish(RolloutStatus::Failed, Serves::Unknown, Some(reason), out);
     }

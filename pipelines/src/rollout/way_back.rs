@@ -133,7 +133,8 @@ impl RolloutMachine {
                     return self.go_back_later(tries, times, now, out);
                 }
                 // back to nothing needs nobody: it is tried until the host can do it
-                if tries >= TRIES_BEFORE_REVIVAL && !self.former.is_empty() && has_other_way {
+                let is_in_vain = tries >= TRIES_BEFORE_REVIVAL || self.has_failed_enough();
+                if is_in_vain && !self.former.is_empty() && has_other_way {
                     self.revive(tries, out);
                 } else if self.has_failed_enough() {
                     self.end_unknown("it was tried often enough", out);
@@ -152,10 +153,11 @@ impl RolloutMachine {
     }
 
     fn go_back_later(&mut self, tries: u32, times: u32, now: Timestamp, out: &mut Vec<Action>) {
-        if self.has_failed_enough() {
+        // other hosts wait for one of several; a single one has no other way, and a person can end it in a gap
+        if self.is_part && self.has_failed_enough() {
             return self.end_unknown("it was tried often enough", out);
         }
-        let rest = if self.is_all_or_nothing() { self.rest(times) } else { pause(times).min(ROUTER_PAUSE) };
+        let rest = if self.is_part { self.rest(times) } else { pause(times).min(ROUTER_PAUSE) };
         self.phase = Phase::GoingBack { tries, retry_at: Some(now + rest) };
     }
 

@@ -641,7 +641,8 @@ proptest! {
                 || world.finished == Some((RolloutStatus::Failed, Serves::Former))
                     && world.machine.reason().is_some_and(|reason| reason.contains("Nobody serves"));
             prop_assert!(is_left || !world.targets.is_empty(), "nobody serves:\n{}", world.story.join("\n"));
-            prop_assert!(!is_left || is_ended_by_word, "nobody said so:\n{}", world.story.join("\n"));
+            let was_tried = world.machine.reason().is_some_and(|reason| reason.contains("tried often enough"));
+            prop_assert!(!is_left || is_ended_by_word || was_tried, "nobody said so:\n{}", world.story.join("\n"));
         }
     }
 

@@ -219,20 +219,32 @@ fn a_router_that_refuses_the_way_back_is_asked_again_and_nothing_else_is_done() 
     assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
 }
 
-#[test]
-fn a_release_that_came_back_ready_is_not_started_again_for_a_router_that_refuses() {
+/// In a gap: the new release was never ready, and the former one runs anew and is to have its traffic again.
+fn back_in_a_gap() -> World {
     let mut world = World::tight(WhenFull::Recreate, 1);
     world.claim();
     let is_of_new = |world: &World, action: &Action| matches!(action, Action::AwaitReady { instance } if *instance == world.canary());
-    // the new release is never ready, and the former one is started anew
     while !matches!(world.queue.front(), Some(Action::Shift { percent: 0, .. })) {
         let action = world.queue.front().cloned().expect("it goes on");
         let is_bad = is_of_new(&world, &action);
         world.perform(!is_bad);
     }
+    world
+}
+
+#[test]
+fn a_release_that_came_back_ready_is_not_started_again_for_a_router_that_refuses() {
+    let mut world = back_in_a_gap();
     let asked = while_the_router_is_broken(&mut world, 5);
     assert!(!asked.iter().any(|action| matches!(action, Action::Start { .. } | Action::Stop { .. })), "{asked:?}");
     world.say(RolloutCommand::Abort);
     assert_eq!(world.machine.status(), RolloutStatus::Failed, "{}", world.story.join("\n"));
-    says(world.machine.reason(), &["aborted (ada)", "is not known for certain"]);
+    says(world.machine.reason(), &["aborted (ada)", "is not known for certain", "--emergency"]);
+
+    // nobody would give it its traffic later: it is tried for as long as it takes
+    let mut world = back_in_a_gap();
+    while_the_router_is_broken(&mut world, 60);
+    world.is_router_broken = false;
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
 }

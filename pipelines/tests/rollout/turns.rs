@@ -985,3 +985,18 @@ fn the_last_host_that_serves_is_not_stopped_for_a_release_that_was_ready_nowhere
         assert!(reason.contains("ready nowhere"), "{reason}");
     }
 }
+
+#[test]
+fn a_release_that_was_ready_at_a_host_that_is_lost_then_goes_on() {
+    let mut yard = Yard::new(rolling(Batch::Hosts(1)), &TIGHT);
+    yard.claim();
+    yard.settle();
+    assert_eq!(yard.serving(), "a=2/1 b=1/1", "{}", yard.tail(30));
+    yard.lose_host("a");
+    for _ in 0..3 {
+        yard.settle();
+        yard.pass(61);
+    }
+    assert_eq!(yard.finished, DONE, "{}", yard.tail(40));
+    assert!(yard.serving().contains("b=2"), "{}", yard.serving());
+}

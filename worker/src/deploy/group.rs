@@ -24,7 +24,8 @@ use segue_schemas::{
     deploy::ServiceSpec,
     gpu_health::GpuReport,
     host_api::{
-        ApplyRoute, HostState, Instance, ObservationBatch, RemoveRoute, Removed, RenewDeadMan, RouteState, StopInstance,
+        ApplyRoute, HostState, Instance, ObservationBatch, RemoveRoute, Removed, RenewDeadMan, RouteState,
+        StopInstance, Target,
     },
     host_join::HostAccess,
     id::InstanceId,
@@ -253,6 +254,22 @@ impl Hosts {
         for trouble in stopped.into_iter().flatten().filter_map(Result::err) {
             tracing::warn!(host = name, %trouble, "what was started on its GPUs is left there");
         }
+    }
+
+    /// What each carries, if the traffic goes everywhere as is asked for already.
+    pub(super) async fn standing(&self, asked: &ApplyRoute) -> Option<Answers<RouteState>> {
+        let (environment, service, wanted) = (&asked.fence.environment, &asked.fence.service, shares(&asked.targets));
+        let mut routes = Vec::new();
+        for (host, state) in self.states().await.ok()? {
+            match HostFacts::of(&state, environment, service).route {
+                Some(route) => routes.push((host, route)),
+                // nobody has any there
+                None if wanted.is_empty() => {}
+                None => return None,
+            }
+        }
+        let routes = self.named(routes);
+        routes.iter().all(|(_, route)| shares(&route.targets) == wanted).then_some(routes)
     }
 
     /// What each carries.
@@ -561,6 +578,13 @@ impl Hosts {
     fn cursors(&self) -> MutexGuard<'_, Cursors> {
         self.inner.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who has traffic, each with its part in a million.
+fn shares(targets: &[Target]) -> BTreeMap<&InstanceId, u64> {
+    let sum: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+    let with_weight = targets.iter().filter(|target| target.weight > 0);
+    with_weight.map(|target| (&target.instance, u64::from(target.weight) * 1_000_000 / sum.max(1))).collect()
 }
 
 /// A host that has nothing to put off has fallen back already; its report says so.

@@ -201,7 +201,16 @@ pub(super) async fn perform(
             });
             started.await.map(Seen::Instance)
         }
-        Act::Shift { apply, only, .. } => hosts.apply_route(apply, only.as_deref()).await.map(Seen::Route),
+        Act::Shift { percent, apply, only, .. } => {
+            let shifted = match hosts.apply_route(apply, only.as_deref()).await {
+                // what is refused may be the new release's own rules, and the traffic never have gone to it
+                Err(HostTrouble::Router(why)) if *percent == 0 => {
+                    hosts.standing(apply).await.ok_or(HostTrouble::Router(why))
+                }
+                other => other,
+            };
+            shifted.map(Seen::Route)
+        }
         Act::StandBy(apply) | Act::Interrupt(apply) => hosts.apply_route(apply, None).await.map(Seen::Route),
         Act::Quarantine { host, back, stop, fence } => {
             hosts.quarantine(host, back.as_ref(), (stop, fence), QUARANTINE_PATIENCE).await;

@@ -62,6 +62,26 @@ impl Host {
             return make(&folder).map_or_else(unusable, |()| Ok(Furnished::Ready));
         }
         let mark = format!("{}/seed/{}/{}", self.options.data.display(), pair.0, pair.1);
+        if is_volume && recorded.missed.contains(&pair) {
+            // restored at an engine that was set up anew, or of one that is gone back to: it is the service's own
+            let is_there = match self.has_volume(&one.id, &pair.0, &pair.1).await {
+                Ok(is_there) => is_there,
+                Err(error) => return Ok(Furnished::of(&error)),
+            };
+            let of = pair.clone();
+            let noted = self.store.change(move |recorded| {
+                recorded.missed.retain(|known| *known != of);
+                if is_there && !recorded.furnished.contains(&of) {
+                    recorded.furnished.push(of);
+                }
+                Ok(())
+            });
+            noted.await?;
+            if is_there {
+                tracing::info!(instance = %one.id, "its data folder is at this engine already, and is used as it is");
+                return Ok(Furnished::Ready);
+            }
+        }
         if is_volume {
             if let Err(error) = self.clear_volume(&one.id, &pair.0, &pair.1).await {
                 return Ok(Furnished::of(&error));

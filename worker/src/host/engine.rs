@@ -58,7 +58,8 @@ impl Recorded {
             return Err(format!(
                 "{} is another engine (ID {}) than the one at {} (ID {}), which has the containers and volumes of {}: nothing is started. \
                  Name that engine again in `docker` of this host; to move, give the other engine to a host of another name; where it was set \
-                 up anew and what was kept there is lost, say so with `anew: {}` in `docker` (docs/hosts.md, \"To another engine\")",
+                 up anew and what was kept there is lost, say so with `anew: {}` in `docker`, start `segue up` again and end this host by TERM: what it carries goes on (docs/hosts.md, \
+                 \"To another engine\")",
                 engine.address,
                 engine.id,
                 known.address,
@@ -74,9 +75,11 @@ impl Recorded {
 
     /// Nothing of what was at an engine is at the next one: no data, and the GPUs that were chosen there are another machine's.
     fn leave_engine(&mut self) {
-        let is_apart: Vec<bool> = self.furnished.iter().map(|(e, s)| !self.is_container(e, s)).collect();
-        let mut is_apart = is_apart.into_iter();
-        self.furnished.retain(|_| is_apart.next().unwrap_or_default());
+        let furnished = std::mem::take(&mut self.furnished);
+        let (left, apart): (Vec<_>, Vec<_>) = furnished.into_iter().partition(|(e, s)| self.is_container(e, s));
+        self.furnished = apart;
+        self.missed.retain(|pair| !left.contains(pair));
+        self.missed.extend(left);
         for instance in self.instances.values_mut().filter(|i| i.run.is_container() && !i.is_stopped()) {
             instance.gpus.clear();
         }
@@ -208,6 +211,11 @@ mod tests {
         assert_eq!((gpus(&all), all.furnished.len()), (vec![1, 1], 2), "what is refused changes nothing");
         assert_eq!((all.meet(engine("new", "word:/data"), true), gpus(&all)), (Ok(()), vec![1, 0]));
         assert_eq!(all.furnished, [("production".to_owned(), "tool".to_owned())], "a process has its own here");
+        assert_eq!(
+            all.missed,
+            [("production".to_owned(), "web".to_owned())],
+            "what is there nevertheless is not emptied"
+        );
     }
 
     #[test]

@@ -46,12 +46,14 @@ impl Recorded {
         route.targets.clear();
         route.fallback.clear();
         route.dead_man = None;
-        route.restored = None;
+        (route.restored, route.gone_back) = (None, None);
         for id in &running {
             self.send_away(id)?;
         }
         self.kept.retain(|kept| kept.environment != *environment || kept.release.service != *service);
-        self.furnished.retain(|(e, s)| e != environment || s != service);
+        for pairs in [&mut self.furnished, &mut self.missed] {
+            pairs.retain(|(e, s)| e != environment || s != service);
+        }
         self.forget_epochs();
         Ok(running)
     }

@@ -2,6 +2,7 @@
 //! emergency.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,7 +23,7 @@ use super::{
     instances::own_name,
     proxy_child::counts_for,
     refusal,
-    state::{InstanceRecord, KeptRelease, Recorded, Retire, RouteRecord},
+    state::{InstanceRecord, KeptRelease, Nap, Recorded, Retire, RouteRecord},
 };
 use crate::{proxy::table::collide, router::RouterState};
 
@@ -385,6 +386,7 @@ impl Recorded {
     fn apply(&mut self, apply: ApplyRoute) -> Result<(), HostError> {
         let wrong = |message: String| refusal(HostErrorCode::BadRequest, message);
         let (environment, service) = (&apply.fence.environment, &apply.fence.service);
+        let gone_back = self.way_back(&apply);
         let rules = checked_rules(environment, service, apply.rules)?;
         check_assignment(&apply.assignment)?;
         let others = self.routes.iter().filter(|r| r.environment != *environment || r.service != *service);
@@ -424,6 +426,7 @@ impl Recorded {
             self.leave(environment, service, &[before, apply.fallback.clone()].concat(), &apply.targets);
         }
         let route = self.route_mut(environment, service);
+        route.gone_back = gone_back;
         route.rules = rules;
         route.assignment = apply.assignment;
         route.targets = apply.targets;
@@ -431,6 +434,25 @@ impl Recorded {
         route.dead_man = apply.dead_man_ms.map(|ms| Deadline::after(Duration::from_millis(ms)));
         route.restored = None;
         Ok(())
+    }
+
+    /// Whether that is a rollout's own way back: all traffic of the release that it came from, where another one had some or it was restored already.
+    fn way_back(&self, apply: &ApplyRoute) -> Option<Restored> {
+        let before = self.route(&apply.fence.environment, &apply.fence.service)?;
+        let with_weight = |targets: &[Target]| -> BTreeSet<InstanceId> {
+            targets.iter().filter(|t| t.weight > 0).map(|t| t.instance.clone()).collect()
+        };
+        let wanted = with_weight(&apply.targets);
+        let is_back = apply.dead_man_ms.is_none()
+            && !apply.leaves
+            && !wanted.is_empty()
+            && wanted == with_weight(&apply.fallback)
+            && has_one_release(self, &apply.targets);
+        let known = || before.restored.clone().or_else(|| before.gone_back.clone());
+        let is_new = !with_weight(&before.targets).is_subset(&wanted);
+        let reason = "a rollout that went back".to_owned();
+        let now = || is_new.then(|| Restored { at: now(), reason, epoch: apply.fence.epoch });
+        is_back.then(|| known().or_else(now)).flatten()
     }
 
     /// Puts the fallback in force because nobody renewed the dead-man's switch.
@@ -482,10 +504,15 @@ impl Recorded {
 
 /// What an emergency finds in its place already, of what the host has restored: its release has all traffic by that, and lives.
 fn stands(recorded: &Recorded, route: &RouteRecord) -> Option<(Restored, Release)> {
-    let restored = route.restored.clone()?;
+    let restored = route.restored.clone().or_else(|| route.gone_back.clone())?;
     // where nothing was left to restore the weights are what they were
     let is_restored = |t: &Target| route.fallback.iter().any(|f| f.weight > 0 && f.instance == t.instance);
-    let lives = |t: &Target| recorded.instances.get(&t.instance).is_some_and(|i| i.is_usable() && i.process.is_some());
+    let lives = |t: &Target| {
+        recorded
+            .instances
+            .get(&t.instance)
+            .is_some_and(|i| i.is_usable() && (i.process.is_some() || i.nap == Nap::Asleep))
+    };
     let mut weighty = route.targets.iter().filter(|t| t.weight > 0);
     let stands = weighty.clone().all(is_restored) && weighty.any(lives) && has_one_release(recorded, &route.targets);
     main_release(recorded, &route.targets).filter(|_| stands).map(|release| (restored, release.clone()))

@@ -72,6 +72,9 @@ pub struct Recorded {
     /// The services, as (environment, service), whose data folders are there and filled.
     #[serde(default)]
     pub furnished: Vec<(String, String)>,
+    /// Those of them whose data folders were left with another engine: one that is there nevertheless is that of the service, and is not emptied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<(String, String)>,
     /// The engine for containers, once it has answered.
     #[serde(default)]
     pub(super) engine: Option<EngineRecord>,
@@ -208,6 +211,9 @@ pub struct RouteRecord {
     pub dead_man: Option<Deadline>,
     /// What the host did by itself since the last `ApplyRoute`.
     pub restored: Option<Restored>,
+    /// When a rollout's own way back was the last that came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_back: Option<Restored>,
 }
 
 impl RouteRecord {
@@ -515,6 +521,7 @@ impl RouteRecord {
             fallback: Vec::new(),
             dead_man: None,
             restored: None,
+            gone_back: None,
         }
     }
 

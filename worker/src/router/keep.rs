@@ -51,6 +51,11 @@ impl Trouble {
         self.0.subscribe()
     }
 
+    /// It is carried.
+    pub(super) fn is_over(&self) {
+        self.becomes(None);
+    }
+
     /// Whether that is another reason than before.
     fn becomes(&self, why: Option<&str>) -> bool {
         self.0.send_if_modified(|known| {

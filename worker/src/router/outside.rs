@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use segue_schemas::{deploy::RouteRule, host_api::HostError};
 use tokio::{
     sync::{Mutex, Notify, watch},
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -35,6 +35,9 @@ use crate::{
 
 /// The pause after the log could not be read.
 const LOG_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long whoever looks at the configuration may keep a change waiting.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// While an instance is drained it is looked at no more often than this, and at least as often as that.
 pub(super) const DRAIN_PACE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
@@ -175,7 +178,9 @@ impl<P: Program> Router for Outside<P> {
     }
 
     async fn carry(&self) -> Result<(), HostError> {
-        self.carry_recorded().await.map_err(|failure| failure.told_of(P::NAME))
+        self.carry_recorded().await.map_err(|failure| failure.told_of(P::NAME))?;
+        self.trouble.is_over();
+        Ok(())
     }
 
     fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
@@ -187,9 +192,10 @@ impl<P: Program> Router for Outside<P> {
     }
 
     async fn look(&self) -> Option<String> {
-        // while a change is tried the file holds what may be refused
-        let _order = self.order.lock().await;
-        command::run(&self.program.check()).await.err()
+        command::run(&self.program.check()).await.err()?;
+        // While a change is tried the file holds what may be refused; nor is a change, which may be a way back, to wait for who looks.
+        let Ok(_order) = self.order.try_lock() else { return None };
+        timeout(LOOK_LIMIT, command::run(&self.program.check())).await.ok()?.err()
     }
 
     async fn state(&self) -> Option<RouterState> {

@@ -174,6 +174,9 @@ impl Turns {
 
     /// Why the last host that serves is not to be stopped: the others were lost, and nowhere was the new release ready.
     pub(super) fn unproven(&self) -> Option<String> {
+        if self.parts.iter().any(|part| part.machine.new_is_ready()) {
+            return None;
+        }
         let lost = self.parts.iter().find(|part| part.is_out)?;
         let mut present = self.present();
         let is_last = present.next().is_some_and(Part::waits) && present.next().is_none();

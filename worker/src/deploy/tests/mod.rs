@@ -323,6 +323,38 @@ async fn a_rollout_whose_host_stays_away_ends_with_the_word_that_nobody_knows() 
 }
 
 #[tokio::test]
+async fn a_router_that_refuses_the_first_weight_ends_the_rollout() {
+    let world = World::new(canary(), Behaviour::GOOD);
+    world.host.break_router(true);
+    let _worker = world.worker();
+    let rollout = world.ended().await;
+    let journal = lines(&world.server.journal());
+    assert_eq!((rollout.status, world.host.serving()), (RolloutStatus::RolledBack, vec![OLD]), "{journal}");
+    assert!(rollout.reason.unwrap().contains("nginx can't carry the change: mend it"), "{journal}");
+    assert!(!journal.contains("-back"), "nothing of the former release is started: {journal}");
+}
+
+#[tokio::test]
+async fn a_router_that_refuses_the_way_back_is_asked_until_it_is_mended() {
+    let mut strategy = canary();
+    if let Strategy::Canary(spec) = &mut strategy {
+        spec.stage_duration = Span::seconds(60);
+    }
+    let world = World::new(strategy, Behaviour::GOOD);
+    let _worker = world.worker();
+    world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
+    world.host.break_router(true);
+    world.server.command(RolloutCommand::Abort);
+    let is_told = |reason: &str| reason.contains("failed 2 times") && reason.contains("nginx can't carry the change");
+    world.server.until("it is tried again", |rollout, _| rollout.reason.as_deref().is_some_and(is_told)).await;
+    world.host.break_router(false);
+    assert_eq!(world.ended().await.status, RolloutStatus::RolledBack);
+    let journal = lines(&world.server.journal());
+    assert_eq!(world.host.serving(), [OLD], "{journal}");
+    assert!(!journal.contains("-back"), "nothing of the former release is started: {journal}");
+}
+
+#[tokio::test]
 async fn a_person_promotes_and_a_person_aborts() {
     for (command, status, serves) in [
         (RolloutCommand::Promote, RolloutStatus::Succeeded, NEW),

@@ -63,6 +63,8 @@ struct World {
     room: usize,
     /// How often it does not say yet what it carries.
     silent: usize,
+    /// Its router refuses each change of weights.
+    is_router_broken: bool,
 }
 
 impl ScriptedHost {
@@ -80,6 +82,7 @@ impl ScriptedHost {
             weights_asked_for: Vec::new(),
             room: usize::MAX,
             silent: 0,
+            is_router_broken: false,
         }));
         let socket = directory.join("host.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -107,6 +110,11 @@ impl ScriptedHost {
     /// So many instances have room from now on.
     pub(super) fn has_room_for(&self, instances: usize) {
         self.world.lock().unwrap().room = instances;
+    }
+
+    /// Whether its router refuses each change of weights from now on.
+    pub(super) fn break_router(&self, is_broken: bool) {
+        self.world.lock().unwrap().is_router_broken = is_broken;
     }
 
     /// The next so many questions for what it carries get no answer that says it.
@@ -287,6 +295,9 @@ impl World {
 
     fn apply(&mut self, apply: ApplyRoute) -> Answer {
         self.check(&apply.fence)?;
+        if self.is_router_broken {
+            return refuse(HostErrorCode::Router, "nginx can't carry the change: mend it");
+        }
         for target in &apply.targets {
             self.instance(target.instance.as_str())?;
         }

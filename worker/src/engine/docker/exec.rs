@@ -16,7 +16,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -97,7 +97,13 @@ impl Exec {
                 }
             }
             match self.look(docker).await {
-                Ok(Some(exit)) => return Ok(exit),
+                Ok(Some(exit)) => {
+                    if !self.pump_ended {
+                        // what it left in the background may hold its output open; what one stream said last may still be held back
+                        self.pump_ended = timeout(HOLD, &mut self.pump).await.is_ok();
+                    }
+                    return Ok(exit);
+                }
                 Ok(None) => away_since = None,
                 // the engine was started anew and knows nothing of it: its container was ended with that
                 Err(error) if error.is_not_found() => {
@@ -141,16 +147,69 @@ async fn pump(mut stream: impl futures_util::Stream<Item = Result<LogOutput, Err
             None => Some(stream.next().await),
         };
         let is_over = !matches!(output, None | Some(Some(Ok(_))));
+        let before = lines.open();
         match output {
             Some(Some(Ok(LogOutput::StdErr { message }))) => lines.take(Stream::Error, &message, &mut out),
             Some(Some(Ok(other))) => lines.take(Stream::Output, other.as_ref(), &mut out),
             // the other line may be one that is never ended
             None | Some(None | Some(Err(_))) => lines.let_go(&mut out),
         }
-        let_go_at = lines.is_holding().then(|| let_go_at.unwrap_or_else(|| Instant::now() + HOLD));
+        // each line that is waited for has its own time
+        let same = let_go_at.filter(|_| lines.open() == before);
+        let_go_at = lines.is_holding().then(|| same.unwrap_or_else(|| Instant::now() + HOLD));
         if sink.write_all(&out).await.is_err() || is_over {
             return;
         }
         out.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio::{io::AsyncReadExt as _, net::unix::pipe};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_end_soon_are_never_broken_however_long_both_streams_speak() {
+        const PIECES: usize = 100;
+        let said = stream::unfold(0, |number| async move {
+            sleep(HOLD / 4).await;
+            let output = match number % 2 {
+                0 => LogOutput::StdOut { message: "-out\nout".into() },
+                _ => LogOutput::StdErr { message: "-err\nerr".into() },
+            };
+            (number < PIECES).then_some((Ok(output), number + 1))
+        });
+        let (sink, mut source) = pipe::pipe().unwrap();
+        let mut text = String::new();
+        let ((), read) = tokio::join!(pump(Box::pin(said), sink), source.read_to_string(&mut text));
+        read.unwrap();
+        for line in ["out-out", "err-err"] {
+            assert_eq!(text.lines().filter(|known| *known == line).count(), PIECES / 2 - 1, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_line_that_does_not_end_comes_after_a_while() {
+        let said = stream::unfold(0, |number| async move {
+            let output = match number {
+                0 => LogOutput::StdOut { message: "is it done?".into() },
+                1 => LogOutput::StdErr { message: "no\n".into() },
+                _ => {
+                    sleep(HOLD * 3).await;
+                    return None;
+                }
+            };
+            Some((Ok(output), number + 1))
+        });
+        let (sink, mut source) = pipe::pipe().unwrap();
+        let pumped = tokio::spawn(pump(Box::pin(said), sink));
+        sleep(HOLD * 2).await;
+        let mut text = [0; 64];
+        let count = source.read(&mut text).await.unwrap();
+        assert_eq!(std::str::from_utf8(&text[..count]).unwrap(), "is it done?\nno\n");
+        pumped.await.unwrap();
     }
 }

@@ -428,6 +428,20 @@ impl Docker {
         gone(call("remove a volume", self.patience(), client.remove_volume(&name, Some(options))).await)
     }
 
+    /// Whether one of the volumes of a place is there. `volume` is as a container names it.
+    ///
+    /// # Errors
+    /// [`DockerError`]: the engine does not answer.
+    pub async fn has_volume(&self, place: &str, volume: &str) -> Result<bool, DockerError> {
+        let Some(name) = create::volume_of(volume) else { return Ok(false) };
+        let name = create::volume_name(place, name);
+        match call("look at a volume", self.patience(), self.client().await?.inspect_volume(&name)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes networks and volumes with a label, those of them whose labels are chosen. One that is in use stays, and is told of once
     /// the others are gone.
     ///

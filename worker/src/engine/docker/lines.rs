@@ -57,6 +57,11 @@ impl Lines {
         }
     }
 
+    /// Whose line has begun and has not ended.
+    pub(super) const fn open(&self) -> Option<Stream> {
+        self.open
+    }
+
     /// Whether something waits for the end of the other's line.
     pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
