@@ -12,9 +12,12 @@ mod world;
 use proptest::prelude::*;
 use segue_pipelines::rollout::{Action, Input, RestoreError, RolloutMachine, Serves};
 use segue_schemas::{
-    deploy::{RolloutCommand, Strategy as How},
+    deploy::{RolloutCommand, RolloutSpec, Strategy as How},
+    duration::Span,
     gpu::WhenFull,
+    id::RolloutId,
     status::RolloutStatus,
+    time::Timestamp,
 };
 use world::{World, canary, release};
 
@@ -115,6 +118,35 @@ fn a_new_owner_asserts_the_weights_and_goes_on() {
     world.claim();
     insta::assert_snapshot!(world.story.iter().rev().take(4).rev().cloned().collect::<Vec<_>>().join("\n"));
     live(&mut world, 10, None);
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+}
+
+#[test]
+fn a_new_owner_of_a_stage_waits_for_what_was_seen_before_it_came() {
+    for (hosts, wanted_ms) in [(&["a"][..], 5_000), (&["a", "b"], 60_000)] {
+        let mut world = World::on_hosts(canary(), hosts);
+        world.claim();
+        world.settle();
+        // the stage is over when somebody comes who has seen nothing of it
+        world.now = Timestamp(world.now.0 + 61_000);
+        world.claim();
+        world.settle();
+        let wait = world.machine.next_wake().expect("the stage ends").0 - world.now.0;
+        assert_eq!(wait, wanted_ms, "{hosts:?}: {}", world.story.join("\n"));
+    }
+}
+
+#[test]
+fn what_is_gone_back_to_is_kept_until_it_has_its_traffic_whatever_it_is_kept_warm_for() {
+    let mut spec = RolloutSpec { is_rollback: true, ..World::new(How::HotSwap).machine.spec().clone() };
+    spec.service.keep_warm = Span::seconds(0);
+    let mut world = World::new(How::HotSwap);
+    world.machine = RolloutMachine::new(RolloutId(7), spec);
+    world.keep_warm("warm", release(2));
+    world.claim();
+    let is_kept = |action: &Action| matches!(action, Action::Retire { instance, after, .. } if instance.as_str() == "warm" && after.as_millis() == 24 * 3_600_000);
+    assert!(world.queue.iter().any(is_kept), "{}", world.story.join("\n"));
+    world.settle();
     assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
 }
 
