@@ -307,16 +307,21 @@ async fn an_emergency_rollback_needs_nobody_and_shuts_the_rollout_out() {
     world.end().await;
 }
 
+/// Release 1 has served, and 2 does.
+async fn two_have_served(world: &World) {
+    for release in [1, 2] {
+        let id = format!("web-{release}");
+        world.run(&id, release, release).await;
+        world.route(release, &[(&id, 100)], &[]).await;
+    }
+}
+
 #[tokio::test]
 async fn an_emergency_at_a_host_that_a_rollout_has_not_reached_yet_means_what_serves_there() {
     // one whose turn has not come, of a rollout that goes host after host; and one where the new release stands by
     for (targets, dead_man_ms) in [(&[("web-2", 100)][..], Some(60_000)), (&[("web-2", 100), ("web-3", 0)][..], None)] {
         let world = World::start().await;
-        for release in [1, 2] {
-            let id = format!("web-{release}");
-            world.run(&id, release, release).await;
-            world.route(release, &[(&id, 100)], &[]).await;
-        }
+        two_have_served(&world).await;
         world.run("web-3", 3, 3).await;
         match dead_man_ms {
             Some(ms) => world.canary(3, targets, &[("web-2", 100)], ms).await,
@@ -339,11 +344,7 @@ async fn an_emergency_at_a_host_that_a_rollout_has_not_reached_yet_means_what_se
 #[tokio::test]
 async fn an_emergency_rollback_starts_a_kept_release_again() {
     let world = World::start().await;
-    for release in [1, 2] {
-        let id = format!("web-{release}");
-        world.run(&id, release, release).await;
-        world.route(release, &[(&id, 100)], &[]).await;
-    }
+    two_have_served(&world).await;
     world.client.stop(&"web-1".parse().unwrap(), &StopInstance { fence: world.fence(2) }).await.unwrap();
     let rollback = EmergencyRollback { to: None, reason: "no fallback is left".into() };
     let result = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
@@ -363,11 +364,7 @@ async fn an_emergency_rollback_starts_a_kept_release_again() {
 #[tokio::test]
 async fn an_emergency_finds_what_was_restored_already_and_stays_there() {
     let world = World::start().await;
-    for release in [1, 2] {
-        let id = format!("web-{release}");
-        world.run(&id, release, release).await;
-        world.route(release, &[(&id, 100)], &[]).await;
-    }
+    two_have_served(&world).await;
     world.run("web-3", 3, 3).await;
     world.canary(3, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 100).await;
     let by_itself = world.until_restored().await;
@@ -411,11 +408,7 @@ async fn an_emergency_finds_what_was_restored_already_and_stays_there() {
 #[tokio::test]
 async fn an_emergency_just_after_a_rollout_went_back_by_itself_stays_there() {
     let world = World::start().await;
-    for release in [1, 2] {
-        let id = format!("web-{release}");
-        world.run(&id, release, release).await;
-        world.route(release, &[(&id, 100)], &[]).await;
-    }
+    two_have_served(&world).await;
     world.run("web-3", 3, 3).await;
     world.canary(3, &[("web-2", 70), ("web-3", 30)], &[("web-2", 100)], 60_000).await;
     // the judge was a second faster; told twice it is the same

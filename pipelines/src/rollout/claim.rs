@@ -18,8 +18,9 @@ use super::{
 };
 use crate::judge::Judge;
 
-/// How long what is still warm is kept until it has traffic: longer than any readiness ladder.
-const KEPT: Span = Span::seconds(24 * 3600);
+/// How long what is still warm is kept until it has traffic: longer than any readiness ladder, so that it is also cleared away where its new owner
+/// is never heard of again.
+pub const KEPT: Span = Span::seconds(24 * 3600);
 
 impl RolloutMachine {
     pub(super) fn on_claimed(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {

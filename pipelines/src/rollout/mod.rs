@@ -43,5 +43,7 @@ mod way_back;
 mod weights;
 
 pub use action::{Action, Serves};
+pub use claim::KEPT;
 pub use input::{HostFacts, Input};
 pub use machine::{RestoreError, RolloutMachine};
+pub use weights::reduce;

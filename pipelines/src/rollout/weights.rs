@@ -20,7 +20,8 @@ pub(super) fn split(percent: u8, new: &[InstanceId], former: &[Target]) -> Vec<T
 }
 
 /// The same proportions in the smallest whole numbers; what has no weight is left out.
-pub(super) fn reduce(mut targets: Vec<Target>) -> Vec<Target> {
+#[must_use]
+pub fn reduce(mut targets: Vec<Target>) -> Vec<Target> {
     targets.retain(|t| t.weight > 0);
     let divisor = targets.iter().fold(0, |divisor, t| greatest_common_divisor(divisor, t.weight)).max(1);
     targets.iter_mut().for_each(|t| t.weight /= divisor);

@@ -19,6 +19,7 @@ use futures_util::{
 use segue_pipelines::rollout::{
     HostFacts,
     fleet::{Fleet, OutOfStep},
+    reduce,
 };
 use segue_schemas::{
     deploy::ServiceSpec,
@@ -580,11 +581,11 @@ impl Hosts {
     }
 }
 
-/// Who has traffic, each with its part in a million.
-fn shares(targets: &[Target]) -> BTreeMap<&InstanceId, u64> {
-    let sum: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
-    let with_weight = targets.iter().filter(|target| target.weight > 0);
-    with_weight.map(|target| (&target.instance, u64::from(target.weight) * 1_000_000 / sum.max(1))).collect()
+/// Who has traffic, in the smallest numbers and in one order.
+fn shares(targets: &[Target]) -> Vec<Target> {
+    let mut shares = reduce(targets.to_vec());
+    shares.sort_by(|one, other| one.instance.cmp(&other.instance));
+    shares
 }
 
 /// A host that has nothing to put off has fallen back already; its report says so.

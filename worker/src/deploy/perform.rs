@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use segue_pipelines::rollout::Action;
+use segue_pipelines::rollout::{Action, KEPT};
 use segue_schemas::{
     deploy::JournalKind,
     host_api::{ApplyRoute, Instance, RetireInstance, RouteState, StartInstance, StopInstance},
@@ -28,9 +28,7 @@ const JOURNAL_PATIENCE: Duration = Duration::from_millis(30);
 /// How long a host whose GPUs are broken is spoken to: the others wait meanwhile.
 const QUARANTINE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long an instance that was taken over warm is kept without traffic: longer than any readiness ladder, so that it is
-/// also cleared away where its new owner is never heard of again.
-const KEPT_MS: u64 = 24 * 3600 * 1000;
+/// How long answers of an instance that was taken over warm may go on, should it be cleared away without having had traffic.
 const KEPT_DRAIN_MS: u64 = 30_000;
 
 /// A change of the world.
@@ -233,7 +231,7 @@ async fn start_and_keep(host: &Host, start: &StartInstance) -> Result<Instance, 
     if instance.retire_at.is_none() {
         return Ok(instance);
     }
-    let put_off = RetireInstance { fence: start.fence.clone(), after_ms: KEPT_MS, drain_ms: KEPT_DRAIN_MS };
+    let put_off = RetireInstance { fence: start.fence.clone(), after_ms: KEPT.as_millis(), drain_ms: KEPT_DRAIN_MS };
     host.retire(&start.instance, &put_off).await
 }
 

@@ -283,18 +283,12 @@ impl Host {
     }
 
     /// Empties the volume that is a service's data folder.
-    pub(super) async fn clear_volume(
-        &self,
-        id: &InstanceId,
-        environment: &str,
-        service: &str,
-    ) -> Result<(), DockerError> {
-        self.remove_left(id).await?;
+    pub(super) async fn clear_volume(&self, environment: &str, service: &str) -> Result<(), DockerError> {
         self.docker.remove_volume(&self.engine_place(environment, service), DATA_VOLUME).await
     }
 
     /// Removes what an earlier start has left of an instance.
-    async fn remove_left(&self, id: &InstanceId) -> Result<(), DockerError> {
+    pub(super) async fn remove_left(&self, id: &InstanceId) -> Result<(), DockerError> {
         for left in self.docker.instances_with(&format!("{LABEL_INSTANCE}={}", self.engine_mark(id))).await? {
             if self.is_own(&left) {
                 self.docker.remove_instance(&left.id).await?;
@@ -303,14 +297,8 @@ impl Host {
         Ok(())
     }
 
-    /// Whether the volume that is a service's data folder is at the engine; nothing that was left of the instance uses it then.
-    pub(super) async fn has_volume(
-        &self,
-        id: &InstanceId,
-        environment: &str,
-        service: &str,
-    ) -> Result<bool, DockerError> {
-        self.remove_left(id).await?;
+    /// Whether the volume that is a service's data folder is at the engine.
+    pub(super) async fn has_volume(&self, environment: &str, service: &str) -> Result<bool, DockerError> {
         self.docker.has_volume(&self.engine_place(environment, service), DATA_VOLUME).await
     }
 

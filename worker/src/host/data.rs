@@ -62,9 +62,12 @@ impl Host {
             return make(&folder).map_or_else(unusable, |()| Ok(Furnished::Ready));
         }
         let mark = format!("{}/seed/{}/{}", self.options.data.display(), pair.0, pair.1);
+        if is_volume && let Err(error) = self.remove_left(&one.id).await {
+            return Ok(Furnished::of(&error));
+        }
         if is_volume && recorded.missed.contains(&pair) {
             // restored at an engine that was set up anew, or of one that is gone back to: it is the service's own
-            let is_there = match self.has_volume(&one.id, &pair.0, &pair.1).await {
+            let is_there = match self.has_volume(&pair.0, &pair.1).await {
                 Ok(is_there) => is_there,
                 Err(error) => return Ok(Furnished::of(&error)),
             };
@@ -83,7 +86,7 @@ impl Host {
             }
         }
         if is_volume {
-            if let Err(error) = self.clear_volume(&one.id, &pair.0, &pair.1).await {
+            if let Err(error) = self.clear_volume(&pair.0, &pair.1).await {
                 return Ok(Furnished::of(&error));
             }
         } else {

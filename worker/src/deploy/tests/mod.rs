@@ -92,6 +92,14 @@ impl World {
     }
 }
 
+fn slow_canary() -> Strategy {
+    let mut strategy = canary();
+    if let Strategy::Canary(spec) = &mut strategy {
+        spec.stage_duration = Span::seconds(60);
+    }
+    strategy
+}
+
 fn canary() -> Strategy {
     Strategy::Canary(CanarySpec {
         stages: vec![10, 50, 100],
@@ -336,10 +344,7 @@ async fn a_router_that_refuses_the_first_weight_ends_the_rollout() {
 
 #[tokio::test]
 async fn a_router_that_refuses_the_way_back_is_asked_until_it_is_mended() {
-    let mut strategy = canary();
-    if let Strategy::Canary(spec) = &mut strategy {
-        spec.stage_duration = Span::seconds(60);
-    }
+    let strategy = slow_canary();
     let world = World::new(strategy, Behaviour::GOOD);
     let _worker = world.worker();
     world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
@@ -360,10 +365,7 @@ async fn a_person_promotes_and_a_person_aborts() {
         (RolloutCommand::Promote, RolloutStatus::Succeeded, NEW),
         (RolloutCommand::Abort, RolloutStatus::RolledBack, OLD),
     ] {
-        let mut strategy = canary();
-        if let Strategy::Canary(spec) = &mut strategy {
-            spec.stage_duration = Span::seconds(60);
-        }
+        let strategy = slow_canary();
         let world = World::new(strategy, Behaviour::GOOD);
         let _worker = world.worker();
         world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
@@ -450,10 +452,7 @@ async fn a_worker_that_stops_hands_its_rollout_back_and_another_goes_on_at_once(
 
 #[tokio::test]
 async fn an_emergency_rollback_during_a_canary_ends_it_rolled_back() {
-    let mut strategy = canary();
-    if let Strategy::Canary(spec) = &mut strategy {
-        spec.stage_duration = Span::seconds(60);
-    }
+    let strategy = slow_canary();
     let world = World::with_dead_man(strategy, Behaviour::GOOD, 150);
     let _worker = world.worker();
     world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
@@ -557,10 +556,7 @@ async fn a_verdict_that_was_acted_on_stands_although_its_judge_died_before_it_co
 
 #[tokio::test]
 async fn a_worker_cut_off_from_its_server_lets_the_host_fall_back() {
-    let mut strategy = canary();
-    if let Strategy::Canary(spec) = &mut strategy {
-        spec.stage_duration = Span::seconds(60);
-    }
+    let strategy = slow_canary();
     let world = World::with_dead_man(strategy, Behaviour::GOOD, 300);
     let _worker = world.worker();
     world.server.until("the first stage", |rollout, _| rollout.weight == 10).await;

@@ -192,10 +192,7 @@ async fn a_host_that_serves_something_else_is_not_touched() {
 
 #[tokio::test]
 async fn an_emergency_at_one_host_is_followed_by_the_other() {
-    let mut strategy = canary();
-    if let Strategy::Canary(spec) = &mut strategy {
-        spec.stage_duration = Span::seconds(60);
-    }
+    let strategy = slow_canary();
     let pair = Pair::new(strategy);
     let _worker = pair.worker();
     pair.server.until("the first stage", |rollout, _| rollout.weight == 10).await;
