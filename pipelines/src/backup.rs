@@ -157,6 +157,7 @@ mod tests {
             variables: [].into(),
             sleep_after: None,
             data: None,
+            repair: None,
         }
     }
 

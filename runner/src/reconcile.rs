@@ -5,13 +5,10 @@
 //! Whatever the mark, no claim is given out from then on at or below an epoch that a host has seen.
 
 use segue_pipelines::preview::ENVIRONMENT;
-use segue_schemas::{
-    deploy::Release,
-    host_api::{EmergencyResult, HostState, Instance, InstanceState, RouteState},
-};
+use segue_schemas::host_api::{EmergencyResult, HostState, Instance, InstanceState, RouteState};
 
 use crate::{
-    control::{Carried, Shown},
+    control::{Carried, serving, whole},
     store::{Result, Store},
 };
 
@@ -31,12 +28,7 @@ pub async fn host(store: &Store, host: &str, state: &HostState) -> Result<()> {
             failed = Err(error);
         }
     }
-    let shown = |route: &RouteState| Shown {
-        environment: route.environment.clone(),
-        service: route.service.clone(),
-        release: whole(route, state).map(|release| release.id),
-    };
-    store.keep_in_step(host, &state.routes.iter().map(shown).collect::<Vec<_>>()).await?;
+    store.keep_in_step(host, state).await?;
     let carried = state.routes.iter().filter(|route| route.environment == ENVIRONMENT);
     store.host_carries(host, carried.filter_map(|route| preview(route, state)).collect()).await?;
     failed
@@ -65,7 +57,7 @@ async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState)
         None => Ok(()),
         Some((result, reason)) => {
             let epoch = result.epoch;
-            match store.record_emergency(environment, service, result, reason.clone()).await {
+            match store.record_emergency(environment, service, result, reason.clone(), Some(host)).await {
                 Ok((rollout, is_new)) => {
                     if is_new {
                         tracing::warn!(host, environment, service, reason, %epoch, %rollout, "an emergency rollback is on record");
@@ -92,18 +84,4 @@ fn emergency(route: &RouteState, state: &HostState) -> Option<(EmergencyResult, 
     let result =
         EmergencyResult { epoch: restored.epoch, from: None, to, took_us: 0, before: Vec::new(), stands: None };
     Some((result, restored.reason.clone()))
-}
-
-/// The release that has all the traffic, if one has.
-fn whole<'s>(route: &RouteState, state: &'s HostState) -> Option<&'s Release> {
-    let release = serving(route, state)?;
-    let has_it = |instance: &Instance| instance.release.id == release.id;
-    let mut weighty = route.targets.iter().filter(|target| target.weight > 0);
-    weighty.all(|t| state.instances.iter().any(|i| i.id == t.instance && has_it(i))).then_some(release)
-}
-
-/// The release of the target with the most weight.
-fn serving<'s>(route: &RouteState, state: &'s HostState) -> Option<&'s Release> {
-    let target = route.targets.iter().filter(|target| target.weight > 0).max_by_key(|target| target.weight)?;
-    state.instances.iter().find(|instance| instance.id == target.instance).map(|instance| &instance.release)
 }

@@ -422,6 +422,20 @@ pub struct RolloutSpec {
     /// The folder of its own that it has beside its releases; `None`: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSpec>,
+    /// That it brings one of several hosts to what is on record; `None`: it does something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
+}
+
+/// Why one of several hosts is brought to what is on record by a rollout of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct Repair {
+    /// What the host serves instead, or who asked, in words.
+    pub why: String,
+    /// The start of the host's process ([`crate::host_api::HostState::start`]) that it was made for. One that fails keeps no other back after
+    /// the host's next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_start: Option<u64>,
 }
 
 /// A folder that a service has to itself in its environment, for as long as it is there: over pushes, sleeps and restarts. The variable

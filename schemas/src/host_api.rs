@@ -359,6 +359,9 @@ pub struct HostState {
     /// What it can carry that not every version of a host can, of [`crate::strategy::NEWER`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub carries: Vec<String>,
+    /// Another number with each start of the host's process; older ones tell none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
 }
 
 /// Back up what serves of a service, where it is.

@@ -602,6 +602,7 @@ pub fn spec(strategy: Strategy) -> RolloutSpec {
         variables: IndexMap::new(),
         sleep_after: None,
         data: None,
+        repair: None,
     }
 }
 

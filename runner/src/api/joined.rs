@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     reconcile,
-    store::{Bell, JoinedHost, StoreError},
+    store::{Bell, JoinedHost, Listener, Store, StoreError},
 };
 
 pub fn routes() -> Router<Arc<App>> {
@@ -93,13 +93,38 @@ async fn word(
                 taken => taken?,
             }
         }
-        None => app.store.host_heard(&host.name).await?,
+        None => {
+            app.store.host_heard(&host.name).await?;
+            app.store.keep_in_step_as_told(&host.name).await?;
+        }
     }
+    let mut open = Open { store: &app.store, name: &host.name, is_open: true };
+    let answer = next_news(&app, &host.name, &word, &mut news).await;
+    open.is_open = false;
+    answer
+}
+
+/// The request that a host keeps open. Where it is dropped before there is an answer, the host has gone, or the way to it.
+struct Open<'h> {
+    store: &'h Store,
+    name: &'h str,
+    is_open: bool,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.store.host_was_cut(self.name);
+        }
+    }
+}
+
+async fn next_news(app: &App, host: &str, word: &HostWord, news: &mut Listener) -> Result<Json<HostHeard>> {
     let over = tokio::time::sleep(Duration::from_millis(word.wait_ms.min(WORD_LIMIT_MS)));
     tokio::pin!(over);
     loop {
         // one that was revoked meanwhile is told
-        app.store.joined_host(&host.name).await?;
+        app.store.joined_host(host).await?;
         let heard = app.store.host_news(word.revision).await?;
         if heard.revision != word.revision {
             return Ok(Json(heard));

@@ -127,7 +127,7 @@ async fn record_emergency(
     if !is_name(&environment) || !is_name(&service) {
         return Err(ApiError::bad_request(format!("`{environment}/{service}` names no service of an environment")));
     }
-    let (id, _) = app.store.record_emergency(&environment, &service, report.result, report.reason).await?;
+    let (id, _) = app.store.record_emergency(&environment, &service, report.result, report.reason, None).await?;
     Ok(Json(views::rollout(app.store.rollout(id).await?.rollout)))
 }
 

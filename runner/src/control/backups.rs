@@ -76,6 +76,7 @@ async fn create(store: &Store, tx: &mut Tx, backup: Backup, by: String) -> Resul
         variables: settings.variables,
         sleep_after: None,
         data: None,
+        repair: None,
         environment,
     };
     let rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);

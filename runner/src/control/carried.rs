@@ -183,6 +183,7 @@ async fn take_away(tx: &mut Tx, host: &str, carried: Carried) -> Result<()> {
         variables: IndexMap::new(),
         sleep_after: None,
         data: None,
+        repair: None,
     };
     let removal = StoredRollout::new(next_id(tx).await?, spec, "segue".into(), tx.now);
     rollouts::insert(&mut tx.conn, &removal).await?;

@@ -265,12 +265,14 @@ impl Store {
     pub async fn keep_host_state(&self, name: &str, state: &HostState) -> Result<()> {
         let text = serde_json::to_string(state).map_err(|e| StoreError::corrupt("host_states.state", e))?;
         self.hosts_heard().insert(name.to_owned(), self.now());
+        self.host_answers(name);
         let name = name.to_owned();
         self.write(move |tx| Box::pin(async move { hosts::save_state(&mut tx.conn, &name, &text, tx.now).await })).await
     }
 
     /// Notes that a host was heard that carries what it did.
     pub async fn host_heard(&self, name: &str) -> Result<()> {
+        self.host_answers(name);
         let now = self.now();
         let is_new = {
             let mut heard = self.hosts_heard();

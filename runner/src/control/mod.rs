@@ -9,7 +9,7 @@
 //! `advance` performs what progress decides, `retry` begins again; `rollouts` and `rollback` keep what deploys, `previews` which copies open pull requests have, `pulls` what GitHub says of those when it is asked, `heads` the pushes that nobody told of, and `resume` goes
 //! on after it;
 //! `snapshots` keeps what jobs' directories held, and says where a rerun begins;
-//! `joined` says which machines are hosts and what opens them; `absent` records what a host carries that had been away, `in_step` brings one of several hosts to what the others serve, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
+//! `joined` says which machines are hosts and what opens them, `told` reads what they carry, `silent` knows who does not answer; `absent` records what a host carries that had been away, `in_step` brings one of several hosts to what the others serve, `carried` compares what it carries of previews; `schedules` makes deliveries of times that have come;
 //! `backups` has data of services brought back, and `sync` from one environment to another; `machines` knows what runs rent, which `crate::lambda` asks the cloud for;
 //! `people` cancels, reruns and approves, `asked` and `commented` do what they ask on GitHub; `workers` registers, `tokens` says who may speak as one; `reaper` looks after what was lost.
 
@@ -44,16 +44,19 @@ mod retry;
 mod rollback;
 mod rollouts;
 mod schedules;
+mod silent;
 mod snapshots;
 pub(crate) mod sync;
 pub(crate) mod tokens;
+mod told;
 mod workers;
 
 pub use carried::Carried;
 pub use commented::PullHead;
-pub use in_step::Shown;
+pub use in_step::Lack;
 pub use joined::Invited;
 pub use machines::{Basis, Keeping, KeptMachines, MachineChange, change_of};
 pub use of_steps::MAX_SUMMARY_BYTES;
 pub use reaper::{APPROVAL_LIMIT, QUEUE_LIMIT, ROLLOUT_QUEUE_LIMIT};
+pub use told::{serving, whole};
 pub use workers::{Kept, MAX_LOG_CHUNK};

@@ -10,7 +10,10 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-use super::rollouts::{end, next_id, ring, serve, tell};
+use super::{
+    in_step,
+    rollouts::{end, next_id, ring, serve, tell},
+};
 use crate::store::{
     Bell, Result, RollbackTarget, Store, StoreError, Tx, Word,
     tables::{
@@ -78,7 +81,8 @@ impl Store {
     }
 
     /// Records an emergency rollback that was done at a host without the server: the epoch rises past the host's, what
-    /// drove the pair is ended, the release that serves is current. Once recorded, the same epoch changes nothing. With the rollout comes
+    /// drove the pair is ended, the release that serves is current. Once recorded, the same epoch changes nothing but that the host is
+    /// put on record where whoever told of it first could not name it. With the rollout comes
     /// whether it is new.
     pub async fn record_emergency(
         &self,
@@ -86,10 +90,12 @@ impl Store {
         service: &str,
         result: EmergencyResult,
         reason: String,
+        host: Option<&str>,
     ) -> Result<(RolloutId, bool)> {
         let (store, environment, service) = (self.clone(), environment.to_owned(), service.to_owned());
+        let host = host.map(str::to_owned);
         self.write(move |tx| {
-            Box::pin(async move { emergency(&store, tx, &environment, &service, result, reason).await })
+            Box::pin(async move { emergency(&store, tx, (&environment, &service), result, &reason, host).await })
         })
         .await
     }
@@ -191,7 +197,16 @@ pub(super) async fn create(
     let brings_release = active.as_ref().is_some_and(|r| !r.record.rollout.spec.strategy.brings_data());
     let to = resolve(tx, environment, service, &serving, brings_release, target).await?;
     if to.id == serving.current.id && active.is_none() {
-        return Err(StoreError::Refused(format!("release {} of `{service}` serves `{environment}` already", to.id)));
+        let brought = match asker.of_step {
+            None => in_step::bring_all(store, tx, environment, service, &by).await?,
+            Some(_) => Vec::new(),
+        };
+        return brought.first().copied().ok_or_else(|| {
+            StoreError::Refused(format!(
+                "release {} of `{service}` serves `{environment}` already, at every host that answers",
+                to.id
+            ))
+        });
     }
     for waiting in queued {
         close_unstarted(store, tx, waiting, format!("{by} asked for a rollback of `{service}`")).await?;
@@ -219,6 +234,7 @@ pub(super) async fn create(
         variables: settings.variables,
         sleep_after: None,
         data: None,
+        repair: None,
     };
     let mut rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
     if let Some((run, job, step)) = asker.of_step {
@@ -272,15 +288,22 @@ async fn resolve(
 async fn emergency(
     store: &Store,
     tx: &mut Tx,
-    environment: &str,
-    service: &str,
+    (environment, service): (&str, &str),
     result: EmergencyResult,
-    reason: String,
+    reason: &str,
+    host: Option<String>,
 ) -> Result<(RolloutId, bool)> {
+    let reason = reason.strip_prefix("emergency: ").unwrap_or(reason);
+    // of one there is no question
+    let host = host.or_else(|| <[String; 1]>::try_from(store.environment(environment).hosts).ok().map(|[host]| host));
     if let Some(known) = rollouts::of_epoch(&mut tx.conn, environment, service, result.epoch).await? {
         let known = rollouts::load(&mut tx.conn, known).await?;
         if known.record.rollout.run.is_none() && known.record.rollout.status == RolloutStatus::Succeeded {
-            return Ok((known.id(), false));
+            let id = known.id();
+            if let Some(host) = host {
+                name_host(tx, known, host).await?;
+            }
+            return Ok((id, false));
         }
     }
     releases::insert_known(&mut tx.conn, &result.to).await?;
@@ -290,7 +313,7 @@ async fn emergency(
         StoreError::Refused(format!("nothing is known of the service `{service}` in `{environment}`"))
     })?;
     rollouts::raise_epoch(&mut tx.conn, environment, service, result.epoch).await?;
-    let why = format!("emergency rollback at the host: {reason}");
+    let why = in_words(reason);
     for other in open {
         supersede(store, tx, other, &why).await?;
     }
@@ -302,9 +325,11 @@ async fn emergency(
         environment: environment.into(),
         is_rollback: true,
         previous,
+        hosts: host.as_ref().map_or_else(|| store.environment(environment).hosts, |host| vec![host.clone()]),
+        repair: None,
         ..known
     };
-    let mut rollout = StoredRollout::new(next_id(tx).await?, spec, reason, tx.now);
+    let mut rollout = StoredRollout::new(next_id(tx).await?, spec, reason.to_owned(), tx.now);
     rollouts::insert(&mut tx.conn, &rollout).await?;
     rollout.record.epoch = result.epoch;
     rollout.record.rollout.weight = 100;
@@ -312,7 +337,7 @@ async fn emergency(
     rollout.started_at = Some(tx.now);
     rollout.becomes(RolloutStatus::Succeeded, tx.now)?;
     rollouts::save(&mut tx.conn, &rollout).await?;
-    journal(tx, &rollout, &result).await?;
+    journal(tx, &rollout, host, &result).await?;
     serve(store, tx, &rollout).await?;
     tell(tx, NotificationEvent::RolledBack, &rollout, 0).await?;
     ring(tx, &rollout);
@@ -342,14 +367,43 @@ async fn supersede(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, why: 
     end(store, tx, &rollout).await
 }
 
-async fn journal(tx: &mut Tx, rollout: &StoredRollout, result: &EmergencyResult) -> Result<()> {
+/// What a person said, once: who gave no reason is told by name alone.
+fn in_words(reason: &str) -> String {
+    match reason.strip_suffix(": emergency rollback") {
+        Some(by) => format!("emergency rollback at the host by {by}"),
+        None => format!("emergency rollback at the host: {reason}"),
+    }
+}
+
+/// The host of an emergency that was told of by a person, who does not say which host it was: the host itself has told of it now.
+async fn name_host(tx: &mut Tx, mut known: StoredRollout, host: String) -> Result<()> {
+    let hosts = &mut known.record.rollout.spec.hosts;
+    if *hosts == [host.clone()] {
+        return Ok(());
+    }
+    *hosts = vec![host.clone()];
+    rollouts::save_spec(&mut tx.conn, &known).await?;
+    let entry = JournalEntry {
+        sequence: rollouts::journal_end(&mut tx.conn, known.id()).await? + 1,
+        epoch: known.record.epoch,
+        at: tx.now,
+        kind: JournalKind::Emergency,
+        detail: json!({ "message": format!("it was at host `{host}`") }),
+        host: Some(host),
+    };
+    rollouts::append_journal(&mut tx.conn, known.id(), &entry).await?;
+    ring(tx, &known);
+    Ok(())
+}
+
+async fn journal(tx: &mut Tx, rollout: &StoredRollout, host: Option<String>, result: &EmergencyResult) -> Result<()> {
     let message = rollout.record.rollout.reason.clone();
     let entry = JournalEntry {
         sequence: 1,
         epoch: result.epoch,
         at: tx.now,
         kind: JournalKind::Emergency,
-        host: rollout.record.rollout.spec.hosts.first().cloned(),
+        host,
         detail: json!({ "message": message, "from": result.from, "to": result.to, "took_us": result.took_us }),
     };
     rollouts::append_journal(&mut tx.conn, rollout.id(), &entry).await

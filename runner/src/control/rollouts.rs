@@ -17,7 +17,7 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-use super::{advance::advance_run, joined, previews, resume::resume_after, workers};
+use super::{advance::advance_run, in_step, joined, previews, resume::resume_after, workers};
 use crate::store::{
     Bell, Result, Store, StoreError, Told, Tx, Word,
     outboxes::notify,
@@ -189,6 +189,7 @@ async fn create(
         is_rollback: false,
         sleep_after: wanted.as_ref().and_then(|wanted| wanted.sleep_after),
         data: wanted.is_some().then(|| DataSpec { seed: create.seed.take() }),
+        repair: None,
         variables: wanted.as_ref().map_or(settings.variables, |wanted| wanted.variables.clone()),
     };
     let url = previews::url_of(&spec).cloned();
@@ -332,7 +333,8 @@ async fn claim(store: &Store, tx: &mut Tx, request: &ClaimRequest) -> Result<Opt
     if !rollout.active {
         // what serves now is what it replaces, not what served when it queued up
         let serving = releases::serving(&mut tx.conn, &environment, &service).await?;
-        rollout.record.rollout.spec.previous = serving.map(|s| s.current);
+        let at_host = in_step::former(tx, &rollout.record.rollout.spec).await?;
+        rollout.record.rollout.spec.previous = at_host.or(serving.map(|s| s.current));
         rollouts::save_spec(&mut tx.conn, &rollout).await?;
         rollout.active = true;
         rollout.started_at = Some(tx.now);
@@ -399,12 +401,16 @@ async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport
         return Ok(Reported { cancel: false });
     }
     let mut rollout = rollouts::load_held(&mut tx.conn, id, report.epoch).await?;
+    store.note_silent(&rollout.record.rollout.spec.hosts, report.entries.iter().filter(|e| e.sequence > newest));
     append(tx, id, newest, report.epoch, report.entries).await?;
     let before = rollout.record.rollout.status;
     let stands = &mut rollout.record.rollout;
     stands.weight = report.weight;
     stands.stage = report.stage;
-    stands.reason = report.reason;
+    stands.reason = match report.status {
+        RolloutStatus::Succeeded if stands.spec.hosts.len() > 1 => without(tx, id, report.reason).await?,
+        _ => report.reason,
+    };
     stands.verdict = report.verdict.or(stands.verdict.take());
     stands.state = report.state;
     rollout.record.lease_until = Some(tx.now + store.config().timing.lease.0);
@@ -423,6 +429,20 @@ async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport
     }
     ring(tx, &rollout);
     Ok(Reported { cancel: false })
+}
+
+/// The reason of a rollout that succeeded, with the hosts that were left out of it and why.
+async fn without(tx: &mut Tx, id: RolloutId, reason: Option<String>) -> Result<Option<String>> {
+    let mut left_out: BTreeMap<String, String> = BTreeMap::new();
+    for entry in rollouts::journal(&mut tx.conn, id, 0).await? {
+        let why = entry.detail["reason"].as_str().or(entry.detail["message"].as_str());
+        if let (JournalKind::Quarantined, Some(host)) = (entry.kind, entry.host) {
+            left_out.entry(host).or_insert_with(|| why.unwrap_or("the journal says why").to_owned());
+        }
+    }
+    let left_out = left_out.into_iter().map(|(host, why)| format!("without {host}: {why}"));
+    let all: Vec<String> = reason.into_iter().chain(left_out).collect();
+    Ok((!all.is_empty()).then(|| all.join("; ")))
 }
 
 /// Adds what is new to the journal; what is there already is the same report once more.

@@ -134,6 +134,7 @@ async fn create(store: &Store, tx: &mut Tx, asked: Asked, step: Option<OfStep>) 
         variables: settings.variables,
         sleep_after: None,
         data: None,
+        repair: None,
     };
     let mut rollout = StoredRollout::new(next_id(tx).await?, spec, by, tx.now);
     if let Some(OfStep { run, job, step, .. }) = step {

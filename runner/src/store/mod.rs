@@ -120,6 +120,8 @@ pub(crate) struct Inner {
     pub(crate) access_given: Mutex<AccessGiven>,
     /// When it was written down last that a host was heard.
     pub(crate) hosts_heard: Mutex<HashMap<String, Timestamp>>,
+    /// Which hosts do not answer, as a worker or a cut connection told, and since when.
+    pub(crate) hosts_silent: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// When a word was told to whom.
@@ -191,6 +193,7 @@ impl Store {
             proxy_ports: Mutex::default(),
             access_given: Mutex::default(),
             hosts_heard: Mutex::default(),
+            hosts_silent: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

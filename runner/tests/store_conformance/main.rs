@@ -8,6 +8,7 @@ mod calls;
 mod comments;
 mod concurrency;
 mod contents;
+mod in_step;
 mod intake;
 mod jobs;
 mod joined;
@@ -56,6 +57,12 @@ macro_rules! on {
                 a_delivery_that_was_put_off_comes_back_later,
                 a_pipeline_that_cannot_be_planned_is_a_failed_run_that_people_hear_of,
                 a_key_dispatches_once,
+            }
+            in_step::{
+                a_host_out_of_step_is_tried_again_soon_and_at_once_after_its_restart,
+                a_person_has_a_host_out_of_step_brought_at_once,
+                an_emergency_is_on_record_at_the_host_that_it_was_at_and_its_others_can_go_back,
+                who_was_left_out_of_a_rollout_that_succeeded_is_in_its_reason,
             }
             joined::{
                 a_token_lets_one_machine_join_once_for_a_while,

@@ -407,7 +407,7 @@ pub async fn an_emergency_ends_what_drove_the_pair(world: World) {
         before: Vec::new(),
         stands: None,
     };
-    let record = || world.store.record_emergency("staging", "web", result.clone(), "ada: it burns".into());
+    let record = || world.store.record_emergency("staging", "web", result.clone(), "ada: it burns".into(), None);
     let (id, is_new) = record().await.unwrap();
     assert!(is_new);
     assert_eq!(record().await.unwrap(), (id, false), "recorded once");

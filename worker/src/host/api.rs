@@ -195,6 +195,7 @@ impl Host {
             backups: recorded.shown_backups(),
             router_trouble: self.router_trouble(false).await,
             carries: CARRIED.map(Into::into).into(),
+            start: Some(self.news.start()),
         }
     }
 }

@@ -10,12 +10,18 @@ use super::Host;
 
 /// News that are in no record of their own: how an instance fares.
 #[derive(Debug)]
-pub(super) struct News(watch::Sender<u64>);
+pub(super) struct News(watch::Sender<u64>, u64);
 
 impl News {
     /// Begins anywhere, so that whoever knows a number of the host that was there before hears of this one at once.
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(u64::from(rand::rng().random::<u32>()) << 16))
+        let start = u64::from(rand::rng().random::<u32>());
+        Self(watch::Sender::new(start << 16), start)
+    }
+
+    /// Another number with each start of the host.
+    pub(super) const fn start(&self) -> u64 {
+        self.1
     }
 
     /// Something is new.

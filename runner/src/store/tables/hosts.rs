@@ -140,12 +140,13 @@ pub(crate) async fn revoked(conn: &mut Conn) -> Result<Vec<(String, Timestamp)>>
 /// What every host carries, as far as it was told.
 pub(crate) async fn states(conn: &mut Conn) -> Result<Vec<ToldState>> {
     let sql = "SELECT name, state, heard_at FROM host_states ORDER BY name LIMIT $1";
-    let told = |row: &Row| {
-        let text = row.text("state")?;
-        let state = serde_json::from_str(&text).map_err(|e| StoreError::corrupt("host_states.state", e))?;
-        Ok(ToldState { name: row.text("name")?, state, heard_at: row.time("heard_at")? })
-    };
     conn.all(sql, args![MOST]).await?.iter().map(told).collect()
+}
+
+/// What a host carries, as far as it was told.
+pub(crate) async fn state(conn: &mut Conn, name: &str) -> Result<Option<ToldState>> {
+    let sql = "SELECT name, state, heard_at FROM host_states WHERE name = $1";
+    conn.first(sql, args![name]).await?.as_ref().map(told).transpose()
 }
 
 pub(crate) async fn save_state(conn: &mut Conn, name: &str, state: &str, now: Timestamp) -> Result<()> {
@@ -157,6 +158,12 @@ pub(crate) async fn save_state(conn: &mut Conn, name: &str, state: &str, now: Ti
 /// Notes that a host was heard that carries what it did.
 pub(crate) async fn heard(conn: &mut Conn, name: &str, now: Timestamp) -> Result<()> {
     conn.run("UPDATE host_states SET heard_at = $2 WHERE name = $1 AND heard_at < $2", args![name, now]).await.map(drop)
+}
+
+fn told(row: &Row) -> Result<ToldState> {
+    let text = row.text("state")?;
+    let state = serde_json::from_str(&text).map_err(|e| StoreError::corrupt("host_states.state", e))?;
+    Ok(ToldState { name: row.text("name")?, state, heard_at: row.time("heard_at")? })
 }
 
 fn joined(row: &Row) -> Result<JoinedHost> {

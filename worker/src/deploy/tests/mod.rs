@@ -155,6 +155,7 @@ fn rollout(strategy: Strategy) -> Rollout {
             variables: [].into(),
             sleep_after: None,
             data: None,
+            repair: None,
         },
         status: RolloutStatus::Queued,
         run: None,

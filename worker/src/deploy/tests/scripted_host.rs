@@ -270,6 +270,7 @@ impl World {
             restorations: 0,
             backups: Vec::new(),
             carries: Vec::new(),
+            start: None,
         }
     }
 
