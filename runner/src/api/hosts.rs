@@ -6,8 +6,8 @@ use axum::{Json, extract::State};
 use http::StatusCode;
 use segue_schemas::{
     api::{
-        CarriedService, HostGpu, HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation,
-        RunningService, RunningServices,
+        CarriedService, HostGpu, HostInvitation, HostList, HostRevoked, HostStatus, HostView, MissingService,
+        NewHostInvitation, OutOfStep, RunningService, RunningServices,
     },
     gpu::GpuOffer,
     host_api::{HostState, Instance, InstanceState, RouteState},
@@ -21,10 +21,17 @@ use super::{
     error::Result,
     extract::{Body, Path},
 };
-use crate::store::{JoinedHost, Store, ToldState};
+use crate::{
+    control::Lack,
+    store::{JoinedHost, Store, ToldState},
+};
 
 /// For how long a host counts as reachable that is not heard. A host of the server's machine is told of each minute at the latest.
 const REACHABLE_FOR: Duration = Duration::from_secs(150);
+
+/// How often a host is heard that joined, and one of the server's machine, with some time for the way.
+const JOINED_PERIOD: Duration = Duration::from_secs(30);
+const LOCAL_PERIOD: Duration = Duration::from_secs(60);
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -66,9 +73,21 @@ async fn revoke(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result
 #[utoipa::path(get, path = "/services", tag = "hosts", responses((status = 200, body = RunningServices)))]
 async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> {
     let (served, since) = (app.store.served().await?, app.store.serving_since().await?);
-    let mut items = Vec::new();
+    let (mut items, mut missing) = (Vec::new(), Vec::new());
     for host in views(&app.store).await? {
         let Some(heard_at) = host.heard_at else { continue };
+        let weighty: Vec<(String, String)> = host.carries.iter().filter(|one| one.weight > 0).map(pair_of).collect();
+        let is_of = |lacks: &OutOfStep, carried: &CarriedService| {
+            lacks.environment == carried.environment && lacks.service == carried.service
+        };
+        let lacking = host.out_of_step.iter().filter(|lacks| !host.carries.iter().any(|one| is_of(lacks, one)));
+        missing.extend(lacking.map(|lacks| MissingService {
+            host: host.name.clone(),
+            host_status: host.status,
+            not_answering: host.not_answering,
+            heard_at,
+            lacks: lacks.clone(),
+        }));
         for carried in host.carries {
             let pair = (carried.environment.clone(), carried.service.clone());
             let record = served.iter().find(|record| record.environment == pair.0 && record.service == pair.1);
@@ -84,6 +103,9 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
                 recorded: current.filter(|_| differs).map(|current| current.id),
                 rollout: record.and_then(|record| record.open_rollout),
                 router_trouble: host.router_trouble.clone(),
+                not_answering: host.not_answering,
+                answers_nobody: current.is_some() && !weighty.contains(&pair),
+                out_of_step: host.out_of_step.iter().find(|lacks| is_of(lacks, &carried)).cloned(),
                 carried,
             });
         }
@@ -92,7 +114,11 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
         (one.carried.environment.clone(), one.carried.service.clone(), one.host.clone(), one.carried.release.id)
     };
     items.sort_by_key(key);
-    Ok(Json(RunningServices { items }))
+    Ok(Json(RunningServices { items, missing }))
+}
+
+fn pair_of(carried: &CarriedService) -> (String, String) {
+    (carried.environment.clone(), carried.service.clone())
 }
 
 async fn views(store: &Store) -> Result<Vec<HostView>> {
@@ -111,7 +137,13 @@ async fn views(store: &Store) -> Result<Vec<HostView>> {
         let address = configured.unwrap_or_else(|| host.address.clone());
         views.push(view(host.name.clone(), address, Some(host), &told));
     }
+    let lacks = store.out_of_step().await?;
     for view in &mut views {
+        let of_host = lacks.iter().filter(|lack| lack.host == view.name);
+        view.out_of_step = of_host.map(out_of_step).collect();
+        let period = if view.joined { JOINED_PERIOD } else { LOCAL_PERIOD };
+        let has_missed = view.heard_at.is_some_and(|at| now.since(at) >= period * 2);
+        view.not_answering = view.revoked_at.is_none() && (has_missed || store.is_host_silent(&view.name));
         view.status = if view.revoked_at.is_some() {
             HostStatus::Revoked
         } else if view.heard_at.is_none_or(|at| now.since(at) >= REACHABLE_FOR) {
@@ -145,6 +177,19 @@ fn view(name: String, address: String, joined: Option<&JoinedHost>, told: &BTree
         gpu_xids: report.xids,
         gpu_blind: report.blind,
         carries: told.map(|told| carried(&told.state)).unwrap_or_default(),
+        not_answering: false,
+        out_of_step: Vec::new(),
+    }
+}
+
+fn out_of_step(lack: &Lack) -> OutOfStep {
+    OutOfStep {
+        environment: lack.environment.clone(),
+        service: lack.release.service.clone(),
+        serves: lack.serves,
+        recorded: lack.release.id,
+        again_at: lack.again_at,
+        rollout: lack.rollout,
     }
 }
 
@@ -163,11 +208,13 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
             weight: route.map_or(0, |route| share(route, release.id, &state.instances)),
             running: 0,
             instances: 0,
+            restarts: 0,
             drift: Vec::new(),
             gpus: Vec::new(),
             gpu_losses: Vec::new(),
         });
         carried.instances += 1;
+        carried.restarts += instance.restarts;
         carried.running += u32::from(instance.state == InstanceState::Running);
         carried.gpus.extend(instance.gpus.iter().cloned());
         carried.gpu_losses.extend(instance.gpu_loss.iter().map(|loss| format!("{}: {loss}", instance.id)));

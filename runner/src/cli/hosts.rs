@@ -1,7 +1,7 @@
 //! `segue hosts`, and what concerns one of them: `segue host invite`, `revoke` and `show`.
 
 use segue_schemas::{
-    api::{HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation},
+    api::{HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation, OutOfStep},
     time::Timestamp,
 };
 
@@ -18,7 +18,8 @@ use super::{
 #[command(after_help = "Examples:\n  \
     segue hosts\n  \
     segue hosts --json | jq '.items[] | select(.status != \"reachable\") | .name'\n\n\
-    `reachable`: heard lately. `absent`: not heard for 150 s, or never. `quarantined`: a rollout ended there without anybody knowing \
+    `reachable`: heard lately. `not answering`: so far reachable, but a worker said so, its connection was cut or two words are missed \
+    (--json: `not_answering`). `absent`: not heard for 150 s, or never. `quarantined`: a rollout ended there without anybody knowing \
     what serves, and the host has not shown it since. `revoked`: no worker reaches it.\n\n\
     Exit codes: 0 done, 1 the server did not answer or refused, 2 usage.")]
 pub struct Args {
@@ -80,7 +81,7 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
     for host in &list.items {
         table.add_row(vec![
             host.name.clone(),
-            status(host.status).to_owned(),
+            stands(host.status, host.not_answering).to_owned(),
             host.address.clone(),
             host.version.clone().unwrap_or_default(),
             host.heard_at.map_or_else(|| "never".to_owned(), show::ago),
@@ -90,6 +91,11 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
         ]);
     }
     show::print_table(&table, "there are no hosts");
+    for host in &list.items {
+        for lacks in &host.out_of_step {
+            say!("{}: {}/{} is {}", host.name, lacks.environment, lacks.service, out_of_step(lacks));
+        }
+    }
     Ok(Exit::Done)
 }
 
@@ -135,7 +141,7 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         show::json(&host)?;
         return Ok(Exit::Done);
     }
-    say!("{} is {}", host.name, status(host.status));
+    say!("{} is {}", host.name, stands(host.status, host.not_answering));
     say!("  reached at        {}{}", host.address, if host.joined { " (mutual TLS)" } else { "" });
     say!("  version           {}", host.version.as_deref().unwrap_or("not known"));
     say!("  last heard        {}", host.heard_at.map_or_else(|| "never".to_owned(), show::ago));
@@ -161,6 +167,9 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         ]);
     }
     show::print_table(&table, "it carries nothing");
+    for lacks in &host.out_of_step {
+        say!("{}/{} is {}", lacks.environment, lacks.service, out_of_step(lacks));
+    }
     if !host.gpus.is_empty() {
         let mut table = show::table(&["gpu", "model", "memory", "given to"]);
         for one in &host.gpus {
@@ -204,6 +213,29 @@ pub const fn status(status: HostStatus) -> &'static str {
         HostStatus::Quarantined => "quarantined",
         HostStatus::Revoked => "revoked",
     }
+}
+
+/// The same of one that counts as reachable and does not answer just now.
+pub const fn stands(status: HostStatus, not_answering: bool) -> &'static str {
+    match status {
+        HostStatus::Reachable if not_answering => "not answering",
+        status => self::status(status),
+    }
+}
+
+/// What a host serves in the place of what is on record, and when that is mended.
+pub fn out_of_step(lacks: &OutOfStep) -> String {
+    let OutOfStep { environment, service, recorded, .. } = lacks;
+    let serves = lacks.serves.map_or_else(|| "serves nothing".to_owned(), |serves| format!("release {serves}"));
+    let when = match (lacks.rollout, lacks.again_at) {
+        (Some(rollout), _) => format!("rollout {rollout} goes on"),
+        (None, Some(at)) => {
+            let at = at.as_chrono().format("%H:%M");
+            format!("tried again at {at}; `segue rollback {environment} {service} --to {recorded}` tries now")
+        }
+        (None, None) => format!("`segue rollback {environment} {service} --to {recorded}` brings it there now"),
+    };
+    format!("out of step: {serves}, the record {recorded}; {when}")
 }
 
 /// How many instances there are, and of those how many run where not all do.

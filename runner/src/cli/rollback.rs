@@ -26,6 +26,8 @@ use super::{
     segue rollback production api\n  \
     segue rollback production api --to rollback-20260102-150405\n  \
     segue rollback production api --emergency\n\n\
+    Of several hosts, those that do not serve the release that is on record are brought to it by `--to` with that release's number \
+    (`segue hosts` names them).\n\
     Works while a rollout runs: that one ends first, rolled back. `segue releases` lists the tags.\n\
     --emergency asks nobody: it goes to the host of this machine, with the server down as well, and \
     the server records it when it sees it. Where the host has gone back already it changes nothing; `--to N` names another release.\n\n\
@@ -67,11 +69,21 @@ async fn by_the_server(args: &Args) -> Result<Exit, Failure> {
     let request = RollbackRequest { to: args.to.clone(), reason: args.reason.clone(), by: show::me() };
     let path = format!("/environments/{}/services/{}/rollback", segment(&args.environment), segment(&args.service));
     let started: Rollout = client.post(&path, &request).await?;
+    if !args.json
+        && let Some(repair) = &started.spec.repair
+    {
+        let (release, environment) = (started.spec.release.id, &args.environment);
+        say!(
+            "release {release} serves {environment} already; a host that is out of step is brought to it: {}",
+            repair.why
+        );
+    }
     if args.no_wait {
         if args.json {
             show::json(&started)?;
         } else {
-            say!("rollout {} goes back to release {}", started.id, started.spec.release.id);
+            let how = if started.spec.repair.is_some() { "brings the host" } else { "goes back" };
+            say!("rollout {} {how} to release {}", started.id, started.spec.release.id);
         }
         return Ok(Exit::Done);
     }

@@ -136,7 +136,7 @@ fn list(args: ListArgs) -> Result<Exit, Failure> {
             rollout.spec.service.name.clone().into(),
             release.id.to_string().into(),
             release.commit.short().into(),
-            strategy(rollout).into(),
+            if rollout.spec.repair.is_some() { "repair".into() } else { strategy(rollout).into() },
             show::ago(rollout.created_at).into(),
             show::one_line(rollout.reason.as_deref().unwrap_or_default(), 80).into(),
         ]);
@@ -177,6 +177,9 @@ fn print(view: &RolloutView) {
     match &spec.previous {
         Some(previous) => anstream::println!("  before: release {} at {}", previous.id, previous.commit.short()),
         None => anstream::println!("  before: nothing"),
+    }
+    if let Some(repair) = &spec.repair {
+        anstream::println!("  brings a host to what is on record: {}", repair.why);
     }
     if let Some(run) = rollout.run {
         anstream::println!("  asked for by run {run}");

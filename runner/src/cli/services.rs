@@ -1,6 +1,9 @@
 //! `segue services`: what runs where.
 
-use segue_schemas::api::{HostStatus, RunningService, RunningServices};
+use segue_schemas::{
+    api::{HostStatus, RunningService, RunningServices},
+    time::Timestamp,
+};
 
 use super::{
     connection::ListArgs,
@@ -31,6 +34,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     if let Some(environment) = &args.environment {
         list.items.retain(|one| one.carried.environment == *environment);
     }
+    if let Some(environment) = &args.environment {
+        list.missing.retain(|one| one.lacks.environment == *environment);
+    }
     if args.list.json {
         show::json(&list)?;
         return Ok(Exit::Done);
@@ -51,20 +57,41 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
             remarks(one),
         ]);
     }
+    for one in &list.missing {
+        let (lacks, nothing) = (&one.lacks, "nothing".to_owned());
+        let mut remarks = silence(one.host_status, one.not_answering, one.heard_at);
+        remarks.push(hosts::out_of_step(lacks));
+        let (environment, service) = (lacks.environment.clone(), lacks.service.clone());
+        let (host, none) = (one.host.clone(), String::new);
+        table.add_row(vec![environment, service, nothing, none(), host, none(), none(), none(), remarks.join("; ")]);
+    }
     show::print_table(&table, "nothing runs, as far as hosts have told");
     Ok(Exit::Done)
 }
 
+/// That what is told may be old.
+fn silence(status: HostStatus, not_answering: bool, heard_at: Timestamp) -> Vec<String> {
+    let is_silent = not_answering || status != HostStatus::Reachable;
+    let words = || format!("host {}, heard {}", hosts::stands(status, not_answering), show::ago(heard_at));
+    is_silent.then(words).into_iter().collect()
+}
+
 fn remarks(one: &RunningService) -> String {
-    let mut remarks = Vec::new();
-    if one.host_status != HostStatus::Reachable {
-        remarks.push(format!("host {}, heard {}", hosts::status(one.host_status), show::ago(one.heard_at)));
+    let mut remarks = silence(one.host_status, one.not_answering, one.heard_at);
+    if one.answers_nobody {
+        remarks.push("answers nobody".into());
     }
     remarks.extend(one.router_trouble.clone());
-    if let Some(recorded) = one.recorded {
+    if one.carried.restarts > 0 {
+        let restarts = one.carried.restarts;
+        remarks.push(if restarts == 1 { "restarted once".into() } else { format!("restarted {restarts} times") });
+    }
+    if let Some(lacks) = &one.out_of_step {
+        remarks.push(hosts::out_of_step(lacks));
+    } else if let Some(recorded) = one.recorded {
         remarks.push(format!("by the record release {recorded} serves"));
     }
-    if let Some(rollout) = one.rollout {
+    if let Some(rollout) = one.rollout.filter(|_| one.out_of_step.is_none()) {
         remarks.push(format!("rollout {rollout} goes on"));
     }
     if !one.carried.gpus.is_empty() {

@@ -57,6 +57,29 @@ pub struct HostView {
     pub gpu_blind: Vec<String>,
     /// What it carries.
     pub carries: Vec<CarriedService>,
+    /// Whether it does not answer, as far as is known: a worker said so, its connection was cut, or it was not heard when it should have been.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_answering: bool,
+    /// What it does not serve although that is on record for an environment that it carries with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_step: Vec<OutOfStep>,
+}
+
+/// One of several hosts does not serve what is on record. It is brought there by a rollout of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct OutOfStep {
+    /// The environment.
+    pub environment: String,
+    /// The service.
+    pub service: String,
+    /// The release that has the most traffic there; none: nothing has.
+    pub serves: Option<ReleaseId>,
+    /// The release that is on record.
+    pub recorded: ReleaseId,
+    /// When it is tried again, after it failed; none: as soon as no rollout of the service goes on.
+    pub again_at: Option<Timestamp>,
+    /// The rollout of the service that goes on.
+    pub rollout: Option<RolloutId>,
 }
 
 /// A GPU that a host offers, and who has it.
@@ -98,6 +121,9 @@ pub struct CarriedService {
     pub running: u32,
     /// How many there are: running, asleep, on their way up or starting again after a crash.
     pub instances: u32,
+    /// How often its instances were started again after they had ended by themselves.
+    #[serde(default)]
+    pub restarts: u32,
     /// What of its containers is another than what was deployed, because somebody changed it by hand: the instance, and what it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
@@ -114,6 +140,26 @@ pub struct CarriedService {
 pub struct RunningServices {
     /// By environment, service and host.
     pub items: Vec<RunningService>,
+    /// Hosts that carry nothing of a service that their environment has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingService>,
+}
+
+/// A host of several that carries nothing of a service.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, ToSchema)]
+pub struct MissingService {
+    /// The host.
+    pub host: String,
+    /// How that stands.
+    pub host_status: HostStatus,
+    /// Whether it does not answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_answering: bool,
+    /// When that was last heard.
+    pub heard_at: Timestamp,
+    /// What it lacks.
+    #[serde(flatten)]
+    pub lacks: OutOfStep,
 }
 
 /// A release of a service at a host.
@@ -137,6 +183,15 @@ pub struct RunningService {
     /// Why the host's router does not carry what is recorded there, while it does not: the weights are what is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_trouble: Option<String>,
+    /// Whether the host does not answer: what is told of it may be old.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_answering: bool,
+    /// Whether no release of the service has traffic there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answers_nobody: bool,
+    /// That the host, one of several, does not serve what is on record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_step: Option<OutOfStep>,
 }
 
 /// A machine is to join.
