@@ -73,6 +73,7 @@ impl Journal {
     }
 
     fn push(&mut self, mut entry: JournalEntry) {
+        entry.detail["message"] = json!(in_one_line(entry.detail["message"].as_str().unwrap_or_default()));
         entry.sequence = self.next_sequence;
         self.next_sequence += 1;
         self.unsent.push(entry);
@@ -137,6 +138,11 @@ pub(super) async fn send(
     }
 }
 
+/// What programs print comes in several lines; an entry is read as one.
+fn in_one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
 const fn concerns_host(kind: JournalKind) -> bool {
     !matches!(kind, JournalKind::Claimed | JournalKind::Verdict | JournalKind::Held | JournalKind::Command)
 }
@@ -178,7 +184,7 @@ fn message(kind: JournalKind, fields: &Map<String, Value>) -> String {
             };
             let what_of_it = match (text("is_again").as_str(), text("taken").as_str()) {
                 ("true", _) => ", told again: it counts once",
-                (_, "false") => ", which comes too late to be followed",
+                (_, "false") => ", which can't be followed now",
                 _ => "",
             };
             format!("command `{}`{by}{what_of_it}", text("command"))

@@ -99,6 +99,12 @@ pub(super) fn act(
             let release = claim.rollout.spec.release.id;
             let message = match &only {
                 Some(hosts) => format!("giving all traffic of {} to release {release}", named(hosts)),
+                None if percent == 0 => match &claim.rollout.spec.previous {
+                    Some(former) if former.id != release => {
+                        format!("giving all of the traffic back to release {}", former.id)
+                    }
+                    _ => "giving all of the traffic back to what served before".to_owned(),
+                },
                 None => format!("giving {percent} % of the traffic to release {release}"),
             };
             let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": percent,
