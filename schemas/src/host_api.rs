@@ -259,6 +259,9 @@ pub struct ApplyRoute {
     /// Whether somebody goes back by this: a newer release that loses its traffic is left, and no emergency goes there by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaves: bool,
+    /// With `leaves`, the release that is gone back from, which may have no traffic any more: it was stopped before this one was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<ReleaseId>,
 }
 
 /// Take a service away.

@@ -221,6 +221,7 @@ async fn a_lower_epoch_is_refused_everywhere_and_over_a_restart() {
             fallback: vec![],
             dead_man_ms: None,
             leaves: false,
+            left: None,
         };
         let refused = [
             world.client.apply_route(&route).await.unwrap_err(),
@@ -448,6 +449,22 @@ async fn an_emergency_does_not_go_to_a_release_that_was_left_by_a_rollback() {
     let by_name = EmergencyRollback { to: Some(ReleaseId(3)), reason: "it was not that".into() };
     let result = world.client.emergency_rollback("production", "web", &by_name).await.unwrap();
     assert_eq!((result.from.unwrap().id, result.to.id), (ReleaseId(1), ReleaseId(3)));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_does_not_go_to_a_release_that_was_left_in_a_gap() {
+    let world = World::start().await;
+    world.run("web-1", 1, 1).await;
+    world.route(1, &[("web-1", 100)], &[]).await;
+    world.run("web-2", 2, 2).await;
+    world.route(2, &[("web-2", 100)], &[("web-1", 100)]).await;
+    world.route(3, &[], &[]).await;
+    world.run("web-3", 1, 3).await;
+    world.go_back_in_a_gap(3, &[("web-3", 100)], 2).await;
+    let rollback = EmergencyRollback { to: None, reason: "still bad".into() };
+    let nowhere = world.client.emergency_rollback("production", "web", &rollback).await.unwrap_err();
+    assert!(nowhere.to_string().contains("nothing to go back to"), "{nowhere}");
     world.end().await;
 }
 

@@ -24,12 +24,25 @@ pub(super) struct Trouble {
     /// What failed last, and why.
     last: String,
     times: u32,
+    /// How often of these a router refused: that says nothing of instances, which are tried as often as without it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    by_router: u32,
     /// Whether only one thing more is tried.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_last: bool,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks it")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 impl Trouble {
+    /// How often something else than a router failed.
+    const fn otherwise(&self) -> u32 {
+        self.times.saturating_sub(self.by_router)
+    }
+
     pub(super) fn in_words(&self) -> String {
         match self.times {
             0 | 1 => self.last.clone(),
@@ -46,10 +59,20 @@ impl RolloutMachine {
         times
     }
 
+    /// The same of the traffic, which a router may have refused to give back.
+    pub(super) fn fails_to_go_back(&mut self, what: &str, why: &str, by_router: bool) -> u32 {
+        let times = self.fails(what, why);
+        if let Some(trouble) = &mut self.trouble {
+            trouble.by_router = trouble.by_router.saturating_add(u32::from(by_router));
+        }
+        times
+    }
+
     fn is_in_trouble(&mut self, last: String, times: u32) {
         let is_last = self.is_tried_once_more();
+        let by_router = self.trouble.as_ref().map_or(0, |trouble| trouble.by_router);
         let before = self.without_trouble();
-        let trouble = Trouble { before: before.clone(), last, times, is_last };
+        let trouble = Trouble { before: before.clone(), last, times, by_router, is_last };
         let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
         self.reason = Some(format!("{before}{}; it is tried again", trouble.in_words()));
         self.trouble = Some(trouble);
@@ -80,7 +103,8 @@ impl RolloutMachine {
 
     /// How long is waited before something is tried again that failed so often.
     pub(super) fn rest(&self, tries: u32) -> std::time::Duration {
-        if self.has_told_enough() { LONGEST_PAUSE } else { pause(tries) }
+        let is_often = self.trouble.as_ref().is_some_and(|trouble| trouble.otherwise() > MAX_FAILURES);
+        if is_often { LONGEST_PAUSE } else { pause(tries) }
     }
 
     /// Whether something failed so often that the journal needs no more of it: the reason counts.
@@ -96,8 +120,13 @@ impl RolloutMachine {
 
     /// Whether the way back failed so often that it is not tried any more.
     pub(super) fn has_failed_enough(&self) -> bool {
-        let times = self.trouble.as_ref().map_or(0, |trouble| trouble.times);
+        let times = self.trouble.as_ref().map_or(0, Trouble::otherwise);
         self.is_all_or_nothing() && times >= MAX_FAILURES
+    }
+
+    /// The same of one of several hosts, for which the others wait, whatever it was that failed.
+    pub(super) fn has_kept_others_waiting_enough(&self) -> bool {
+        self.is_part && self.trouble.as_ref().is_some_and(|trouble| trouble.times >= MAX_FAILURES)
     }
 
     /// Whether something of the way back has failed once already, so that an abort means to leave that.

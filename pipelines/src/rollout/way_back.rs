@@ -124,7 +124,8 @@ impl RolloutMachine {
             }
             Phase::GoingBack { tries, .. } if percent == 0 => {
                 let tries = *tries;
-                let times = self.fails("what served before could not be given the traffic", reason);
+                let times =
+                    self.fails_to_go_back("what served before could not be given the traffic", reason, by_router);
                 if self.is_tried_once_more() {
                     return self.end_unknown("it was tried often enough, or a person has had enough", out);
                 }
@@ -154,10 +155,10 @@ impl RolloutMachine {
 
     fn go_back_later(&mut self, tries: u32, times: u32, now: Timestamp, out: &mut Vec<Action>) {
         // other hosts wait for one of several; a single one has no other way, and a person can end it in a gap
-        if self.is_part && self.has_failed_enough() {
+        if self.has_kept_others_waiting_enough() {
             return self.end_unknown("it was tried often enough", out);
         }
-        let rest = if self.is_part { self.rest(times) } else { pause(times).min(ROUTER_PAUSE) };
+        let rest = if self.is_part { pause(times) } else { pause(times).min(ROUTER_PAUSE) };
         self.phase = Phase::GoingBack { tries, retry_at: Some(now + rest) };
     }
 

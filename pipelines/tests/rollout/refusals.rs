@@ -219,6 +219,25 @@ fn a_router_that_refuses_the_way_back_is_asked_again_and_nothing_else_is_done() 
     assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
 }
 
+#[test]
+fn what_a_router_refused_is_no_reason_to_wait_long_for_a_release_that_has_died_meanwhile() {
+    let mut world = World::new(canary());
+    world.claim();
+    world.settle();
+    world.say(RolloutCommand::Abort);
+    while_the_router_is_broken(&mut world, 60);
+    world.is_router_broken = false;
+    let mended_at = world.now;
+    while !matches!(world.queue.front(), Some(Action::Start { .. })) {
+        let well = !world.queue.front().is_some_and(is_of_route);
+        assert!(world.perform(well) || !world.queue.is_empty() || world.sleep(), "{}", world.story.join("\n"));
+    }
+    let took = world.now.0 - mended_at.0;
+    assert!(took <= 8_000, "{took} ms until the former release is started anew");
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::RolledBack, Serves::Former)), "{}", world.story.join("\n"));
+}
+
 /// In a gap: the new release was never ready, and the former one runs anew and is to have its traffic again.
 fn back_in_a_gap() -> World {
     let mut world = World::tight(WhenFull::Recreate, 1);

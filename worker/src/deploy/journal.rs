@@ -129,7 +129,9 @@ pub(super) async fn send(
     loop {
         match server.report(claim.rollout.id, report).await {
             Err(ServerError::Away(why)) if lease.left() > pause => {
-                tracing::warn!(rollout = %claim.rollout.id, why, "the journal can't be written just now");
+                if pause == FIRST_PAUSE {
+                    tracing::warn!(rollout = %claim.rollout.id, why, "the journal can't be written just now; it is tried on");
+                }
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

@@ -117,7 +117,13 @@ pub(super) async fn keep(
                 }
             }
             Err(ServerError::Away(why)) if lease.is_valid() => {
-                tracing::warn!(rollout = %claim.rollout.id, why, "the rollout's lease can't be renewed just now");
+                // once for as long as it lasts
+                if away {
+                    tracing::debug!(rollout = %claim.rollout.id, why, "the rollout's lease can't be renewed yet");
+                } else {
+                    let left = lease.left();
+                    tracing::warn!(rollout = %claim.rollout.id, why, ?left, "the rollout's lease can't be renewed just now; it is tried on");
+                }
                 (wait_ms, away) = (0, true);
                 sleep(RETRY.min(lease.left())).await;
                 None

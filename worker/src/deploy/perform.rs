@@ -112,9 +112,10 @@ pub(super) fn act(
             let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
-            // once it is all there, and nobody is to come back by himself
-            let leaves = claim.rollout.spec.is_rollback && percent == 100 && only.is_none() && !is_watched;
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves };
+            // once it is all there, and nobody is to come back by himself; what serves again after all is good again by that
+            let leaves = claim.rollout.spec.is_rollback && percent == 100 && !is_watched;
+            let left = claim.rollout.spec.previous.as_ref().filter(|_| leaves).map(|former| former.id);
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves, left };
             Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))
         }
         Action::StandBy { targets, fallback } => {
@@ -128,7 +129,16 @@ pub(super) fn act(
                 "targets": targets, "fallback": fallback });
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
+            let apply = ApplyRoute {
+                fence,
+                rules,
+                assignment,
+                targets,
+                fallback,
+                dead_man_ms: None,
+                leaves: false,
+                left: None,
+            };
             Ok((Act::StandBy(apply), (JournalKind::ShiftIntent, detail)))
         }
         Action::Interrupt { message } => {
@@ -136,7 +146,16 @@ pub(super) fn act(
             let rules = place::rules(&claim.rollout.spec);
             let assignment = place::assignment(&claim.rollout.spec);
             let (targets, fallback) = (Vec::new(), Vec::new());
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
+            let apply = ApplyRoute {
+                fence,
+                rules,
+                assignment,
+                targets,
+                fallback,
+                dead_man_ms: None,
+                leaves: false,
+                left: None,
+            };
             Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
         }
         Action::Retire { instance, after, drain } => {
@@ -156,7 +175,16 @@ pub(super) fn act(
             let (rules, fallback) = (place::rules(&claim.rollout.spec), targets.clone());
             let stop_fence = StopInstance { fence: fence.clone() };
             let assignment = place::assignment(&claim.rollout.spec);
-            let back = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms: None, leaves: false };
+            let back = ApplyRoute {
+                fence,
+                rules,
+                assignment,
+                targets,
+                fallback,
+                dead_man_ms: None,
+                leaves: false,
+                left: None,
+            };
             let back = Some(back).filter(|back| !back.targets.is_empty());
             Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))
         }

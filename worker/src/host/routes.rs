@@ -423,7 +423,8 @@ impl Recorded {
         }
         if apply.leaves {
             let before = self.route(environment, service).map(|route| route.targets.clone()).unwrap_or_default();
-            self.leave(environment, service, &[before, apply.fallback.clone()].concat(), &apply.targets);
+            let before = [before, apply.fallback.clone()].concat();
+            self.leave((environment, service), (&before, apply.left), &apply.targets);
         }
         let route = self.route_mut(environment, service);
         route.gone_back = gone_back;
@@ -492,7 +493,7 @@ impl Recorded {
         }
         self.mark_good(&targets, now());
         let before = self.route(environment, service).map(|route| route.targets.clone()).unwrap_or_default();
-        self.leave(environment, service, &before, &targets);
+        self.leave((environment, service), (&before, None), &targets);
         self.restorations += 1;
         let route = self.route_mut(environment, service);
         route.fallback.clone_from(&targets);

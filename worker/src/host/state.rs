@@ -394,14 +394,20 @@ impl Recorded {
         }
     }
 
-    /// Notes that somebody goes back from what had traffic `before`, or was fallen back to, to what has it `now`: what is newer counts as
-    /// good no more, until it serves again.
-    pub fn leave(&mut self, environment: &str, service: &str, before: &[Target], now: &[Target]) {
+    /// Notes that somebody goes back from what had traffic before, or was fallen back to, or is said to be left, to what has it `now`: what is
+    /// newer counts as good no more, until it serves again.
+    pub fn leave(
+        &mut self,
+        (environment, service): (&str, &str),
+        (before, said): (&[Target], Option<ReleaseId>),
+        now: &[Target],
+    ) {
         let of = |targets: &[Target]| -> Vec<ReleaseId> {
             let weighty = targets.iter().filter(|t| t.weight > 0);
             weighty.filter_map(|t| self.instances.get(&t.instance)).map(|i| i.release.id).collect()
         };
-        let (left, Some(to)) = (of(before), of(now).into_iter().max()) else { return };
+        let Some(to) = of(now).into_iter().max() else { return };
+        let left: Vec<ReleaseId> = of(before).into_iter().chain(said).collect();
         let of_pair = |k: &&mut KeptRelease| k.environment == environment && k.release.service == service;
         for kept in self.kept.iter_mut().filter(of_pair).filter(|k| k.release.id > to && left.contains(&k.release.id)) {
             kept.good = false;

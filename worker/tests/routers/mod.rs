@@ -205,6 +205,7 @@ async fn rules_go_by_host_and_path(kind: Kind) {
             fallback: vec![],
             dead_man_ms: None,
             leaves: false,
+            left: None,
         };
         world.client.apply_route(&apply).await.unwrap();
     }
@@ -549,6 +550,7 @@ async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
         fallback: vec![],
         dead_man_ms: None,
         leaves: false,
+        left: None,
     };
     assert_eq!(code(world.client.apply_route(&late).await.unwrap_err()), HostErrorCode::StaleEpoch);
     assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
@@ -645,6 +647,7 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
         fallback: vec![],
         dead_man_ms: None,
         leaves: false,
+        left: None,
     };
     let error = world.client.apply_route(&apply).await.unwrap_err();
     let said = error.to_string();
@@ -745,6 +748,7 @@ async fn a_change_that_is_being_refused_keeps_no_way_back_from_its_place(kind: K
         fallback: targets(&[("web-1", 100)]),
         dead_man_ms: None,
         leaves: false,
+        left: None,
     };
     std::fs::remove_file(file("tested")).unwrap();
     std::fs::write(file("held"), "").unwrap();
@@ -825,6 +829,7 @@ async fn what_can_not_be_carried_is_refused(kind: Kind) {
             fallback: vec![],
             dead_man_ms: None,
             leaves: false,
+            left: None,
         };
         let error = world.client.apply_route(&apply).await.unwrap_err();
         assert_eq!(code(error), HostErrorCode::BadRequest, "{host:?} {path:?}");
@@ -886,6 +891,7 @@ fn assigning(world: &World, [old, new]: [u32; 2], rules: &[&str]) -> ApplyRoute 
         fallback: targets(&[("web-1", 100)]),
         dead_man_ms: None,
         leaves: false,
+        left: None,
     }
 }
 

@@ -225,25 +225,29 @@ impl World {
     }
 
     pub async fn route(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) -> RouteState {
-        self.apply(epoch, targets, fallback, None, false).await
+        self.apply(epoch, [targets, fallback], None, None).await
     }
 
     /// As `segue rollback` does it.
     pub async fn go_back(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) {
-        self.apply(epoch, targets, fallback, None, true).await;
+        self.apply(epoch, [targets, fallback], None, Some(None)).await;
+    }
+
+    /// The same where what is left was stopped before: it has no traffic, and nothing falls back to it.
+    pub async fn go_back_in_a_gap(&self, epoch: i64, targets: &[(&str, u32)], left: i64) {
+        self.apply(epoch, [targets, &[]], None, Some(Some(ReleaseId(left)))).await;
     }
 
     pub async fn canary(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)], dead_man_ms: u64) {
-        self.apply(epoch, targets, fallback, Some(dead_man_ms), false).await;
+        self.apply(epoch, [targets, fallback], Some(dead_man_ms), None).await;
     }
 
     async fn apply(
         &self,
         epoch: i64,
-        targets: &[(&str, u32)],
-        fallback: &[(&str, u32)],
+        [targets, fallback]: [&[(&str, u32)]; 2],
         dead_man_ms: Option<u64>,
-        leaves: bool,
+        leaves: Option<Option<ReleaseId>>,
     ) -> RouteState {
         let made = |list: &[(&str, u32)]| {
             list.iter().map(|(id, weight)| Target { instance: id.parse().unwrap(), weight: *weight }).collect()
@@ -255,7 +259,8 @@ impl World {
             targets: made(targets),
             fallback: made(fallback),
             dead_man_ms,
-            leaves,
+            leaves: leaves.is_some(),
+            left: leaves.flatten(),
         };
         self.client.apply_route(&apply).await.unwrap()
     }
