@@ -50,7 +50,7 @@ fn preview(route: &RouteState, state: &HostState) -> Option<Carried> {
 async fn route(store: &Store, host: &str, route: &RouteState, state: &HostState) -> Result<()> {
     let (environment, service) = (&route.environment, &route.service);
     let overtaken = match &route.restored {
-        Some(restored) => store.is_overtaken(host, environment, service, restored.at).await?,
+        Some(restored) => store.is_overtaken(host, environment, service, restored).await?,
         None => false,
     };
     let recorded = match emergency(route, state).filter(|_| !overtaken) {

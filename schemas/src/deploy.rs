@@ -427,6 +427,15 @@ pub struct RolloutSpec {
     pub repair: Option<Repair>,
 }
 
+impl RolloutSpec {
+    /// Whether it only brings hosts to what is on record. A server that does not say so names the release itself as what served before.
+    #[must_use]
+    pub fn is_repair(&self) -> bool {
+        let is_on_record = |previous: &Release| previous.id == self.release.id;
+        self.is_rollback && (self.repair.is_some() || self.previous.as_ref().is_some_and(is_on_record))
+    }
+}
+
 /// Why one of several hosts is brought to what is on record by a rollout of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Repair {

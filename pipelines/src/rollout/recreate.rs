@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use segue_schemas::{
-    deploy::{Release, RolloutCommand, Strategy},
+    deploy::{RolloutCommand, Strategy},
     id::InstanceId,
     status::RolloutStatus,
     time::Timestamp,
@@ -98,11 +98,7 @@ impl RolloutMachine {
 
     /// Whether it only brings a host to what is on record. What that host serves is another release, which may be known or not.
     pub(super) fn is_repair(&self) -> bool {
-        // a server that does not say so names the release itself as what served before
-        let is_on_record = |previous: &Release| previous.id == self.spec.release.id;
-        let is_of_one = self.spec.hosts.len() == 1 && !self.is_part;
-        let is_said = self.spec.repair.is_some() || self.spec.previous.as_ref().is_some_and(is_on_record);
-        self.spec.is_rollback && is_of_one && is_said
+        self.spec.is_repair() && self.spec.hosts.len() == 1 && !self.is_part
     }
 
     /// Whether it brings a host to what is on record at which nobody is answered: what was left there is in nobody's way but its own, whatever

@@ -12,14 +12,14 @@ mod world;
 use proptest::prelude::*;
 use segue_pipelines::rollout::{Action, Input, RestoreError, RolloutMachine, Serves};
 use segue_schemas::{
-    deploy::{RolloutCommand, RolloutSpec, Strategy as How},
+    deploy::{Repair, RolloutCommand, RolloutSpec, Strategy as How},
     duration::Span,
     gpu::WhenFull,
     id::RolloutId,
     status::RolloutStatus,
     time::Timestamp,
 };
-use world::{World, canary, release};
+use world::{World, canary, release, spec};
 
 /// Traffic and time until nothing more happens, at most for so many minutes.
 fn live(world: &mut World, minutes: u32, fails: Option<u64>) {
@@ -695,4 +695,16 @@ proptest! {
             );
         }
     }
+}
+
+#[test]
+fn what_only_brings_a_host_to_what_is_on_record_is_known_from_servers_of_both_versions() {
+    let new = spec(canary());
+    assert!(!new.is_repair());
+    let back = RolloutSpec { is_rollback: true, ..new };
+    assert!(!back.is_repair(), "another release serves");
+    let said = RolloutSpec { repair: Some(Repair::default()), ..back.clone() };
+    assert!(said.is_repair());
+    let unsaid = RolloutSpec { previous: Some(back.release.clone()), ..back };
+    assert!(unsaid.is_repair());
 }

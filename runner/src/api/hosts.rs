@@ -143,7 +143,8 @@ async fn views(store: &Store) -> Result<Vec<HostView>> {
         view.out_of_step = of_host.map(out_of_step).collect();
         let period = if view.joined { JOINED_PERIOD } else { LOCAL_PERIOD };
         let has_missed = view.heard_at.is_some_and(|at| now.since(at) >= period * 2);
-        view.not_answering = view.revoked_at.is_none() && (has_missed || store.is_host_silent(&view.name));
+        let is_silent = view.heard_at.is_some_and(|at| store.is_host_silent(&view.name, at));
+        view.not_answering = view.revoked_at.is_none() && (has_missed || is_silent);
         view.status = if view.revoked_at.is_some() {
             HostStatus::Revoked
         } else if view.heard_at.is_none_or(|at| now.since(at) >= REACHABLE_FOR) {

@@ -95,7 +95,10 @@ async fn word(
         }
         None => {
             app.store.host_heard(&host.name).await?;
-            app.store.keep_in_step_as_told(&host.name).await?;
+            // what is revoked, and who has certificates by now, it must hear of all the same
+            if let Err(error) = app.store.keep_in_step_as_told(&host.name).await {
+                tracing::warn!(host = host.name, %error, "it can't be brought to what is on record now");
+            }
         }
     }
     let mut open = Open { store: &app.store, name: &host.name, is_open: true };

@@ -27,7 +27,7 @@ use super::{
     segue rollback production api --to rollback-20260102-150405\n  \
     segue rollback production api --emergency\n\n\
     Of several hosts, those that do not serve the release that is on record are brought to it by `--to` with that release's number \
-    (`segue hosts` names them).\n\
+    (`segue hosts` names them); of several, the first is waited for, and `segue rollout list` shows all.\n\
     Works while a rollout runs: that one ends first, rolled back. `segue releases` lists the tags.\n\
     --emergency asks nobody: it goes to the host of this machine, with the server down as well, and \
     the server records it when it sees it. Where the host has gone back already it changes nothing; `--to N` names another release.\n\n\

@@ -20,7 +20,7 @@ impl Store {
     /// it is known now: the rollout's record says it, and the release is current. Otherwise, and once that is done, this changes
     /// nothing.
     pub async fn host_shows(&self, host: &str, environment: &str, service: &str, release: &Release) -> Result<()> {
-        if unknown_end(&mut self.read().await?, environment, service).await?.is_none() {
+        if unknown_end(&mut self.read().await?, (environment, service), host).await?.is_none() {
             return Ok(());
         }
         let store = self.clone();
@@ -28,7 +28,8 @@ impl Store {
         let (environment, service) = (environment.to_owned(), service.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(mut rollout) = unknown_end(&mut tx.conn, &environment, &service).await? else { return Ok(()) };
+                let unknown = unknown_end(&mut tx.conn, (&environment, &service), &host).await?;
+                let Some(mut rollout) = unknown else { return Ok(()) };
                 let spec = &rollout.record.rollout.spec;
                 let is_new = release.id == spec.release.id;
                 let serves = if is_new { "new" } else { "former" };
@@ -49,7 +50,7 @@ impl Store {
                     None => message,
                 });
                 rollouts::save(&mut tx.conn, &rollout).await?;
-                if is_new {
+                if is_new && rollout.record.rollout.spec.repair.is_none() {
                     serve(&store, tx, &rollout).await?;
                 }
                 ring(tx, &rollout);
@@ -74,8 +75,12 @@ impl Store {
     }
 }
 
-/// The last rollout of a pair, if it ended without anybody knowing what serves.
-async fn unknown_end(conn: &mut Conn, environment: &str, service: &str) -> Result<Option<StoredRollout>> {
+/// The last rollout of a pair, if it ended without anybody knowing what serves, and had to do with this host.
+async fn unknown_end(
+    conn: &mut Conn,
+    (environment, service): (&str, &str),
+    host: &str,
+) -> Result<Option<StoredRollout>> {
     let filter = RolloutFilter {
         environment: Some(environment.to_owned()),
         service: Some(service.to_owned()),
@@ -83,7 +88,11 @@ async fn unknown_end(conn: &mut Conn, environment: &str, service: &str) -> Resul
         ..RolloutFilter::default()
     };
     let newest = rollouts::list(conn, &filter).await?.into_iter().next();
-    let Some(rollout) = newest.filter(|r| r.record.rollout.status == RolloutStatus::Failed) else { return Ok(None) };
+    let is_it = |one: &StoredRollout| {
+        let rollout = &one.record.rollout;
+        rollout.status == RolloutStatus::Failed && rollout.spec.hosts.iter().any(|name| name == host)
+    };
+    let Some(rollout) = newest.filter(is_it) else { return Ok(None) };
     Ok(is_unknown(conn, rollout.id()).await?.then_some(rollout))
 }
 

@@ -114,7 +114,9 @@ async fn press(store: &Store, tx: &mut Tx, pressed: &DueButton, teams: Vec<Strin
                 )));
             }
             // to interrupt what is on its way is more than the button says
-            if let Some(open) = rollouts::open_of_pair(&mut tx.conn, &environment, &service).await?.first() {
+            let open = rollouts::open_of_pair(&mut tx.conn, &environment, &service).await?;
+            // one that only brings a host to what is on record makes way
+            if let Some(open) = open.iter().find(|open| open.record.rollout.spec.repair.is_none()) {
                 let id = open.id();
                 let way = if open.record.rollout.spec.is_rollback {
                     "brings it back already"

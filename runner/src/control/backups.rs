@@ -47,7 +47,9 @@ async fn create(store: &Store, tx: &mut Tx, backup: Backup, by: String) -> Resul
             "nothing of `{service}` serves in `{environment}`: there is nobody to bring {id} back to"
         ))
     })?;
-    if let Some(open) = rollouts::open_of_pair(&mut tx.conn, &environment, &service).await?.first() {
+    let open = rollouts::open_of_pair(&mut tx.conn, &environment, &service).await?;
+    // what serves stays the same where a host is only brought to it: this comes after it
+    if let Some(open) = open.iter().find(|open| open.record.rollout.spec.repair.is_none()) {
         return Err(StoreError::Conflict(format!(
             "rollout {} of `{service}` to `{environment}` is on its way: wait for its end (`segue rollout show {0} --watch`), or abort it",
             open.id()

@@ -4,19 +4,20 @@
 use std::time::Duration;
 
 use segue_schemas::{
-    deploy::{Release, Repair, RolloutSpec, Strategy},
-    host_api::HostState,
+    deploy::{JournalEntry, JournalKind, Release, Repair, RolloutSpec, Strategy},
+    host_api::{HostState, Restored},
     id::{ReleaseId, RolloutId},
-    status::RolloutStatus,
     time::Timestamp,
 };
 
 use super::{
+    joined,
     rollouts::next_id,
     told::{serving, whole},
+    tries::{Past, Wanted},
 };
 use crate::store::{
-    Bell, Result, RolloutFilter, Store, Tx,
+    Bell, Result, RolloutFilter, Store, StoreError, ToldState, Tx,
     sql::Conn,
     tables::{
         hosts, releases,
@@ -24,12 +25,8 @@ use crate::store::{
     },
 };
 
-/// For how long a host is left as it is after it could not be brought up to date: once, and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
-
-/// Rollouts of a service among which those to a host alone are looked for: more failed ones than it takes to the longest pause, also of three
-/// hosts at once.
-const LOOKED_AT: u32 = 50;
+/// Rollouts of a service among which those to a host alone are looked for.
+const LOOKED_AT: u32 = 200;
 
 /// For how long a host counts as one that answers after it was heard.
 const ANSWERS_FOR: Duration = Duration::from_secs(150);
@@ -70,10 +67,26 @@ impl Store {
         if environments.is_empty() {
             return Ok(());
         }
-        let lacks = lacks(&mut self.read().await?, host, state, &environments).await?;
-        for lack in lacks {
+        let mut conn = self.read().await?;
+        let mut due = Vec::new();
+        for lack in lacks(&mut conn, host, state, &environments).await? {
+            if is_due(&mut conn, &lack, state.start, self.now()).await? {
+                due.push(lack);
+            }
+        }
+        drop(conn);
+        for lack in due {
             let (store, start) = (self.clone(), state.start);
-            self.write(move |tx| Box::pin(async move { bring(&store, tx, &lack, start).await })).await?;
+            self.write(move |tx| {
+                Box::pin(async move {
+                    if is_due(&mut tx.conn, &lack, start, tx.now).await? {
+                        let pair = (lack.environment.as_str(), lack.release.service.as_str());
+                        insert(&store, tx, pair, &lack.host, lack.in_words()).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
         }
         Ok(())
     }
@@ -106,21 +119,46 @@ impl Store {
                     continue;
                 }
                 let open = rollouts::open_of_pair(&mut conn, &lack.environment, &lack.release.service).await?;
+                // while another rollout goes on, hosts may serve two releases, or another one
+                if open.first().is_some_and(|open| open.record.rollout.spec.repair.is_none()) {
+                    continue;
+                }
+                let newest = newest(&mut conn, &lack.environment, &lack.release.service, 1).await?;
+                let changed_at = newest.first().and_then(|newest| newest.record.rollout.ended_at);
+                if changed_at.is_some_and(|at| told.heard_at < at) && open.is_empty() {
+                    continue;
+                }
                 lack.rollout = open.first().map(StoredRollout::id);
-                lack.again_at = again_at(&mut conn, &lack, told.state.start).await?.filter(|at| *at > now);
+                lack.again_at = again_at(&mut conn, &lack, told.state.start, now).await?.filter(|at| *at > now);
                 found.push(lack);
             }
         }
         Ok(found)
     }
 
-    /// Whether what a host of several did by itself is older than what serves the environment by now: then that stands.
-    pub async fn is_overtaken(&self, host: &str, environment: &str, service: &str, at: Timestamp) -> Result<bool> {
+    /// Whether what a host of several did by itself is older than what serves the environment by now: then that stands. What is on record is
+    /// not, and what the host did over the rollout that is on record neither, whatever its clock says.
+    pub async fn is_overtaken(&self, host: &str, environment: &str, service: &str, did: &Restored) -> Result<bool> {
         if !self.is_shared(environment, host) {
             return Ok(false);
         }
-        let since = releases::serving_since(&mut self.read().await?, environment, service).await?;
-        Ok(since.is_some_and(|since| since > at))
+        let mut conn = self.read().await?;
+        if rollouts::of_epoch(&mut conn, environment, service, did.epoch).await?.is_some() {
+            return Ok(false);
+        }
+        let Some((rollout, since)) = releases::served_by(&mut conn, environment, service).await? else {
+            return Ok(false);
+        };
+        if since <= did.at {
+            return Ok(false);
+        }
+        let brought = rollouts::load(&mut conn, rollout).await?;
+        let journal = rollouts::journal(&mut conn, rollout, 0).await?;
+        let is_left_out =
+            |entry: &JournalEntry| entry.kind == JournalKind::Quarantined && entry.host.as_deref() == Some(host);
+        let took_part =
+            brought.record.rollout.spec.hosts.iter().any(|name| name == host) && !journal.iter().any(is_left_out);
+        Ok(!took_part || did.epoch <= brought.record.epoch)
     }
 
     /// The other hosts of an environment follow one at which an emergency rollback was made, which `rollout` is the record of. Once it is
@@ -129,19 +167,13 @@ impl Store {
         if !self.is_shared(environment, host) {
             return Ok(());
         }
-        let filter = RolloutFilter {
-            environment: Some(environment.into()),
-            service: Some(service.into()),
-            limit: 1,
-            ..RolloutFilter::default()
-        };
         let others: Vec<String> =
             self.environment(environment).hosts.into_iter().filter(|other| other != host).collect();
         let (store, host) = (self.clone(), host.to_owned());
         let (environment, service) = (environment.to_owned(), service.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let newest = rollouts::list(&mut tx.conn, &filter).await?;
+                let newest = newest(&mut tx.conn, &environment, &service, 1).await?;
                 if newest.first().is_some_and(|newest| newest.id() == rollout) {
                     let why = format!("an emergency rollback was made at `{host}`");
                     for other in others {
@@ -166,35 +198,35 @@ impl Store {
 }
 
 /// A person asks for the release that is on record: it is brought to every host that answers and does not serve it, whatever failed there
-/// before. The rollouts that do it, also those that were to do it already.
+/// before. The rollouts that do it, also those that were to do it already; and the hosts of which nobody knows, as they do not answer.
 pub(super) async fn bring_all(
     store: &Store,
     tx: &mut Tx,
     environment: &str,
     service: &str,
     by: &str,
-) -> Result<Vec<RolloutId>> {
+) -> Result<(Vec<RolloutId>, Vec<String>)> {
     let open = rollouts::open_of_pair(&mut tx.conn, environment, service).await?;
-    let mut brought = Vec::new();
+    let (mut brought, mut silent) = (Vec::new(), Vec::new());
     for host in store.environment(environment).hosts.into_iter().filter(|host| store.is_shared(environment, host)) {
-        let is_it = |one: &&StoredRollout| {
-            one.record.rollout.spec.repair.is_some() && one.record.rollout.spec.hosts == [host.clone()]
-        };
-        if let Some(known) = open.iter().find(is_it) {
+        if let Some(known) = open.iter().find(|one| brings(one, &host)) {
             brought.push(known.id());
             continue;
         }
-        let Some(told) = hosts::state(&mut tx.conn, &host).await? else { continue };
-        if tx.now.since(told.heard_at) >= ANSWERS_FOR {
+        let told = hosts::state(&mut tx.conn, &host).await?;
+        let answers =
+            |told: &ToldState| tx.now.since(told.heard_at) < ANSWERS_FOR && !store.is_host_silent(&host, told.heard_at);
+        let Some(told) = told.filter(answers) else {
+            silent.push(host);
             continue;
-        }
+        };
         let lacks = lacks(&mut tx.conn, &host, &told.state, &[environment.to_owned()]).await?;
         if let Some(lack) = lacks.iter().find(|lack| lack.release.service == service) {
             let why = format!("{by} asked for it: {}", lack.in_words());
             brought.extend(insert(store, tx, (environment, service), &host, why).await?);
         }
     }
-    Ok(brought)
+    Ok((brought, silent))
 }
 
 /// What the host of such a rollout serves: that is what it replaces, not what is on record. `None`: nothing does that is known here, or it
@@ -230,48 +262,71 @@ async fn lacks(conn: &mut Conn, host: &str, state: &HostState, environments: &[S
     Ok(found)
 }
 
-async fn bring(store: &Store, tx: &mut Tx, lack: &Lack, start: Option<u64>) -> Result<()> {
-    let (environment, service) = (lack.environment.as_str(), lack.release.service.as_str());
-    if !rollouts::open_of_pair(&mut tx.conn, environment, service).await?.is_empty() {
-        return Ok(());
-    }
-    if again_at(&mut tx.conn, lack, start).await?.is_some_and(|at| at > tx.now) {
-        return Ok(());
-    }
-    insert(store, tx, (environment, service), &lack.host, lack.in_words()).await?;
-    Ok(())
+/// Whether a host is to be brought there now.
+async fn is_due(conn: &mut Conn, lack: &Lack, start: Option<u64>, now: Timestamp) -> Result<bool> {
+    let open = rollouts::open_of_pair(conn, &lack.environment, &lack.release.service).await?;
+    Ok(open.is_empty() && again_at(conn, lack, start, now).await?.is_none_or(|at| at <= now))
 }
 
-/// When a host is brought to a release again, after that failed. What failed before the host started or joined anew counts no more, nor
-/// what failed before a rollout of the service succeeded there, or made another release the one on record.
-async fn again_at(conn: &mut Conn, lack: &Lack, start: Option<u64>) -> Result<Option<Timestamp>> {
-    let tried = RolloutFilter {
-        environment: Some(lack.environment.clone()),
-        service: Some(lack.release.service.clone()),
-        limit: LOOKED_AT,
+/// When a host is brought to a release again, after that failed; `None`: at once.
+async fn again_at(conn: &mut Conn, lack: &Lack, start: Option<u64>, now: Timestamp) -> Result<Option<Timestamp>> {
+    let tried = newest(conn, &lack.environment, &lack.release.service, LOOKED_AT).await?;
+    let past: Vec<Past> = tried.iter().map(Past::from).collect();
+    let wanted = wanted(conn, &lack.host, &lack.release, start).await?;
+    let is_stopped = was_stopped(conn, &tried, &lack.host).await?;
+    Ok(wanted.again_at(&past, is_stopped, now))
+}
+
+async fn wanted<'h>(conn: &mut Conn, host: &'h str, release: &Release, start: Option<u64>) -> Result<Wanted<'h>> {
+    let joined_at = hosts::find(conn, host).await?.map(|host| host.joined_at);
+    Ok(Wanted { host, release: release.id, start, joined_at })
+}
+
+/// Whether a person has ended the newest rollout that was to bring a host there.
+async fn was_stopped(conn: &mut Conn, tried: &[StoredRollout], host: &str) -> Result<bool> {
+    let is_of_host = |one: &&StoredRollout| brings(one, host) && one.started_at.is_some();
+    let Some(newest) = tried.iter().find(is_of_host) else { return Ok(false) };
+    let journal = rollouts::journal(conn, newest.id(), 0).await?;
+    let is_abort = |entry: &JournalEntry| entry.kind == JournalKind::Command && entry.detail["command"] == "abort";
+    Ok(journal.iter().any(is_abort))
+}
+
+async fn newest(conn: &mut Conn, environment: &str, service: &str, limit: u32) -> Result<Vec<StoredRollout>> {
+    let filter = RolloutFilter {
+        environment: Some(environment.into()),
+        service: Some(service.into()),
+        limit,
         ..RolloutFilter::default()
     };
-    let tried = rollouts::list(conn, &tried).await?;
-    let joined_at = hosts::find(conn, &lack.host).await?.map(|host| host.joined_at);
-    let is_of_host = |one: &StoredRollout| one.record.rollout.spec.hosts == [lack.host.clone()];
-    let settles = |one: &StoredRollout| {
-        let rollout = &one.record.rollout;
-        rollout.status == RolloutStatus::Succeeded && (rollout.spec.repair.is_none() || is_of_host(one))
-    };
-    let mut failed = Vec::new();
-    for one in tried.iter().take_while(|one| !settles(one)) {
-        let rollout = &one.record.rollout;
-        let Some(repair) = rollout.spec.repair.as_ref().filter(|_| is_of_host(one)) else { continue };
-        let counts = rollout.spec.release.id == lack.release.id && repair.host_start == start;
-        failed.extend(rollout.ended_at.filter(|at| counts && joined_at.is_none_or(|joined| *at >= joined)));
-    }
-    Ok(failed.first().map(|newest| *newest + pause(failed.len())))
+    rollouts::list(conn, &filter).await
 }
 
-/// How long a host is left alone after so many failures.
-fn pause(failures: usize) -> Duration {
-    let doubled = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    (AGAIN.0 * 2_u32.pow(doubled)).min(AGAIN.1)
+/// Whether a rollout brings a host to what is on record.
+fn brings(one: &StoredRollout, host: &str) -> bool {
+    let spec = &one.record.rollout.spec;
+    spec.repair.is_some() && matches!(&spec.hosts[..], [only] if only == host)
+}
+
+/// Whether people are to hear that a host could not be brought there: of the first time, until all is well again.
+pub(super) async fn is_worth_telling(tx: &mut Tx, rollout: &StoredRollout) -> Result<bool> {
+    let spec = &rollout.record.rollout.spec;
+    let (Some(repair), [host], Some(_)) = (&spec.repair, &spec.hosts[..], rollout.started_at) else {
+        return Ok(spec.repair.is_none());
+    };
+    let past = newest(&mut tx.conn, &spec.environment, &spec.release.service, LOOKED_AT).await?;
+    let past: Vec<Past> = past.iter().map(Past::from).collect();
+    Ok(wanted(&mut tx.conn, host, &spec.release, repair.host_start).await?.is_first(&past, tx.now))
+}
+
+/// Why a rollout that was to bring a host there is needed no more; `None`: it is, or it does something else.
+pub(super) async fn is_not_needed(store: &Store, tx: &mut Tx, spec: &RolloutSpec) -> Result<Option<String>> {
+    let (Some(_), [host]) = (&spec.repair, &spec.hosts[..]) else { return Ok(None) };
+    let serving = releases::serving(&mut tx.conn, &spec.environment, &spec.release.service).await?;
+    if serving.is_none_or(|serving| serving.current.id != spec.release.id) {
+        return Ok(Some(format!("release {} is not what is on record any more", spec.release.id)));
+    }
+    let is_gone = !store.environment(&spec.environment).hosts.contains(host);
+    Ok(is_gone.then(|| format!("host `{host}` carries `{}` no more", spec.environment)))
 }
 
 async fn insert(
@@ -281,6 +336,15 @@ async fn insert(
     host: &str,
     why: String,
 ) -> Result<Option<RolloutId>> {
+    match joined::reachable(store, &mut tx.conn, &[host.to_owned()]).await {
+        Ok(_) => {}
+        // it would wait, and keep others waiting
+        Err(StoreError::Refused(why)) => {
+            tracing::warn!(host, environment, service, why, "a host is not brought up to date");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    }
     let Some(serving) = releases::serving(&mut tx.conn, environment, service).await? else { return Ok(None) };
     let release: Release = serving.current;
     let Some(known) = rollouts::last_spec(&mut tx.conn, environment, &release).await? else { return Ok(None) };
@@ -303,16 +367,4 @@ async fn insert(
     rollouts::insert(&mut tx.conn, &rollout).await?;
     tx.ring(Bell::Rollouts);
     Ok(Some(rollout.id()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_grows_from_a_minute_to_an_hour() {
-        let minutes: Vec<u64> = (1..=8).map(|failures| pause(failures).as_secs() / 60).collect();
-        assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(pause(usize::MAX), AGAIN.1);
-    }
 }

@@ -40,7 +40,7 @@ use crate::{
 /// Under which name the authority's key is sealed.
 const SEALED_AS: &str = "authority of hosts";
 /// How often it is written down that a host was heard that has nothing new to tell.
-const HEARD_EVERY: Duration = Duration::from_secs(30);
+const HEARD_EVERY: Duration = Duration::from_secs(20);
 /// The longest address, and the longest version.
 const LONGEST: usize = 300;
 /// Emergency rollbacks that a host may have seen since its server heard of it.

@@ -49,6 +49,7 @@ mod snapshots;
 pub(crate) mod sync;
 pub(crate) mod tokens;
 mod told;
+mod tries;
 mod workers;
 
 pub use carried::Carried;

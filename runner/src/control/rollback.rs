@@ -187,26 +187,18 @@ pub(super) async fn create(
     let open = rollouts::open_of_pair(&mut tx.conn, environment, service).await?;
     let (active, queued): (Vec<_>, Vec<_>) = open.into_iter().partition(|r| r.active);
     let active = active.into_iter().next();
-    if let (Some(active), Some(_)) = (&active, asker.of_step) {
+    let repairs = |r: &StoredRollout| r.record.rollout.spec.repair.is_some();
+    if let (Some(active), Some(_)) = (active.as_ref().filter(|active| !repairs(active)), asker.of_step) {
         return Err(StoreError::Conflict(format!(
             "rollout {} of `{service}` to `{environment}` is on its way: a step can't interrupt it; a person can, by `segue rollback`",
             active.id()
         )));
     }
-    // one that brings data back has no release of its own to be undone
-    let brings_release = active.as_ref().is_some_and(|r| !r.record.rollout.spec.strategy.brings_data());
+    // one that brings data back has no release of its own to be undone, nor one that brings a host to what is on record
+    let brings_release = active.as_ref().is_some_and(|r| !r.record.rollout.spec.strategy.brings_data() && !repairs(r));
     let to = resolve(tx, environment, service, &serving, brings_release, target).await?;
-    if to.id == serving.current.id && active.is_none() {
-        let brought = match asker.of_step {
-            None => in_step::bring_all(store, tx, environment, service, &by).await?,
-            Some(_) => Vec::new(),
-        };
-        return brought.first().copied().ok_or_else(|| {
-            StoreError::Refused(format!(
-                "release {} of `{service}` serves `{environment}` already, at every host that answers",
-                to.id
-            ))
-        });
+    if to.id == serving.current.id && active.as_ref().is_none_or(repairs) {
+        return serves_already(store, tx, (environment, service), &to, &by, asker.of_step.is_some()).await;
     }
     for waiting in queued {
         close_unstarted(store, tx, waiting, format!("{by} asked for a rollback of `{service}`")).await?;
@@ -245,6 +237,29 @@ pub(super) async fn create(
     rollouts::insert(&mut tx.conn, &rollout).await?;
     tx.ring(Bell::Rollouts);
     Ok(rollout.id())
+}
+
+/// What is asked for is on record. For a person it is brought to those of several hosts that do not serve it.
+async fn serves_already(
+    store: &Store,
+    tx: &mut Tx,
+    (environment, service): (&str, &str),
+    to: &Release,
+    by: &str,
+    is_step: bool,
+) -> Result<RolloutId> {
+    let serves = format!("release {} of `{service}` serves `{environment}` already", to.id);
+    if is_step || store.environment(environment).hosts.len() < 2 {
+        return Err(StoreError::Refused(serves));
+    }
+    let (brought, silent) = in_step::bring_all(store, tx, environment, service, by).await?;
+    brought.first().copied().ok_or_else(|| {
+        let of_others = match &silent[..] {
+            [] => String::new(),
+            silent => format!("; it is brought to {} when heard again", silent.join(", ")),
+        };
+        StoreError::Refused(format!("{serves}, at every host that answers{of_others}"))
+    })
 }
 
 /// The release that is meant.
@@ -378,7 +393,8 @@ fn in_words(reason: &str) -> String {
 /// The host of an emergency that was told of by a person, who does not say which host it was: the host itself has told of it now.
 async fn name_host(tx: &mut Tx, mut known: StoredRollout, host: String) -> Result<()> {
     let hosts = &mut known.record.rollout.spec.hosts;
-    if *hosts == [host.clone()] {
+    // emergencies at two hosts may have one epoch: the first stays
+    if hosts.len() == 1 {
         return Ok(());
     }
     *hosts = vec![host.clone()];

@@ -17,7 +17,9 @@ use segue_schemas::{
 };
 use serde_json::json;
 
-use super::{advance::advance_run, in_step, joined, previews, resume::resume_after, workers};
+use super::{
+    advance::advance_run, in_step, joined, previews, resume::resume_after, rollback::close_unstarted, workers,
+};
 use crate::store::{
     Bell, Result, Store, StoreError, Told, Tx, Word,
     outboxes::notify,
@@ -310,6 +312,12 @@ async fn next_with_hosts(
             left_out += 1;
             continue;
         }
+        if !rollout.active
+            && let Some(why) = in_step::is_not_needed(store, tx, &rollout.record.rollout.spec).await?
+        {
+            close_unstarted(store, tx, rollout, why).await?;
+            continue;
+        }
         match joined::reachable(store, &mut tx.conn, &rollout.record.rollout.spec.hosts).await {
             Ok(hosts) => return Ok(Some((rollout, hosts))),
             Err(StoreError::Refused(_)) if rollout.active => return Ok(Some((rollout, IndexMap::new()))),
@@ -478,7 +486,10 @@ pub(super) async fn end(store: &Store, tx: &mut Tx, rollout: &StoredRollout) -> 
         _ if ended.spec.strategy == Strategy::Remove => {}
         // the release that serves is the same as before
         RolloutStatus::Succeeded if ended.spec.strategy.brings_data() => {}
+        // nor is another one on record where a host was brought to it
+        RolloutStatus::Succeeded if ended.spec.repair.is_some() => {}
         RolloutStatus::Succeeded => serve(store, tx, rollout).await?,
+        RolloutStatus::RolledBack | RolloutStatus::Failed if !in_step::is_worth_telling(tx, rollout).await? => {}
         RolloutStatus::RolledBack => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
         // without a run nobody else would tell of it
         RolloutStatus::Failed if ended.run.is_none() => tell(tx, NotificationEvent::RolledBack, rollout, 0).await?,
@@ -524,7 +535,12 @@ pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &Stored
     let r = &rollout.record.rollout;
     let (service, environment, release) = (rollout.service(), rollout.environment(), &r.spec.release);
     let what = if event == NotificationEvent::Held { "is held" } else { "was rolled back" };
+    let at_host = match (&r.spec.repair, &r.spec.hosts[..]) {
+        (Some(_), [host]) => format!(" at host `{host}`, which is tried on"),
+        _ => String::new(),
+    };
     let what = match (&r.spec.strategy, r.status) {
+        _ if r.spec.repair.is_some() => "could not be brought to where it belongs",
         (Strategy::Restore { .. }, _) => "was not given its data back",
         (Strategy::Sync(_), _) => "was not given data of another environment",
         (_, RolloutStatus::Failed) => "did not become ready",
@@ -533,7 +549,7 @@ pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &Stored
     let reason = r.reason.as_deref().unwrap_or("no reason was given");
     let detail = json!({
         "summary": format!(
-            "release {} of {service} (commit {}) {what} in {environment}: {reason}",
+            "release {} of {service} (commit {}) {what} in {environment}{at_host}: {reason}",
             release.id, release.commit.short()
         ),
         "environment": environment,

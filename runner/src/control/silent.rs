@@ -14,10 +14,10 @@ use crate::store::Store;
 const CUT_FOR: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// Whether a host does not answer, by what was told of it since it was last heard.
+    /// Whether a host does not answer, by what was told of it since it was last heard, here or by another server.
     #[must_use]
-    pub fn is_host_silent(&self, name: &str) -> bool {
-        self.hosts_silent().get(name).is_some_and(|since| self.now() >= *since)
+    pub fn is_host_silent(&self, name: &str, heard_at: Timestamp) -> bool {
+        self.hosts_silent().get(name).is_some_and(|since| self.now() >= *since && heard_at <= *since)
     }
 
     /// The request that a joined host had open was cut: it does not answer, unless it opens another soon.

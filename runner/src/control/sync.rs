@@ -117,7 +117,9 @@ async fn create(store: &Store, tx: &mut Tx, asked: Asked, step: Option<OfStep>) 
     }
     let hosts = store.environment(&from).hosts;
     let wanted = sync::wanted((&from, &release, &source), (&to, &target), hosts, data).map_err(StoreError::Refused)?;
-    if let Some(open) = rollouts::open_of_pair(&mut tx.conn, &to, &service).await?.first() {
+    let open = rollouts::open_of_pair(&mut tx.conn, &to, &service).await?;
+    // what serves stays the same where a host is only brought to it: this comes after it
+    if let Some(open) = open.iter().find(|open| open.record.rollout.spec.repair.is_none()) {
         return Err(StoreError::Conflict(format!(
             "rollout {} of `{service}` to `{to}` is on its way: wait for its end (`segue rollout show {0} --watch`), or abort it",
             open.id()

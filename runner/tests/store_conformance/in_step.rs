@@ -7,8 +7,8 @@ use segue_runner::{
     store::{RollbackTarget, RolloutFilter},
 };
 use segue_schemas::{
-    config::EnvironmentConfig,
-    deploy::{JournalKind, Release, Rollout},
+    config::{Config, EnvironmentConfig},
+    deploy::{JournalKind, Release, Rollout, RolloutCommand},
     host_api::{EmergencyResult, HostState},
     id::Epoch,
     status::RolloutStatus,
@@ -20,16 +20,16 @@ use crate::world::{World, report};
 
 /// A world whose staging is carried by two hosts.
 async fn of_two(world: World) -> World {
-    world
-        .configured(|config| {
-            for host in ["one", "two"] {
-                let here = serde_json::from_value(json!({ "socket": format!("/run/{host}.sock") })).unwrap();
-                config.hosts.insert(host.into(), here);
-            }
-            let hosts = vec!["one".into(), "two".into()];
-            config.environments.insert("staging".into(), EnvironmentConfig { hosts, ..EnvironmentConfig::default() });
-        })
-        .await
+    world.configured(|config| staging_at(config, &["one", "two"])).await
+}
+
+fn staging_at(config: &mut Config, hosts: &[&str]) {
+    for host in ["one", "two"] {
+        let here = serde_json::from_value(json!({ "socket": format!("/run/{host}.sock") })).unwrap();
+        config.hosts.insert(host.into(), here);
+    }
+    let hosts = hosts.iter().copied().map(Into::into).collect();
+    config.environments.insert("staging".into(), EnvironmentConfig { hosts, ..EnvironmentConfig::default() });
 }
 
 /// A host that serves a release with all the traffic, or nothing; `start`: which start of it this is.
@@ -61,6 +61,12 @@ async fn fails_again(world: &World, worker: &ClaimRequest) -> Option<RolloutClai
 async fn newest(world: &World) -> Rollout {
     let newest = RolloutFilter { limit: 1, ..Default::default() };
     world.store.rollouts(newest).await.unwrap().remove(0).rollout
+}
+
+/// What people are told of, in words.
+async fn said_of(world: &World) -> Vec<String> {
+    let told = world.store.due_notifications(100).await.unwrap();
+    told.iter().map(|one| one.detail["summary"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 pub async fn a_host_out_of_step_is_tried_again_soon_and_at_once_after_its_restart(world: World) {
@@ -117,7 +123,71 @@ pub async fn a_person_has_a_host_out_of_step_brought_at_once(world: World) {
     assert_eq!(ask().await.unwrap(), asked, "it is under way");
     let claim = world.claim_rollout(&worker).await;
     assert_eq!((claim.rollout.id, &claim.rollout.spec.hosts[..]), (asked, &["two".to_owned()][..]));
-    assert!(claim.rollout.spec.repair.unwrap().why.starts_with("ada asked for it"));
+    assert!(claim.rollout.spec.repair.as_ref().unwrap().why.starts_with("ada asked for it"));
+    // pressed once more, or told again as the answer was lost: it goes on
+    assert_eq!(ask().await.unwrap(), asked);
+    let heard = world.store.renew_rollout(asked, claim.epoch).await.unwrap();
+    assert_eq!(heard.command, None);
+}
+
+pub async fn a_way_back_is_not_taken_for_the_end_of_a_repair(world: World) {
+    let world = of_two(world).await;
+    let worker = world.worker("w", "1").await;
+    let old = world.deployed(&worker, "staging", b"v1").await.release;
+    let bad = world.deployed(&worker, "staging", b"v2").await.release;
+    tells(&world, "one", Some(&bad), 1).await;
+    tells(&world, "two", Some(&old), 1).await;
+    let repair = world.claim_rollout(&worker).await;
+    assert_eq!(repair.rollout.spec.release, bad);
+    let back = world.store.create_rollback("staging", "web", RollbackTarget::Previous, "ada".into()).await.unwrap();
+    assert_ne!(back, repair.rollout.id);
+    let made = world.store.rollout(back).await.unwrap().rollout.spec;
+    assert_eq!((made.release, made.hosts.len(), made.repair), (old.clone(), 2, None));
+    let heard = world.store.renew_rollout(repair.rollout.id, repair.epoch).await.unwrap();
+    assert_eq!(heard.command, Some(RolloutCommand::Abort), "it makes way");
+}
+
+pub async fn what_is_on_record_stays_the_same_through_a_repair(world: World) {
+    let world = of_two(world).await;
+    let worker = world.worker("w", "1").await;
+    let old = world.deployed(&worker, "staging", b"v1").await.release;
+    let now = world.deployed(&worker, "staging", b"v2").await.release;
+    let pair = ("staging".to_owned(), "web".to_owned());
+    let since = world.store.serving_since().await.unwrap()[&pair];
+    tells(&world, "two", Some(&old), 1).await;
+    world.pass(Duration::from_secs(9));
+    let repair = world.claim_rollout(&worker).await;
+    world.end_rollout(&repair, RolloutStatus::Succeeded).await;
+    assert_eq!(world.store.serving_since().await.unwrap()[&pair], since);
+    // it is said to have been well, and is not: not at once again
+    tells(&world, "two", Some(&old), 1).await;
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+    world.pass(Duration::from_secs(60));
+    tells(&world, "two", Some(&old), 1).await;
+    // its host is taken out before anybody begins: nothing is brought there any more
+    let stale = newest(&world).await;
+    assert_eq!((stale.spec.repair.is_some(), stale.spec.release), (true, now));
+    let world = world.configured(|config| staging_at(config, &["one"])).await;
+    assert!(world.store.claim_rollout(&worker).await.unwrap().is_none());
+    let stale = world.store.rollout(stale.id).await.unwrap().rollout;
+    assert_eq!(stale.reason.as_deref(), Some("host `two` carries `staging` no more"));
+    assert_eq!(stale.status, RolloutStatus::Failed);
+}
+
+pub async fn people_hear_once_of_a_host_that_can_not_be_brought_there(world: World) {
+    let world = of_two(world).await;
+    let worker = world.worker("w", "1").await;
+    let old = world.deployed(&worker, "staging", b"v1").await.release;
+    world.deployed(&worker, "staging", b"v2").await;
+    let before = said_of(&world).await.len();
+    for _ in 0..3 {
+        tells(&world, "two", Some(&old), 1).await;
+        fails_again(&world, &worker).await.expect("its time has come");
+        world.pass(Duration::from_secs(600));
+    }
+    let said = said_of(&world).await.split_off(before);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("could not be brought to where it belongs in staging at host `two`"), "{said:?}");
 }
 
 pub async fn an_emergency_is_on_record_at_the_host_that_it_was_at_and_its_others_can_go_back(world: World) {
@@ -128,6 +198,9 @@ pub async fn an_emergency_is_on_record_at_the_host_that_it_was_at_and_its_others
     tells(&world, "one", Some(&new), 1).await;
     tells(&world, "two", Some(&new), 1).await;
     let epoch = Epoch(40);
+    let did_at = world.store.now();
+    // the way to the server takes a moment
+    world.pass(Duration::from_millis(1));
     let result = json!({ "epoch": epoch, "from": new, "to": old, "took_us": 800 });
     let result: EmergencyResult = serde_json::from_value(result).unwrap();
     // the command line does not know which host it was
@@ -135,10 +208,9 @@ pub async fn an_emergency_is_on_record_at_the_host_that_it_was_at_and_its_others
     let (id, _) = id.unwrap();
     let mut there = state(Some(&old), 1);
     there.routes[0].epoch = epoch;
-    there.routes[0].restored = serde_json::from_value(
-        json!({ "at": world.store.now(), "reason": "emergency: ada: emergency rollback", "epoch": epoch }),
-    )
-    .unwrap();
+    there.routes[0].restored =
+        serde_json::from_value(json!({ "at": did_at, "reason": "emergency: ada: emergency rollback", "epoch": epoch }))
+            .unwrap();
     for _ in 0..2 {
         reconcile::host(&world.store, "two", &there).await.unwrap();
     }
@@ -166,7 +238,9 @@ pub async fn who_was_left_out_of_a_rollout_that_succeeded_is_in_its_reason(world
     world.store.report_rollout(created.rollout, ended).await.unwrap();
     let reason = newest(&world).await.reason.unwrap();
     assert_eq!(reason, "without two: it does not answer: connection refused");
-    assert!(world.store.is_host_silent("two") && !world.store.is_host_silent("one"));
+    let (now, later) = (world.store.now(), world.store.now() + Duration::from_secs(1));
+    assert!(world.store.is_host_silent("two", now) && !world.store.is_host_silent("one", now));
+    assert!(!world.store.is_host_silent("two", later), "another server has heard it since");
     tells(&world, "two", None, 1).await;
-    assert!(!world.store.is_host_silent("two"), "it was heard since");
+    assert!(!world.store.is_host_silent("two", now), "it was heard since");
 }

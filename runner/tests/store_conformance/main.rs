@@ -61,6 +61,9 @@ macro_rules! on {
             in_step::{
                 a_host_out_of_step_is_tried_again_soon_and_at_once_after_its_restart,
                 a_person_has_a_host_out_of_step_brought_at_once,
+                a_way_back_is_not_taken_for_the_end_of_a_repair,
+                what_is_on_record_stays_the_same_through_a_repair,
+                people_hear_once_of_a_host_that_can_not_be_brought_there,
                 an_emergency_is_on_record_at_the_host_that_it_was_at_and_its_others_can_go_back,
                 who_was_left_out_of_a_rollout_that_succeeded_is_in_its_reason,
             }

@@ -118,10 +118,15 @@ pub(crate) async fn set_serving(
     Ok(())
 }
 
-/// Since when the release serves that does.
-pub(crate) async fn serving_since(conn: &mut Conn, environment: &str, service: &str) -> Result<Option<Timestamp>> {
-    let sql = "SELECT since FROM current_releases WHERE environment = $1 AND service = $2";
-    conn.first(sql, args![environment, service]).await?.map(|row| row.time("since")).transpose()
+/// The rollout that brought what serves, and since when it does.
+pub(crate) async fn served_by(
+    conn: &mut Conn,
+    environment: &str,
+    service: &str,
+) -> Result<Option<(RolloutId, Timestamp)>> {
+    let sql = "SELECT rollout_id, since FROM current_releases WHERE environment = $1 AND service = $2";
+    let Some(row) = conn.first(sql, args![environment, service]).await? else { return Ok(None) };
+    Ok(Some((RolloutId(row.int("rollout_id")?), row.time("since")?)))
 }
 
 /// From now on nothing serves there.

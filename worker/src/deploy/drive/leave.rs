@@ -67,7 +67,8 @@ pub(super) fn out_of_patience(claim: &RolloutClaim, timing: Timing, why: &str) -
     }
     let away_since = claim.journal.last().filter(|entry| is_away(entry));
     // what only brings one host to what the others serve keeps no release of theirs waiting
-    let limit = if is_repair(claim) { timing.begin_limit.min(timing.absent_limit) } else { timing.absent_limit };
+    let limit =
+        if claim.rollout.spec.is_repair() { timing.begin_limit.min(timing.absent_limit) } else { timing.absent_limit };
     let hosts = claim.rollout.spec.hosts.join("`, `");
     let reason = format!(
         "what serves at host `{hosts}` is unknown, and put on record when it is back: for {} the rollout could not go on: {why}",
@@ -87,11 +88,6 @@ fn first_tried(journal: &[JournalEntry]) -> Option<&JournalEntry> {
         is_over || may_last(entry.kind) || is_away(entry)
     };
     journal.iter().rfind(is_try)
-}
-
-fn is_repair(claim: &RolloutClaim) -> bool {
-    let spec = &claim.rollout.spec;
-    spec.is_rollback && spec.previous.as_ref().is_some_and(|previous| previous.id == spec.release.id)
 }
 
 fn is_untouched(claim: &RolloutClaim) -> bool {
