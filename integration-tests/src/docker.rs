@@ -392,6 +392,20 @@ impl Docker {
         Ok(all.filter_map(|one| Some(one["Name"].as_str()?.to_owned())).collect())
     }
 
+    /// Removes the volumes that a host made, as one does who empties the engine's data; how many.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn lose_volumes(&self, stand: &Path) -> Result<usize> {
+        let volumes = self.of_host("/volumes?", stand).await?;
+        let names = volumes["Volumes"].as_array().into_iter().flatten().filter_map(|one| one["Name"].as_str());
+        let names: Vec<&str> = names.collect();
+        for name in &names {
+            self.ask(Method::DELETE, &format!("/volumes/{name}"), None).await?;
+        }
+        Ok(names.len())
+    }
+
     /// What carries the label of the host whose data are below a stand's.
     async fn of_host(&self, path: &str, stand: &Path) -> Result<Value> {
         let filter = json!({ "label": [format!("segue.host={}", stand.join("host").display())] }).to_string();

@@ -83,5 +83,9 @@ fn emergency(route: &RouteState, state: &HostState) -> Option<(EmergencyResult, 
     let to = serving(route, state)?.clone();
     let result =
         EmergencyResult { epoch: restored.epoch, from: None, to, took_us: 0, before: Vec::new(), stands: None };
-    Some((result, restored.reason.clone()))
+    let reason = match &state.router_trouble {
+        Some(trouble) => format!("{} ({trouble})", restored.reason),
+        None => restored.reason.clone(),
+    };
+    Some((result, reason))
 }

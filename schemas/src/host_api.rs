@@ -262,6 +262,10 @@ pub struct ApplyRoute {
     /// With `leaves`, the release that is gone back from, which may have no traffic any more: it was stopped before this one was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<ReleaseId>,
+    /// Whether it brings this host to what others serve: where that is older than what has traffic here, somebody has gone back elsewhere, and an
+    /// emergency here means the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 /// Take a service away.

@@ -222,6 +222,7 @@ async fn a_lower_epoch_is_refused_everywhere_and_over_a_restart() {
             dead_man_ms: None,
             leaves: false,
             left: None,
+            follows: false,
         };
         let refused = [
             world.client.apply_route(&route).await.unwrap_err(),
@@ -449,6 +450,49 @@ async fn an_emergency_does_not_go_to_a_release_that_was_left_by_a_rollback() {
     let by_name = EmergencyRollback { to: Some(ReleaseId(3)), reason: "it was not that".into() };
     let result = world.client.emergency_rollback("production", "web", &by_name).await.unwrap();
     assert_eq!((result.from.unwrap().id, result.to.id), (ReleaseId(1), ReleaseId(3)));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_emergency_at_one_host_after_the_other_is_one() {
+    let world = World::start().await;
+    two_have_served(&world).await;
+    world.run("web-3", 3, 3).await;
+    world.route(3, &[("web-3", 100)], &[("web-2", 100)]).await;
+    // somebody went back to release 2 at another host, and this one was brought there
+    world.run("web-4", 2, 4).await;
+    world.follow(4, &[("web-4", 100)], &[("web-3", 100)]).await;
+    let rollback = EmergencyRollback { to: None, reason: "here as well".into() };
+    let pressed = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!(pressed.to.id, ReleaseId(2), "and not release 1");
+    assert!(pressed.stands.unwrap().reason.contains("other hosts"));
+
+    // what is brought to a newer release has not gone back
+    world.run("web-5", 5, pressed.epoch.0 + 1).await;
+    world.follow(pressed.epoch.0 + 1, &[("web-5", 100)], &[("web-4", 100)]).await;
+    let pressed = world.client.emergency_rollback("production", "web", &rollback).await.unwrap();
+    assert_eq!((pressed.to.id, pressed.stands), (ReleaseId(2), None));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_an_owner_that_was_shut_out_has_started_goes_by_itself() {
+    let world = World::start().await;
+    two_have_served(&world).await;
+    let goes = async |id: &str| {
+        world.until(&id.parse().unwrap(), |i| i.retire_at.is_some()).await;
+    };
+    // its canary was on its way, and another rollout changes the weights
+    world.run("web-3", 3, 3).await;
+    world.run("web-4", 4, 4).await;
+    world.route(4, &[("web-4", 100)], &[("web-2", 100)]).await;
+    goes("web-3").await;
+    let kept = world.client.instance(&"web-2".parse().unwrap(), Duration::ZERO).await.unwrap();
+    assert_eq!(kept.retire_at, None, "it is the way back");
+    // the dead man takes its traffic, and it never comes again
+    world.run("web-5", 5, 5).await;
+    world.canary(5, &[("web-4", 90), ("web-5", 10)], &[("web-4", 100)], 200).await;
+    goes("web-5").await;
     world.end().await;
 }
 

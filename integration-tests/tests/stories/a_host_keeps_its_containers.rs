@@ -6,6 +6,7 @@ use reqwest::Method;
 use segue_integration_tests::{
     boxed::{HostAlone, all_to, fence, web},
     docker::{Docker, IMAGE},
+    processes,
 };
 use segue_schemas::host_api::{Instance, InstanceState};
 use serde_json::{Value, json};
@@ -90,6 +91,19 @@ async fn they_outlive_it_and_what_a_hand_changes_is_told() -> Result<()> {
         ensure!(begun.elapsed() < LIMIT, "it does not serve again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+
+    // with the volume as well: it begins with an empty one, and that is said for as long as it lives
+    processes::signal(host.pid(), Signal::SIGSTOP)?;
+    let all = docker.instances_of(host.data()).await?;
+    let own = all.iter().filter_map(|one| one["Id"].as_str()).find(|id| *id != foreign).context("its container")?;
+    docker.by_hand(own, "remove").await?;
+    ensure!(docker.lose_volumes(host.data()).await? == 1, "one volume");
+    processes::signal(host.pid(), Signal::SIGCONT)?;
+    let anew = until(&host, |instance| instance.restarts == 2 && instance.state == InstanceState::Running).await?;
+    ensure!(
+        anew.drift.iter().any(|said| said.contains("volume `kept` was gone") && said.contains("segue backup")),
+        "{anew:#?}"
+    );
 
     // an image that the engine does not have is named, with what to do
     let missing = format!("sha256:{}", "7".repeat(64));

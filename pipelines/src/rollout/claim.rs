@@ -94,8 +94,8 @@ impl RolloutMachine {
         self.learn(facts);
         if self.spec.is_rollback && !self.former.is_empty() && self.serves(facts, self.spec.release.id) {
             self.weight = 100;
-            let reason = format!("release {} has all the traffic already", self.spec.release.id);
-            return self.finish(RolloutStatus::Succeeded, Serves::New, Some(reason), out);
+            self.reason = Some(format!("release {} has all the traffic already", self.spec.release.id));
+            return self.see_off(facts, out);
         }
         self.name_instances(facts, out);
         if self.is_watched() && !self.former.is_empty() {
@@ -105,6 +105,18 @@ impl RolloutMachine {
         self.prepare_turns(facts);
         self.phase = Phase::Starting;
         self.start_new(out);
+    }
+
+    /// The host carries what it is to carry: what an earlier rollout has left there, whose owner was shut out, goes.
+    fn see_off(&mut self, facts: &HostFacts, out: &mut Vec<Action>) {
+        let is_left = |i: &&Instance| {
+            let lives =
+                matches!(i.state, InstanceState::Preparing | InstanceState::Running | InstanceState::BackingOff { .. });
+            lives && i.retire_at.is_none() && !self.former.iter().any(|t| t.instance == i.id)
+        };
+        let is_kept = |i: &&Instance| facts.route.iter().any(|r| r.fallback.iter().any(|t| t.instance == i.id));
+        let left = facts.instances.iter().filter(is_left).filter(|i| !is_kept(i)).map(|i| i.id.clone()).collect();
+        self.retire(&left, out);
     }
 
     /// What serves before anything is changed.

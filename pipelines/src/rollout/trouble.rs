@@ -4,12 +4,13 @@
 //! tried for as long as it takes, and the journal tells of the first tries only. Where a host gives all its traffic to one release or to none (in a gap,
 //! and where hosts change in turn) there is a bound, and an end that says what is known.
 
-use segue_schemas::{status::RolloutStatus, time::Timestamp};
+use segue_schemas::{deploy::JournalKind, status::RolloutStatus, time::Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     action::{Action, Serves},
-    machine::{Phase, RolloutMachine},
+    machine::{Phase, RolloutMachine, record},
     way_back::{LONGEST_PAUSE, pause},
 };
 
@@ -105,6 +106,21 @@ impl RolloutMachine {
     pub(super) fn rest(&self, tries: u32) -> std::time::Duration {
         let is_often = self.trouble.as_ref().is_some_and(|trouble| trouble.otherwise() > MAX_FAILURES);
         if is_often { LONGEST_PAUSE } else { pause(tries) }
+    }
+
+    /// Whether a router refuses the way back. The journal tells of the first time, the tenth, and so on.
+    #[must_use]
+    pub fn is_refused_by_router(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.by_router > 0)
+    }
+
+    /// Tells that a router has refused, where it did so for the first time, the tenth, the hundredth.
+    pub(super) fn tell_of_refusal(&self, why: &str, out: &mut Vec<Action>) {
+        let times = self.trouble.as_ref().map_or(0, |trouble| trouble.by_router);
+        if times > 0 && 10_u32.pow(times.ilog10()) == times {
+            let again = if times > 1 { format!(", by now {times} times") } else { String::new() };
+            record(out, JournalKind::NotReady, json!({ "reason": format!("the way back was refused{again}: {why}") }));
+        }
     }
 
     /// Whether something failed so often that the journal needs no more of it: the reason counts.

@@ -130,6 +130,7 @@ impl RolloutMachine {
                     return self.end_unknown("it was tried often enough, or a person has had enough", out);
                 }
                 if by_router {
+                    self.tell_of_refusal(reason, out);
                     // other instances would be refused as well: it is asked for again until somebody has mended it
                     return self.go_back_later(tries, times, now, out);
                 }

@@ -151,6 +151,22 @@ fn what_is_gone_back_to_is_kept_until_it_has_its_traffic_whatever_it_is_kept_war
 }
 
 #[test]
+fn where_a_host_serves_what_it_is_to_serve_only_what_was_left_there_goes() {
+    let old = World::new(How::HotSwap).machine.spec().previous.clone().unwrap();
+    let spec = RolloutSpec { is_rollback: true, repair: Some(Repair::default()), ..spec(How::HotSwap) };
+    let spec = RolloutSpec { release: old, ..spec };
+    let mut world = World::new(How::HotSwap);
+    world.machine = RolloutMachine::new(RolloutId(7), spec);
+    world.keep_warm("left", release(2));
+    world.claim();
+    let acts: Vec<&Action> = world.queue.iter().filter(|act| !matches!(act, Action::Record { .. })).collect();
+    assert!(matches!(acts[..], [Action::Retire { instance, .. }] if instance.as_str() == "left"), "{acts:?}");
+    world.settle();
+    assert_eq!(world.finished, Some((RolloutStatus::Succeeded, Serves::New)));
+    assert_eq!(world.machine.reason(), Some("release 1 has all the traffic already"));
+}
+
+#[test]
 fn what_the_dead_man_took_back_stays_back() {
     for is_told in [true, false] {
         let mut world = World::new(canary());

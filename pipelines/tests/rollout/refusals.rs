@@ -211,6 +211,8 @@ fn a_router_that_refuses_the_way_back_is_asked_again_and_nothing_else_is_done() 
     let is_way_back = |action: &Action| matches!(action, Action::Shift { percent: 0, .. } | Action::Record { .. });
     assert!(asked.iter().all(is_way_back), "{}", world.story.join("\n"));
     says(world.machine.reason(), &["aborted (ada)", "failed 30 times", "refused"]);
+    let told = world.story.iter().filter(|line| line.contains("the way back was refused")).count();
+    assert_eq!(told, 2, "the first and the tenth: {}", world.story.join("\n"));
     let rest = world.machine.next_wake().map_or(0, |wake| wake.0 - world.now.0);
     assert!(rest <= 4_000, "{rest} ms go by once it is mended");
 

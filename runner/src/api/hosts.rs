@@ -76,7 +76,8 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
     let (mut items, mut missing) = (Vec::new(), Vec::new());
     for host in views(&app.store).await? {
         let Some(heard_at) = host.heard_at else { continue };
-        let weighty: Vec<(String, String)> = host.carries.iter().filter(|one| one.weight > 0).map(pair_of).collect();
+        let answers = |one: &&CarriedService| one.weight > 0 && one.running + one.asleep > 0;
+        let answered: Vec<(String, String)> = host.carries.iter().filter(answers).map(pair_of).collect();
         let is_of = |lacks: &OutOfStep, carried: &CarriedService| {
             lacks.environment == carried.environment && lacks.service == carried.service
         };
@@ -104,7 +105,7 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
                 rollout: record.and_then(|record| record.open_rollout),
                 router_trouble: host.router_trouble.clone(),
                 not_answering: host.not_answering,
-                answers_nobody: current.is_some() && !weighty.contains(&pair),
+                answers_nobody: current.is_some() && !answered.contains(&pair),
                 out_of_step: host.out_of_step.iter().find(|lacks| is_of(lacks, &carried)).cloned(),
                 carried,
             });
@@ -209,6 +210,7 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
             weight: route.map_or(0, |route| share(route, release.id, &state.instances)),
             running: 0,
             instances: 0,
+            asleep: 0,
             restarts: 0,
             drift: Vec::new(),
             gpus: Vec::new(),
@@ -217,6 +219,7 @@ fn carried(state: &HostState) -> Vec<CarriedService> {
         carried.instances += 1;
         carried.restarts += instance.restarts;
         carried.running += u32::from(instance.state == InstanceState::Running);
+        carried.asleep += u32::from(instance.state == InstanceState::Asleep);
         carried.gpus.extend(instance.gpus.iter().cloned());
         carried.gpu_losses.extend(instance.gpu_loss.iter().map(|loss| format!("{}: {loss}", instance.id)));
         carried.drift.extend(instance.drift.iter().map(|drift| format!("{}: {drift}", instance.id)));

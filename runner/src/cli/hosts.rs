@@ -1,7 +1,7 @@
 //! `segue hosts`, and what concerns one of them: `segue host invite`, `revoke` and `show`.
 
 use segue_schemas::{
-    api::{HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation, OutOfStep},
+    api::{CarriedService, HostInvitation, HostList, HostRevoked, HostStatus, HostView, NewHostInvitation, OutOfStep},
     time::Timestamp,
 };
 
@@ -95,6 +95,12 @@ pub fn run(Args { list: args }: &Args) -> Result<Exit, Failure> {
         for lacks in &host.out_of_step {
             say!("{}: {}/{} is {}", host.name, lacks.environment, lacks.service, out_of_step(lacks));
         }
+        for one in host.carries.iter().filter(|one| is_dead(one)) {
+            say!("{}: {}/{} {}", host.name, one.environment, one.service, dead(one));
+        }
+        if let Some(trouble) = &host.router_trouble {
+            say!("{}: {trouble}", host.name);
+        }
     }
     Ok(Exit::Done)
 }
@@ -170,6 +176,9 @@ pub fn show(args: &ShowArgs) -> Result<Exit, Failure> {
     for lacks in &host.out_of_step {
         say!("{}/{} is {}", lacks.environment, lacks.service, out_of_step(lacks));
     }
+    for one in host.carries.iter().filter(|one| is_dead(one)) {
+        say!("{}/{} {}", one.environment, one.service, dead(one));
+    }
     if !host.gpus.is_empty() {
         let mut table = show::table(&["gpu", "model", "memory", "given to"]);
         for one in &host.gpus {
@@ -221,6 +230,17 @@ pub const fn stands(status: HostStatus, not_answering: bool) -> &'static str {
         HostStatus::Reachable if not_answering => "not answering",
         status => self::status(status),
     }
+}
+
+/// Whether requests go to a release of which nothing runs.
+const fn is_dead(one: &CarriedService) -> bool {
+    one.weight > 0 && one.running == 0 && one.asleep == 0
+}
+
+fn dead(one: &CarriedService) -> String {
+    let (release, instances) = (one.release.id, one.instances);
+    let restarts = if one.restarts > 0 { format!(", restarted {} times", one.restarts) } else { String::new() };
+    format!("answers nobody: 0 of {instances} instances of release {release} run{restarts}")
 }
 
 /// What a host serves in the place of what is on record, and when that is mended.

@@ -55,6 +55,11 @@ impl Store {
                         "rollout {rollout} waits for the one before it: there is nothing to promote or skip yet"
                     )));
                 }
+                if found.record.rollout.status == RolloutStatus::RollingBack && command != RolloutCommand::Abort {
+                    return Err(StoreError::Conflict(format!(
+                        "rollout {rollout} is rolling back: it can't be promoted or skipped any more"
+                    )));
+                }
                 ask.into_iter().for_each(|ask| found.remember(ask));
                 order(&store, tx, found, command, by).await
             })
@@ -384,8 +389,8 @@ async fn supersede(store: &Store, tx: &mut Tx, mut rollout: StoredRollout, why: 
 
 /// What a person said, once: who gave no reason is told by name alone.
 fn in_words(reason: &str) -> String {
-    match reason.strip_suffix(": emergency rollback") {
-        Some(by) => format!("emergency rollback at the host by {by}"),
+    match reason.split_once(": emergency rollback") {
+        Some((by, more)) => format!("emergency rollback at the host by {by}{more}"),
         None => format!("emergency rollback at the host: {reason}"),
     }
 }

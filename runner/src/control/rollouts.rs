@@ -416,7 +416,9 @@ async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport
     stands.weight = report.weight;
     stands.stage = report.stage;
     stands.reason = match report.status {
-        RolloutStatus::Succeeded if stands.spec.hosts.len() > 1 => without(tx, id, report.reason).await?,
+        RolloutStatus::Succeeded | RolloutStatus::RolledBack if stands.spec.hosts.len() > 1 => {
+            without(tx, id, report.reason).await?
+        }
         _ => report.reason,
     };
     stands.verdict = report.verdict.or(stands.verdict.take());
@@ -439,7 +441,7 @@ async fn report(store: &Store, tx: &mut Tx, id: RolloutId, report: RolloutReport
     Ok(Reported { cancel: false })
 }
 
-/// The reason of a rollout that succeeded, with the hosts that were left out of it and why.
+/// The reason of a rollout that ended, with the hosts that were left out of it and why.
 async fn without(tx: &mut Tx, id: RolloutId, reason: Option<String>) -> Result<Option<String>> {
     let mut left_out: BTreeMap<String, String> = BTreeMap::new();
     for entry in rollouts::journal(&mut tx.conn, id, 0).await? {

@@ -121,6 +121,9 @@ pub struct CarriedService {
     pub running: u32,
     /// How many there are: running, asleep, on their way up or starting again after a crash.
     pub instances: u32,
+    /// How many of them sleep until somebody asks.
+    #[serde(default)]
+    pub asleep: u32,
     /// How often its instances were started again after they had ended by themselves.
     #[serde(default)]
     pub restarts: u32,

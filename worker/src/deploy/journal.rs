@@ -7,6 +7,7 @@ use segue_pipelines::rollout::RolloutMachine;
 use segue_schemas::{
     deploy::{JournalEntry, JournalKind},
     id::Epoch,
+    status::RolloutStatus,
     time::Timestamp,
     worker_api::{RolloutClaim, RolloutReport},
 };
@@ -31,13 +32,21 @@ pub(super) struct Journal {
     host: Option<String>,
     next_sequence: i64,
     unsent: Vec<JournalEntry>,
+    /// Why an earlier owner could not go on: shown until this one does.
+    put_off: Option<String>,
 }
 
 impl Journal {
     /// Goes on after the last entry of the claim.
     pub(super) fn after(claim: &RolloutClaim, host: Option<&str>) -> Self {
         let last = claim.journal.iter().map(|entry| entry.sequence).max().unwrap_or(0);
-        Self { epoch: claim.epoch, host: host.map(str::to_owned), next_sequence: last + 1, unsent: Vec::new() }
+        Self {
+            epoch: claim.epoch,
+            host: host.map(str::to_owned),
+            next_sequence: last + 1,
+            unsent: Vec::new(),
+            put_off: claim.rollout.reason.clone().filter(|_| claim.rollout.status == RolloutStatus::Running),
+        }
     }
 
     /// Takes over what an earlier driver of this process could not send, if the server has nothing newer.
@@ -69,6 +78,9 @@ impl Journal {
             detail: with_message(kind, detail),
         };
         tracing::info!(kind = ?kind, message = entry.detail["message"].as_str(), "rollout");
+        if goes_on(kind) {
+            self.put_off = None;
+        }
         self.push(entry);
     }
 
@@ -102,7 +114,7 @@ impl Journal {
             status: machine.status(),
             weight: machine.weight(),
             stage: machine.stage(),
-            reason: machine.reason().map(str::to_owned),
+            reason: machine.reason().or(self.put_off.as_deref()).map(str::to_owned),
             verdict: machine.told_verdict(),
             state: serde_json::to_value(machine).ok(),
         }
@@ -143,6 +155,12 @@ pub(super) async fn send(
 /// What programs print comes in several lines; an entry is read as one.
 fn in_one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether something has come of what an owner did.
+const fn goes_on(kind: JournalKind) -> bool {
+    use JournalKind::{Claimed, Recovered, StartIntent};
+    !matches!(kind, Claimed | Recovered | StartIntent)
 }
 
 const fn concerns_host(kind: JournalKind) -> bool {

@@ -114,8 +114,9 @@ pub(super) fn act(
             let assignment = place::assignment(&claim.rollout.spec);
             // once it is all there, and nobody is to come back by himself; what serves again after all is good again by that
             let leaves = claim.rollout.spec.is_rollback && percent == 100 && !is_watched;
+            let follows = claim.rollout.spec.is_repair() && percent == 100;
             let left = claim.rollout.spec.previous.as_ref().filter(|_| leaves).map(|former| former.id);
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves, left };
+            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves, left, follows };
             Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))
         }
         Action::StandBy { targets, fallback } => {
@@ -138,6 +139,7 @@ pub(super) fn act(
                 dead_man_ms: None,
                 leaves: false,
                 left: None,
+                follows: false,
             };
             Ok((Act::StandBy(apply), (JournalKind::ShiftIntent, detail)))
         }
@@ -155,6 +157,7 @@ pub(super) fn act(
                 dead_man_ms: None,
                 leaves: false,
                 left: None,
+                follows: false,
             };
             Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
         }
@@ -184,6 +187,7 @@ pub(super) fn act(
                 dead_man_ms: None,
                 leaves: false,
                 left: None,
+                follows: false,
             };
             let back = Some(back).filter(|back| !back.targets.is_empty());
             Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))

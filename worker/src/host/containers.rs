@@ -30,6 +30,7 @@ use super::{
     output, refusal,
     running::Running,
     state::{InstanceRecord, Recorded, RunSpec, Store},
+    volumes::Unseen,
 };
 use crate::engine::docker::{Docker, DockerError, InstanceFound, InstanceSeen, InstanceSpec};
 
@@ -101,10 +102,19 @@ impl Host {
             let recorded = self.store.current();
             let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
             let launched = match self.container_spec(&one.id, instance) {
-                Ok(spec) => tokio::select! {
-                    launched = self.launch_container(&one.id, spec) => launched,
-                    _ = self.must_end(one) => return Ok(Started::Over),
-                },
+                Ok(spec) => {
+                    let launch = async {
+                        match self.see_to_volumes(one, instance, &spec).await {
+                            Ok(()) => Ok(self.launch_container(&one.id, spec).await),
+                            Err(Unseen::Engine(error)) => Ok(Err(error)),
+                            Err(Unseen::Record(error)) => Err(error),
+                        }
+                    };
+                    tokio::select! {
+                        launched = launch => launched?,
+                        _ = self.must_end(one) => return Ok(Started::Over),
+                    }
+                }
                 Err(reason) => return self.note_failed(one, reason).await,
             };
             // another engine answered amid this: there are none of these, or others have them by now

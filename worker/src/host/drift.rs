@@ -77,7 +77,11 @@ impl Host {
             if changed == instance.changed {
                 continue;
             }
-            tracing::warn!(instance = %id, ?changed, "its container is not what was deployed");
+            if changed.is_empty() {
+                tracing::info!(instance = %id, "its container is what was deployed again");
+            } else {
+                tracing::warn!(instance = %id, ?changed, "its container is not what was deployed");
+            }
             let (id, life) = (id.clone(), instance.life);
             let noted = self.store.change_regardless(move |recorded| {
                 // whoever waits for what happens here without a rollout hears of it
@@ -103,7 +107,7 @@ impl InstanceRecord {
             1 => Some("its container was removed by hand, and made again".to_owned()),
             times => Some(format!("its container was removed by hand, and made again, {times} times")),
         };
-        self.changed.iter().cloned().chain(removed).collect()
+        self.changed.iter().cloned().chain(self.emptied_in_words()).chain(removed).collect()
     }
 }
 

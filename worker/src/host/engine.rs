@@ -58,14 +58,16 @@ impl Recorded {
             return Err(format!(
                 "{} is another engine (ID {}) than the one at {} (ID {}), which has the containers and volumes of {}: nothing is started. \
                  Name that engine again in `docker` of this host; to move, give the other engine to a host of another name; where it was set \
-                 up anew and what was kept there is lost, say so with `anew: {}` in `docker`, start `segue up` again and end this host by TERM: what it carries goes on (docs/hosts.md, \
+                 up anew and what was kept there is lost, say so with `anew` (`hosts.NAME.docker: {{ address: {}, anew: \"{}\" }}` in segue.yaml), start `segue up` again and end this host (process {}) by TERM: what it carries goes on (docs/hosts.md, \
                  \"To another engine\")",
                 engine.address,
                 engine.id,
                 known.address,
                 known.id,
                 held.join(", "),
-                engine.id
+                engine.address,
+                engine.id,
+                std::process::id()
             ));
         }
         self.leave_engine();
@@ -75,6 +77,7 @@ impl Recorded {
 
     /// Nothing of what was at an engine is at the next one: no data, and the GPUs that were chosen there are another machine's.
     fn leave_engine(&mut self) {
+        self.volumes.clear();
         let furnished = std::mem::take(&mut self.furnished);
         let (left, apart): (Vec<_>, Vec<_>) = furnished.into_iter().partition(|(e, s)| self.is_container(e, s));
         self.furnished = apart;

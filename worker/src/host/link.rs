@@ -412,13 +412,14 @@ impl Host {
     /// Tells the server what the host carries: at the start, after each change, and when the server may know less than it did. The
     /// server holds each word, so that it is told at once of certificates that were revoked.
     pub(super) async fn tell_server(self: Arc<Self>, link: Arc<Link>) {
-        let mut changes = self.store.watch();
+        let (mut changes, mut news) = (self.store.watch(), self.news.watch());
         let mut told: Option<HostState> = None;
         let mut told_at = tokio::time::Instant::now();
         let mut pause = PAUSES.0;
         loop {
             let identity = link.identity();
             changes.mark_unchanged();
+            news.mark_unchanged();
             let state = lasting(self.state().await);
             let is_new = told.as_ref() != Some(&state) || told_at.elapsed() >= AGAIN;
             // what was said already is waited with, for what changes here or there
@@ -428,6 +429,11 @@ impl Host {
             let heard = tokio::select! {
                 heard = link.post::<HostHeard>(&identity, "/word", &word, limit) => heard,
                 _ = changes.changed(), if !is_new => {
+                    sleep(GATHERED).await;
+                    continue;
+                }
+                // how its instances and its router fare is in no record
+                _ = news.changed(), if !is_new => {
                     sleep(GATHERED).await;
                     continue;
                 }

@@ -56,6 +56,7 @@ pub(crate) mod state;
 mod timers;
 mod tls;
 pub mod unix_http;
+mod volumes;
 
 use std::{
     collections::HashSet,

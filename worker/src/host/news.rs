@@ -24,6 +24,11 @@ impl News {
         self.1
     }
 
+    /// Word of what is new.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
     /// Something is new.
     pub(super) fn tell(&self) {
         self.0.send_modify(|number| *number += 1);

@@ -130,7 +130,8 @@ impl Releases {
 
     /// Reads an answer into a file without a name.
     async fn keep(&self, answer: reqwest::Response, from: &str) -> Result<File, String> {
-        let file = tempfile::tempfile_in(&self.folder).map_err(|e| format!("no room for it: {e}"))?;
+        let unkept = |e: io::Error| format!("it can't be kept in {}: {e}", self.folder.display());
+        let file = tempfile::tempfile_in(&self.folder).map_err(unkept)?;
         let mut file = tokio::fs::File::from_std(file);
         let mut bytes = 0_u64;
         let mut stream = answer.bytes_stream();
@@ -140,9 +141,9 @@ impl Releases {
             if bytes > MAX_ARTIFACT_BYTES {
                 return Err(format!("{from} sends more than {MAX_ARTIFACT_BYTES} bytes"));
             }
-            tokio::io::AsyncWriteExt::write_all(&mut file, &chunk).await.map_err(|e| format!("no room for it: {e}"))?;
+            tokio::io::AsyncWriteExt::write_all(&mut file, &chunk).await.map_err(unkept)?;
         }
-        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(|e| format!("no room for it: {e}"))?;
+        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(unkept)?;
         Ok(file.into_std().await)
     }
 }
@@ -174,7 +175,7 @@ fn unpack_checked(mut artifact: File, folder: &Path, place: &Path, wanted: &Dige
         return Err(format!("its bytes have the digest sha256:{found}; it was changed or cut short on its way"));
     }
     artifact.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-    let unplaced = |e: io::Error| format!("no room for it in {}: {e}", folder.display());
+    let unplaced = |e: io::Error| format!("it can't be unpacked in {}: {e}", folder.display());
     let temporary = tempfile::Builder::new().prefix(".unpack-").tempdir_in(folder).map_err(unplaced)?;
     unpack(&artifact, temporary.path(), UnpackRules::default()).map_err(|e| e.to_string())?;
     // The name is given only to what would outlive a power cut.

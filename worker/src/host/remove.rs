@@ -54,6 +54,7 @@ impl Recorded {
         for pairs in [&mut self.furnished, &mut self.missed] {
             pairs.retain(|(e, s)| e != environment || s != service);
         }
+        self.forget_volumes(environment, service);
         self.forget_epochs();
         Ok(running)
     }

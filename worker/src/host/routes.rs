@@ -386,7 +386,8 @@ impl Recorded {
     fn apply(&mut self, apply: ApplyRoute) -> Result<(), HostError> {
         let wrong = |message: String| refusal(HostErrorCode::BadRequest, message);
         let (environment, service) = (&apply.fence.environment, &apply.fence.service);
-        let gone_back = self.way_back(&apply);
+        let followed = self.followed(&apply);
+        let gone_back = followed.clone().or_else(|| self.way_back(&apply));
         let rules = checked_rules(environment, service, apply.rules)?;
         check_assignment(&apply.assignment)?;
         let others = self.routes.iter().filter(|r| r.environment != *environment || r.service != *service);
@@ -426,15 +427,48 @@ impl Recorded {
             let before = [before, apply.fallback.clone()].concat();
             self.leave((environment, service), (&before, apply.left), &apply.targets);
         }
+        // whoever has gone back elsewhere goes back from this one as well, and to nobody else
+        let fallback = if followed.is_some() { apply.targets.clone() } else { apply.fallback };
+        if apply.dead_man_ms.is_none() && has_one_release(self, &apply.targets) {
+            self.displace((environment, service), &[apply.targets.clone(), fallback.clone()].concat());
+        }
         let route = self.route_mut(environment, service);
         route.gone_back = gone_back;
         route.rules = rules;
         route.assignment = apply.assignment;
         route.targets = apply.targets;
-        route.fallback = apply.fallback;
+        route.fallback = fallback;
         route.dead_man = apply.dead_man_ms.map(|ms| Deadline::after(Duration::from_millis(ms)));
         route.restored = None;
         Ok(())
+    }
+
+    /// Whether that brings this host back to what somebody has gone back to elsewhere.
+    fn followed(&self, apply: &ApplyRoute) -> Option<Restored> {
+        let before = self.route(&apply.fence.environment, &apply.fence.service)?;
+        let newest = |targets: &[Target]| {
+            let weighty = targets.iter().filter(|t| t.weight > 0);
+            weighty.filter_map(|t| self.instances.get(&t.instance)).map(|i| i.release.id).max()
+        };
+        let is_back = apply.follows
+            && apply.dead_man_ms.is_none()
+            && has_one_release(self, &apply.targets)
+            && newest(&before.targets) > newest(&apply.targets);
+        let reason = "what the other hosts serve since somebody went back there".to_owned();
+        is_back.then(|| Restored { at: now(), reason, epoch: apply.fence.epoch })
+    }
+
+    /// What has no traffic, is in nobody's way back and was not told to go, goes by itself after a while: whoever started it was shut out before
+    /// it could see to that, or sees to it now.
+    fn displace(&mut self, (environment, service): (&str, &str), stay: &[Target]) {
+        let of_pair = |i: &InstanceRecord| i.environment == environment && i.release.service == service;
+        for (id, instance) in &mut self.instances {
+            let stays = stay.iter().any(|target| target.instance == *id);
+            if of_pair(instance) && !stays && !instance.stopping && instance.retire.is_none() {
+                let deadline = Deadline::after(KEEP_DISPLACED);
+                instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
+            }
+        }
     }
 
     /// Whether that is a rollout's own way back: all traffic of the release that it came from, where another one had some or it was restored already.
@@ -470,6 +504,9 @@ impl Recorded {
             }
         }
         self.restorations += 1;
+        if !fallback.is_empty() {
+            self.displace((environment, service), &[fallback.clone(), route.fallback].concat());
+        }
         let route = self.route_mut(environment, service);
         if !fallback.is_empty() {
             route.targets = fallback;
@@ -481,11 +518,7 @@ impl Recorded {
     /// Gives all traffic to `targets` in an emergency. What loses it goes by itself after a while, and so does what a rollout
     /// had started and not given any yet: its owner is shut out and can't stop it.
     fn switch(&mut self, environment: &str, service: &str, targets: Vec<Target>, reason: String) {
-        let of_pair = |i: &&mut InstanceRecord| i.environment == environment && i.release.service == service;
-        for instance in self.instances.values_mut().filter(of_pair).filter(|i| !i.stopping && i.retire.is_none()) {
-            let deadline = Deadline::after(KEEP_DISPLACED);
-            instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
-        }
+        self.displace((environment, service), &[]);
         for target in &targets {
             if let Some(instance) = self.instances.get_mut(&target.instance) {
                 instance.retire = None;

@@ -1,6 +1,7 @@
 //! What the host must not forget, in one file that is replaced as a whole: every change is on disk before it is made.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
@@ -32,6 +33,7 @@ use super::{
     process::{self, ProcessRecord},
     refusal,
     running::RunningRecord,
+    volumes::Volume,
 };
 
 /// The version of the file's form.
@@ -75,6 +77,9 @@ pub struct Recorded {
     /// Those of them whose data folders were left with another engine: one that is there nevertheless is that of the service, and is not emptied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<(String, String)>,
+    /// Volumes that services have at the engine for containers.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) volumes: BTreeSet<Volume>,
     /// The engine for containers, once it has answered.
     #[serde(default)]
     pub(super) engine: Option<EngineRecord>,
@@ -175,6 +180,9 @@ pub struct InstanceRecord {
     /// How often its container was removed by somebody else.
     #[serde(default)]
     pub removed: u32,
+    /// Which of its volumes were gone from the engine when it was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) emptied: Vec<String>,
     /// What is known of its container and the GPUs that it was given.
     #[serde(default)]
     pub(super) within: Within,
@@ -324,6 +332,7 @@ impl Recorded {
             nap: Nap::Awake,
             changed: Vec::new(),
             removed: 0,
+            emptied: Vec::new(),
             within: Within::default(),
         };
         self.instances.shift_remove(&id);

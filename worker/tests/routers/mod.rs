@@ -206,6 +206,7 @@ async fn rules_go_by_host_and_path(kind: Kind) {
             dead_man_ms: None,
             leaves: false,
             left: None,
+            follows: false,
         };
         world.client.apply_route(&apply).await.unwrap();
     }
@@ -551,6 +552,7 @@ async fn the_dead_mans_switch_and_an_emergency_go_back(kind: Kind) {
         dead_man_ms: None,
         leaves: false,
         left: None,
+        follows: false,
     };
     assert_eq!(code(world.client.apply_route(&late).await.unwrap_err()), HostErrorCode::StaleEpoch);
     assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
@@ -648,6 +650,7 @@ async fn a_broken_configuration_changes_nothing(kind: Kind) {
         dead_man_ms: None,
         leaves: false,
         left: None,
+        follows: false,
     };
     let error = world.client.apply_route(&apply).await.unwrap_err();
     let said = error.to_string();
@@ -749,6 +752,7 @@ async fn a_change_that_is_being_refused_keeps_no_way_back_from_its_place(kind: K
         dead_man_ms: None,
         leaves: false,
         left: None,
+        follows: false,
     };
     std::fs::remove_file(file("tested")).unwrap();
     std::fs::write(file("held"), "").unwrap();
@@ -830,6 +834,7 @@ async fn what_can_not_be_carried_is_refused(kind: Kind) {
             dead_man_ms: None,
             leaves: false,
             left: None,
+            follows: false,
         };
         let error = world.client.apply_route(&apply).await.unwrap_err();
         assert_eq!(code(error), HostErrorCode::BadRequest, "{host:?} {path:?}");
@@ -892,6 +897,7 @@ fn assigning(world: &World, [old, new]: [u32; 2], rules: &[&str]) -> ApplyRoute 
         dead_man_ms: None,
         leaves: false,
         left: None,
+        follows: false,
     }
 }
 

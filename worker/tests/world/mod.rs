@@ -225,44 +225,49 @@ impl World {
     }
 
     pub async fn route(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) -> RouteState {
-        self.apply(epoch, [targets, fallback], None, None).await
+        self.apply(self.change(epoch, targets, fallback)).await
     }
 
     /// As `segue rollback` does it.
     pub async fn go_back(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) {
-        self.apply(epoch, [targets, fallback], None, Some(None)).await;
+        self.apply(ApplyRoute { leaves: true, ..self.change(epoch, targets, fallback) }).await;
     }
 
     /// The same where what is left was stopped before: it has no traffic, and nothing falls back to it.
     pub async fn go_back_in_a_gap(&self, epoch: i64, targets: &[(&str, u32)], left: i64) {
-        self.apply(epoch, [targets, &[]], None, Some(Some(ReleaseId(left)))).await;
+        let left = Some(ReleaseId(left));
+        self.apply(ApplyRoute { leaves: true, left, ..self.change(epoch, targets, &[]) }).await;
+    }
+
+    /// As this host is brought to what others serve.
+    pub async fn follow(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) {
+        self.apply(ApplyRoute { leaves: true, follows: true, ..self.change(epoch, targets, fallback) }).await;
     }
 
     pub async fn canary(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)], dead_man_ms: u64) {
-        self.apply(epoch, [targets, fallback], Some(dead_man_ms), None).await;
+        let dead_man_ms = Some(dead_man_ms);
+        self.apply(ApplyRoute { dead_man_ms, ..self.change(epoch, targets, fallback) }).await;
     }
 
-    async fn apply(
-        &self,
-        epoch: i64,
-        [targets, fallback]: [&[(&str, u32)]; 2],
-        dead_man_ms: Option<u64>,
-        leaves: Option<Option<ReleaseId>>,
-    ) -> RouteState {
+    fn change(&self, epoch: i64, targets: &[(&str, u32)], fallback: &[(&str, u32)]) -> ApplyRoute {
         let made = |list: &[(&str, u32)]| {
             list.iter().map(|(id, weight)| Target { instance: id.parse().unwrap(), weight: *weight }).collect()
         };
-        let apply = ApplyRoute {
+        ApplyRoute {
             fence: self.fence(epoch),
             rules: vec![],
             assignment: Assignment::default(),
             targets: made(targets),
             fallback: made(fallback),
-            dead_man_ms,
-            leaves: leaves.is_some(),
-            left: leaves.flatten(),
-        };
-        self.client.apply_route(&apply).await.unwrap()
+            dead_man_ms: None,
+            leaves: false,
+            left: None,
+            follows: false,
+        }
+    }
+
+    async fn apply(&self, change: ApplyRoute) -> RouteState {
+        self.client.apply_route(&change).await.unwrap()
     }
 
     /// Waits until an instance is as wanted.

@@ -223,7 +223,11 @@ fn well(title: &str, state: &HostState) -> Check {
     let drift = state.instances.iter().flat_map(|one| one.drift.iter().map(|drift| format!("{}: {drift}", one.id)));
     if let Some(first) = drift.clone().next() {
         let found = format!("{} changes by hand: {first}", drift.count());
-        return Check::bad(title, found, "put it right at the engine, or deploy again");
+        return Check::bad(
+            title,
+            found,
+            "what can be put right at the engine is seen within seconds; the rest ends with the next deploy",
+        );
     }
     let counts = format!("{} instances, {} routes", state.instances.len(), state.routes.len());
     Check::good(title, format!("version {}, {counts}", state.version))

@@ -33,7 +33,8 @@ impl Driver {
 
     pub(super) fn note_at(&mut self, at: Option<&String>, kind: JournalKind, detail: Value) {
         // what is tried for as long as it takes was announced often enough; how often is in the state, which is stored before each try
-        if self.machine.has_told_enough() && is_of_a_try(kind) {
+        let is_told = self.machine.has_told_enough() || self.machine.is_refused_by_router();
+        if is_told && is_of_a_try(kind) {
             return;
         }
         match at {

@@ -495,6 +495,7 @@ async fn a_late_weight_of_an_old_owner_changes_nothing() {
         dead_man_ms: None,
         leaves: false,
         left: None,
+        follows: false,
     };
     assert!(matches!(late.apply_route(&apply).await, Err(super::hosts::HostTrouble::Stale(_))));
     assert_eq!(world.host.targets(), before);

@@ -8,7 +8,18 @@ use segue_schemas::status::FailureClass;
 /// What the engine says where an image has nothing to start: no other answer tells it from a fault of the machine's.
 const NO_PROGRAM: [&str; 3] = ["executable file not found", "no such file or directory", "permission denied"];
 /// The same of images that are not there, or not for this one.
-const NO_IMAGE: [&str; 5] = ["not found", "manifest unknown", "access denied", "unauthorized", "invalid reference"];
+const NO_IMAGE: [&str; 8] = [
+    "not found",
+    "manifest unknown",
+    "access denied",
+    "unauthorized",
+    "invalid reference",
+    NO_LOGIN[0],
+    NO_LOGIN[1],
+    NO_LOGIN[2],
+];
+/// The same where nobody is known to the registry.
+const NO_LOGIN: [&str; 3] = ["no basic auth credentials", "authentication required", "incorrect username or password"];
 
 /// What the engine says where somebody else listens at the port that a container is to have on its machine.
 const PORT_TAKEN: [&str; 2] = ["port is already allocated", "address already in use"];
@@ -17,7 +28,7 @@ const PORT_TAKEN: [&str; 2] = ["port is already allocated", "address already in 
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
     /// It refused.
-    #[error("the container engine can't {doing}: {message}")]
+    #[error("the container engine can't {doing}: {message}{}", login_remedy(doing, message))]
     Refused {
         /// What was asked.
         doing: &'static str,
@@ -62,6 +73,17 @@ fn remedy(message: &str) -> &'static str {
         ""
     } else {
         "; is it running? `segue doctor` looks"
+    }
+}
+
+/// What to do where a registry wants to know who asks.
+fn login_remedy(doing: &str, message: &str) -> &'static str {
+    let said = message.to_lowercase();
+    let is_login = NO_LOGIN.iter().chain(&["unauthorized", "access denied"]).any(|words| said.contains(words));
+    if doing == "pull the image" && is_login {
+        "; does the registry know who asks? `docker login` for services, as the user whose host starts them; `container.credentials` for jobs"
+    } else {
+        ""
     }
 }
 
@@ -172,6 +194,10 @@ mod tests {
             (refused("pull the image", 404, "manifest for x:1 not found"), FailureClass::Configuration),
             (
                 refused("pull the image", 500, "pull access denied for x, repository does not exist"),
+                FailureClass::Configuration,
+            ),
+            (
+                refused("pull the image", 500, "Get http://127.0.0.1:5000/v2/x: no basic auth credentials"),
                 FailureClass::Configuration,
             ),
             (refused("pull the image", 500, "dial tcp: i/o timeout"), FailureClass::Infrastructure),
