@@ -432,7 +432,8 @@ impl RolloutSpec {
     #[must_use]
     pub fn is_repair(&self) -> bool {
         let is_on_record = |previous: &Release| previous.id == self.release.id;
-        self.is_rollback && (self.repair.is_some() || self.previous.as_ref().is_some_and(is_on_record))
+        let is_unsaid = self.hosts.len() == 1 && self.previous.as_ref().is_some_and(is_on_record);
+        self.is_rollback && (self.repair.is_some() || is_unsaid)
     }
 }
 

@@ -114,7 +114,8 @@ impl RolloutMachine {
                 matches!(i.state, InstanceState::Preparing | InstanceState::Running | InstanceState::BackingOff { .. });
             lives && i.retire_at.is_none() && !self.former.iter().any(|t| t.instance == i.id)
         };
-        let is_kept = |i: &&Instance| facts.route.iter().any(|r| r.fallback.iter().any(|t| t.instance == i.id));
+        let is_way_back = |i: &&Instance, r: &RouteState| r.fallback.iter().any(|t| t.instance == i.id);
+        let is_kept = |i: &&Instance| facts.route.iter().chain(&facts.others).any(|r| is_way_back(i, r));
         let left = facts.instances.iter().filter(is_left).filter(|i| !is_kept(i)).map(|i| i.id.clone()).collect();
         self.retire(&left, out);
     }

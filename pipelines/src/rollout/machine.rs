@@ -368,12 +368,6 @@ impl RolloutMachine {
         self.observed_until
     }
 
-    /// Whether new instances are being started, by which nothing was changed yet.
-    #[must_use]
-    pub fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting) && !self.has_gap
-    }
-
     /// Whether it has ended.
     #[must_use]
     pub fn is_ended(&self) -> bool {

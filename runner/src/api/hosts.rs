@@ -192,6 +192,8 @@ fn out_of_step(lack: &Lack) -> OutOfStep {
         recorded: lack.release.id,
         again_at: lack.again_at,
         rollout: lack.rollout,
+        failed: lack.failed.as_ref().map(|(rollout, _)| *rollout),
+        reason: lack.failed.as_ref().map(|(_, reason)| reason.clone()),
     }
 }
 

@@ -233,11 +233,12 @@ pub const fn stands(status: HostStatus, not_answering: bool) -> &'static str {
 }
 
 /// Whether requests go to a release of which nothing runs.
-const fn is_dead(one: &CarriedService) -> bool {
+pub const fn is_dead(one: &CarriedService) -> bool {
     one.weight > 0 && one.running == 0 && one.asleep == 0
 }
 
-fn dead(one: &CarriedService) -> String {
+/// The same in words.
+pub fn dead(one: &CarriedService) -> String {
     let (release, instances) = (one.release.id, one.instances);
     let restarts = if one.restarts > 0 { format!(", restarted {} times", one.restarts) } else { String::new() };
     format!("answers nobody: 0 of {instances} instances of release {release} run{restarts}")
@@ -255,7 +256,11 @@ pub fn out_of_step(lacks: &OutOfStep) -> String {
         }
         (None, None) => format!("`segue rollback {environment} {service} --to {recorded}` brings it there now"),
     };
-    format!("out of step: {serves}, the record {recorded}; {when}")
+    let failed = match (lacks.failed, &lacks.reason) {
+        (Some(rollout), Some(reason)) if lacks.rollout.is_none() => format!("; rollout {rollout} failed: {reason}"),
+        _ => String::new(),
+    };
+    format!("out of step: {serves}, the record {recorded}; {when}{failed}")
 }
 
 /// How many instances there are, and of those how many run where not all do.

@@ -7,6 +7,7 @@ use segue_schemas::{
     deploy::{JournalEntry, JournalKind, Release, Repair, RolloutSpec, Strategy},
     host_api::{HostState, Restored},
     id::{ReleaseId, RolloutId},
+    status::RolloutStatus,
     time::Timestamp,
 };
 
@@ -14,7 +15,7 @@ use super::{
     joined,
     rollouts::next_id,
     told::{serving, whole},
-    tries::{Past, Wanted},
+    tries::{BY_ITSELF, Past, Wanted},
 };
 use crate::store::{
     Bell, Result, RolloutFilter, Store, StoreError, ToldState, Tx,
@@ -46,6 +47,8 @@ pub struct Lack {
     pub again_at: Option<Timestamp>,
     /// The rollout of the service that goes on.
     pub rollout: Option<RolloutId>,
+    /// The last one that was to bring the host there, and why it did not.
+    pub failed: Option<(RolloutId, String)>,
 }
 
 impl Lack {
@@ -81,7 +84,7 @@ impl Store {
                 Box::pin(async move {
                     if is_due(&mut tx.conn, &lack, start, tx.now).await? {
                         let pair = (lack.environment.as_str(), lack.release.service.as_str());
-                        insert(&store, tx, pair, &lack.host, lack.in_words()).await?;
+                        insert(&store, tx, pair, &lack.host, (BY_ITSELF, lack.in_words())).await?;
                     }
                     Ok(())
                 })
@@ -129,6 +132,7 @@ impl Store {
                     continue;
                 }
                 lack.rollout = open.first().map(StoredRollout::id);
+                lack.failed = last_failure(&mut conn, &lack).await?;
                 lack.again_at = again_at(&mut conn, &lack, told.state.start, now).await?.filter(|at| *at > now);
                 found.push(lack);
             }
@@ -177,7 +181,7 @@ impl Store {
                 if newest.first().is_some_and(|newest| newest.id() == rollout) {
                     let why = format!("an emergency rollback was made at `{host}`");
                     for other in others {
-                        insert(&store, tx, (&environment, &service), &other, why.clone()).await?;
+                        insert(&store, tx, (&environment, &service), &other, (BY_ITSELF, why.clone())).await?;
                     }
                 }
                 Ok(())
@@ -223,7 +227,7 @@ pub(super) async fn bring_all(
         let lacks = lacks(&mut tx.conn, &host, &told.state, &[environment.to_owned()]).await?;
         if let Some(lack) = lacks.iter().find(|lack| lack.release.service == service) {
             let why = format!("{by} asked for it: {}", lack.in_words());
-            brought.extend(insert(store, tx, (environment, service), &host, why).await?);
+            brought.extend(insert(store, tx, (environment, service), &host, (by, why)).await?);
         }
     }
     Ok((brought, silent))
@@ -256,7 +260,7 @@ async fn lacks(conn: &mut Conn, host: &str, state: &HostState, environments: &[S
         if route.and_then(|route| whole(route, state)).is_none_or(|whole| whole.id != release.id) {
             let serves = route.and_then(|route| serving(route, state)).map(|serves| serves.id);
             let host = host.to_owned();
-            found.push(Lack { host, environment, release, serves, again_at: None, rollout: None });
+            found.push(Lack { host, environment, release, serves, again_at: None, rollout: None, failed: None });
         }
     }
     Ok(found)
@@ -282,12 +286,31 @@ async fn wanted<'h>(conn: &mut Conn, host: &'h str, release: &Release, start: Op
     Ok(Wanted { host, release: release.id, start, joined_at })
 }
 
+/// The newest rollout that was to bring a host to a release, where it failed.
+async fn last_failure(conn: &mut Conn, lack: &Lack) -> Result<Option<(RolloutId, String)>> {
+    let tried = newest(conn, &lack.environment, &lack.release.service, LOOKED_AT).await?;
+    let is_of = |one: &&StoredRollout| {
+        let rollout = &one.record.rollout;
+        brings(one, &lack.host) && rollout.spec.release.id == lack.release.id && rollout.ended_at.is_some()
+    };
+    let last = tried.iter().find(is_of).map(|one| &one.record.rollout);
+    let failed = last.filter(|rollout| rollout.status != RolloutStatus::Succeeded);
+    Ok(failed.map(|rollout| (rollout.id, rollout.reason.clone().unwrap_or_default())))
+}
+
 /// Whether a person has ended the newest rollout that was to bring a host there.
 async fn was_stopped(conn: &mut Conn, tried: &[StoredRollout], host: &str) -> Result<bool> {
     let is_of_host = |one: &&StoredRollout| brings(one, host) && one.started_at.is_some();
-    let Some(newest) = tried.iter().find(is_of_host) else { return Ok(false) };
+    let failed = |one: &&StoredRollout| one.record.rollout.status != RolloutStatus::Succeeded;
+    let Some(newest) = tried.iter().find(is_of_host).filter(failed) else { return Ok(false) };
     let journal = rollouts::journal(conn, newest.id(), 0).await?;
-    let is_abort = |entry: &JournalEntry| entry.kind == JournalKind::Command && entry.detail["command"] == "abort";
+    // who rolls back ends it on the way
+    let is_of_rollback =
+        |entry: &JournalEntry| entry.detail["by"].as_str().is_some_and(|by| by.ends_with("(rollback)"));
+    let is_abort = |entry: &JournalEntry| {
+        let is_it = entry.kind == JournalKind::Command && entry.detail["command"] == "abort";
+        is_it && entry.detail["taken"] != false && !is_of_rollback(entry)
+    };
     Ok(journal.iter().any(is_abort))
 }
 
@@ -334,13 +357,13 @@ async fn insert(
     tx: &mut Tx,
     (environment, service): (&str, &str),
     host: &str,
-    why: String,
+    (by, why): (&str, String),
 ) -> Result<Option<RolloutId>> {
     match joined::reachable(store, &mut tx.conn, &[host.to_owned()]).await {
         Ok(_) => {}
         // it would wait, and keep others waiting
         Err(StoreError::Refused(why)) => {
-            tracing::warn!(host, environment, service, why, "a host is not brought up to date");
+            tracing::debug!(host, environment, service, why, "a host is not brought up to date");
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -363,7 +386,7 @@ async fn insert(
     if let Some(former) = former(tx, &spec).await? {
         spec.previous = Some(former);
     }
-    let rollout = StoredRollout::new(next_id(tx).await?, spec, "segue".into(), tx.now);
+    let rollout = StoredRollout::new(next_id(tx).await?, spec, by.to_owned(), tx.now);
     rollouts::insert(&mut tx.conn, &rollout).await?;
     tx.ring(Bell::Rollouts);
     Ok(Some(rollout.id()))

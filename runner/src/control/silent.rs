@@ -17,13 +17,13 @@ impl Store {
     /// Whether a host does not answer, by what was told of it since it was last heard, here or by another server.
     #[must_use]
     pub fn is_host_silent(&self, name: &str, heard_at: Timestamp) -> bool {
-        self.hosts_silent().get(name).is_some_and(|since| self.now() >= *since && heard_at <= *since)
+        self.hosts_silent().get(name).is_some_and(|(at, from)| self.now() >= *from && heard_at <= *at)
     }
 
     /// The request that a joined host had open was cut: it does not answer, unless it opens another soon.
     pub fn host_was_cut(&self, name: &str) {
-        let at = self.now() + CUT_FOR;
-        self.hosts_silent().entry(name.to_owned()).or_insert(at);
+        let at = self.now();
+        self.hosts_silent().entry(name.to_owned()).or_insert((at, at + CUT_FOR));
     }
 
     /// A host was heard.
@@ -36,12 +36,12 @@ impl Store {
         for entry in entries.filter(|entry| says_away(entry)) {
             let alone = hosts.first().filter(|_| hosts.len() == 1);
             if let Some(host) = entry.host.as_ref().or(alone) {
-                self.hosts_silent().insert(host.clone(), self.now());
+                self.hosts_silent().insert(host.clone(), (self.now(), self.now()));
             }
         }
     }
 
-    fn hosts_silent(&self) -> std::sync::MutexGuard<'_, HashMap<String, Timestamp>> {
+    fn hosts_silent(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Timestamp, Timestamp)>> {
         self.inner.hosts_silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,6 +9,9 @@ use crate::store::tables::rollouts::StoredRollout;
 /// For how long a host is left as it is after it could not be brought up to date: once, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
+/// Who is on record for a rollout that nobody asked for.
+pub(super) const BY_ITSELF: &str = "segue";
+
 /// An earlier rollout of the service, as far as it matters.
 #[derive(Debug, Clone)]
 pub(super) struct Past {
@@ -16,6 +19,8 @@ pub(super) struct Past {
     repaired: Option<(String, Option<u64>)>,
     release: ReleaseId,
     succeeded: bool,
+    /// Whether a person asked for it.
+    is_asked: bool,
     /// When it ended, of one that was begun.
     ended_at: Option<Timestamp>,
 }
@@ -28,9 +33,19 @@ impl From<&StoredRollout> for Past {
             repaired: rollout.spec.repair.as_ref().map(|repair| (host(), repair.host_start)),
             release: rollout.spec.release.id,
             succeeded: rollout.status == RolloutStatus::Succeeded,
+            is_asked: stored.record.requested_by != BY_ITSELF,
             ended_at: rollout.ended_at.filter(|_| stored.started_at.is_some()),
         }
     }
+}
+
+/// One that was begun and has ended.
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    ended_at: Timestamp,
+    start: Option<u64>,
+    is_asked: bool,
+    succeeded: bool,
 }
 
 /// A host to which a release is to come.
@@ -49,24 +64,27 @@ impl Wanted<'_> {
     /// at once, but not one that starts anew with each try. `is_stopped`: whether a person has ended the newest try.
     pub(super) fn again_at(&self, past: &[Past], is_stopped: bool, now: Timestamp) -> Option<Timestamp> {
         let tries = self.tries(past, now);
-        let (newest, start) = *tries.first()?;
-        let is_new_start = tries.iter().all(|(_, start)| *start != self.start);
-        let broke_it = tries.get(1).is_some_and(|(_, before)| *before != start);
+        // a person who tries it puts nothing off
+        let by_itself: Vec<Try> = tries.iter().filter(|one| !one.is_asked).copied().collect();
+        let tries = if by_itself.is_empty() || is_stopped { tries } else { by_itself };
+        let newest = tries.first()?;
+        let is_new_start = tries.iter().all(|one| one.start != self.start);
+        let broke_it = tries.get(1).is_some_and(|before| before.start != newest.start);
         if is_new_start && !broke_it && !is_stopped {
             return None;
         }
-        Some(newest + if is_stopped { AGAIN.1 } else { pause(tries.len()) })
+        Some(newest.ended_at + if is_stopped { AGAIN.1 } else { pause(tries.len()) })
     }
 
-    /// Whether there was one try at most since all was well.
+    /// Whether one try at most has failed since all was well.
     pub(super) fn is_first(&self, past: &[Past], now: Timestamp) -> bool {
-        self.tries(past, now).len() <= 1
+        self.tries(past, now).iter().take_while(|one| !one.succeeded).count() <= 1
     }
 
-    /// The tries that count: when each ended, and which start of the host that was. What failed before another rollout of the service
+    /// The tries that count, newest first. What failed before another rollout of the service
     /// succeeded counts no more, nor what was for another release, or before the host joined anew. One that went well counts for a while as
     /// well: it is asked only where the host lacks the release all the same.
-    fn tries(&self, past: &[Past], now: Timestamp) -> Vec<(Timestamp, Option<u64>)> {
+    fn tries(&self, past: &[Past], now: Timestamp) -> Vec<Try> {
         let start_of =
             |one: &Past| one.repaired.as_ref().filter(|(host, _)| host == self.host).map(|(_, start)| *start);
         let is_over = |one: &&Past| {
@@ -76,7 +94,7 @@ impl Wanted<'_> {
         let counted = |one: &Past| {
             let (start, ended_at) = (start_of(one)?, one.ended_at?);
             let is_it = one.release == self.release && self.joined_at.is_none_or(|joined_at| ended_at >= joined_at);
-            is_it.then_some((ended_at, start))
+            is_it.then_some(Try { ended_at, start, is_asked: one.is_asked, succeeded: one.succeeded })
         };
         past.iter().take_while(|one| !is_over(one)).filter_map(counted).collect()
     }
@@ -101,7 +119,8 @@ mod tests {
 
     fn failed(minutes: i64, start: u64) -> Past {
         let repaired = Some(("two".to_owned(), Some(start)));
-        Past { repaired, release: ReleaseId(2), succeeded: false, ended_at: Some(minutes_ago(minutes)) }
+        let ended_at = Some(minutes_ago(minutes));
+        Past { repaired, release: ReleaseId(2), succeeded: false, is_asked: false, ended_at }
     }
 
     /// Minutes from now until it is tried again; `None`: at once.
@@ -146,7 +165,15 @@ mod tests {
         assert_eq!(again(&[well(0)]), Some(1));
         assert_eq!(again(&[well(0), well(1), well(3)]), Some(4));
         assert_eq!(again(&[well(60), failed(61, 7)]), None, "that was another time");
+        assert!(WANTED.is_first(&[failed(0, 7), well(30), failed(31, 7)], NOW));
         assert!(WANTED.is_first(&[failed(0, 7)], NOW) && !WANTED.is_first(&[failed(0, 7), failed(1, 7)], NOW));
+    }
+
+    #[test]
+    fn a_person_who_tries_it_puts_nothing_off() {
+        let asked = |minutes| Past { is_asked: true, ..failed(minutes, 7) };
+        assert_eq!(again(&[asked(0), asked(0), failed(1, 7), failed(2, 7)]), Some(1));
+        assert_eq!(again(&[asked(0)]), Some(1));
     }
 
     #[test]

@@ -120,8 +120,9 @@ pub(crate) struct Inner {
     pub(crate) access_given: Mutex<AccessGiven>,
     /// When it was written down last that a host was heard.
     pub(crate) hosts_heard: Mutex<HashMap<String, Timestamp>>,
-    /// Which hosts do not answer, as a worker or a cut connection told, and since when.
-    pub(crate) hosts_silent: Mutex<HashMap<String, Timestamp>>,
+    /// Which hosts do not answer, as a worker or a cut connection told;
+    /// when that was told, and from when it counts.
+    pub(crate) hosts_silent: Mutex<HashMap<String, (Timestamp, Timestamp)>>,
 }
 
 /// When a word was told to whom.

@@ -88,6 +88,8 @@ pub async fn a_host_out_of_step_is_tried_again_soon_and_at_once_after_its_restar
         assert!(world.store.claim_rollout(&worker).await.unwrap().is_none(), "not before {minutes} minutes");
         let lacks = world.store.out_of_step().await.unwrap();
         assert_eq!((lacks.len(), lacks[0].again_at), (1, Some(world.store.now() + Duration::from_secs(1))));
+        let (failed, _) = lacks[0].failed.clone().expect("what was tried is known");
+        assert_eq!(failed, newest(&world).await.id);
         world.pass(Duration::from_secs(1));
         world.store.keep_in_step_as_told("two").await.unwrap();
         fails_again(&world, &worker).await.expect("its time has come");

@@ -80,6 +80,12 @@ pub struct OutOfStep {
     pub again_at: Option<Timestamp>,
     /// The rollout of the service that goes on.
     pub rollout: Option<RolloutId>,
+    /// The last rollout that was to bring it there and did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<RolloutId>,
+    /// Why that one did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A GPU that a host offers, and who has it.

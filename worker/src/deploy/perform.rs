@@ -114,7 +114,7 @@ pub(super) fn act(
             let assignment = place::assignment(&claim.rollout.spec);
             // once it is all there, and nobody is to come back by himself; what serves again after all is good again by that
             let leaves = claim.rollout.spec.is_rollback && percent == 100 && !is_watched;
-            let follows = claim.rollout.spec.is_repair() && percent == 100;
+            let follows = claim.rollout.spec.is_repair();
             let left = claim.rollout.spec.previous.as_ref().filter(|_| leaves).map(|former| former.id);
             let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves, left, follows };
             Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))

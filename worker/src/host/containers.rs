@@ -103,9 +103,16 @@ impl Host {
             let Some(instance) = self.startable(one, &recorded) else { return Ok(Started::Over) };
             let launched = match self.container_spec(&one.id, instance) {
                 Ok(spec) => {
+                    let volumes = spec.volumes.clone();
                     let launch = async {
                         match self.see_to_volumes(one, instance, &spec).await {
-                            Ok(()) => Ok(self.launch_container(&one.id, spec).await),
+                            Ok(()) => {
+                                let launched = self.launch_container(&one.id, spec).await;
+                                if launched.is_ok() {
+                                    self.keep_volumes(instance, &volumes).await?;
+                                }
+                                Ok(launched)
+                            }
                             Err(Unseen::Engine(error)) => Ok(Err(error)),
                             Err(Unseen::Record(error)) => Err(error),
                         }

@@ -33,6 +33,10 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(120);
 /// How long instances that lost their traffic in an emergency stay, for whoever wants to look or go back.
 const KEEP_DISPLACED: Duration = Duration::from_secs(600);
 
+/// How long instances stay that have no traffic and that nobody has told to go. Their owner does that sooner, as long as there is one: it may
+/// take as long as their answers may go on, or as a person thinks.
+const KEEP_LEFT: Duration = Duration::from_secs(24 * 3600);
+
 /// How long answers of such instances may go on then.
 const DRAIN_DISPLACED_MS: u64 = 30_000;
 
@@ -430,7 +434,7 @@ impl Recorded {
         // whoever has gone back elsewhere goes back from this one as well, and to nobody else
         let fallback = if followed.is_some() { apply.targets.clone() } else { apply.fallback };
         if apply.dead_man_ms.is_none() && has_one_release(self, &apply.targets) {
-            self.displace((environment, service), &[apply.targets.clone(), fallback.clone()].concat());
+            self.displace((environment, service), &[apply.targets.clone(), fallback.clone()].concat(), KEEP_LEFT);
         }
         let route = self.route_mut(environment, service);
         route.gone_back = gone_back;
@@ -450,22 +454,25 @@ impl Recorded {
             let weighty = targets.iter().filter(|t| t.weight > 0);
             weighty.filter_map(|t| self.instances.get(&t.instance)).map(|i| i.release.id).max()
         };
-        let is_back = apply.follows
-            && apply.dead_man_ms.is_none()
-            && has_one_release(self, &apply.targets)
-            && newest(&before.targets) > newest(&apply.targets);
+        let is_it = apply.follows && apply.leaves && apply.dead_man_ms.is_none();
+        // told once more, as the answer was lost
+        if is_it && before.gone_back.is_some() && before.targets == apply.targets {
+            return before.gone_back.clone();
+        }
+        let is_back =
+            is_it && has_one_release(self, &apply.targets) && newest(&before.targets) > newest(&apply.targets);
         let reason = "what the other hosts serve since somebody went back there".to_owned();
         is_back.then(|| Restored { at: now(), reason, epoch: apply.fence.epoch })
     }
 
     /// What has no traffic, is in nobody's way back and was not told to go, goes by itself after a while: whoever started it was shut out before
     /// it could see to that, or sees to it now.
-    fn displace(&mut self, (environment, service): (&str, &str), stay: &[Target]) {
+    fn displace(&mut self, (environment, service): (&str, &str), stay: &[Target], stays_for: Duration) {
         let of_pair = |i: &InstanceRecord| i.environment == environment && i.release.service == service;
         for (id, instance) in &mut self.instances {
             let stays = stay.iter().any(|target| target.instance == *id);
             if of_pair(instance) && !stays && !instance.stopping && instance.retire.is_none() {
-                let deadline = Deadline::after(KEEP_DISPLACED);
+                let deadline = Deadline::after(stays_for);
                 instance.retire = Some(Retire { deadline, drain_ms: DRAIN_DISPLACED_MS });
             }
         }
@@ -480,6 +487,8 @@ impl Recorded {
         let wanted = with_weight(&apply.targets);
         let is_back = apply.dead_man_ms.is_none()
             && !apply.leaves
+            // what a host was to be brought to and could not be is no release that somebody went back from
+            && !apply.follows
             && !wanted.is_empty()
             && wanted == with_weight(&apply.fallback)
             && has_one_release(self, &apply.targets);
@@ -505,7 +514,7 @@ impl Recorded {
         }
         self.restorations += 1;
         if !fallback.is_empty() {
-            self.displace((environment, service), &[fallback.clone(), route.fallback].concat());
+            self.displace((environment, service), &[fallback.clone(), route.fallback].concat(), KEEP_LEFT);
         }
         let route = self.route_mut(environment, service);
         if !fallback.is_empty() {
@@ -518,7 +527,7 @@ impl Recorded {
     /// Gives all traffic to `targets` in an emergency. What loses it goes by itself after a while, and so does what a rollout
     /// had started and not given any yet: its owner is shut out and can't stop it.
     fn switch(&mut self, environment: &str, service: &str, targets: Vec<Target>, reason: String) {
-        self.displace((environment, service), &[]);
+        self.displace((environment, service), &[], KEEP_DISPLACED);
         for target in &targets {
             if let Some(instance) = self.instances.get_mut(&target.instance) {
                 instance.retire = None;

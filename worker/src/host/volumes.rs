@@ -21,8 +21,7 @@ pub(super) enum Unseen {
 }
 
 impl Host {
-    /// Sees to it that it is known which volumes a container has, before it is started with them: one that was there before and is gone is
-    /// said of the instance.
+    /// Sees which of the volumes of a container that is about to be started were there before and are gone: that is said of the instance.
     pub(super) async fn see_to_volumes(
         &self,
         one: &Life,
@@ -30,21 +29,11 @@ impl Host {
         spec: &InstanceSpec,
     ) -> Result<(), Unseen> {
         let recorded = self.store.current();
-        let wanted = wanted(instance, &spec.volumes);
-        let (mut gone, mut new) = (Vec::new(), Vec::new());
-        for volume in wanted {
-            if !recorded.volumes.contains(&volume) {
-                new.push(volume);
-            } else if !self.docker.has_volume(&spec.place, &volume.2).await.map_err(Unseen::Engine)? {
+        let mut gone = Vec::new();
+        for volume in wanted(instance, &spec.volumes).into_iter().filter(|volume| recorded.volumes.contains(volume)) {
+            if !self.docker.has_volume(&spec.place, &volume.2).await.map_err(Unseen::Engine)? {
                 gone.push(name(&volume.2).to_owned());
             }
-        }
-        if !new.is_empty() {
-            let noted = self.store.change(move |recorded| {
-                recorded.volumes.extend(new);
-                Ok(())
-            });
-            noted.await.map_err(Unseen::Record)?;
         }
         if !gone.is_empty() {
             let volumes = gone.join("`, `");
@@ -52,6 +41,21 @@ impl Host {
             self.note(one, move |i| i.emptied = gone).await.map_err(Unseen::Record)?;
         }
         Ok(())
+    }
+
+    /// Notes that a container was started with its volumes: from now on they are missed where they are not there.
+    pub(super) async fn keep_volumes(&self, instance: &InstanceRecord, volumes: &[String]) -> Result<(), HostError> {
+        let recorded = self.store.current();
+        let new: Vec<Volume> =
+            wanted(instance, volumes).into_iter().filter(|volume| !recorded.volumes.contains(volume)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let noted = self.store.change(move |recorded| {
+            recorded.volumes.extend(new);
+            Ok(())
+        });
+        noted.await
     }
 }
 

@@ -8,13 +8,18 @@ use std::{
 use segue_runner::{artifact_store, queue};
 use segue_schemas::{
     api::{HostList, HostStatus, HostView, ServerStatus},
-    config::{Config, HostConfig, StorageKind},
+    config::{Config, HostConfig, LOCAL_HOST, StorageKind},
     host_api::{HostState, InstanceState},
 };
 use segue_worker::host::client::{HostClient, HostClientError};
 
 use super::Check;
-use crate::cli::{client::CallError, connection::ServerArgs, ending::Failure};
+use crate::cli::{
+    client::CallError,
+    connection::ServerArgs,
+    ending::Failure,
+    hosts::{dead, is_dead, out_of_step},
+};
 
 /// Whether the server answers, is ready, and takes the token.
 pub async fn server(args: &ServerArgs) -> Vec<Check> {
@@ -94,6 +99,21 @@ fn joined(host: &HostView) -> Check {
             if let Some(trouble) = &host.router_trouble {
                 return Check::bad(&title, trouble.clone(), UNCARRIED);
             }
+            if host.not_answering {
+                return Check::bad(&title, format!("at {place} does not answer just now"), restart());
+            }
+            if let Some(lacks) = host.out_of_step.first() {
+                let found = format!("{}/{} is {}", lacks.environment, lacks.service, out_of_step(lacks));
+                return Check::bad(&title, found, "`segue rollout list` shows what was tried, and why it failed");
+            }
+            if let Some(one) = host.carries.iter().find(|one| is_dead(one)) {
+                let found = format!("{}/{} {}", one.environment, one.service, dead(one));
+                return Check::bad(
+                    &title,
+                    found,
+                    "look at the instance's output on that machine; go back with `segue rollback`",
+                );
+            }
             let version = host.version.as_deref().unwrap_or("not known");
             let ends = host.certificate_ends_at.map(|at| at.to_string()).unwrap_or_default();
             let found = format!("joined from {place}, version {version}, certificate until {ends}");
@@ -116,6 +136,11 @@ pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
         let title = format!("host {name}");
         let state = match HostClient::new(socket.clone()).state_looked().await {
             Ok(state) => Some(state),
+            Err(_) if !is_named && name == LOCAL_HOST && is_unused(config) && !socket.exists() => {
+                let found = "is not here, and no environment names it";
+                checks.push(Check::remark(&title, found, "nothing: hosts on other machines carry the environments"));
+                None
+            }
             Err(error) => {
                 checks.push(silent(&title, &socket, &error));
                 None
@@ -128,6 +153,12 @@ pub async fn host(config: &Config, data: &Path) -> Vec<Check> {
         checks.extend(host.listen.iter().map(|address| port(address, &listening)));
     }
     checks
+}
+
+/// Whether the host that there is without being named carries nothing: all environments name others.
+fn is_unused(config: &Config) -> bool {
+    let names_it = |name: &String| name == LOCAL_HOST;
+    !config.environments.is_empty() && config.environments.values().all(|one| !one.hosts.iter().any(names_it))
 }
 
 /// Whether the bucket for artifacts and caches, where there is one, can be written, read and emptied.

@@ -33,8 +33,11 @@ impl Driver {
 
     pub(super) fn note_at(&mut self, at: Option<&String>, kind: JournalKind, detail: Value) {
         // what is tried for as long as it takes was announced often enough; how often is in the state, which is stored before each try
-        let is_told = self.machine.has_told_enough() || self.machine.is_refused_by_router();
-        if is_told && is_of_a_try(kind) {
+        let is_told = self.machine.has_told_enough() && is_of_a_try(kind);
+        // the same way back, which the router has refused
+        let is_repeated =
+            self.machine.is_refused_by_router() && kind == JournalKind::ShiftIntent && detail["weight"] == 0;
+        if is_told || is_repeated {
             return;
         }
         match at {

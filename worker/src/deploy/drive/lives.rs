@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use segue_pipelines::rollout::Input;
-use segue_schemas::host_api::Instance;
+use segue_schemas::{
+    deploy::JournalKind,
+    host_api::{Instance, InstanceState},
+};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -43,6 +47,26 @@ impl Driver {
         }
     }
 
+    /// Whether its process has ended by itself more often than was told.
+    fn has_fallen(&self, host: &str, one: &Instance) -> bool {
+        let told = self.falls_told.get(&(host.to_owned(), one.id.clone())).copied().unwrap_or(0);
+        self.machine.watches_lives() && one.restarts > told
+    }
+
+    /// Notes it: the requests that were lost by that are explained.
+    fn tell_of_fall(&mut self, host: &str, one: &Instance) {
+        self.falls_told.insert((host.to_owned(), one.id.clone()), one.restarts);
+        let at = if self.hosts.only().is_some() { String::new() } else { format!(" on host `{host}`") };
+        let how = match &one.state {
+            InstanceState::BackingOff { exit } => format!(" with {exit}"),
+            _ => String::new(),
+        };
+        let times = if one.restarts == 1 { String::new() } else { format!(", by now {} times", one.restarts) };
+        let reason = format!("instance {} has ended by itself{how}{at}{times}, and is started again", one.id);
+        let detail = json!({ "instance": one.id, "reason": reason, "restarts": one.restarts });
+        self.note_at(Some(&host.to_owned()), JournalKind::NotReady, detail);
+    }
+
     pub(super) fn on_lives(&mut self, host: &str, lives: Result<Lives, HostTrouble>) {
         self.lives_asked.remove(host);
         // one that was left out meanwhile has stopped its instances, as it was told
@@ -52,6 +76,12 @@ impl Driver {
         // the acts and renewals tell what a host that is away means; here it only means that nothing is seen
         let Ok((number, instances)) = lives else { return };
         self.lives_seen.insert(host.to_owned(), number);
+        let is_new = |one: &&Instance| self.machine.new_instances().any(|id| *id == one.id);
+        let fell: Vec<Instance> =
+            instances.iter().filter(is_new).filter(|one| self.has_fallen(host, one)).cloned().collect();
+        for one in fell {
+            self.tell_of_fall(host, &one);
+        }
         let is_new = |one: &&Instance| self.machine.new_instances().any(|id| *id == one.id);
         let given_up = instances.iter().filter(is_new).find_map(|one| Some((one.id.clone(), beyond_hope(one)?)));
         let Some((instance, why)) = given_up.filter(|_| self.machine.watches_lives()) else { return };

@@ -242,6 +242,8 @@ struct Driver {
     /// The same of the news of each host's instances.
     lives_seen: BTreeMap<String, u64>,
     lives_asked: BTreeSet<String>,
+    /// How often each new instance had ended by itself when that was noted.
+    falls_told: BTreeMap<(String, InstanceId), u32>,
     /// The hosts that the machine knows to take part.
     hosts_told: Vec<String>,
     /// What the ladder saw of instances that fell, until the machine records it.
@@ -320,6 +322,7 @@ impl Driver {
             gpus_asked: BTreeSet::new(),
             lives_seen: BTreeMap::new(),
             lives_asked: BTreeSet::new(),
+            falls_told: BTreeMap::new(),
             hosts_told,
             fallen: HashMap::new(),
             renew_at: None,

@@ -2,7 +2,7 @@
 
 use segue_pipelines::rollout::Input;
 use segue_schemas::{
-    deploy::{JournalEntry, JournalKind},
+    deploy::JournalKind,
     duration::Span,
     gpu_health::GpuReport,
     host_api::{Instance, InstanceState, ObservationBatch, RouteState},
@@ -22,7 +22,7 @@ use super::{
     },
     Driver,
     leave::{Leave, left_by, lost_by},
-    micros, now,
+    micros,
 };
 
 impl Driver {
@@ -152,10 +152,6 @@ impl Driver {
                 self.feed_at(at, Input::NoRoom { instance: start.instance.clone(), reason });
                 return Ok(());
             }
-            // there is an end to it while nothing was changed
-            (Act::Start(start), HostTrouble::Away(why)) if self.is_started_in_vain(&start.instance) => {
-                format!("it could not be started for {}: {why}", Span(self.timing.begin_limit))
-            }
             // of several hosts the one that is broken takes no part any more
             (_, HostTrouble::Faulty(why)) if self.leaves_out(at.as_ref(), &why) => return Ok(()),
             (
@@ -177,17 +173,6 @@ impl Driver {
         };
         self.feed_at(at, input);
         Ok(())
-    }
-
-    /// Whether a new instance was to be started for as long as a rollout may take to begin, at the only host, which answers or not.
-    fn is_started_in_vain(&self, id: &InstanceId) -> bool {
-        let of_it = |entry: &&JournalEntry| {
-            entry.kind == JournalKind::StartIntent && entry.detail["instance"].as_str() == Some(id.as_str())
-        };
-        let first = self.claim.journal.iter().find(of_it);
-        self.hosts.names().len() == 1
-            && self.machine.is_starting()
-            && first.is_some_and(|first| now().since(first.at) >= self.timing.begin_limit)
     }
 
     pub(super) fn on_reported(&mut self, report: &RolloutReport, result: Result<(), ServerError>) -> Result<(), Leave> {
