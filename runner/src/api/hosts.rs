@@ -96,6 +96,10 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
             let is_recorded = current.is_some_and(|current| current.id == carried.release.id);
             let may_differ = carried.weight == 100 && !is_recorded;
             let differs = may_differ && app.store.is_heard_since_rollouts(&pair.0, &pair.1, heard_at).await?;
+            // weights that a rollout has just set may not have been told yet
+            let answers_nobody = current.is_some()
+                && !answered.contains(&pair)
+                && (carried.running == 0 || app.store.is_heard_since_rollouts(&pair.0, &pair.1, heard_at).await?);
             items.push(RunningService {
                 host: host.name.clone(),
                 host_status: host.status,
@@ -105,7 +109,7 @@ async fn services(State(app): State<Arc<App>>) -> Result<Json<RunningServices>> 
                 rollout: record.and_then(|record| record.open_rollout),
                 router_trouble: host.router_trouble.clone(),
                 not_answering: host.not_answering,
-                answers_nobody: current.is_some() && !answered.contains(&pair),
+                answers_nobody,
                 out_of_step: host.out_of_step.iter().find(|lacks| is_of(lacks, &carried)).cloned(),
                 carried,
             });

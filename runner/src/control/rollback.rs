@@ -208,6 +208,15 @@ pub(super) async fn create(
     for waiting in queued {
         close_unstarted(store, tx, waiting, format!("{by} asked for a rollback of `{service}`")).await?;
     }
+    let active = match active {
+        // its host may not answer for long, and the others are not to wait for it
+        Some(repair) if repairs(&repair) => {
+            let why = format!("{by} rolls `{service}` back: that host is brought to where it goes afterwards");
+            make_way(store, tx, repair, &why).await?;
+            None
+        }
+        other => other,
+    };
     if let Some(active) = active {
         let id = active.id();
         order(store, tx, active, RolloutCommand::Abort, format!("{by} (rollback)")).await?;
@@ -335,7 +344,10 @@ async fn emergency(
     rollouts::raise_epoch(&mut tx.conn, environment, service, result.epoch).await?;
     let why = in_words(reason);
     for other in open {
-        supersede(store, tx, other, &why).await?;
+        match other.record.rollout.spec.repair {
+            Some(_) => make_way(store, tx, other, &why).await?,
+            None => supersede(store, tx, other, &why).await?,
+        }
     }
     let serving = releases::serving(&mut tx.conn, environment, service).await?;
     let previous = result.from.clone().or(serving.map(|s| s.current));
@@ -362,6 +374,29 @@ async fn emergency(
     tell(tx, NotificationEvent::RolledBack, &rollout, 0).await?;
     ring(tx, &rollout);
     Ok((rollout.id(), true))
+}
+
+/// Ends a rollout that brings a host to what is on record, for one that changes that or comes to all hosts: whoever drives it is shut out by
+/// the next one's epoch. Its host is brought to what is on record then, and nobody is told that this one did not do it.
+pub(super) async fn make_way(store: &Store, tx: &mut Tx, mut repair: StoredRollout, why: &str) -> Result<()> {
+    if !repair.active {
+        return close_unstarted(store, tx, repair, why.to_owned()).await;
+    }
+    let entry = JournalEntry {
+        sequence: rollouts::journal_end(&mut tx.conn, repair.id()).await? + 1,
+        epoch: repair.record.epoch,
+        at: tx.now,
+        kind: JournalKind::Ended,
+        host: repair.record.rollout.spec.hosts.first().cloned(),
+        detail: json!({ "message": format!("ended: {why}"), "reason": why, "status": RolloutStatus::Failed }),
+    };
+    rollouts::append_journal(&mut tx.conn, repair.id(), &entry).await?;
+    repair.record.rollout.reason = Some(why.to_owned());
+    repair.becomes(RolloutStatus::Failed, tx.now)?;
+    rollouts::save(&mut tx.conn, &repair).await?;
+    tx.ring(Bell::Rollouts);
+    ring(tx, &repair);
+    Ok(())
 }
 
 /// A rollout that the host refuses from now on: it has ended there.

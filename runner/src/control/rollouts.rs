@@ -18,7 +18,11 @@ use segue_schemas::{
 use serde_json::json;
 
 use super::{
-    advance::advance_run, in_step, joined, previews, resume::resume_after, rollback::close_unstarted, workers,
+    advance::advance_run,
+    in_step, joined, previews,
+    resume::resume_after,
+    rollback::{close_unstarted, make_way},
+    workers,
 };
 use crate::store::{
     Bell, Result, Store, StoreError, Told, Tx, Word,
@@ -199,6 +203,12 @@ async fn create(
     rollout.record.rollout.run = Some(run.record.id);
     rollout.record.job = Some(id);
     rollout.record.step = Some(create.step);
+    let pair = (rollout.environment().to_owned(), rollout.service().to_owned());
+    for repair in rollouts::open_of_pair(&mut tx.conn, &pair.0, &pair.1).await? {
+        if repair.record.rollout.spec.repair.is_some() {
+            make_way(store, tx, repair, "a new release comes to all hosts").await?;
+        }
+    }
     rollouts::insert(&mut tx.conn, &rollout).await?;
     if let Some(wanted) = wanted {
         previews::begun(store, tx, wanted, rollout.id()).await?;
@@ -541,7 +551,10 @@ pub(super) async fn tell(tx: &mut Tx, event: NotificationEvent, rollout: &Stored
         (Some(_), [host]) => format!(" at host `{host}`, which is tried on"),
         _ => String::new(),
     };
+    let left = r.spec.previous.as_ref().filter(|_| r.spec.is_rollback && r.status == RolloutStatus::Succeeded);
+    let serves_again = left.map(|left| format!("serves again, in the place of release {},", left.id));
     let what = match (&r.spec.strategy, r.status) {
+        _ if serves_again.is_some() => serves_again.as_deref().unwrap_or_default(),
         _ if r.spec.repair.is_some() => "could not be brought to where it belongs",
         (Strategy::Restore { .. }, _) => "was not given its data back",
         (Strategy::Sync(_), _) => "was not given data of another environment",

@@ -8,7 +8,7 @@ use segue_runner::{
 };
 use segue_schemas::{
     config::{Config, EnvironmentConfig},
-    deploy::{JournalKind, Release, Rollout, RolloutCommand},
+    deploy::{JournalKind, Release, Rollout},
     host_api::{EmergencyResult, HostState},
     id::Epoch,
     status::RolloutStatus,
@@ -145,8 +145,24 @@ pub async fn a_way_back_is_not_taken_for_the_end_of_a_repair(world: World) {
     assert_ne!(back, repair.rollout.id);
     let made = world.store.rollout(back).await.unwrap().rollout.spec;
     assert_eq!((made.release, made.hosts.len(), made.repair), (old.clone(), 2, None));
-    let heard = world.store.renew_rollout(repair.rollout.id, repair.epoch).await.unwrap();
-    assert_eq!(heard.command, Some(RolloutCommand::Abort), "it makes way");
+    // it makes way, and its worker, which may wait for its host, is shut out
+    let ended = world.store.rollout(repair.rollout.id).await.unwrap().rollout;
+    assert_eq!(ended.status, RolloutStatus::Failed);
+    assert!(ended.reason.unwrap().contains("ada rolls `web` back"));
+    world.store.renew_rollout(repair.rollout.id, repair.epoch).await.unwrap_err();
+    let claim = world.claim_rollout(&worker).await;
+    assert_eq!(claim.rollout.id, back);
+    assert!(claim.epoch > repair.epoch);
+    world.end_rollout(&claim, RolloutStatus::Succeeded).await;
+
+    // a release that comes to all hosts does not wait for it either
+    tells(&world, "two", Some(&bad), 1).await;
+    let repair = world.claim_rollout(&worker).await;
+    assert!(repair.rollout.spec.repair.is_some());
+    let (_, _, newer) = world.deploy(&worker, "staging", b"v3").await;
+    let claim = world.claim_rollout(&worker).await;
+    assert_eq!(claim.rollout.id, newer.rollout);
+    assert!(said_of(&world).await.is_empty(), "{:?}", said_of(&world).await);
 }
 
 pub async fn what_is_on_record_stays_the_same_through_a_repair(world: World) {

@@ -233,6 +233,7 @@ impl Host {
 
     /// Drains and stops an instance whose time has come; one that has traffic again is left alone.
     pub(super) async fn retire_now(self: Arc<Self>, id: InstanceId) {
+        self.until_carried().await;
         let named = id.clone();
         let taken_out = self.store.change(move |recorded| {
             let serves = recorded.serving(&named).is_some();

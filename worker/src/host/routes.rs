@@ -37,6 +37,9 @@ const KEEP_DISPLACED: Duration = Duration::from_secs(600);
 /// take as long as their answers may go on, or as a person thinks.
 const KEEP_LEFT: Duration = Duration::from_secs(24 * 3600);
 
+/// Before a router that could not be told is looked at again.
+const CARRIED_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long answers of such instances may go on then.
 const DRAIN_DISPLACED_MS: u64 = 30_000;
 
@@ -94,6 +97,19 @@ impl Host {
                 ))
             }
             None => None,
+        }
+    }
+
+    /// Returns once the router carries what is recorded. Until then it may send requests to whoever had traffic before: nobody is taken away
+    /// from it meanwhile.
+    pub(super) async fn until_carried(&self) {
+        while self.carry().await.is_err() {
+            let Some(mut trouble) = self.router.trouble() else { return };
+            tokio::time::sleep(CARRIED_PAUSE).await;
+            // an end is the host's
+            if trouble.wait_for(Option::is_none).await.is_err() {
+                return;
+            }
         }
     }
 

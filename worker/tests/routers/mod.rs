@@ -12,7 +12,9 @@ use std::{
 use segue_schemas::{
     assignment::{Assignment, ReleaseRule},
     deploy::{Observation, Outcome, RouteRule},
-    host_api::{ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, StopInstance},
+    host_api::{
+        ApplyRoute, DrainInstance, EmergencyRollback, HostErrorCode, InstanceState, RetireInstance, StopInstance,
+    },
     id::{Epoch, ReleaseId},
     router::RouterSettings,
 };
@@ -710,9 +712,16 @@ async fn what_is_recorded_and_not_carried_is_said(kind: Kind) {
     };
     let trouble = until(true).await;
     assert!(trouble.starts_with("recorded, not carried: ") && trouble.contains("main.cfg"), "{trouble}");
+    // who has its share still, whatever is recorded, is not taken away, though its time has come
+    let fence = world.fence(world.client.state().await.unwrap().routes[0].epoch.0);
+    let left = "web-2".parse().unwrap();
+    world.client.retire(&left, &RetireInstance { fence, after_ms: 0, drain_ms: 0 }).await.unwrap();
+    sleep(Duration::from_millis(1500)).await;
+    both_answer(&world, 50).await;
 
     router.write_main("");
     until(false).await;
+    world.until(&left, |instance| instance.state == InstanceState::Stopped).await;
     for _ in 0..30 {
         assert_eq!(get(world.address, world.host(), "/").await.unwrap(), (200, "v1".into()));
     }
