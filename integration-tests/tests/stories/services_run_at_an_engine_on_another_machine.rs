@@ -197,7 +197,7 @@ async fn another_engine_at_its_address_is_given_nothing() -> Result<()> {
     ensure!(docker.instances().await?[0]["Id"] != serving, "one that ended is made again");
 
     // its operator says of an engine that what was kept before is lost: of that one alone
-    ensure!(host.said().contains(&format!("say so with `anew: {id}` in `docker`")), "{}", host.said());
+    ensure!(host.said().contains(&format!("anew: \"{id}\" }}` in segue.yaml")), "{}", host.said());
     let saved = docker.saved(IMAGE).await?;
     docker.kill()?;
     host.start_again_with(&["--docker-anew", &id]).await?;
