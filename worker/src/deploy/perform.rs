@@ -6,7 +6,7 @@ use std::time::Duration;
 use segue_pipelines::rollout::{Action, KEPT};
 use segue_schemas::{
     deploy::JournalKind,
-    host_api::{ApplyRoute, Instance, RetireInstance, RouteState, StartInstance, StopInstance},
+    host_api::{ApplyRoute, Fence, Instance, RetireInstance, RouteState, StartInstance, StopInstance, Target},
     id::InstanceId,
     worker_api::{RolloutClaim, RolloutReport},
 };
@@ -78,6 +78,22 @@ pub(super) enum Seen {
     Trouble(HostTrouble),
 }
 
+/// A change of weights that nothing follows by itself.
+fn change(claim: &RolloutClaim, fence: Fence, targets: Vec<Target>, fallback: Vec<Target>) -> ApplyRoute {
+    let spec = &claim.rollout.spec;
+    ApplyRoute {
+        fence,
+        rules: place::rules(spec),
+        assignment: place::assignment(spec),
+        targets,
+        fallback,
+        dead_man_ms: None,
+        leaves: false,
+        left: None,
+        follows: false,
+    }
+}
+
 /// What an action means at the host, and how the journal announces it.
 ///
 /// # Errors
@@ -110,13 +126,11 @@ pub(super) fn act(
             let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": percent,
                 "targets": targets, "hosts": only, "fallback": fallback });
             let dead_man_ms = is_watched.then(|| u64::try_from(dead_man.as_millis()).unwrap_or(u64::MAX));
-            let rules = place::rules(&claim.rollout.spec);
-            let assignment = place::assignment(&claim.rollout.spec);
             // once it is all there, and nobody is to come back by himself; what serves again after all is good again by that
             let leaves = claim.rollout.spec.is_rollback && percent == 100 && !is_watched;
             let follows = claim.rollout.spec.is_repair();
             let left = claim.rollout.spec.previous.as_ref().filter(|_| leaves).map(|former| former.id);
-            let apply = ApplyRoute { fence, rules, assignment, targets, fallback, dead_man_ms, leaves, left, follows };
+            let apply = ApplyRoute { dead_man_ms, leaves, left, follows, ..change(claim, fence, targets, fallback) };
             Ok((Act::Shift { number, percent, apply, only }, (JournalKind::ShiftIntent, detail)))
         }
         Action::StandBy { targets, fallback } => {
@@ -128,37 +142,13 @@ pub(super) fn act(
             };
             let detail = json!({ "message": message, "from": claim.rollout.weight, "weight": 0,
                 "targets": targets, "fallback": fallback });
-            let rules = place::rules(&claim.rollout.spec);
-            let assignment = place::assignment(&claim.rollout.spec);
-            let apply = ApplyRoute {
-                fence,
-                rules,
-                assignment,
-                targets,
-                fallback,
-                dead_man_ms: None,
-                leaves: false,
-                left: None,
-                follows: false,
-            };
+            let apply = change(claim, fence, targets, fallback);
             Ok((Act::StandBy(apply), (JournalKind::ShiftIntent, detail)))
         }
         Action::Interrupt { message } => {
             let detail = json!({ "message": message, "weight": 0 });
-            let rules = place::rules(&claim.rollout.spec);
-            let assignment = place::assignment(&claim.rollout.spec);
             let (targets, fallback) = (Vec::new(), Vec::new());
-            let apply = ApplyRoute {
-                fence,
-                rules,
-                assignment,
-                targets,
-                fallback,
-                dead_man_ms: None,
-                leaves: false,
-                left: None,
-                follows: false,
-            };
+            let apply = change(claim, fence, targets, fallback);
             Ok((Act::Interrupt(apply), (JournalKind::GapIntent, detail)))
         }
         Action::Retire { instance, after, drain } => {
@@ -175,20 +165,9 @@ pub(super) fn act(
             let message = format!("host `{host}` takes no part any more: {reason}");
             // until it was told, a new owner tells it once more
             let detail = json!({ "message": message, "reason": reason, "pending": true });
-            let (rules, fallback) = (place::rules(&claim.rollout.spec), targets.clone());
+            let fallback = targets.clone();
             let stop_fence = StopInstance { fence: fence.clone() };
-            let assignment = place::assignment(&claim.rollout.spec);
-            let back = ApplyRoute {
-                fence,
-                rules,
-                assignment,
-                targets,
-                fallback,
-                dead_man_ms: None,
-                leaves: false,
-                left: None,
-                follows: false,
-            };
+            let back = change(claim, fence, targets, fallback);
             let back = Some(back).filter(|back| !back.targets.is_empty());
             Ok((Act::Quarantine { host, back, stop, fence: stop_fence }, (JournalKind::Quarantined, detail)))
         }
